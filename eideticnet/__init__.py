@@ -1,0 +1,43 @@
+"""Networks that learn task after task, never forget one, and need no task id when they answer."""
+
+from eideticnet.data import batches
+from eideticnet.errors import (
+    CapacityError,
+    CheckpointError,
+    ConfigError,
+    DamagedError,
+    DataError,
+    DivergedError,
+    EideticError,
+    NotReadyError,
+    UnsupportedError,
+)
+from eideticnet.inputs import Inputs
+from eideticnet.learned import Task
+from eideticnet.network import EideticNetwork
+from eideticnet.pruning import Pruning
+from eideticnet.routing import Output
+from eideticnet.training import Event, Training, adam
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CapacityError",
+    "CheckpointError",
+    "ConfigError",
+    "DamagedError",
+    "DataError",
+    "DivergedError",
+    "EideticError",
+    "EideticNetwork",
+    "Event",
+    "Inputs",
+    "NotReadyError",
+    "Output",
+    "Pruning",
+    "Task",
+    "Training",
+    "UnsupportedError",
+    "adam",
+    "batches",
+]

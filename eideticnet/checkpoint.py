@@ -1,0 +1,170 @@
+"""Checkpoints: a folder of safetensors and one JSON file that names them.
+
+The tensors of a frozen block never change, so their file, named by its SHA-256, is written once
+and shared by all later states of the network. ``network.json`` is replaced as the last act, in
+one step of the file system: whoever reads finds the state before or the state after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor
+
+from eideticnet.block import Block
+from eideticnet.errors import CheckpointError
+from eideticnet.inputs import Inputs
+from eideticnet.learned import Learned, Task
+from eideticnet.program import Program
+
+if TYPE_CHECKING:
+    from eideticnet.network import EideticNetwork
+
+SCHEMA = 1
+MANIFEST = "network.json"
+_TENSOR_FILE = re.compile(r"(t\d+|router|probes)-[0-9a-f]{16}\.safetensors(\.partial)?|network\.json\.partial")
+
+
+def save(net: EideticNetwork, folder: str | PathLike[str]) -> None:
+    """Write ``net`` into ``folder``, which keeps its previous state until the new one is whole."""
+    net.verify()
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = _write_tensors(net, folder)
+        _write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        _remove_unused(folder, manifest)
+    except OSError as error:
+        raise CheckpointError(
+            f"can't write checkpoint {folder}: {error}; what was saved there before is intact"
+        ) from error
+
+
+def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
+    blocks = []
+    for owner, block in ((o, net.learned.block(o)) for o in net.learned.blocks):
+        blocks.append(
+            {
+                "owner": owner,
+                "reads": list(block.reads),
+                "widths": block.widths,
+                "file": _write_named(folder, owner, dict(block.layers.state_dict())),
+                "tensors": block.fingerprint,
+            }
+        )
+    digests = net.digests()
+    tasks = [
+        {
+            "name": t.name,
+            "owner": t.owner,
+            "classes": list(t.classes),
+            "digest": digests[t.name],
+            "notes": t.notes,
+        }
+        for t in net.tasks
+    ]
+    return {
+        "schema": SCHEMA,
+        "seed": net.seed,
+        "inputs": asdict(net.inputs),
+        "program": net.program.to_json(),
+        "tasks": tasks,
+        "blocks": blocks,
+        "probes": _write_named(folder, "probes", {t.owner: t.probes for t in net.tasks}),
+        "metadata": net.metadata,
+    }
+
+
+def _write_named(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> str:
+    data = safetensors.save({k: t.cpu().contiguous() for k, t in tensors.items()})
+    name = f"{stem}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    if not (folder / name).exists():
+        _write(folder / name, data)
+    return name
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:
+    used = {manifest["probes"], *(block["file"] for block in manifest["blocks"])}
+    for path in folder.iterdir():
+        if _TENSOR_FILE.fullmatch(path.name) and path.name not in used:
+            path.unlink(missing_ok=True)
+
+
+def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, dict[str, Any]]:
+    """The parts of the network in ``folder``, every tensor checked against its SHA-256."""
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    try:
+        program = Program.from_json(manifest["program"])
+        probes = _read_tensors(folder / manifest["probes"])
+        tasks = [
+            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]], t["notes"])
+            for t in manifest["tasks"]
+        ]
+        blocks = [_read_block(folder, program, b) for b in manifest["blocks"]]
+        inputs, seed = Inputs.from_json(manifest["inputs"]), int(manifest["seed"])
+        return program, inputs, seed, Learned(tasks, blocks), manifest["metadata"]
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint in {folder}: {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != SCHEMA:
+        raise CheckpointError(f"{path} has schema {schema!r}; this version reads schema {SCHEMA}")
+    return manifest  # type: ignore[no-any-return]
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"can't read {path}: {error}; restore the file from a copy") from error
+
+
+def _read_block(folder: Path, program: Program, data: Mapping[str, Any]) -> Block:
+    tensors = _read_tensors(folder / data["file"])
+    with torch.device("meta"):
+        block = Block(program, data["owner"], tuple(data["reads"]), data["widths"])
+    block.layers.load_state_dict(tensors, assign=True)
+    block.freeze()
+    now = block.fingerprint or {}
+    changed = sorted(name for name, digest in data["tensors"].items() if now.get(name) != digest)
+    if changed:
+        raise CheckpointError(
+            f"{folder / data['file']}: {changed[0]} of {data['owner']} is not what was frozen; "
+            "restore the file from a copy"
+        )
+    return block

@@ -1,0 +1,88 @@
+"""Loaders: made from arrays, seeded for each pass, checked, and pooled over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, TensorDataset
+
+from eideticnet.errors import DataError
+from eideticnet.seeding import derive, seeded
+
+Loader = DataLoader[Any]
+
+
+def batches(x: Tensor, y: Tensor, batch_size: int = 64) -> Loader:
+    """A shuffling loader over ``x`` (N, ...) and class indices ``y`` (N,) that takes each batch
+    in one indexing operation."""
+    return _whole_batches(TensorDataset(x, y), batch_size)
+
+
+def _whole_batches(dataset: TensorDataset, batch_size: int) -> Loader:
+    sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)
+    return DataLoader(dataset, sampler=sampler, batch_size=None)
+
+
+def seeded_pass(loader: Loader, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over ``loader``, its order and whatever else it draws decided by ``names``."""
+    for generator in _generators(loader):
+        generator.manual_seed(derive(*names))
+    with seeded(*names, "order"):
+        iterator = iter(loader)
+        yield from iterator
+
+
+def _generators(loader: Loader) -> list[torch.Generator]:
+    sampler = loader.sampler
+    nested = sampler.sampler if isinstance(sampler, BatchSampler) else None
+    owners = (loader, sampler, nested)
+    found = [getattr(owner, "generator", None) for owner in owners]
+    return [g for g in found if isinstance(g, torch.Generator)]
+
+
+def check_labels(y: Tensor, classes: int, task: str) -> None:
+    """Raise ``DataError`` unless ``y`` holds class indices from 0 to ``classes - 1``."""
+    if y.is_floating_point() or y.ndim != 1:
+        raise DataError(f"task {task!r}: labels must be a vector of integers, got {y.dtype} {tuple(y.shape)}")
+    if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
+        raise DataError(
+            f"task {task!r}: labels run from {int(y.min())} to {int(y.max())}, but its {classes} classes "
+            f"are numbered 0 to {classes - 1}; number each task's classes from 0"
+        )
+
+
+class _Offset(Dataset[tuple[Any, Any]]):
+    """A dataset whose labels are shifted by a constant."""
+
+    def __init__(self, dataset: Dataset[tuple[Any, Any]], offset: int) -> None:
+        self.dataset, self.offset = dataset, offset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        x, y = self.dataset[index]
+        return x, y + self.offset
+
+
+def pooled(loaders: Sequence[Loader], offsets: Sequence[int]) -> Loader:
+    """One shuffling loader over the data of several, each one's labels shifted by its offset."""
+    datasets = [loader.dataset for loader in loaders]
+    size = next((s for s in map(_batch_size, loaders) if s), 64)
+    if all(isinstance(d, TensorDataset) and len(d.tensors) == 2 for d in datasets):
+        pairs = [cast(TensorDataset, d).tensors for d in datasets]
+        x = torch.cat([x for x, _ in pairs])
+        y = torch.cat([y + offset for (_, y), offset in zip(pairs, offsets, strict=True)])
+        return batches(x, y, size)
+    shifted = [_Offset(d, offset) for d, offset in zip(datasets, offsets, strict=True)]
+    first = loaders[0]
+    return DataLoader(
+        ConcatDataset(shifted), size, shuffle=True, collate_fn=first.collate_fn if first.batch_size else None
+    )
+
+
+def _batch_size(loader: Loader) -> int | None:
+    return loader.batch_size or getattr(loader.sampler, "batch_size", None)

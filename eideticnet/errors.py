@@ -1,0 +1,37 @@
+"""What can go wrong, by kind. Every message names the thing and says what to do."""
+
+
+class EideticError(Exception):
+    """Base of all errors that this library raises on purpose."""
+
+
+class UnsupportedError(EideticError):
+    """The trunk contains something for which the guarantee can't be held."""
+
+
+class DataError(EideticError):
+    """Training data that does not fit the network or the task."""
+
+
+class CapacityError(EideticError):
+    """A layer has no free neuron left and the caller did not say what to do then."""
+
+
+class DivergedError(EideticError):
+    """The loss became NaN or infinite; the network is as it was before."""
+
+
+class NotReadyError(EideticError):
+    """The network can't answer this yet, for example unpinned requests without a router."""
+
+
+class DamagedError(EideticError):
+    """A frozen weight is no longer the number that was frozen."""
+
+
+class CheckpointError(EideticError):
+    """A checkpoint that can't be written or read."""
+
+
+class ConfigError(EideticError):
+    """A configuration file that says something impossible."""

@@ -1,0 +1,79 @@
+"""The input contract: what every input of a network looks like, fixed with its first task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from eideticnet.errors import DataError
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Shape of one instance, its type, its range, and how it is normalised.
+
+    ``mean`` and ``std`` hold one number for all elements or one for each element along the
+    first dimension of ``shape`` (a channel). Normalisation is part of the network, so training
+    and serving both hand over raw values.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int64"] = "float32"
+    low: float | None = None
+    high: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(n < 1 for n in self.shape):
+            raise DataError(f"input shape {self.shape}: give one positive size per dimension")
+        if self.dtype not in DTYPES:
+            raise DataError(f"input dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
+        if (self.mean or self.std) and self.dtype != "float32":
+            raise DataError("only float32 inputs can be normalised")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (0, 1, self.shape[0]):
+                raise DataError(f"{name} holds {len(values)} numbers, not 1 or {self.shape[0]}")
+        if any(value <= 0 for value in self.std):
+            raise DataError("every std must be positive")
+
+    @classmethod
+    def like(cls, example: Tensor) -> Inputs:
+        """The contract that ``example`` (N, ...) implies: no range, no normalisation."""
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        if example.dtype not in names:
+            raise DataError(f"example_input is {example.dtype}: use float32 or int64")
+        return cls(tuple(example.shape[1:]), names[example.dtype])  # type: ignore[arg-type]
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Inputs:
+        """The inverse of ``dataclasses.asdict``, whose tuples JSON turned into lists."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """``(x - mean) / std`` on raw ``x`` (N, *shape)."""
+        if self.mean:
+            x = x - self._along_first_dimension(self.mean, x)
+        if self.std:
+            x = x / self._along_first_dimension(self.std, x)
+        return x
+
+    def _along_first_dimension(self, values: tuple[float, ...], x: Tensor) -> Tensor:
+        shape = (1, len(values), *[1] * (len(self.shape) - 1))
+        return torch.tensor(values, dtype=x.dtype, device=x.device).reshape(shape)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ``DataError`` if the batch ``x`` (N, *shape) breaks the contract."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise DataError(f"inputs have shape {tuple(x.shape[1:])}, expected {self.shape}")
+        if x.dtype != DTYPES[self.dtype]:
+            raise DataError(f"inputs are {x.dtype}, expected {self.dtype}")
+        if self.low is not None and bool((x < self.low).any()):
+            raise DataError(f"an input is {float(x.min())}, below the stated low {self.low}")
+        if self.high is not None and bool((x > self.high).any()):
+            raise DataError(f"an input is {float(x.max())}, above the stated high {self.high}")

@@ -1,0 +1,108 @@
+"""What a network has learned so far: tasks, their frozen blocks, and the router's block.
+
+A value of this kind is never changed. Learning something makes a new one that shares the frozen
+blocks, and the network commits it by one assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from eideticnet.block import Block, Pieces
+from eideticnet.errors import DamagedError
+from eideticnet.hashing import json_hash
+
+ROUTER = "router"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A head and the closure of what it reads. ``owner`` is the stable id of its block;
+    ``probes`` (K, *shape) are raw inputs on which versions of the network are compared."""
+
+    name: str
+    owner: str
+    classes: tuple[str, ...]
+    probes: Tensor
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Learned(nn.Module):
+    """Tasks in the order of learning, with one frozen block for each owner."""
+
+    def __init__(self, tasks: Iterable[Task] = (), blocks: Iterable[Block] = ()) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.blocks = nn.ModuleDict({block.owner: block for block in blocks})
+
+    def block(self, owner: str) -> Block:
+        block = self.blocks[owner]
+        assert isinstance(block, Block)
+        return block
+
+    def router(self) -> Block | None:
+        return self.block(ROUTER) if ROUTER in self.blocks else None
+
+    def with_task(self, task: Task, block: Block) -> Learned:
+        """One task more; the router, which knew nothing of it, goes back to the free pool."""
+        return Learned((*self.tasks, task), (*self._task_blocks(), block))
+
+    def with_router(self, block: Block) -> Learned:
+        return Learned(self.tasks, (*self._task_blocks(), block))
+
+    def _task_blocks(self) -> list[Block]:
+        return [self.block(task.owner) for task in self.tasks]
+
+    def closure(self, owner: str) -> tuple[str, ...]:
+        """``owner`` and everyone that it reads, directly or not, in the order of learning."""
+        needed, waiting = set[str](), [owner]
+        while waiting:
+            current = waiting.pop()
+            if current not in needed:
+                needed.add(current)
+                waiting.extend(self.block(current).reads)
+        return tuple(o for o in self.blocks if o in needed)
+
+    def pieces(self, x: Tensor, owners: Iterable[str]) -> dict[str, Pieces]:
+        """All pieces of ``owners``, in order and closed under what they read; x normalised."""
+        pieces: dict[str, Pieces] = {}
+        for owner in owners:
+            pieces[owner] = self.block(owner)(x, pieces)
+        return pieces
+
+    def owned(self) -> dict[str, dict[str, int]]:
+        """Neurons of each owner by feature group."""
+        return {owner: self.block(owner).own for owner in self.blocks}
+
+    def digest(self, task: Task, contract: Mapping[str, Any]) -> str:
+        """SHA-256 over everything that the task's logits depend on: the input contract and, for
+        each block in its closure, the tensors, the wiring and what it reads."""
+        parts = [
+            {
+                "owner": o,
+                "reads": list(self.block(o).reads),
+                "widths": self.block(o).widths,
+                "tensors": self.block(o).fingerprint,
+            }
+            for o in self.closure(task.owner)
+        ]
+        return json_hash({"classes": list(task.classes), "contract": contract, "blocks": parts})
+
+    def verify(self) -> None:
+        """Raise ``DamagedError``, naming task and layer, if a frozen tensor is not what it was."""
+        names = {task.owner: f"task {task.name!r}" for task in self.tasks}
+        for owner in self.blocks:
+            block, now = self.block(owner), self.block(owner).hashes()
+            frozen = block.fingerprint or {}
+            changed = sorted(k for k in {*now, *frozen} if now.get(k) != frozen.get(k))
+            if changed or list(block.parameters()):
+                layer = (changed or ["?"])[0].rpartition(".")[0].replace("__", ".")
+                raise DamagedError(
+                    f"{names.get(owner, 'the router')}, layer {layer!r}: its weights are not those "
+                    "that were frozen (something wrote to them, or cast them in place); load the "
+                    "network from its last checkpoint"
+                )

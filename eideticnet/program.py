@@ -1,0 +1,90 @@
+"""The plain trunk as data: a list of steps, and the groups of neurons that they share.
+
+A program holds no weights and no code, so it is stored as JSON and a network is rebuilt from
+its checkpoint without the Python class that it was traced from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+INPUT = "input"
+HEAD = "task_head"
+
+
+@dataclass(frozen=True)
+class Run:
+    """``repeat`` consecutive columns for each neuron of ``group``."""
+
+    group: str
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class Features:
+    """Where the neurons of a value lie: along dimension ``dim``, one run after the other.
+
+    No runs means that the value was computed from the raw input alone: nobody owns it, and
+    every block computes it whole for itself.
+    """
+
+    dim: int = 1
+    runs: tuple[Run, ...] = ()
+
+    @property
+    def raw(self) -> bool:
+        return not self.runs
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the trunk: ``name = rule(inputs)``.
+
+    ``layer`` is the path of the stock layer that holds its weights, None where there are none;
+    ``options`` are the layer's constructor arguments or the operation's literals.
+    """
+
+    name: str
+    rule: str
+    inputs: tuple[str, ...]
+    features: Features
+    layer: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Program:
+    """Steps in order of execution, the last one being the head; ``groups`` maps each feature
+    group to its capacity, the number of neurons that the plain trunk has there."""
+
+    steps: tuple[Step, ...]
+    groups: dict[str, int]
+
+    def producers(self, group: str) -> list[Step]:
+        """The steps whose weights make the neurons of ``group``, one for each layer."""
+        return [s for s in self.layers.values() if s.rule == "linear" and s.features.runs[0].group == group]
+
+    @cached_property
+    def features(self) -> dict[str, Features]:
+        """Where the neurons of each value lie, by the value's name."""
+        return {INPUT: Features(), **{s.name: s.features for s in self.steps}}
+
+    @cached_property
+    def layers(self) -> dict[str, Step]:
+        """The step that describes each layer with weights, by the layer's path."""
+        return {s.layer: s for s in reversed(self.steps) if s.layer is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Program:
+        return cls(tuple(_step(s) for s in data["steps"]), dict(data["groups"]))
+
+
+def _step(data: dict[str, Any]) -> Step:
+    features = data["features"]
+    runs = tuple(Run(**run) for run in features["runs"])
+    return Step(**{**data, "inputs": tuple(data["inputs"]), "features": Features(features["dim"], runs)})

@@ -1,0 +1,168 @@
+"""Training one module on one lesson: epochs, accuracy, convergence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from eideticnet.data import Loader, check_labels, seeded_pass
+from eideticnet.errors import DataError, DivergedError
+from eideticnet.inputs import Inputs
+from eideticnet.seeding import seeded
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Adam with learning rate 1e-3."""
+    return torch.optim.Adam(parameters, lr=1e-3, fused=True)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How weights are trained: until ``patience`` epochs in a row did not raise the training
+    accuracy. ``optimizer`` is called with the parameters anew whenever their shapes change."""
+
+    optimizer: OptimizerFactory = adam
+    patience: int = 5
+    max_epochs: int = 200
+
+    def __post_init__(self) -> None:
+        if self.patience < 1 or self.max_epochs < 1:
+            raise DataError("patience and max_epochs must be at least 1")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a progress display is told after each epoch."""
+
+    task: str
+    phase: str
+    epoch: int
+    loss: float
+    accuracy: float
+    neurons: dict[str, int] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What is minimised and what counts as correct; ``logits`` (N, C), ``y`` (N,)."""
+
+    classes: int
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor: ...
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Which answers are right, bool (N,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Cross-entropy over one task's classes."""
+
+    classes: int
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, y)
+
+    def correct(self, logits: Tensor, y: Tensor) -> Tensor:
+        return logits.argmax(1) == y
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a module is to learn, and from what. ``logits(module, x)`` (N, C) takes normalised x."""
+
+    task: str
+    loader: Loader
+    objective: Objective
+    inputs: Inputs
+    training: Training
+    seed: tuple[object, ...]
+    logits: Callable[[nn.Module, Tensor], Tensor]
+    report: Callable[[Event], Any] = lambda event: None
+
+    def batches(self, device: torch.device, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
+        """Checked and normalised batches in the order that ``names`` decide."""
+        seen = 0
+        for x, y in seeded_pass(self.loader, *self.seed, *names):
+            self.inputs.check(x)
+            check_labels(y, self.objective.classes, self.task)
+            seen += len(y)
+            yield self.inputs.normalise(x.to(device)), y.to(device)
+        if not seen:
+            raise DataError(f"task {self.task!r}: its loader gave no data")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    return next(iter(module.state_dict().values())).device
+
+
+def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
+    """One pass with gradient steps; the mean loss. Raises ``DivergedError`` on NaN or infinity."""
+    module.train()
+    total, count = 0.0, 0
+    with seeded(*lesson.seed, *names, "layers"):
+        for x, y in lesson.batches(device_of(module), *names):
+            optimizer.zero_grad(set_to_none=True)
+            loss = lesson.objective.loss(lesson.logits(module, x), y)
+            if not torch.isfinite(loss):
+                raise DivergedError(
+                    f"task {lesson.task!r}: the loss became {float(loss)}; nothing was kept of it. "
+                    "Lower the learning rate, or look for NaN in the data"
+                )
+            loss.backward()
+            optimizer.step()
+            total, count = total + loss.item() * len(y), count + len(y)
+    return total / count
+
+
+@torch.no_grad()
+def accuracy(lesson: Lesson, module: nn.Module) -> float:
+    """Share of correct answers over the whole of the lesson's data, in evaluation mode."""
+    module.eval()
+    right, count = 0, 0
+    for x, y in lesson.batches(device_of(module), "accuracy"):
+        right += int(lesson.objective.correct(lesson.logits(module, x), y).sum())
+        count += len(y)
+    return right / count
+
+
+def converge(lesson: Lesson, module: nn.Module, phase: str) -> float:
+    """Train ``module`` in place until its accuracy stays flat; the accuracy that it ends with.
+
+    The weights kept are the last ones that reached the best accuracy.
+    """
+    optimizer = lesson.training.optimizer(module.parameters())
+    best, best_state, flat = accuracy(lesson, module), copy.deepcopy(module.state_dict()), 0
+    for epoch in range(lesson.training.max_epochs):
+        loss = train_epoch(lesson, module, optimizer, phase, epoch)
+        reached = accuracy(lesson, module)
+        flat = 0 if reached > best else flat + 1
+        if reached >= best:
+            best, best_state = reached, copy.deepcopy(module.state_dict())
+        lesson.report(Event(lesson.task, phase, epoch, loss, reached))
+        if flat >= lesson.training.patience:
+            break
+    module.load_state_dict(best_state)
+    return best
+
+
+def recover(lesson: Lesson, module: nn.Module, phase: str, target: float, epochs: int) -> float:
+    """Train ``module`` in place for up to ``epochs`` until it reaches ``target``; the accuracy
+    that it ends with, which is below ``target`` if it did not."""
+    reached = accuracy(lesson, module)
+    optimizer = lesson.training.optimizer(module.parameters())
+    for epoch in range(epochs):
+        if reached >= target:
+            break
+        train_epoch(lesson, module, optimizer, phase, epoch)
+        reached = accuracy(lesson, module)
+    return reached
+
