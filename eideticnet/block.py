@@ -90,9 +90,7 @@ class Block(nn.Module):
                 own[step.name] = RULES[step.rule].run(step, layer, present, self.training)
         return own
 
-    def _read(
-        self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]
-    ) -> Tensor | None:
+    def _read(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
         """The value ``name`` as ``step`` sees it; None where nobody owns a part of it."""
         features = self.program.features[name]
         if features.raw or not RULES[step.rule].reads_prefix:

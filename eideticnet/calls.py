@@ -63,9 +63,7 @@ class Call:
 
     def arguments(self) -> list[Any]:
         """The call's positional arguments as JSON, tensors replaced by ``{"input": i}``."""
-        return [
-            {"input": self._position(a)} if isinstance(a, Node) else a for a in self.node.args
-        ]
+        return [{"input": self._position(a)} if isinstance(a, Node) else a for a in self.node.args]
 
     def _position(self, node: Node) -> int:
         return [n for n in self.node.args if isinstance(n, Node)].index(node)

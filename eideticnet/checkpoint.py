@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 MANIFEST = "network.json"
-_TENSOR_FILE = re.compile(r"(t\d+|router|probes)-[0-9a-f]{16}\.safetensors(\.partial)?|network\.json\.partial")
+_TENSOR_FILE = re.compile(
+    r"(t\d+|router|probes)-[0-9a-f]{16}\.safetensors(\.partial)?|network\.json\.partial"
+)
 
 
 def save(net: EideticNetwork, folder: str | PathLike[str]) -> None:

@@ -49,6 +49,7 @@ class EideticNetwork(nn.Module):
         self.seed = seed
         self.metadata: dict[str, Any] = {}
         self.learned = Learned()
+        self._anchor: Tensor
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     @classmethod
@@ -62,6 +63,10 @@ class EideticNetwork(nn.Module):
         net._start(seed)
         net.learned, net.metadata = learned, metadata
         return net
+
+    @property
+    def device(self) -> torch.device:
+        return self._anchor.device
 
     # -- answering ---------------------------------------------------------------------------
 

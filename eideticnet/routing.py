@@ -56,7 +56,7 @@ def answer(heads: Sequence[Tensor], task_probs: Tensor, task: Tensor, threshold:
     ``threshold`` (N,): a routed row whose best task has less probability is "none of mine".
     """
     widest = max(head.shape[1] for head in heads)
-    padded = torch.stack([F.pad(head, (0, widest - head.shape[1])) for head in heads], 1)
+    padded = torch.stack([_pad(head, widest) for head in heads], 1)
     own = torch.tensor([[c < h.shape[1] for c in range(widest)] for h in heads], device=task.device)
     routed = task < 0
     chosen = torch.where(routed, task_probs.argmax(1), task)
@@ -71,3 +71,8 @@ def answer(heads: Sequence[Tensor], task_probs: Tensor, task: Tensor, threshold:
         F.softmax(masked, 1),
         logits,
     )
+
+
+def _pad(logits: Tensor, width: int) -> Tensor:
+    missing = width - logits.shape[1]
+    return F.pad(logits, (0, missing)) if missing else logits

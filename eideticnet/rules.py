@@ -87,12 +87,17 @@ class BatchNormRule(Rule):
     def trace(self, call: Call, groups: Groups) -> Step:
         path, layer = call.stock_layer(nn.BatchNorm1d)
         if not layer.track_running_stats:
-            raise call.refuse("normalises with the statistics of the batch that it is given",
-                              "track_running_stats=True")
+            raise call.refuse(
+                "normalises with the statistics of the batch that it is given", "track_running_stats=True"
+            )
         if not call.features[0].raw and call.features[0].dim != 1:
             raise call.refuse("normalises over a dimension that is not the feature dimension")
-        options = {"eps": layer.eps, "momentum": layer.momentum, "affine": layer.affine,
-                   "raw_columns": layer.num_features}
+        options = {
+            "eps": layer.eps,
+            "momentum": layer.momentum,
+            "affine": layer.affine,
+            "raw_columns": layer.num_features,
+        }
         return Step(call.name, "batch_norm", call.inputs, call.features[0], path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
@@ -173,4 +178,3 @@ def rule_for(call: Call) -> Rule:
     if call.operation not in OPERATIONS:
         raise call.refuse("is an operation that no rule covers")
     return RULES[OPERATIONS[call.operation]]
-

@@ -52,9 +52,7 @@ def _export(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     try:
         return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except Exception as error:
-        raise UnsupportedError(
-            f"torch.export can't trace the trunk for any batch size: {error}"
-        ) from error
+        raise UnsupportedError(f"torch.export can't trace the trunk for any batch size: {error}") from error
 
 
 def _call(

@@ -165,4 +165,3 @@ def recover(lesson: Lesson, module: nn.Module, phase: str, target: float, epochs
         train_epoch(lesson, module, optimizer, phase, epoch)
         reached = accuracy(lesson, module)
     return reached
-

@@ -1,0 +1,72 @@
+# `make serve` and `make test` do everything on a machine with Python 3.11 and make.
+#   TORCH_INDEX=URL    another index for torch's wheel, for example one with CPU builds
+#   ACCELERATOR=gpu    ONNX Runtime for CUDA instead of the CPU
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?=
+ACCELERATOR ?= cpu
+RUNS ?= runs
+STORE ?= model_store
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+CONSTRAINTS := -c requirements/constraints.txt
+CODE := eideticnet export handlers serving loadtest benchmarks experiments tests
+
+# torch keeps a cache in /tmp otherwise, and leaves it there
+export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
+
+.PHONY: setup serve test test-all check format loadtest clean FORCE
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and \
+	  f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),export,serve,experiments,dev]'
+	@touch $@
+
+# Training goes on where it stopped and does nothing when it is complete, so it is always asked.
+$(RUNS)/digits/network.json: FORCE | setup
+	@$(PY) -m eideticnet train experiments/digits.toml --out $(RUNS)/digits
+
+# The archive's name holds its version, so a file beside it remembers the name.
+$(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard export/*.py handlers/*.py)
+	@$(PY) -m export build $(RUNS)/digits --store $(STORE) > $@.partial
+	@mv $@.partial $@
+
+ifeq ($(wildcard $(shell cat $(STORE)/.digits 2>/dev/null)),)
+$(shell rm -f $(STORE)/.digits)
+endif
+
+serve: $(STORE)/.digits
+	@exec $(PY) -m serving start "$$(cat $(STORE)/.digits)"
+
+loadtest: $(STORE)/.digits
+	@$(PY) -m serving start "$$(cat $(STORE)/.digits)" --run "$(PY) -m loadtest"
+
+test: setup
+	$(PY) -m pytest
+
+test-all: setup
+	$(PY) -m pytest -m ''
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy $(CODE)
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench-%: setup
+	$(PY) -m benchmarks.$*
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f model_store/*.mar model_store/.digits
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

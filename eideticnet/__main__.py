@@ -1,0 +1,90 @@
+"""Command line: ``python -m eideticnet train CONFIG.toml`` and ``add-task RUN TASKS.toml``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from eideticnet import run
+from eideticnet.config import Config, read_config, read_tasks
+from eideticnet.errors import ConfigError, EideticError
+from eideticnet.network import EideticNetwork
+from eideticnet.progress import Display
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+console = Console()
+
+
+@app.callback()
+def main() -> None:
+    """Train networks that learn task after task and never forget one."""
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A TOML file; the README describes it.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
+) -> None:
+    """Learn all tasks of CONFIG one after another, then the router.
+
+    A run that is complete is left as it is; one that was interrupted goes on.
+    """
+    settings = read_config(config)
+    folder = out or Path("runs") / settings.name
+    if run.exists(folder):
+        net, recorded = run.load(folder)
+        if recorded.tasks[: len(settings.tasks)] != settings.tasks or _other(recorded, settings):
+            raise ConfigError(
+                f"{folder} was made from another configuration; choose another --out or remove the folder"
+            )
+        settings = recorded
+    else:
+        net = run.begin(settings, config.parent)
+    _complete(net, settings, folder)
+
+
+@app.command("add-task")
+def add_task(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    tasks: Annotated[Path, typer.Argument(help="A TOML file with [[tasks]] alone.")],
+) -> None:
+    """Learn further tasks on top of a run, then fit its router again.
+
+    The router needs the data of all tasks, so it is looked up before anything is trained.
+    """
+    net, settings = run.load(folder)
+    settings = run.with_tasks(net, settings, read_tasks(tasks))
+    old = ", ".join(f"{t.name} ({t.data})" for t in settings.tasks if t.name in {k.name for k in net.tasks})
+    console.print(f"the router also needs the data of: {old}", highlight=False)
+    _complete(net, settings, folder)
+
+
+def _other(recorded: Config, settings: Config) -> bool:
+    return recorded.model_copy(update={"tasks": ()}) != settings.model_copy(update={"tasks": ()})
+
+
+def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
+    if run.is_complete(net, settings):
+        console.print(f"{folder} is complete: {len(net.tasks)} tasks", highlight=False)
+        return
+    data = run.open_data(net, settings)
+    missing = len(settings.tasks) - len(net.tasks)
+    with Display(console, missing + 1) as display:
+        run.complete(net, settings, data, folder, display)
+    for name, report in net.metadata["report"].items():
+        console.print(
+            f"{name}: oracle {report['oracle']:.4f}, routed {report['routed']:.4f}", highlight=False
+        )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, "")  # module:callable targets in the current folder
+    try:
+        app()
+    except EideticError as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise SystemExit(1) from None

@@ -1,0 +1,157 @@
+"""CONFIG.toml: the trunk, the tasks and how they are trained, checked before anything runs."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eideticnet.errors import ConfigError
+from eideticnet.hashing import json_hash
+from eideticnet.inputs import Inputs
+from eideticnet.pruning import Pruning
+from eideticnet.training import Training
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": partial(torch.optim.Adam, fused=True),
+    "adamw": partial(torch.optim.AdamW, fused=True),
+    "sgd": torch.optim.SGD,
+}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Section = TypeVar("Section", bound=_Section)
+
+
+class TrunkConfig(_Section):
+    """``target`` is a ``module:callable`` that returns an ``nn.Module``."""
+
+    target: str
+    arguments: dict[str, Any] = {}
+
+
+class InputConfig(_Section):
+    shape: tuple[int, ...]
+    dtype: Literal["float32", "int64"] = "float32"
+    low: float | None = None
+    high: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+class TrainingConfig(_Section):
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.0, ge=0)
+    batch_size: int = Field(64, ge=1)
+    patience: int = Field(5, ge=1)
+    max_epochs: int = Field(200, ge=1)
+
+    def build(self) -> Training:
+        arguments: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.optimizer == "sgd":
+            arguments["momentum"] = self.momentum
+        return Training(partial(OPTIMIZERS[self.optimizer], **arguments), self.patience, self.max_epochs)
+
+
+class PruningConfig(_Section):
+    score: Literal["l1", "l2", "taylor"] = "l2"
+    step: float = 0.1
+    threshold: float = 0.01
+    recovery_epochs: int = 5
+    min_width: int = 1
+
+    def build(self) -> Pruning:
+        return Pruning(**self.model_dump())
+
+
+class TaskConfig(_Section):
+    """``data`` is an ``.npz`` or ``.safetensors`` file with ``x`` and ``y``, or a
+    ``module:callable`` that returns ``(x, y)`` or a Dataset; ``test`` likewise, where held-out
+    data is not to be split off."""
+
+    name: str
+    classes: tuple[str, ...]
+    data: str
+    arguments: dict[str, Any] = {}
+    test: str | None = None
+    test_arguments: dict[str, Any] = {}
+
+
+class Config(_Section):
+    """``test`` is the share of each task's data held out; ``probes`` says whether a few real
+    inputs may be kept in checkpoints and archives, or random ones must do."""
+
+    name: str
+    trunk: TrunkConfig
+    input: InputConfig
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    seed: int = 0
+    device: str = "cpu"
+    test: float = Field(0.25, gt=0, lt=1)
+    probes: Literal["real", "synthetic"] = "synthetic"
+    when_full: Literal["refuse", "reuse"] = "refuse"
+    training: TrainingConfig = TrainingConfig()
+    pruning: PruningConfig = PruningConfig()
+    router_pruning: PruningConfig = PruningConfig(threshold=0.002)
+
+    def inputs(self) -> Inputs:
+        return Inputs(**self.input.model_dump())
+
+    def digest(self) -> str:
+        """SHA-256 of everything in it, to tell whether a run was made from this configuration."""
+        return json_hash(self.model_dump(mode="json"))
+
+
+class TasksConfig(_Section):
+    """A file that only adds tasks to a network that exists."""
+
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a TOML file; ``ConfigError`` names file and field."""
+    return validate(Config, _read_toml(path), path)
+
+
+def read_tasks(path: Path) -> tuple[TaskConfig, ...]:
+    """The ``[[tasks]]`` of a TOML file that holds nothing else."""
+    return validate(TasksConfig, _read_toml(path), path).tasks
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"can't read {path}: {error}") from error
+
+
+def validate(kind: type[Section], data: dict[str, Any], source: object) -> Section:
+    """``data`` as a ``kind``; ``ConfigError`` lists every field that is wrong."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(problems)) from None
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """The callable that ``module:name`` names."""
+    module, _, name = target.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{target!r} can't be imported: {error}; write it as module:callable") from error
+    if not callable(found):
+        raise ConfigError(f"{target!r} is no callable")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,46 @@
+"""How good a network is on held-out data: per task, as means of per-class accuracies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from eideticnet.data import Loader
+from eideticnet.network import EideticNetwork
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """``oracle``: the task is given. ``routed``: the network finds task and class. ``found``: it
+    finds the task. Each is the mean over the task's classes of the share that is right."""
+
+    oracle: float
+    routed: float
+    found: float
+
+
+@torch.no_grad()
+def evaluate(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, TaskReport]:
+    """A report for each task in ``loaders``, which hold raw (x, y) with y from 0 to C - 1."""
+    net.eval()
+    reports = {}
+    for index, task in enumerate(net.tasks):
+        if task.name in loaders:
+            rights = [_right(net, index, x, y) for x, y in loaders[task.name]]
+            y = torch.cat([labels for _, labels in rights])
+            right = torch.cat([answers for answers, _ in rights])
+            per_class = torch.stack([right[y == c].double().mean(0) for c in y.unique()])
+            reports[task.name] = TaskReport(*per_class.mean(0).tolist())
+    return reports
+
+
+def _right(net: EideticNetwork, task: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of a batch's answers are right (N, 3), in the order of ``TaskReport``."""
+    x, y = x.to(net.device), y.to(net.device)
+    out = net(x)
+    found = out.task == task
+    oracle = net.task_logits(x, net.tasks[task].name).argmax(1) == y
+    return torch.stack([oracle, found & (out.label == y), found], 1), y

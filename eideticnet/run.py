@@ -1,0 +1,133 @@
+"""A run: a network in a folder, brought step by step to what its configuration asks for.
+
+After each task the checkpoint is written, so an interrupted run goes on after the last task that
+it finished.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from eideticnet.checkpoint import MANIFEST
+from eideticnet.config import Config, TaskConfig, resolve, validate
+from eideticnet.errors import ConfigError, DataError
+from eideticnet.evaluation import evaluate
+from eideticnet.inputs import DTYPES
+from eideticnet.network import EideticNetwork
+from eideticnet.progress import Display
+from eideticnet.sources import TaskData, open_task
+
+PROBES = 8
+
+
+def exists(folder: Path) -> bool:
+    """Whether ``folder`` holds a run."""
+    return (folder / MANIFEST).exists()
+
+
+def begin(config: Config, base: Path) -> EideticNetwork:
+    """A network that has learned nothing yet; ``base`` is where the data files lie."""
+    inputs = config.inputs()
+    trunk = resolve(config.trunk.target)(**config.trunk.arguments)
+    if not isinstance(trunk, torch.nn.Module):
+        raise ConfigError(f"trunk {config.trunk.target!r} returned {type(trunk).__name__}, not a Module")
+    low = inputs.low or 0.0
+    example = torch.full((2, *inputs.shape), low).to(DTYPES[inputs.dtype])
+    net = EideticNetwork(trunk, example, inputs=inputs, seed=config.seed)
+    net.metadata = {"config": config.model_dump(mode="json"), "base": str(base.resolve())}
+    return net
+
+
+def load(folder: Path) -> tuple[EideticNetwork, Config]:
+    """The network in ``folder`` and the configuration that it follows."""
+    net = EideticNetwork.load(folder)
+    if "config" not in net.metadata:
+        raise ConfigError(f"{folder} was not made by `python -m eideticnet train`: it names no data")
+    return net, validate(Config, net.metadata["config"], folder / MANIFEST)
+
+
+def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
+    """The data of every task of ``config``: the router needs the old tasks' too."""
+    base, found, missing = Path(net.metadata["base"]), {}, []
+    for task in config.tasks:
+        try:
+            found[task.name] = open_task(
+                task,
+                net.inputs,
+                base=base,
+                seed=config.seed,
+                held_out=config.test,
+                batch_size=config.training.batch_size,
+            )
+        except (DataError, ConfigError) as error:
+            missing.append(str(error))
+    if missing:
+        raise DataError("the router needs the data of every task; not found: " + "; ".join(missing))
+    return found
+
+
+def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...]) -> Config:
+    """The run's configuration with further tasks; one that is there already must be the same."""
+    known = {t.name: t for t in config.tasks}
+    for task in new:
+        if known.get(task.name, task) != task:
+            raise ConfigError(f"there is another task {task.name!r} already; give the new one another name")
+    added = [t for t in new if t.name not in known]
+    config = config.model_copy(update={"tasks": (*config.tasks, *added)})
+    net.metadata = {**net.metadata, "config": config.model_dump(mode="json")}
+    return config
+
+
+def is_complete(net: EideticNetwork, config: Config) -> bool:
+    learned = {t.name for t in net.tasks}
+    return net.learned.router() is not None and learned == {t.name for t in config.tasks}
+
+
+def complete(
+    net: EideticNetwork, config: Config, data: dict[str, TaskData], folder: Path, display: Display
+) -> None:
+    """Learn the tasks that are missing, then the router; measure; save after each."""
+    training, learned = config.training.build(), {t.name for t in net.tasks}
+    net.to(config.device)
+    for task in config.tasks:
+        if task.name not in learned:
+            _learn(net, config, task, data[task.name], display)
+            net.save(folder)
+    net.fit_router(
+        {name: d.train for name, d in data.items()},
+        pruning=config.router_pruning.build(),
+        training=training,
+        when_full=config.when_full,
+        report=display.event,
+    )
+    display.finished(f"router: {_neurons(net, 'router')}")
+    net.metadata = {**net.metadata, "report": _report(net, data)}
+    net.save(folder)
+
+
+def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData, display: Display) -> None:
+    net.train_task(
+        task.name,
+        data.train,
+        task.classes,
+        pruning=config.pruning.build(),
+        training=config.training.build(),
+        when_full=config.when_full,
+        probes=data.first_inputs(PROBES) if config.probes == "real" else None,
+        report=display.event,
+    )
+    display.finished(f"{task.name}: {_neurons(net, task.name)}")
+
+
+def _neurons(net: EideticNetwork, name: str) -> str:
+    rows = [f"{layer[name]} of {layer['total']}" for layer in net.capacity().values()]
+    return f"{', '.join(rows)} neurons"
+
+
+def _report(net: EideticNetwork, data: dict[str, TaskData]) -> dict[str, Any]:
+    reports = evaluate(net, {name: d.test for name, d in data.items()})
+    return {name: asdict(report) for name, report in reports.items()}

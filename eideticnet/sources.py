@@ -1,0 +1,109 @@
+"""Where a task's data comes from: files or callables, split into training and held-out parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from eideticnet.config import TaskConfig, resolve
+from eideticnet.data import Loader, batches
+from eideticnet.errors import DataError
+from eideticnet.inputs import DTYPES, Inputs
+from eideticnet.seeding import derive
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Loaders of one task: shuffled training data, and held-out data in order."""
+
+    train: Loader
+    test: Loader
+
+    def first_inputs(self, count: int) -> Tensor:
+        """The first training inputs (count, *shape), in the order of the source."""
+        dataset: Any = self.train.dataset
+        rows = [dataset[i][0] for i in range(min(count, len(dataset)))]
+        return torch.stack(rows)
+
+
+def open_task(
+    task: TaskConfig, inputs: Inputs, *, base: Path, seed: int, held_out: float, batch_size: int
+) -> TaskData:
+    """Load a task's data. Files are looked up in ``base``; ``held_out`` is the share that is
+    split off at random, the same for equal seeds, where the task names no test data."""
+    dataset = _open(task.name, task.data, task.arguments, inputs, base)
+    if task.test is not None:
+        test = _open(task.name, task.test, task.test_arguments, inputs, base)
+    else:
+        train_rows, test_rows = _split(dataset, held_out, derive(seed, task.name, "split"))
+        dataset, test = _take(dataset, train_rows), _take(dataset, test_rows)
+    if isinstance(dataset, TensorDataset):
+        train: Loader = batches(*dataset.tensors, batch_size)
+    else:
+        train = DataLoader(dataset, batch_size, shuffle=True)
+    return TaskData(train, DataLoader(test, 256))
+
+
+def _open(name: str, source: str, arguments: dict[str, Any], inputs: Inputs, base: Path) -> Dataset[Any]:
+    path = base / source
+    if path.suffix in (".npz", ".safetensors"):
+        return _tensors(name, *_read_file(name, path), inputs)
+    if ":" not in source:
+        raise DataError(f"task {name!r}: data {source!r} is no .npz, .safetensors or module:callable")
+    found = resolve(source)(**arguments)
+    if isinstance(found, tuple) and len(found) == 2:
+        return _tensors(name, torch.as_tensor(found[0]), torch.as_tensor(found[1]), inputs)
+    if isinstance(found, Dataset):
+        return found
+    raise DataError(f"task {name!r}: {source} returned {type(found).__name__}, not (x, y) or a Dataset")
+
+
+def _read_file(name: str, path: Path) -> tuple[Tensor, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            arrays: Any = load_file(path)
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: torch.from_numpy(file[key]) for key in file.files}
+        return arrays["x"], arrays["y"]
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"task {name!r}: can't read {path}: {error}") from error
+    except KeyError as error:
+        raise DataError(f"task {name!r}: {path} holds no {error}; it needs x and y") from error
+
+
+def _tensors(name: str, x: Tensor, y: Tensor, inputs: Inputs) -> TensorDataset:
+    if len(x) != len(y) or len(x) < 2:
+        raise DataError(f"task {name!r}: {len(x)} inputs and {len(y)} labels; it needs two or more of each")
+    x, y = x.to(DTYPES[inputs.dtype]), y.to(torch.int64)
+    inputs.check(x)
+    return TensorDataset(x, y)
+
+
+def _split(dataset: Any, held_out: float, seed: int) -> tuple[list[int], list[int]]:
+    """Rows for training and for testing; of tensors, the same share of each class."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.arange(len(dataset))
+    y = dataset.tensors[1] if isinstance(dataset, TensorDataset) else torch.zeros(len(dataset))
+    train, test = list[int](), list[int]()
+    for label in y.unique():
+        mine = rows[y == label]
+        mine = mine[torch.randperm(len(mine), generator=generator)]
+        count = max(round(len(mine) * held_out), 1)
+        test += mine[:count].tolist()
+        train += mine[count:].tolist()
+    return sorted(train), sorted(test)
+
+
+def _take(dataset: Dataset[Any], rows: list[int]) -> Dataset[Any]:
+    if isinstance(dataset, TensorDataset):
+        return TensorDataset(*(t[rows] for t in dataset.tensors))
+    return Subset(dataset, rows)

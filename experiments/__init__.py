@@ -1,0 +1,1 @@
+"""Data and configurations of the experiments."""

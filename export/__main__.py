@@ -1,0 +1,59 @@
+"""Command line: ``python -m export build RUN``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eideticnet import EideticError, EideticNetwork
+from export.archive import write_archive
+from export.bundle import Format, write_bundle
+from export.errors import ArchiveError, ExportError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+HANDLERS = Path(__file__).parent.parent / "handlers"
+
+
+@app.callback()
+def main() -> None:
+    """Turn checkpoints into bundles and model archives."""
+
+
+@app.command()
+def build(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained network.")],
+    name: Annotated[str, typer.Option(help="The model's name; default: the run folder's.")] = "",
+    model_version: Annotated[str, typer.Option(help="Default: the number of tasks, as N.0.")] = "",
+    format: Annotated[Format, typer.Option(help="Graph format.")] = "onnx",
+    store: Annotated[Path, typer.Option(help="Where the archive goes.")] = Path("model_store"),
+    bundle: Annotated[Path | None, typer.Option(help="Also keep the bundle in this new folder.")] = None,
+    max_instances: Annotated[int, typer.Option(min=1, help="Instances that one request may hold.")] = 64,
+) -> None:
+    """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed."""
+    if bundle is not None and bundle.exists():
+        raise ExportError(f"{bundle} exists already; name a new folder")
+    net = EideticNetwork.load(run)
+    name = name or run.resolve().name
+    model_version = model_version or f"{len(net.tasks)}.0"
+    with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as temporary:
+        folder = Path(temporary)
+        write_bundle(
+            net, folder, name=name, model_version=model_version, format=format, max_instances=max_instances
+        )
+        archive = store / f"{name}-{model_version}.mar"
+        write_archive(folder, HANDLERS, archive)
+        if bundle is not None:
+            shutil.copytree(folder, bundle)
+    typer.echo(archive)
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except (ExportError, ArchiveError, EideticError) as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise SystemExit(1) from None

@@ -1,0 +1,93 @@
+"""The bundle: the folder that is the whole contract between training and serving."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from eideticnet import EideticNetwork, Task
+from export.errors import ExportError
+from export.graph import ONNX_INPUTS, OPSET, OUTPUTS, write_onnx, write_torchscript
+
+Format = Literal["onnx", "torchscript"]
+
+SCHEMA = "1.0.0"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}
+
+
+def write_bundle(
+    net: EideticNetwork,
+    folder: Path,
+    *,
+    name: str,
+    model_version: str,
+    format: Format = "onnx",
+    max_instances: int = 64,
+) -> None:
+    """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``."""
+    for what, text in (("name", name), ("model version", model_version)):
+        if not _NAME.fullmatch(text):
+            raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
+    _check_names(net.tasks)
+    writer = write_onnx if format == "onnx" else write_torchscript
+    writer(net, folder / _FILES[format])
+    bundle = describe(net, name, model_version, format, max_instances)
+    text = json.dumps(bundle, indent=1, ensure_ascii=False, sort_keys=True)
+    (folder / "bundle.json").write_text(text, encoding="utf-8")
+    (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
+
+
+def describe(
+    net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int
+) -> dict[str, Any]:
+    """What ``bundle.json`` says."""
+    digests, reports = net.digests(), net.metadata.get("report", {})
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "model_version": model_version,
+        "format": format,
+        "model": _FILES[format],
+        "layout": "nested",
+        "precision": "float32",
+        "graph": {"inputs": list(ONNX_INPUTS), "outputs": list(OUTPUTS)},
+        "input": asdict(net.inputs),
+        "limits": {"max_instances": max_instances},
+        "tasks": [
+            {
+                "name": t.name,
+                "owner": t.owner,
+                "classes": list(t.classes),
+                "digest": digests[t.name],
+                "neurons": sum(net.learned.block(t.owner).own.values()),
+                "report": reports.get(t.name, {}),
+            }
+            for t in net.tasks
+        ],
+        "routing": {"rule": "hard"},
+        "tools": _tools(format),
+    }
+
+
+def _tools(format: Format) -> dict[str, str]:
+    tools = {"python": platform.python_version(), "torch": torch.__version__}
+    if format == "onnx":
+        tools |= {"onnx": version("onnx"), "opset": str(OPSET)}
+    return tools
+
+
+def _check_names(tasks: tuple[Task, ...]) -> None:
+    """Names go into JSON answers, tables and terminals: any script, but no control characters."""
+    for task in tasks:
+        for text in (task.name, *task.classes):
+            if not text.strip() or not text.isprintable() or len(text) > 200:
+                raise ExportError(f"{text!r} can't name a task or class: use up to 200 printable characters")

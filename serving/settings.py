@@ -1,0 +1,113 @@
+"""What one server instance is told: addresses, folders, and TorchServe's own configuration."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
+PREFERRED = (8080, 8081, 8082, 7070, 7071)
+WORKER_PORTS = 64
+_YEAR_IN_MINUTES = 525_600
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The five ports of one TorchServe. Its workers' sockets are files, numbered from ``worker``."""
+
+    inference: int
+    management: int
+    metrics: int
+    grpc_inference: int
+    grpc_management: int
+    worker: int = 9000
+
+    @property
+    def inference_url(self) -> str:
+        return f"http://{HOST}:{self.inference}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{HOST}:{self.management}"
+
+
+def free_ports(*, prefer_usual: bool = True) -> Ports:
+    """TorchServe's usual ports if all of them are free, otherwise any that are."""
+    if prefer_usual and all(map(_is_free, PREFERRED)):
+        return Ports(*PREFERRED)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in PREFERRED]
+        for s in sockets:
+            s.bind((HOST, 0))
+        return Ports(*(s.getsockname()[1] for s in sockets))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def config_properties(ports: Ports, model_store: Path, models: Sequence[tuple[str, str]]) -> str:
+    """TorchServe's configuration file; ``models`` are (name, archive file name) pairs."""
+    lines = {
+        "inference_address": ports.inference_url,
+        "management_address": ports.management_url,
+        "metrics_address": f"http://{HOST}:{ports.metrics}",
+        "grpc_inference_address": HOST,
+        "grpc_management_address": HOST,
+        "grpc_inference_port": ports.grpc_inference,
+        "grpc_management_port": ports.grpc_management,
+        "initial_worker_port": ports.worker,
+        "model_store": model_store,
+        "load_models": ",".join(f"{name}={file}" for name, file in models),
+        "allowed_urls": f"file://{model_store}/.*",
+        "token_expiration_min": _YEAR_IN_MINUTES,
+        "install_py_dep_per_model": "false",
+        "enable_metrics_api": "true",
+        "metrics_mode": "prometheus",
+        "disable_system_metrics": "true",
+    }
+    return "".join(f"{key}={value}\n" for key, value in lines.items())
+
+
+LOG4J2 = """<?xml version="1.0" encoding="UTF-8"?>
+<Configuration status="error">
+  <Appenders>
+    <Console name="out" target="SYSTEM_OUT">
+      <PatternLayout pattern="%d{ISO8601} [%-5p] %c - %m%n"/>
+    </Console>
+  </Appenders>
+  <Loggers>
+    <Logger name="io.netty" level="error"/>
+    <Logger name="MODEL_LOG" level="warn"/>
+    <Logger name="ACCESS_LOG" level="off"/>
+    <Logger name="MODEL_METRICS" level="off"/>
+    <Logger name="TS_METRICS" level="off"/>
+    <Root level="warn"><AppenderRef ref="out"/></Root>
+  </Loggers>
+</Configuration>
+"""
+
+
+def environment(java_home: Path, home: Path) -> dict[str, str]:
+    """The environment of TorchServe and its workers: our Java, our folders, one thread each."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("TS_", "JAVA", "_JAVA", "JDK_"))},
+        "JAVA_HOME": str(java_home),
+        "PATH": os.pathsep.join([str(java_home / "bin"), os.environ.get("PATH", os.defpath)]),
+        **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home)),
+        "LOG_LOCATION": str(home / "logs"),
+        "METRICS_LOCATION": str(home / "logs"),
+        "TS_DECODE_INPUT_REQUEST": "false",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
