@@ -12,10 +12,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS := -c requirements/constraints.txt
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 CODE := eideticnet export handlers serving loadtest benchmarks experiments tests
 
 # torch keeps a cache in /tmp otherwise, and leaves it there
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
+# ONNX Runtime's official builds report usage to their maker unless told not to
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: setup serve test test-all check format loadtest clean FORCE
 
@@ -49,10 +52,10 @@ loadtest: $(STORE)/.digits
 	@$(PY) -m serving start "$$(cat $(STORE)/.digits)" --run "$(PY) -m loadtest"
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 test-all: setup
-	$(PY) -m pytest -m ''
+	$(PY) -m pytest $(PARALLEL) -m ''
 
 check: setup
 	$(VENV)/bin/ruff check .

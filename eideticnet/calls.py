@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Node
 
 from eideticnet.errors import UnsupportedError
@@ -46,8 +46,8 @@ class Call:
     @property
     def same_shape(self) -> bool:
         """Whether all tensor inputs that are not weights have the output's shape."""
-        values = [n for n in self.node.all_input_nodes if n.name in self.inputs or n.op != "placeholder"]
-        return all(n.meta["val"].shape == self.node.meta["val"].shape for n in values)
+        read = [n.meta["val"] for n in self.node.all_input_nodes if n.name not in self.weights]
+        return all(v.shape == self.node.meta["val"].shape for v in read if isinstance(v, Tensor))
 
     def stock_layer(self, kind: type[Layer]) -> tuple[str, Layer]:
         """Path and module of the stock layer whose own weights this call uses."""
@@ -102,7 +102,8 @@ class Groups:
             left, right = self.root(x.group), self.root(y.group)
             if x.repeat != y.repeat or self.capacity[left] != self.capacity[right]:
                 return False
-            self._parent[right] = left
+            first, second = sorted((left, right), key=list(self.capacity).index)
+            self._parent[second] = first
         return True
 
     def root(self, group: str) -> str:

@@ -72,7 +72,6 @@ def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
             "owner": t.owner,
             "classes": list(t.classes),
             "digest": digests[t.name],
-            "notes": t.notes,
         }
         for t in net.tasks
     ]
@@ -125,7 +124,7 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
         program = Program.from_json(manifest["program"])
         probes = _read_tensors(folder / manifest["probes"])
         tasks = [
-            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]], t["notes"])
+            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]])
             for t in manifest["tasks"]
         ]
         blocks = [_read_block(folder, program, b) for b in manifest["blocks"]]

@@ -40,6 +40,8 @@ class TrunkConfig(_Section):
 
 
 class InputConfig(_Section):
+    """The input contract, as in ``Inputs``."""
+
     shape: tuple[int, ...]
     dtype: Literal["float32", "int64"] = "float32"
     low: float | None = None
@@ -49,6 +51,8 @@ class InputConfig(_Section):
 
 
 class TrainingConfig(_Section):
+    """The optimizer and when to stop, as in ``Training``."""
+
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -65,6 +69,8 @@ class TrainingConfig(_Section):
 
 
 class PruningConfig(_Section):
+    """As in ``Pruning``."""
+
     score: Literal["l1", "l2", "taylor"] = "l2"
     step: float = 0.1
     threshold: float = 0.01

@@ -31,8 +31,20 @@ def seeded_pass(loader: Loader, *names: object) -> Iterator[tuple[Tensor, Tensor
     for generator in _generators(loader):
         generator.manual_seed(derive(*names))
     with seeded(*names, "order"):
-        iterator = iter(loader)
-        yield from iterator
+        iterator, state = iter(loader), torch.get_rng_state()
+    while True:
+        # The generator is seeded only while the loader works: what the caller does with a batch
+        # draws from the caller's numbers, and an abandoned pass leaves nothing to put back.
+        callers = torch.get_rng_state()
+        torch.set_rng_state(state)
+        try:
+            batch = next(iterator, None)
+        finally:
+            state = torch.get_rng_state()
+            torch.set_rng_state(callers)
+        if batch is None:
+            return
+        yield batch
 
 
 def _generators(loader: Loader) -> list[torch.Generator]:

@@ -7,7 +7,7 @@ blocks, and the network commits it by one assignment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ class Task:
     owner: str
     classes: tuple[str, ...]
     probes: Tensor
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 class Learned(nn.Module):

@@ -120,7 +120,6 @@ class EideticNetwork(nn.Module):
         training: Training = Training(),
         when_full: WhenFull = "refuse",
         probes: Tensor | None = None,
-        notes: dict[str, Any] | None = None,
         report: Report = lambda event: None,
     ) -> Task:
         """Learn one more task, whose ``loader`` yields raw (x, y) with y from 0 to C - 1.
@@ -138,7 +137,7 @@ class EideticNetwork(nn.Module):
         block = self._learn(lesson, owner, reads, pruning, when_full)
         probes = self._random_probes(owner) if probes is None else probes.detach().cpu().clone()
         self.inputs.check(probes)
-        task = Task(name, owner, tuple(classes), probes, notes or {})
+        task = Task(name, owner, tuple(classes), probes)
         self.learned.verify()
         self.learned = self.learned.with_task(task, block)
         return task

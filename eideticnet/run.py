@@ -83,6 +83,7 @@ def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...])
 
 
 def is_complete(net: EideticNetwork, config: Config) -> bool:
+    """Whether all tasks of ``config`` and a router for them are learned."""
     learned = {t.name for t in net.tasks}
     return net.learned.router() is not None and learned == {t.name for t in config.tasks}
 

@@ -20,5 +20,8 @@ def seeded(*names: object) -> Iterator[None]:
     """Run with all of torch's generators seeded from ``names``; the caller's are put back."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive(*names))
+        # Not torch.manual_seed, which formats a stack trace for a GPU that may never be used.
+        torch.default_generator.manual_seed(derive(*names))
+        if devices:
+            torch.cuda.manual_seed_all(derive(*names))
         yield

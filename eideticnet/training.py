@@ -90,17 +90,16 @@ class Lesson:
 
     def batches(self, device: torch.device, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
         """Checked and normalised batches in the order that ``names`` decide."""
-        seen = 0
+        if hasattr(self.loader.dataset, "__len__") and not len(self.loader.dataset):
+            raise DataError(f"task {self.task!r}: its loader has no data")
         for x, y in seeded_pass(self.loader, *self.seed, *names):
             self.inputs.check(x)
             check_labels(y, self.objective.classes, self.task)
-            seen += len(y)
             yield self.inputs.normalise(x.to(device)), y.to(device)
-        if not seen:
-            raise DataError(f"task {self.task!r}: its loader gave no data")
 
 
 def device_of(module: nn.Module) -> torch.device:
+    """Where the module's tensors are."""
     return next(iter(module.state_dict().values())).device
 
 
@@ -114,7 +113,7 @@ def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names:
             loss = lesson.objective.loss(lesson.logits(module, x), y)
             if not torch.isfinite(loss):
                 raise DivergedError(
-                    f"task {lesson.task!r}: the loss became {float(loss)}; nothing was kept of it. "
+                    f"task {lesson.task!r}: the loss became {loss.item()}; nothing was kept of it. "
                     "Lower the learning rate, or look for NaN in the data"
                 )
             loss.backward()

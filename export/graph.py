@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ OPSET = 20
 INPUTS = ("x", "task", "threshold")
 OUTPUTS = ("task", "label", "task_probs", "label_probs", "logits")
 # A graph can't give an input and an output the same name, so ONNX's inputs carry a prefix.
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 ONNX_INPUTS = ("x", "pinned_task", "threshold")
 
 
@@ -51,6 +53,7 @@ def write_onnx(net: EideticNetwork, path: Path) -> None:
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="# The axis name")
         program = torch.onnx.export(
             prepare(net),
             example(net),

@@ -39,4 +39,5 @@ def _row(outputs: Outputs, i: int, pinned: int, bundle: dict[str, Any]) -> dict[
 
 
 def encode(value: dict[str, Any]) -> bytes:
+    """UTF-8 JSON, as TorchServe's own encoder would be slow to make."""
     return orjson.dumps(value) if orjson else json.dumps(value, ensure_ascii=False).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ def load(folder: Path, bundle: dict[str, Any], threads: int) -> Run:
 
 
 def _onnx(path: Path, names: dict[str, list[str]], threads: int) -> Run:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # official builds report usage otherwise
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

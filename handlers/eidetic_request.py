@@ -67,7 +67,7 @@ def _json_object(body: Any) -> dict[str, Any]:
 def _load_json(text: bytes | bytearray | str) -> Any:
     try:
         return orjson.loads(text) if orjson else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:  # slower, but it knows NaN and Infinity, and so names the number and not a column
         return json.loads(text)

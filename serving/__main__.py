@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from types import FrameType
@@ -15,7 +18,7 @@ from export.archive import Archive, read_archive
 from export.errors import ArchiveError
 from serving.errors import ServingError
 from serving.process import TorchServe
-from serving.ready import wait_until_ready
+from serving.ready import example_request, wait_until_ready
 from serving.settings import free_ports
 from serving.show import announce
 
@@ -31,25 +34,47 @@ def main() -> None:
 def start(
     archives: Annotated[list[Path], typer.Argument(help="Model archives, all in one folder.")],
     startup_seconds: Annotated[float, typer.Option(help="How long starting may take.")] = 120.0,
+    run: Annotated[
+        str,
+        typer.Option(
+            help="Run this shell command once the server is ready, then stop and exit as it did. It "
+            "finds EIDETIC_URL, EIDETIC_KEY, EIDETIC_MODEL and EIDETIC_REQUEST in its environment."
+        ),
+    ] = "",
 ) -> None:
     """Serve ARCHIVES in the foreground until Ctrl-C or SIGTERM, then leave nothing behind."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        _serve([read_archive(path) for path in archives], startup_seconds)
+        status = _serve([read_archive(path) for path in archives], startup_seconds, run)
     except KeyboardInterrupt:
         typer.echo("stopped")
+    else:
+        raise typer.Exit(status)
 
 
-def _serve(archives: list[Archive], startup_seconds: float) -> None:
+def _serve(archives: list[Archive], startup_seconds: float, run: str) -> int:
     console = Console()
     with console.status("starting TorchServe"):
         server = _start(archives, startup_seconds)
     with server:
+        if run:
+            return subprocess.call(run, shell=True, env=_told_about(server, archives[0]))
         announce(console, archives, server.ports, server.keys()["inference"])
         while server.running:
             time.sleep(0.2)
         raise ServingError(f"TorchServe ended by itself:\n{server.log_tail()}")
+
+
+def _told_about(server: TorchServe, archive: Archive) -> dict[str, str]:
+    """The environment of a command that is to send requests to the server."""
+    return {
+        **os.environ,
+        "EIDETIC_URL": server.ports.inference_url,
+        "EIDETIC_KEY": server.keys()["inference"],
+        "EIDETIC_MODEL": archive.name,
+        "EIDETIC_REQUEST": json.dumps(example_request(archive)),
+    }
 
 
 def _start(archives: list[Archive], seconds: float) -> TorchServe:

@@ -109,5 +109,6 @@ def environment(java_home: Path, home: Path) -> dict[str, str]:
         "METRICS_LOCATION": str(home / "logs"),
         "TS_DECODE_INPUT_REQUEST": "false",
         "OMP_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
     }

@@ -1,0 +1,60 @@
+"""One form for all results: a line of JSON, and the same in ``results/NAME.json``."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "onnxruntime", "torchserve", "scikit-learn")
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> float:
+    """Half the width of Student's confidence interval of the mean."""
+    if len(values) < 2 or np.ptp(values) == 0:
+        return 0.0
+    return float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * stats.sem(values))
+
+
+def device() -> str:
+    """The CPU's name, as the system tells it, and the number of cores."""
+    import os
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the figures depend on."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def publish(bench: str, figures: dict[str, float], details: dict[str, Any] | None = None) -> None:
+    """Write ``results/BENCH.json``, with the details, and print the line without them."""
+    result: dict[str, Any] = {
+        "bench": bench,
+        "device": device(),
+        "versions": versions(),
+        "figures": {key: round(value, 6) for key, value in figures.items()},
+    }
+    RESULTS.mkdir(exist_ok=True)
+    text = json.dumps({**result, "details": details or {}}, indent=1)
+    (RESULTS / f"{bench}.json").write_text(text + "\n")
+    print(json.dumps(result))

@@ -1,0 +1,1 @@
+"""Load on a running server, and objectives that it has to meet. Knows HTTP alone."""

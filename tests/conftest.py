@@ -1,0 +1,55 @@
+"""Settings that all tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import Phase, settings
+
+ROOT = Path(__file__).parents[1]
+os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
+
+# No shrinking: every example trains networks, and the failing one is small enough to read.
+settings.register_profile("default", phases=[Phase.explicit, Phase.reuse, Phase.generate], print_blob=True)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """A run folder of digits in three tasks, trained by the command line with a smaller trunk."""
+    folder = tmp_path_factory.mktemp("digits")
+    config = folder / "config.toml"
+    text = (ROOT / "experiments/digits.toml").read_text()
+    head, *tasks = text.replace("hidden = [256, 256]", "hidden = [48, 48]").split("[[tasks]]")
+    config.write_text("[[tasks]]".join([head, *tasks[:3]]))
+    command = [sys.executable, "-m", "eideticnet", "train", str(config), "--out", str(folder / "run")]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=200, capture_output=True)
+    return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def store(digits_run, tmp_path_factory):
+    """A model store with the digits as ONNX and as TorchScript."""
+    from eideticnet import EideticNetwork
+    from export.archive import write_archive
+    from export.bundle import write_bundle
+
+    folder, net = tmp_path_factory.mktemp("store"), EideticNetwork.load(digits_run)
+    for format in ("onnx", "torchscript"):
+        bundle = tmp_path_factory.mktemp("bundle")
+        write_bundle(
+            net, bundle, name=f"digits-{format}", model_version="3.0", format=format, max_instances=5
+        )
+        write_archive(bundle, ROOT / "handlers", folder / f"digits-{format}-3.0.mar")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Two test processes share the cores, and one thread is faster on networks this small."""
+    import torch
+
+    torch.set_num_threads(1)

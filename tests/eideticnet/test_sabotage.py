@@ -1,0 +1,55 @@
+"""The property test can fail: on copies of the code that break the guarantee, it does."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESISTANCE = [
+    (
+        "learned.py",
+        "        return tuple(o for o in self.blocks if o in needed)",
+        "        return tuple(self.blocks)",
+    ),
+    (
+        "learned.py",
+        "            pieces[owner] = self.block(owner)(x, pieces)\n",
+        "            pieces[owner] = self.block(owner)(x, pieces)\n"
+        "            for first in list(pieces)[:-1]:\n"
+        "                pieces[first]['task_head'] += pieces[owner]['task_head'].mean()\n",
+    ),
+]
+PERSISTENCE = [("block.py", "tensor.detach().clone()", "tensor.detach()")]
+EVALUATION = [
+    ("block.py", "super().train(mode and not self.frozen)", "super().train(mode)"),
+    ("block.py", "if self.frozen and any(", "if False and any("),
+]
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [RESISTANCE, PERSISTENCE, EVALUATION],
+    ids=["new neurons feed frozen ones", "frozen weights are not new tensors", "frozen norms wake up"],
+)
+def test_the_property_test_fails_on_code_that_breaks_the_guarantee(edits, tmp_path):
+    result = run_property_test(tmp_path, edits)
+    assert result.returncode == 1, result.stdout[-2000:]
+    assert "1 failed" in result.stdout
+    assert "assert torch.equal(" in result.stdout or "DamagedError" in result.stdout, result.stdout[-2000:]
+
+
+def run_property_test(folder: Path, edits: list[tuple[str, str, str]]) -> subprocess.CompletedProcess[str]:
+    shutil.copytree(ROOT / "eideticnet", folder / "eideticnet")
+    for file, old, new in edits:
+        path = folder / "eideticnet" / file
+        text = path.read_text()
+        assert text.count(old) == 1, f"{file} has changed; adapt this test: {old!r}"
+        path.write_text(text.replace(old, new))
+    for source in (*(ROOT / "tests/support").glob("*.py"), ROOT / "tests/eideticnet/test_never_forgets.py"):
+        shutil.copy(source, folder)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--show-capture=no", "-k", "never_change_by_one_bit"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)

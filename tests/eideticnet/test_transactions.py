@@ -1,0 +1,191 @@
+"""train_task and fit_router end with the thing learned, or with the network as it was."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eideticnet import (
+    CapacityError,
+    DamagedError,
+    DataError,
+    DivergedError,
+    EideticNetwork,
+    NotReadyError,
+    Pruning,
+    Training,
+    batches,
+)
+from nets import LIGHT, QUICK, fit, held_out, names, task_data, task_loader, trained
+from trunks import FEATURES, Mlp
+
+
+def state_of(net):
+    """Everything that must not change: objects, tensors, answers."""
+    x = held_out()
+    answers = tuple(net.task_logits(x, t.name) for t in net.tasks)
+    return net.learned, {k: v.clone() for k, v in net.state_dict().items()}, answers
+
+
+def assert_unchanged(net, before):
+    learned, tensors, answers = state_of(net)
+    assert learned is before[0]
+    assert all(torch.equal(tensors[k], v) for k, v in before[1].items())
+    assert all(torch.equal(a, b) for a, b in zip(answers, before[2], strict=True))
+
+
+class Stop(BaseException):
+    """Stands for Ctrl-C."""
+
+
+@settings(max_examples=12, deadline=None)
+@given(after=st.integers(0, 25), routing=st.booleans(), error=st.sampled_from([Stop, KeyboardInterrupt, OSError]))
+def test_an_interruption_at_any_epoch_leaves_the_network_as_it_was(after, routing, error):
+    net = trained(1)
+    before, seen = state_of(net), []
+
+    def interrupt(event):
+        seen.append(event)
+        if len(seen) > after:
+            raise error
+
+    rng = torch.get_rng_state()
+    try:
+        if routing:
+            net.fit_router({"task 0": task_loader(0)}, training=QUICK, pruning=LIGHT, report=interrupt)
+        else:
+            net.train_task("new", task_loader(5), names(2), training=QUICK, pruning=LIGHT, report=interrupt)
+    except error:
+        assert_unchanged(net, before)
+    else:
+        assert len(seen) <= after
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+def test_a_loss_that_becomes_nan_is_an_error_that_changes_nothing():
+    net = trained(1)
+    before = state_of(net)
+    wild = Training(lambda p: torch.optim.SGD(p, lr=1e30))
+    with pytest.raises(DivergedError, match="learning rate"):
+        net.train_task("wild", task_loader(3), names(2), training=wild)
+    assert_unchanged(net, before)
+
+
+def test_nan_in_the_data_is_an_error_that_changes_nothing():
+    net = trained(1)
+    before = state_of(net)
+    x, y = task_data(3)
+    x[7, 2] = torch.nan
+    with pytest.raises(DivergedError):
+        net.train_task("nan", batches(x, y, 16), names(2), training=QUICK)
+    assert_unchanged(net, before)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (torch.arange(48) % 3, "labels run from 0 to 2, but its 2 classes"),
+        (torch.arange(48) % 2 - 1, "labels run from -1"),
+        ((torch.arange(48) % 2).float(), "vector of integers"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_with_what_was_expected(labels, words):
+    with pytest.raises(DataError, match=words):
+        trained(1).train_task("t", batches(task_data(1)[0], labels, 16), names(2), training=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("task 0", ["a", "b"]), ("", ["a", "b"]), ("router", ["a", "b"]), ("x", ["a"]), ("x", ["a", "a"]), ("x", "ab")],
+)
+def test_a_task_that_can_not_be_named_so_is_refused(name, classes):
+    with pytest.raises(DataError):
+        trained(1).train_task(name, task_loader(1), classes)
+
+
+def test_inputs_of_another_shape_are_refused():
+    with pytest.raises(DataError, match=r"shape \(5,\), expected \(6,\)"):
+        trained(1).train_task("t", batches(torch.zeros(8, 5), torch.arange(8) % 2), names(2))
+
+
+def test_an_empty_loader_is_refused():
+    empty = batches(torch.zeros(8, FEATURES), torch.arange(8) % 2)
+    empty.dataset.tensors = (torch.zeros(0, FEATURES), torch.zeros(0, dtype=torch.int64))
+    with pytest.raises(DataError):
+        trained(1).train_task("t", empty, names(2))
+
+
+def test_no_free_neuron_is_refused_unless_the_caller_wants_to_reuse_features():
+    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    net.train_task("all", task_loader(0), names(2), pruning=None, training=QUICK)
+    with pytest.raises(CapacityError, match=r"no free neuron in layers\.0, layers\.4"):
+        net.train_task("next", task_loader(1), names(2), training=QUICK)
+    logits = net.task_logits(held_out(), "all")
+    net.train_task("next", task_loader(1), names(2), training=QUICK, when_full="reuse")
+    assert sum(net.learned.block("t1").own.values()) == 0
+    assert net.task_logits(held_out(), "next").shape == (9, 2)
+    with pytest.raises(CapacityError):
+        net.fit_router({"all": task_loader(0), "next": task_loader(1)}, training=QUICK)
+    net.fit_router({"all": task_loader(0), "next": task_loader(1)}, training=QUICK, when_full="reuse")
+    assert net(held_out()).task.shape == (9,)
+    assert torch.equal(net.task_logits(held_out(), "all"), logits)
+
+
+def test_the_routers_neurons_go_back_to_the_free_pool():
+    net = trained(2)
+    free = {g: row["free"] + row["router"] for g, row in net.capacity().items()}
+    net.train_task("third", task_loader(9), names(2), training=QUICK, pruning=None)
+    assert net.learned.block("t2").own == free
+    assert all(row["free"] == 0 and "router" not in row for row in net.capacity().values())
+
+
+def test_between_a_new_task_and_its_router_only_pinned_requests_are_answered():
+    net = trained(1)
+    net.train_task("new", task_loader(5), names(2), training=QUICK, pruning=LIGHT)
+    with pytest.raises(NotReadyError, match="fit_router"):
+        net(held_out())
+    assert net.task_logits(held_out(), "new").shape == (9, 2)
+
+
+def test_the_router_needs_the_data_of_exactly_the_tasks_there_are():
+    net = trained(2)
+    with pytest.raises(DataError, match="exactly these tasks"):
+        net.fit_router({"task 0": task_loader(0)})
+
+
+@pytest.mark.parametrize("use", ["train_task", "fit_router", "save"])
+def test_a_frozen_weight_that_was_written_to_is_noticed_and_named(use, tmp_path):
+    net = trained(2)
+    good = tmp_path / "good"
+    net.save(good)
+    net.learned.block("t1").layers.get_buffer("layers__4.weight").view(-1)[0] += 1e-6
+    with pytest.raises(DamagedError, match=r"task 'task 1', layer 'layers\.4'"):
+        if use == "train_task":
+            net.train_task("new", task_loader(5), names(2), training=QUICK)
+        elif use == "fit_router":
+            fit(net)
+        else:
+            net.save(good)
+    EideticNetwork.load(good).verify()
+
+
+def test_the_same_seed_gives_the_same_network_and_another_seed_another():
+    a, b, c = trained(2, seed=3), trained(2, seed=3), trained(2, seed=4)
+    assert a.digests() == b.digests()
+    assert a.digests() != c.digests()
+    assert all(torch.equal(x, y) for x, y in zip(a(held_out()), b(held_out()), strict=True))
+
+
+def test_the_order_of_classes_is_seeded_whatever_generator_the_loader_has():
+    x, y = task_data(0)
+    digests = set()
+    for state in (1, 2):
+        torch.manual_seed(state)
+        generator = torch.Generator().manual_seed(state)
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(x, y), 16, shuffle=True, generator=generator
+        )
+        net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+        net.train_task("t", loader, names(2), training=QUICK, pruning=Pruning(step=0.5, threshold=0.3))
+        digests.add(net.digests()["t"])
+    assert len(digests) == 1

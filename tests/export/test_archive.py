@@ -1,0 +1,112 @@
+"""Archives are reproducible, self-describing, and refused when they are not whole."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from export.archive import read_archive, write_archive
+from export.bundle import write_bundle
+from export.errors import ArchiveError
+from nets import trained
+
+ROOT = Path(__file__).parents[2]
+HANDLERS = ROOT / "handlers"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    write_bundle(trained(2), folder, name="net", model_version="2.0")
+    return folder
+
+
+@pytest.fixture
+def bundle(written, tmp_path):
+    return Path(shutil.copytree(written, tmp_path / "bundle"))
+
+
+def test_equal_bundles_give_equal_archives_byte_for_byte(bundle, tmp_path):
+    again = tmp_path / "again"
+    again.mkdir()
+    write_bundle(trained(2), again, name="net", model_version="2.0")
+    write_archive(bundle, HANDLERS, tmp_path / "a.mar")
+    write_archive(again, HANDLERS, tmp_path / "b.mar")
+    assert (tmp_path / "a.mar").read_bytes() == (tmp_path / "b.mar").read_bytes()
+
+
+def test_an_archive_holds_the_bundle_our_handler_and_nothing_else(bundle, tmp_path):
+    write_archive(bundle, HANDLERS, tmp_path / "a.mar")
+    assert zipfile.ZipFile(tmp_path / "a.mar").namelist() == [
+        "MAR-INF/MANIFEST.json",
+        "bundle.json",
+        "eidetic_answer.py",
+        "eidetic_graph.py",
+        "eidetic_handler.py",
+        "eidetic_request.py",
+        "model-config.yaml",
+        "model.onnx",
+        "probes.safetensors",
+    ]
+
+
+def test_what_an_archive_says_of_itself_can_be_read_without_running_it(bundle, tmp_path):
+    write_archive(bundle, HANDLERS, tmp_path / "a.mar")
+    archive = read_archive(tmp_path / "a.mar")
+    assert (archive.name, archive.version) == ("net", "2.0")
+    assert [t["name"] for t in archive.tasks] == ["task 0", "task 1"]
+    assert archive.probes["t1"].shape == (8, 6)
+
+
+def test_an_archive_cut_anywhere_is_refused_by_name(bundle, tmp_path):
+    write_archive(bundle, HANDLERS, tmp_path / "whole.mar")
+    data = (tmp_path / "whole.mar").read_bytes()
+    for share in (0, 0.1, 0.5, 0.9, 0.999):
+        path = tmp_path / "cut.mar"
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(ArchiveError, match=r"cut\.mar"):
+            read_archive(path)
+
+
+def test_a_flipped_byte_of_the_weights_is_noticed(bundle, tmp_path):
+    write_archive(bundle, HANDLERS, tmp_path / "a.mar")
+    with zipfile.ZipFile(tmp_path / "a.mar") as archive:
+        entry = archive.getinfo("model.onnx")
+    data = bytearray((tmp_path / "a.mar").read_bytes())
+    data[entry.header_offset + 30 + len("model.onnx") + entry.compress_size // 2] ^= 1
+    (tmp_path / "a.mar").write_bytes(data)
+    with pytest.raises(ArchiveError, match=r"a\.mar"):
+        read_archive(tmp_path / "a.mar")
+
+
+def test_a_bundle_of_an_unknown_major_schema_is_refused(bundle, tmp_path):
+    description = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**description, "schema": "2.0.0"}))
+    write_archive(bundle, HANDLERS, tmp_path / "a.mar")
+    with pytest.raises(ArchiveError, match=r"schema 2\.0\.0"):
+        read_archive(tmp_path / "a.mar")
+
+
+def test_any_other_zip_file_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.mar", "w") as archive:
+        archive.writestr("hello.txt", "hello")
+    with pytest.raises(ArchiveError, match="not a model archive of ours"):
+        read_archive(tmp_path / "other.mar")
+
+
+def test_reading_an_archive_needs_neither_torch_nor_the_method():
+    code = "import sys, export.archive; print(sorted({'torch', 'eideticnet', 'onnx'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "export", "build", str(tmp_path / "nothing")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no checkpoint in")
+    assert result.stderr.count("\n") == 1

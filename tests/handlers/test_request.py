@@ -1,0 +1,134 @@
+"""Requests are read, or refused with the field's name and what was expected."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eidetic_request import BadRequest, parse
+
+BUNDLE = {
+    "input": {"shape": [2, 2], "dtype": "float32", "low": 0.0, "high": 16.0},
+    "limits": {"max_instances": 3},
+    "tasks": [{"name": "cats", "classes": ["a", "b"]}, {"name": "ünïcode", "classes": ["c", "d", "e"]}],
+}
+GOOD = [[1, 2], [3, 4.5]]
+
+
+def body(**fields):
+    return json.dumps(fields).encode()
+
+
+def test_one_instance_becomes_an_array_of_one_row():
+    request = parse(body(data=GOOD), BUNDLE)
+    assert request.x.tolist() == [GOOD]
+    assert request.x.dtype == np.float32
+    assert (request.task, request.threshold, request.many) == (-1, 0.0, False)
+
+
+def test_many_instances_become_one_array():
+    request = parse(body(instances=[GOOD, GOOD], task="ünïcode", threshold=0.5), BUNDLE)
+    assert request.x.shape == (2, 2, 2)
+    assert (request.task, request.threshold, request.many) == (1, 0.5, True)
+
+
+@pytest.mark.parametrize("decoded", [{"data": GOOD}, json.dumps({"data": GOOD}), bytearray(body(data=GOOD))])
+def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
+    assert parse(decoded, BUNDLE).x.tolist() == [GOOD]
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "words"),
+    [
+        (b"", "body", "empty"),
+        (b"not json", "body", "not JSON"),
+        (b"\xff\xfe\x00", "body", "not JSON"),
+        (b"[" * 100_000, "body", "not JSON"),
+        (b"[1, 2]", "body", "expected a JSON object"),
+        (b"null", "body", "expected a JSON object"),
+        (body(), "data", "either"),
+        (body(data=GOOD, instances=[GOOD]), "data", "either"),
+        (body(dta=GOOD), "dta", "unexpected field"),
+        (body(data=[1, 2, 3, 4]), "data", "has shape [4]; expected [2, 2]"),
+        (body(data=[[1, 2], [3]]), "data", "ragged"),
+        (body(data=[[1, 2], [3, None]]), "data", "no number"),
+        (body(data=[["1", "2"], ["3", "4"]]), "data", "no number"),
+        (body(data="1234"), "data", "no number"),
+        (body(data={"a": 1}), "data", "no number"),
+        (body(data=[]), "data", "has shape [0]"),
+        (body(data=[[1, 2], [3, float("nan")]]), "data[1][1]", "finite number from 0.0 to 16.0"),
+        (body(data=[[1, 2], [3, float("inf")]]), "data[1][1]", "finite"),
+        (b'{"data": [[1, 2], [3, 1e999]]}', "data[1][1]", "finite"),
+        (b'{"data": [[1, 2], [3, 1' + b"0" * 400 + b"]]}", "data", ""),
+        (body(data=[[1, 2], [3, 16.5]]), "data[1][1]", "16.5"),
+        (body(data=[[1, 2], [3, -0.1]]), "data[1][1]", "from 0.0 to 16.0"),
+        (body(instances=[]), "instances", "at least one"),
+        (body(instances=7), "instances", "list"),
+        (body(instances=[GOOD] * 4), "instances", "at most 3"),
+        (body(instances=[GOOD, [[1, 2]]]), "instances[1]", "has shape [1, 2]; expected [2, 2]"),
+        (body(instances=[GOOD, [[1, 2], [3, 99]]]), "instances[1][1][1]", "99"),
+        (body(data=GOOD, task="dogs"), "task", "'cats', 'ünïcode'"),
+        (body(data=GOOD, task=0), "task", "expected one of"),
+        (body(data=GOOD, task=["cats"]), "task", "expected one of"),
+        (body(data=GOOD, threshold=2), "threshold", "from 0 to 1"),
+        (body(data=GOOD, threshold="high"), "threshold", "from 0 to 1"),
+        (body(data=GOOD, threshold=float("nan")), "threshold", "from 0 to 1"),
+        (body(data=GOOD, threshold=True), "threshold", "from 0 to 1"),
+    ],
+)
+def test_a_bad_request_names_the_field_and_what_was_expected(sent, field, words):
+    with pytest.raises(BadRequest) as error:
+        parse(sent, BUNDLE)
+    assert error.value.field == field
+    assert words in error.value.message
+    assert error.value.status == (413 if "at most" in words else 400)
+    assert json.loads(json.dumps(error.value.to_json()))["error"]["field"] == field
+
+
+def test_the_standard_parser_reads_the_same_requests(monkeypatch):
+    import eidetic_request
+
+    monkeypatch.setattr(eidetic_request, "orjson", None)
+    assert parse(body(data=GOOD), BUNDLE).x.tolist() == [GOOD]
+    for sent in (b"nonsense", b"[" * 100_000):
+        with pytest.raises(BadRequest):
+            parse(sent, BUNDLE)
+
+
+def test_token_ids_have_to_be_whole_numbers_within_the_vocabulary():
+    bundle = {**BUNDLE, "input": {"shape": [3], "dtype": "int64", "low": 0, "high": 99}}
+    assert parse(body(data=[0, 5, 99]), bundle).x.dtype == np.int64
+    for wrong in ([0, 5, 100], [0, 5, -1], [0, 5, 1.5]):
+        with pytest.raises(BadRequest):
+            parse(body(data=wrong), bundle)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise_anything_but_a_bad_request(sent):
+    with pytest.raises(BadRequest):
+        parse(sent, BUNDLE)
+
+
+letters = st.text("ab", max_size=2)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | letters,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(letters, inner, max_size=2),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {}, optional={"data": json_values, "instances": json_values, "task": json_values, "threshold": json_values}
+    )
+)
+def test_no_json_raises_anything_but_a_bad_request(fields):
+    try:
+        request = parse(json.dumps(fields).encode(), BUNDLE)
+    except BadRequest as error:
+        assert 400 <= error.status < 500
+    else:
+        assert request.x.shape[1:] == (2, 2)
+        assert np.isfinite(request.x).all()

@@ -1,0 +1,192 @@
+"""A real TorchServe answers over real HTTP, in both formats."""
+
+import concurrent.futures
+import os
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from export.archive import read_archive
+from export.errors import ArchiveError
+from serving.client import Client
+from serving.errors import RequestError, ServingError
+from serving.process import TorchServe
+from serving.ready import wait_until_ready
+from serving.settings import free_ports
+
+FORMATS = ["onnx", "torchscript"]
+
+
+@pytest.fixture(scope="module")
+def archives(store):
+    return {f: read_archive(store / f"digits-{f}-3.0.mar") for f in FORMATS}
+
+
+@pytest.fixture(scope="module")
+def server(archives):
+    opened = list(archives.values())
+    with TorchServe(opened, free_ports(prefer_usual=False)) as running:
+        wait_until_ready(running, opened, 120).close()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
+        yield client
+
+
+@pytest.fixture(params=FORMATS)
+def model(request, archives):
+    return archives[request.param]
+
+
+def probes(archive):
+    return {t["name"]: archive.probes[t["owner"]].tolist() for t in archive.tasks}
+
+
+def test_the_servers_java_lies_in_the_environment_and_not_on_the_machine(server):
+    import sys
+
+    java = Path(psutil.Process(server.pid).exe()).resolve()
+    assert java.is_relative_to(Path(sys.prefix).resolve())
+
+
+def test_a_prediction_without_a_task_id_names_task_label_and_version(client, model):
+    for task in model.tasks:
+        answers = [client.predict(model.name, {"data": row}) for row in probes(model)[task["name"]]]
+        assert {a["model_version"] for a in answers} == {"3.0"}
+        assert sum(a["task"] == task["name"] for a in answers) >= 6
+        assert all(a["label"] in next(t for t in model.tasks if t["name"] == a["task"])["classes"] for a in answers)
+
+
+def test_both_formats_answer_alike(client, archives):
+    rows = sum(probes(archives["onnx"]).values(), [])
+    for row in rows[:6]:
+        a, b = (client.predict(archives[f].name, {"data": row}) for f in FORMATS)
+        assert (a["task"], a["label"]) == (b["task"], b["label"])
+        assert a["label_probability"] == pytest.approx(b["label_probability"], abs=1e-5)
+
+
+def test_many_instances_and_a_pinned_task(client, model):
+    rows = probes(model)["4 or 5"][:4]
+    answer = client.predict(model.name, {"instances": rows, "task": "0 or 1"})
+    assert [p["task"] for p in answer["predictions"]] == ["0 or 1"] * 4
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "field", "words"),
+    [
+        (b"not json", 400, "body", "not JSON"),
+        (b'{"data": [1, 2]}', 400, "data", "expected [64]"),
+        (b'{"data": [' + b"NaN, " * 63 + b"1]}", 400, "data[0]", "finite"),
+        (b'{"data": [' + b"0, " * 63 + b'0], "task": "9"}', 400, "task", "'0 or 1'"),
+        (b'{"instances": [' + b"[0], " * 5 + b"[0]]}", 413, "instances", "at most 5"),
+    ],
+)
+def test_a_bad_request_gets_a_4xx_that_names_the_field(server, model, content, status, field, words):
+    url = f"{server.ports.inference_url}/predictions/{model.name}"
+    headers = {"Authorization": f"Bearer {server.keys()['inference']}", "Content-Type": "application/json"}
+    response = httpx.post(url, content=content, headers=headers, trust_env=False)
+    assert response.status_code == status
+    assert response.headers["content-type"].startswith("application/json")
+    assert response.json()["error"]["field"] == field
+    assert words in response.json()["error"]["message"]
+
+
+def test_bad_requests_among_good_ones_sent_at_once_disturb_nobody(client, model):
+    rows = sum(probes(model).values(), [])
+    alone = [client.predict(model.name, {"data": row}) for row in rows]
+
+    def send(i):
+        if i % 3 == 2:
+            with pytest.raises(RequestError) as error:
+                client.predict(model.name, {"data": rows[i % len(rows)][:-1]})
+            return error.value.status
+        return client.predict(model.name, {"data": rows[i % len(rows)]})
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(send, range(240)))
+    for i, answer in enumerate(answers):
+        if i % 3 == 2:
+            assert answer == 400
+        else:
+            expected = alone[i % len(rows)]
+            assert (answer["task"], answer["label"]) == (expected["task"], expected["label"])
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
+def test_without_the_token_nothing_is_answered(server, model, headers):
+    url = f"{server.ports.inference_url}/predictions/{model.name}"
+    response = httpx.post(url, json={"data": [0] * 64}, headers=headers, trust_env=False)
+    assert response.status_code == 400
+    assert "label" not in response.text
+
+
+def test_management_and_metrics_listen_on_loopback_alone(server):
+    listening = [c for p in [psutil.Process(server.pid)] for c in p.net_connections("tcp") if c.status == "LISTEN"]
+    assert len(listening) == 5
+    assert {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
+
+
+def test_two_instances_run_side_by_side_and_each_leaves_nothing_behind(server, archives):
+    other = TorchServe([archives["onnx"]], free_ports(prefer_usual=True))
+    try:
+        with wait_until_ready(other, [archives["onnx"]], 120) as client:
+            assert client.predict("digits-onnx", {"data": [0] * 64})["model_version"] == "3.0"
+        processes = [p for p in psutil.process_iter() if _group(p.pid) == other.pid]
+        assert len(processes) >= 2
+    finally:
+        other.stop()
+    assert not other.home.exists()
+    assert not [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    for port in (other.ports.inference, other.ports.management, other.ports.grpc_inference):
+        with socket.socket() as s:
+            s.settimeout(1)
+            assert s.connect_ex(("127.0.0.1", port)) != 0
+    assert server.running
+
+
+def test_a_model_that_can_not_be_loaded_is_a_clear_error_and_leaves_nothing(store, tmp_path):
+    import zipfile
+
+    source, broken = store / "digits-onnx-3.0.mar", tmp_path / "broken-3.0.mar"
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(broken, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"not a graph" if name == "model.onnx" else old.read(name))
+    archive = read_archive(broken)
+    with TorchServe([archive], free_ports(prefer_usual=False)) as running:
+        with pytest.raises(ServingError, match=r"digits-onnx 3\.0 gave no prediction within 12 s"):
+            wait_until_ready(running, [archive], 12)
+    assert not running.home.exists()
+
+
+def test_what_is_no_archive_is_refused_before_anything_starts(tmp_path):
+    (tmp_path / "x.mar").write_bytes(b"nonsense")
+    with pytest.raises(ArchiveError, match=r"x\.mar"):
+        read_archive(tmp_path / "x.mar")
+
+
+def test_a_killed_worker_comes_back_by_itself(server, client, archives):
+    name = archives["onnx"].name
+    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
+    for worker in workers:
+        worker.kill()
+    deadline, answered = time.monotonic() + 60, False
+    while not answered and time.monotonic() < deadline:
+        try:
+            answered = client.predict(name, {"data": [0] * 64})["model_version"] == "3.0"
+        except ServingError:
+            time.sleep(0.2)
+    assert answered
+
+
+def _group(pid):
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
