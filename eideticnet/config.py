@@ -59,13 +59,15 @@ class TrainingConfig(_Section):
     momentum: float = Field(0.0, ge=0)
     batch_size: int = Field(64, ge=1)
     patience: int = Field(5, ge=1)
+    settle_patience: int = Field(20, ge=1)
     max_epochs: int = Field(200, ge=1)
 
     def build(self) -> Training:
         arguments: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             arguments["momentum"] = self.momentum
-        return Training(partial(OPTIMIZERS[self.optimizer], **arguments), self.patience, self.max_epochs)
+        optimizer = partial(OPTIMIZERS[self.optimizer], **arguments)
+        return Training(optimizer, self.patience, self.settle_patience, self.max_epochs)
 
 
 class PruningConfig(_Section):

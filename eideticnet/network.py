@@ -192,10 +192,10 @@ class EideticNetwork(nn.Module):
         widths[owner] = {**self._free(lesson.task, when_full), HEAD: lesson.objective.classes}
         with seeded(*lesson.seed, "initial weights"):
             block = Block(self.program, owner, reads, widths).to(self._anchor)
-        converge(lesson, block, "train")
+        converge(lesson, block, "train", lesson.training.patience)
         if pruning is not None:
             block = prune(lesson, block, pruning)
-            converge(lesson, block, "settle")
+        converge(lesson, block, "settle", lesson.training.settle_patience)
         block.freeze()
         return block
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from eideticnet.data import Loader, check_labels, seeded_pass
-from eideticnet.errors import DataError, DivergedError
+from eideticnet.errors import ConfigError, DataError, DivergedError
 from eideticnet.inputs import Inputs
 from eideticnet.seeding import seeded
 
@@ -27,15 +27,18 @@ def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
 @dataclass(frozen=True)
 class Training:
     """How weights are trained: until ``patience`` epochs in a row did not raise the training
-    accuracy. ``optimizer`` is called with the parameters anew whenever their shapes change."""
+    accuracy. What pruning left trains on for ``settle_patience`` such epochs before it is frozen:
+    its accuracy is high by then, its margins are not. ``optimizer`` is called with the parameters
+    anew whenever their shapes change."""
 
     optimizer: OptimizerFactory = adam
     patience: int = 5
+    settle_patience: int = 20
     max_epochs: int = 200
 
     def __post_init__(self) -> None:
-        if self.patience < 1 or self.max_epochs < 1:
-            raise DataError("patience and max_epochs must be at least 1")
+        if min(self.patience, self.settle_patience, self.max_epochs) < 1:
+            raise ConfigError("patience, settle_patience and max_epochs must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,9 @@ def accuracy(lesson: Lesson, module: nn.Module) -> float:
     return right / count
 
 
-def converge(lesson: Lesson, module: nn.Module, phase: str) -> float:
-    """Train ``module`` in place until its accuracy stays flat; the accuracy that it ends with.
+def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> float:
+    """Train ``module`` in place until its accuracy stays flat for ``patience`` epochs; the
+    accuracy that it ends with.
 
     The weights kept are the last ones that reached the best accuracy.
     """
@@ -147,7 +151,7 @@ def converge(lesson: Lesson, module: nn.Module, phase: str) -> float:
         if reached >= best:
             best, best_state = reached, copy.deepcopy(module.state_dict())
         lesson.report(Event(lesson.task, phase, epoch, loss, reached))
-        if flat >= lesson.training.patience:
+        if flat >= patience:
             break
     module.load_state_dict(best_state)
     return best

@@ -81,7 +81,7 @@ def test_earlier_tasks_never_change_by_one_bit(
 ):
     net = EideticNetwork(trunk(widths), torch.zeros(2, FEATURES), seed=seed)
     factory = keep(OPTIMIZERS[optimizer])
-    training = Training(factory, patience=1, max_epochs=2)
+    training = Training(factory, patience=1, settle_patience=1, max_epochs=2)
     pruning = Pruning(score=score, step=step, threshold=0.2, recovery_epochs=1)
     x, before = held_out(), {}
     for i, count in enumerate(classes):

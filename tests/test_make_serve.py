@@ -1,0 +1,106 @@
+"""``make serve`` as a user runs it: train, export, serve, paste the request, stop."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 240
+
+
+class Served:
+    """A ``make serve`` in a process group of its own, as a shell would start it."""
+
+    def __init__(self, folder, temporary):
+        temporary.mkdir()
+        command = ["make", "serve", f"RUNS={folder / 'runs'}", f"STORE={folder / 'store'}"]
+        self.temporary = temporary
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "120", "OMP_NUM_THREADS": "2"},
+        )
+        self.output = ""
+
+    def wait_for(self, word):
+        for line in self.process.stdout:
+            self.output += line
+            if word in line:
+                return
+        pytest.fail(f"make serve ended with {self.process.wait()}:\n{self.output}")
+
+    @property
+    def curl(self):
+        return next(line for line in self.output.splitlines() if line.startswith("curl"))
+
+    def processes(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def ports(self):
+        return {c.laddr.port for p in self.processes() for c in p.net_connections("tcp") if c.status == "LISTEN"}
+
+
+def kill(served):
+    for process in [*served.processes(), served.process]:
+        process.kill()
+
+
+def is_free(port):
+    return not [c for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN"]
+
+
+def assert_answers(curl):
+    result = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=30, check=True)
+    answer = json.loads(result.stdout)
+    assert answer["task"] == "0 or 1"
+    assert answer["label"] in ("0", "1")
+    assert answer["model_version"] == "5.0"
+
+
+@pytest.mark.timeout(2 * LIMIT)
+def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path):
+    first = Served(tmp_path, tmp_path / "a")
+    second = None
+    try:
+        first.wait_for("Ctrl-C stops everything")
+        table = [line for line in first.output.splitlines() if re.match(r".*\d or \d.*%.*%", line)]
+        assert len(table) == 5
+        assert_answers(first.curl)
+        java = [p for p in first.processes() if p.name() == "java"]
+        assert len(java) == 1
+        assert Path(java[0].exe()).resolve().is_relative_to(Path(sys.prefix).resolve())
+
+        start = time.monotonic()
+        second = Served(tmp_path, tmp_path / "b")
+        second.wait_for("Ctrl-C stops everything")
+        assert "runs/digits is complete" in second.output
+        assert time.monotonic() - start < LIMIT
+        assert_answers(second.curl)
+        assert_answers(first.curl)
+
+        # Ctrl-C reaches every process of the terminal's foreground group; SIGTERM only make.
+        for served, stop in ((first, lambda p: os.killpg(p.pid, signal.SIGINT)), (second, lambda p: p.terminate())):
+            processes, ports = served.processes(), served.ports()
+            assert len(ports) == 5
+            stop(served.process)
+            gone, alive = psutil.wait_procs(processes, timeout=30)
+            assert not alive
+            served.process.wait(timeout=30)
+            assert all(map(is_free, ports))
+            assert [p.name for p in served.temporary.iterdir()] == []
+    finally:
+        for served in filter(None, (first, second)):
+            if served.process.poll() is None:
+                kill(served)
