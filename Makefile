@@ -13,7 +13,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS := -c requirements/constraints.txt
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
-CODE := eideticnet export handlers serving loadtest benchmarks experiments tests
+CODE := eideticnet export handlers serving loadtest benchmarks experiments
 
 # torch keeps a cache in /tmp otherwise, and leaves it there
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
@@ -33,6 +33,8 @@ $(VENV)/installed: pyproject.toml requirements/constraints.txt
 	@touch $@
 
 # Training goes on where it stopped and does nothing when it is complete, so it is always asked.
+# Precious, because make deletes a target whose recipe is interrupted: half a run is worth keeping.
+.PRECIOUS: $(RUNS)/digits/network.json
 $(RUNS)/digits/network.json: FORCE | setup
 	@$(PY) -m eideticnet train experiments/digits.toml --out $(RUNS)/digits
 

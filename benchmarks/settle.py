@@ -37,9 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = {}
     for patience in PATIENCES:
-        start, values = time.perf_counter(), []
-        for seed in track(SEEDS, f"patience {patience}"):
-            values.append(oracle(Split.of(seed).validation(seed), seed, patience))
+        start, seeds = time.perf_counter(), track(SEEDS, f"patience {patience}")
+        values = [oracle(Split.of(seed).validation(seed), seed, patience) for seed in seeds]
         figures[f"settle{patience}.oracle"] = sum(values) / len(values)
         figures[f"settle{patience}.oracle.ci95"] = interval(values)
         figures[f"settle{patience}.seconds"] = (time.perf_counter() - start) / len(values)

@@ -53,7 +53,9 @@ class Split:
 
     @classmethod
     def _quarter(cls, x: Tensor, y: Tensor, seed: int) -> Split:
-        train_x, test_x, train_y, test_y = train_test_split(x, y, test_size=0.25, random_state=seed, stratify=y)
+        train_x, test_x, train_y, test_y = train_test_split(
+            x, y, test_size=0.25, random_state=seed, stratify=y
+        )
         return cls(train_x, train_y, test_x, test_y)
 
     def task(self, digits: tuple[int, ...]) -> Loader:
@@ -121,7 +123,9 @@ def main() -> None:
         "digits5.oracle": [n["oracle"] for n in nets],
         "digits5.routed": [n["routed"] for n in nets],
         "digits5.plain": [p["accuracy"] for p in plains],
-        "digits5.routed_minus_plain": [n["routed"] - p["accuracy"] for n, p in zip(nets, plains, strict=True)],
+        "digits5.routed_minus_plain": [
+            n["routed"] - p["accuracy"] for n, p in zip(nets, plains, strict=True)
+        ],
         "digits5.seconds": [n["seconds"] for n in nets],
         "plain.seconds": [p["seconds"] for p in plains],
     }

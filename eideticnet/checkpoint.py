@@ -124,8 +124,7 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
         program = Program.from_json(manifest["program"])
         probes = _read_tensors(folder / manifest["probes"])
         tasks = [
-            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]])
-            for t in manifest["tasks"]
+            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]]) for t in manifest["tasks"]
         ]
         blocks = [_read_block(folder, program, b) for b in manifest["blocks"]]
         inputs, seed = Inputs.from_json(manifest["inputs"]), int(manifest["seed"])

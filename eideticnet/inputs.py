@@ -53,7 +53,8 @@ class Inputs:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Inputs:
         """The inverse of ``dataclasses.asdict``, whose tuples JSON turned into lists."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**fields)
 
     def normalise(self, x: Tensor) -> Tensor:
         """``(x - mean) / std`` on raw ``x`` (N, *shape)."""

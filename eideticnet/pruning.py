@@ -104,7 +104,8 @@ def _weight_norm(block: Block, group: str, order: int) -> Tensor:
         assert layer is not None
         weight = layer.get_parameter("weight")
         rows.append(weight.flatten(1))
-    return torch.cat(rows, 1).norm(p=order, dim=1).cpu()
+    norms: Tensor = torch.linalg.vector_norm(torch.cat(rows, 1), order, dim=1)
+    return norms.cpu()
 
 
 def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:

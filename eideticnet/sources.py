@@ -46,7 +46,8 @@ def open_task(
         train_rows, test_rows = _split(dataset, held_out, derive(seed, task.name, "split"))
         dataset, test = _take(dataset, train_rows), _take(dataset, test_rows)
     if isinstance(dataset, TensorDataset):
-        train: Loader = batches(*dataset.tensors, batch_size)
+        x, y = dataset.tensors
+        train: Loader = batches(x, y, batch_size)
     else:
         train = DataLoader(dataset, batch_size, shuffle=True)
     return TaskData(train, DataLoader(test, 256))

@@ -49,6 +49,12 @@ def trace(trunk: nn.Module, example: Tensor) -> Program:
 def _export(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     trunk = copy.deepcopy(trunk).eval()
     example = torch.cat([example, example])[:2]  # one instance would be exported as a constant
+    shape = tuple(example.shape)
+    try:
+        with torch.no_grad():  # torch.export logs stack traces of what fails; this fails in a line
+            trunk(example)
+    except Exception as error:
+        raise UnsupportedError(f"the trunk can't run on an input of shape {shape}: {error}") from error
     try:
         return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except Exception as error:

@@ -56,7 +56,8 @@ class Event:
 class Objective(Protocol):
     """What is minimised and what counts as correct; ``logits`` (N, C), ``y`` (N,)."""
 
-    classes: int
+    @property
+    def classes(self) -> int: ...
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor: ...
 
@@ -103,7 +104,8 @@ class Lesson:
 
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's tensors are."""
-    return next(iter(module.state_dict().values())).device
+    tensor: Tensor = next(iter(module.state_dict().values()))
+    return tensor.device
 
 
 def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:

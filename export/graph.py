@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 from eideticnet import EideticNetwork, NotReadyError
 from eideticnet.inputs import DTYPES
@@ -89,6 +90,6 @@ def write_torchscript(net: EideticNetwork, path: Path) -> None:
     """Write a traced and frozen TorchScript file."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
         traced = torch.jit.trace(prepare(net), example(net), check_trace=False)
         torch.jit.freeze(traced).save(str(path))

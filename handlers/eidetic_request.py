@@ -148,5 +148,8 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "an empty list" if not value else "a list", str: "a string"}
-    return kinds.get(type(value), f"{value!r}"[:100])
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return "a string" if isinstance(value, str) else f"{value!r}"[:100]

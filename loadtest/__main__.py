@@ -22,10 +22,13 @@ def main(
     csv: Annotated[str, typer.Option(help="Write locust's CSV files with this prefix.")] = "",
 ) -> None:
     """Run locust without its web page; exit with 1 when an objective was missed."""
-    missing = [n for n in ("EIDETIC_URL", "EIDETIC_KEY", "EIDETIC_MODEL", "EIDETIC_REQUEST") if n not in os.environ]
+    missing = [
+        n for n in ("EIDETIC_URL", "EIDETIC_KEY", "EIDETIC_MODEL", "EIDETIC_REQUEST") if n not in os.environ
+    ]
     if missing:
         raise SystemExit(
-            f"error: {', '.join(missing)} not set; run `python -m serving start ARCHIVE --run 'python -m loadtest'`"
+            f"error: {', '.join(missing)} not set; run "
+            "`python -m serving start ARCHIVE --run 'python -m loadtest'`"
         )
     try:
         wanted = read_plan(plan)

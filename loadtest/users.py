@@ -48,7 +48,6 @@ def _is_answer(text: str | None) -> bool:
     return isinstance(answer.get("label"), str) and isinstance(probability, float) and 0 <= probability <= 1
 
 
-@events.quitting.add_listener
 def fail_when_missed(environment: Any, **_: Any) -> None:
     """Make locust's exit status 1, and say why, when an objective was missed."""
     wanted = Objectives(**json.loads(os.environ["EIDETIC_OBJECTIVES"]))
@@ -61,3 +60,6 @@ def fail_when_missed(environment: Any, **_: Any) -> None:
     if not missed:
         print(f"all objectives met: {measured}")
     environment.process_exit_code = 1 if missed else 0
+
+
+events.quitting.add_listener(fail_when_missed)

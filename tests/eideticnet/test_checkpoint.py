@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-
-from eideticnet import CheckpointError, EideticNetwork
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from trunks import TRUNKS
+
+from eideticnet import CheckpointError, EideticNetwork
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -121,7 +121,9 @@ def test_a_process_killed_at_any_write_leaves_the_state_before_or_after(tmp_path
     net = trained(1)
     net.save(tmp_path / "before")
     script = KILLED.format(path=sys.path, before=str(tmp_path / "before"), folder=str(tmp_path / "after"))
-    child = subprocess.run([sys.executable, "-c", script], timeout=120, check=True, capture_output=True, text=True)
+    child = subprocess.run(
+        [sys.executable, "-c", script], timeout=120, check=True, capture_output=True, text=True
+    )
     codes = [int(line) for line in child.stdout.split()]
     assert codes == sorted(codes, reverse=True), "first the calls that were killed, then those past the last"
     assert codes[0] == 9

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nets import task_data
 from safetensors.torch import save_file
 
 from eideticnet import EideticNetwork
-from nets import task_data
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -74,7 +74,14 @@ def run(project, *arguments, check=True, **options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "eideticnet", *arguments]
     result = subprocess.run(
-        command, cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False, **options
+        command,
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
     )
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result
@@ -128,7 +135,9 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project):
         "__main__.app()\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([sys.executable, "-c", code], cwd=project, env=environment, check=False, timeout=60)
+    killed = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=environment, check=False, timeout=60
+    )
     assert killed.returncode == -signal.SIGKILL
     half = EideticNetwork.load(project / "runs/mine")
     assert len(half.tasks) == 2
@@ -144,10 +153,14 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project):
 
 
 def test_ctrl_c_ends_without_a_stack_trace(project):
-    (project / "config.toml").write_text(CONFIG.replace("max_epochs = 4", "max_epochs = 100000\n").replace("patience = 2", "patience = 90000"))
+    (project / "config.toml").write_text(
+        CONFIG.replace("max_epochs = 4", "max_epochs = 100000\n").replace("patience = 2", "patience = 90000")
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "eideticnet", "train", "config.toml"]
-    process = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=project, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     time.sleep(8)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
@@ -207,13 +220,17 @@ def test_probes_are_synthetic_unless_real_ones_are_allowed(project):
     (project / "config.toml").write_text(CONFIG.replace("seed = 1", 'seed = 1\nprobes = "real"'))
     run(project, "train", "config.toml", "--out", "real")
     rows = {tuple(r) for r in task_data(1, 2, 60)[0].tolist()}
-    kept = {kind: EideticNetwork.load(project / kind).tasks[0].probes.tolist() for kind in ("synthetic", "real")}
+    kept = {
+        kind: EideticNetwork.load(project / kind).tasks[0].probes.tolist() for kind in ("synthetic", "real")
+    }
     assert all(tuple(r) in rows for r in kept["real"])
     assert not any(tuple(r) in rows for r in kept["synthetic"])
 
 
 def test_help_lists_the_commands():
-    text = subprocess.run([sys.executable, "-m", "eideticnet", "--help"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [sys.executable, "-m", "eideticnet", "--help"], capture_output=True, text=True, check=True
+    ).stdout
     assert "train" in text
     assert "add-task" in text
     assert json.dumps(text)

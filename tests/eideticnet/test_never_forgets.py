@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-
-from eideticnet import EideticNetwork, Pruning, Training
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from trunks import FEATURES, TRUNKS
+
+from eideticnet import EideticNetwork, Pruning, Training
 
 
 class OneForAll:
@@ -86,7 +86,9 @@ def test_earlier_tasks_never_change_by_one_bit(
     x, before = held_out(), {}
     for i, count in enumerate(classes):
         loader = task_loader(seed + i, count)
-        net.train_task(f"task {i}", loader, names(count), pruning=pruning, training=training, when_full="reuse")
+        net.train_task(
+            f"task {i}", loader, names(count), pruning=pruning, training=training, when_full="reuse"
+        )
         disturb(net, factory)
         if route_between or i == len(classes) - 1:
             loaders = {t.name: task_loader(seed + j, len(t.classes)) for j, t in enumerate(net.tasks)}

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from masked import masked_logits
 from nets import held_out, trained
 from trunks import TRUNKS, Functional, Mlp, Normalised, Residual

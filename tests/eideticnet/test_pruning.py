@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import QUICK, names, task_loader, trained
+from trunks import FEATURES, Mlp, Residual
 
 from eideticnet import ConfigError, EideticNetwork, Pruning
 from eideticnet.pruning import choose
-from nets import QUICK, names, task_loader, trained
-from trunks import FEATURES, Mlp, Residual
 
 
 @given(
@@ -85,7 +85,9 @@ def test_pruning_with_no_limit_ends_at_the_least_width():
 def test_the_earlier_tasks_neurons_are_never_candidates():
     net = trained(1)
     owned = net.learned.block("t0").own
-    net.train_task("more", task_loader(5), names(2), training=QUICK, pruning=Pruning(threshold=0.999, step=0.5))
+    net.train_task(
+        "more", task_loader(5), names(2), training=QUICK, pruning=Pruning(threshold=0.999, step=0.5)
+    )
     assert net.learned.block("t0").own == owned
     assert set(net.learned.block("t1").own.values()) == {1}
 

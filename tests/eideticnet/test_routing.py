@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nets import held_out, task_loader, trained
 
 from eideticnet.evaluation import evaluate
 from eideticnet.routing import RouteByLabel, answer, task_probabilities
-from nets import held_out, task_loader, trained
 
 counts_strategy = st.lists(st.integers(2, 5), min_size=1, max_size=5)
 

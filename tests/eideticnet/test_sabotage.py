@@ -51,5 +51,15 @@ def run_property_test(folder: Path, edits: list[tuple[str, str, str]]) -> subpro
     for source in (*(ROOT / "tests/support").glob("*.py"), ROOT / "tests/eideticnet/test_never_forgets.py"):
         shutil.copy(source, folder)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--show-capture=no", "-k", "never_change_by_one_bit"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--show-capture=no",
+        "-k",
+        "never_change_by_one_bit",
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)

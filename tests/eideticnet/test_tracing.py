@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
+from trunks import FEATURES, TRUNKS, Mlp, Normalised, Residual
 
 from eideticnet import EideticNetwork, UnsupportedError
 from eideticnet.models import mlp
 from eideticnet.program import Program
 from eideticnet.tracing import trace
-from trunks import FEATURES, TRUNKS, Mlp, Normalised, Residual
 
 
 def example(rows=2):
@@ -56,7 +56,7 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(trunk):
     from eideticnet.block import Block
 
     block = Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 2}}).eval()
-    for path, step in net.program.layers.items():
+    for path in net.program.layers:
         if path != "task_head":
             block.layer(path).load_state_dict(plain.get_submodule(path).state_dict())
     x = torch.randn(5, FEATURES)

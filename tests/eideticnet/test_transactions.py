@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import LIGHT, QUICK, fit, held_out, names, task_data, task_loader, trained
+from trunks import FEATURES, Mlp
 
 from eideticnet import (
     CapacityError,
@@ -16,8 +18,6 @@ from eideticnet import (
     Training,
     batches,
 )
-from nets import LIGHT, QUICK, fit, held_out, names, task_data, task_loader, trained
-from trunks import FEATURES, Mlp
 
 
 def state_of(net):
@@ -39,7 +39,9 @@ class Stop(BaseException):
 
 
 @settings(max_examples=12, deadline=None)
-@given(after=st.integers(0, 25), routing=st.booleans(), error=st.sampled_from([Stop, KeyboardInterrupt, OSError]))
+@given(
+    after=st.integers(0, 25), routing=st.booleans(), error=st.sampled_from([Stop, KeyboardInterrupt, OSError])
+)
 def test_an_interruption_at_any_epoch_leaves_the_network_as_it_was(after, routing, error):
     net = trained(1)
     before, seen = state_of(net), []
@@ -96,7 +98,14 @@ def test_labels_that_do_not_fit_are_refused_with_what_was_expected(labels, words
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [("task 0", ["a", "b"]), ("", ["a", "b"]), ("router", ["a", "b"]), ("x", ["a"]), ("x", ["a", "a"]), ("x", "ab")],
+    [
+        ("task 0", ["a", "b"]),
+        ("", ["a", "b"]),
+        ("router", ["a", "b"]),
+        ("x", ["a"]),
+        ("x", ["a", "a"]),
+        ("x", "ab"),
+    ],
 )
 def test_a_task_that_can_not_be_named_so_is_refused(name, classes):
     with pytest.raises(DataError):

@@ -8,11 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from nets import trained
 
 from export.archive import read_archive, write_archive
 from export.bundle import write_bundle
 from export.errors import ArchiveError
-from nets import trained
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = ROOT / "handlers"
@@ -100,7 +100,9 @@ def test_any_other_zip_file_is_refused(tmp_path):
 
 def test_reading_an_archive_needs_neither_torch_nor_the_method():
     code = "import sys, export.archive; print(sorted({'torch', 'eideticnet', 'onnx'} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 

@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import eidetic_graph
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,14 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import eidetic_graph
-from eideticnet import EideticNetwork, NotReadyError
-from export.bundle import write_bundle
-from export.errors import ExportError
 from nets import LIGHT, QUICK, held_out, names, task_loader, trained
 from tolerances import EXPORTED
 from trunks import TRUNKS
+
+from eideticnet import EideticNetwork, NotReadyError
+from export.bundle import write_bundle
+from export.errors import ExportError
 
 FORMATS = ["onnx", "torchscript"]
 
@@ -100,7 +100,9 @@ def test_the_frozen_tasks_logits_in_onnx_do_not_change_when_a_task_is_added(tmp_
     before = exported(net, tmp_path / "two", "onnx")
     net.train_task("third", task_loader(8), names(2), training=QUICK, pruning=LIGHT)
     net.fit_router(
-        {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}, training=QUICK, pruning=LIGHT
+        {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)},
+        training=QUICK,
+        pruning=LIGHT,
     )
     after = exported(net, tmp_path / "three", "onnx")
     for task in (0, 1):

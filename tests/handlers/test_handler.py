@@ -6,19 +6,21 @@ import zipfile
 
 import numpy as np
 import pytest
+from eidetic_handler import EideticHandler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eidetic_handler import EideticHandler
 from export.archive import read_archive
-
 
 
 class Context:
     """What TorchServe's context offers to a handler, as far as ours uses it."""
 
     def __init__(self, folder):
-        self.system_properties, self.model_yaml_config = {"model_dir": str(folder)}, {"handler": {"threads": 1}}
+        self.system_properties, self.model_yaml_config = (
+            {"model_dir": str(folder)},
+            {"handler": {"threads": 1}},
+        )
         self.status, self.types = {}, {}
 
     def set_response_status(self, code, phrase, idx):
@@ -76,7 +78,14 @@ def test_an_input_that_no_task_claims_is_unknown_under_a_threshold(served):
     assert (answer["task"], answer["label"], answer["unknown"]) == (None, None, True)
 
 
-BAD = [b"", b"{", {"data": [1]}, {"data": [99] * 64}, {"instances": [[0] * 64] * 6}, {"data": [0] * 64, "task": "x"}]
+BAD = [
+    b"",
+    b"{",
+    {"data": [1]},
+    {"data": [99] * 64},
+    {"instances": [[0] * 64] * 6},
+    {"data": [0] * 64, "task": "x"},
+]
 
 
 @settings(max_examples=25, deadline=None)
@@ -105,7 +114,10 @@ def test_a_batch_of_bad_requests_alone_runs_nothing(served):
 
 def test_instances_of_several_requests_come_back_to_their_own(served):
     probes = served[2]
-    requests = [{"instances": [probes[t][i] for i in range(n)]} for t, n in (("0 or 1", 3), ("2 or 3", 1), ("4 or 5", 2))]
+    requests = [
+        {"instances": [probes[t][i] for i in range(n)]}
+        for t, n in (("0 or 1", 3), ("2 or 3", 1), ("4 or 5", 2))
+    ]
     together, _ = ask(served, requests)
     apart = [ask(served, [r])[0][0] for r in requests]
     for a, b in zip(together, apart, strict=True):

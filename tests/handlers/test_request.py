@@ -4,10 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from eidetic_request import BadRequest, parse
 from hypothesis import given
 from hypothesis import strategies as st
-
-from eidetic_request import BadRequest, parse
 
 BUNDLE = {
     "input": {"shape": [2, 2], "dtype": "float32", "low": 0.0, "high": 16.0},
@@ -121,7 +120,13 @@ json_values = st.recursive(
 
 @given(
     st.fixed_dictionaries(
-        {}, optional={"data": json_values, "instances": json_values, "task": json_values, "threshold": json_values}
+        {},
+        optional={
+            "data": json_values,
+            "instances": json_values,
+            "task": json_values,
+            "threshold": json_values,
+        },
     )
 )
 def test_no_json_raises_anything_but_a_bad_request(fields):

@@ -56,6 +56,8 @@ def test_a_real_load_meets_reachable_objectives_and_misses_unreachable_ones(stor
 
 
 def test_without_a_server_the_load_test_says_how_to_get_one():
-    result = subprocess.run([sys.executable, "-m", "loadtest"], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "loadtest"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 1
     assert "serving start" in result.stderr

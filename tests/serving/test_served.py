@@ -61,7 +61,9 @@ def test_a_prediction_without_a_task_id_names_task_label_and_version(client, mod
         answers = [client.predict(model.name, {"data": row}) for row in probes(model)[task["name"]]]
         assert {a["model_version"] for a in answers} == {"3.0"}
         assert sum(a["task"] == task["name"] for a in answers) >= 6
-        assert all(a["label"] in next(t for t in model.tasks if t["name"] == a["task"])["classes"] for a in answers)
+        assert all(
+            a["label"] in next(t for t in model.tasks if t["name"] == a["task"])["classes"] for a in answers
+        )
 
 
 def test_both_formats_answer_alike(client, archives):
@@ -128,7 +130,9 @@ def test_without_the_token_nothing_is_answered(server, model, headers):
 
 
 def test_management_and_metrics_listen_on_loopback_alone(server):
-    listening = [c for p in [psutil.Process(server.pid)] for c in p.net_connections("tcp") if c.status == "LISTEN"]
+    listening = [
+        c for p in [psutil.Process(server.pid)] for c in p.net_connections("tcp") if c.status == "LISTEN"
+    ]
     assert len(listening) == 5
     assert {c.laddr.ip.removeprefix("::ffff:") for c in listening} == {"127.0.0.1"}
 

@@ -18,7 +18,12 @@ class Mlp(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for before, width in zip((FEATURES, *widths[:-1]), widths, strict=True):
-            layers += [nn.Linear(before, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True), nn.Dropout(0.1)]
+            layers += [
+                nn.Linear(before, width),
+                nn.BatchNorm1d(width),
+                nn.ReLU(inplace=True),
+                nn.Dropout(0.1),
+            ]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
