@@ -120,7 +120,7 @@ def _read(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> byte
 
 
 def _check(path: Path, bundle: Any) -> None:
-    needed = ("schema", "name", "model_version", "format", "model", "input", "tasks", "limits")
+    needed = ("schema", "name", "model_version", "format", "model", "input", "tasks", "limits", "neurons")
     missing = [key for key in needed if key not in bundle] if isinstance(bundle, dict) else needed
     if missing:
         raise ArchiveError(f"{path}: bundle.json lacks {', '.join(missing)}")

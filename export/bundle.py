@@ -58,6 +58,7 @@ def describe(
         "format": format,
         "model": _FILES[format],
         "layout": "nested",
+        "neurons": sum(net.program.groups.values()),
         "precision": "float32",
         "graph": {"inputs": list(ONNX_INPUTS), "outputs": list(OUTPUTS)},
         "input": asdict(net.inputs),

@@ -23,7 +23,8 @@ def task_table(archive: Archive) -> Table:
         table.add_column(heading, justify="right")
     for task in archive.tasks:
         report = task.get("report", {})
-        row = (_percent(report.get("oracle")), _percent(report.get("routed")), str(task["neurons"]))
+        used = f"{task['neurons']} of {archive.bundle['neurons']}"
+        row = (_percent(report.get("oracle")), _percent(report.get("routed")), used)
         table.add_row(task["name"], ", ".join(task["classes"]), *row)
     return table
 

@@ -1,0 +1,106 @@
+"""What the README shows is true: its figures, its Python, its user's road from files to curl."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nets import task_data
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_figures_are_those_of_the_committed_results():
+    figures = json.loads((ROOT / "benchmarks/results/train.json").read_text())["figures"]
+    rows = {
+        "oracle accuracy": "digits5.oracle",
+        "routed accuracy": "digits5.routed",
+        "plain network": "digits5.plain",
+        "routed minus plain": "digits5.routed_minus_plain",
+    }
+    for words, key in rows.items():
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
+        mean, width = re.findall(r"-?\d\.\d{4}", row)
+        assert float(mean) == round(figures[key], 4)
+        assert float(width) == round(figures[f"{key}.ci95"], 4)
+    assert figures["digits5.drift"] == 0.0
+
+
+def test_the_committed_results_reach_what_was_promised():
+    result = json.loads((ROOT / "benchmarks/results/train.json").read_text())
+    assert result["bench"] == "train"
+    assert result["device"]
+    assert result["details"]["seeds"] == list(range(10))
+    figures = result["figures"]
+    assert figures["digits5.oracle"] >= 0.990
+    assert figures["digits5.routed"] >= figures["digits5.plain"] - 0.01
+    assert figures["digits5.drift"] == 0.0
+
+
+def test_the_python_example_runs(tmp_path):
+    code = next(b for b in blocks("python") if "EideticNetwork(" in b)
+    assert_runs([sys.executable, "-c", code], tmp_path)
+    assert (tmp_path / "runs/three/network.json").exists()
+
+
+@pytest.mark.parametrize("trunk", ["nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU()"])
+def test_a_users_own_trunk_and_files_go_from_the_configuration_to_curl(trunk, tmp_path):
+    """The README's configuration as it stands, files of our own making, the README's commands."""
+    (config,) = blocks("toml")
+    (tmp_path / "animals.toml").write_text(config)
+    (tmp_path / "my_trunk.py").write_text(
+        f"from torch import nn\ndef build(width):\n    return nn.Sequential({trunk}, nn.Linear(width, width), nn.ReLU())\n"
+    )
+    for seed, (name, classes) in enumerate({"birds": 2, "fish": 3, "frogs": 2}.items()):
+        x, y = task_data(seed, classes, 120)
+        np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
+    (tmp_path / "frogs.toml").write_text(
+        '[[tasks]]\nname = "frogs"\nclasses = ["common", "tree"]\ndata = "frogs.npz"\n'
+    )
+    commands = re.findall(r"^python (-m \S+ .*?)(?: {2,}#.*)?$", README, re.MULTILINE)
+    train, build, start, add_task, build_again = commands
+    for command in (train, build, add_task, build_again):
+        assert_runs([sys.executable, *command.split()], tmp_path)
+    archive = start.split()[-1].replace("2.0", "3.0")
+    curl = 'curl -sS -H "Authorization: Bearer $EIDETIC_KEY" -d \'{"data": [0, 0, 0, 0, 0, 0]}\' $EIDETIC_URL/predictions/animals'
+    output = assert_runs([sys.executable, "-m", "serving", "start", archive, "--run", curl], tmp_path)
+    answer = json.loads(output)
+    assert answer["task"] in ("birds", "fish", "frogs")
+    assert answer["model_version"] == "3.0"
+
+
+def test_the_plain_onnx_runtime_example_runs(store, tmp_path):
+    import zipfile
+
+    code = next(b for b in blocks("python") if "InferenceSession" in b)
+    with zipfile.ZipFile(store / "digits-onnx-3.0.mar") as archive:
+        archive.extract("model.onnx", tmp_path)
+    assert_runs([sys.executable, "-c", code + "\nassert task.shape == label.shape == (2,)"], tmp_path)
+
+
+def test_the_error_example_is_what_the_handler_says():
+    from eidetic_request import BadRequest, parse
+
+    bundle = {"input": {"shape": [64], "dtype": "float32", "low": 0, "high": 16}, "limits": {}, "tasks": []}
+    with pytest.raises(BadRequest) as error:
+        parse(json.dumps({"data": [0] * 63}).encode(), bundle)
+    assert json.dumps(error.value.to_json()) in README
+
+
+def assert_runs(command, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
