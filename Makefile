@@ -40,6 +40,7 @@ $(RUNS)/digits/network.json: FORCE | setup
 
 # The archive's name holds its version, so a file beside it remembers the name.
 $(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard export/*.py handlers/*.py)
+	@mkdir -p $(STORE)
 	@$(PY) -m export build $(RUNS)/digits --store $(STORE) > $@.partial
 	@mv $@.partial $@
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -81,10 +82,16 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
         )
 
 
-if __name__ == "__main__":
-    sys.path.insert(0, "")  # module:callable targets in the current folder
+def cli(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line; our own errors become one line on standard error and exit status 1."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # module:callable targets in the current folder
     try:
-        app()
+        app(arguments)
     except EideticError as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    cli()

@@ -42,17 +42,18 @@ class Rule:
 
     def shrink(self, step: Step, layer: nn.Module, keep_in: Tensor, keep_out: Tensor) -> nn.Module:
         """A new layer with only the kept columns; ``keep_*`` are sorted index vectors."""
-        smaller = self.build(step, len(keep_in), len(keep_out))
+        with torch.device("meta"):  # no memory, and no random numbers drawn for weights to replace
+            smaller = self.build(step, len(keep_in), len(keep_out))
         assert smaller is not None
         kept = {"in": keep_in, "out": keep_out}
         state = {}
         for name, tensor in layer.state_dict().items():
+            tensor = tensor.clone()
             for dim, axis in enumerate(self.axes[name]):
                 if axis is not None:
-                    tensor = tensor.index_select(dim, kept[axis])
+                    tensor = tensor.index_select(dim, kept[axis].to(tensor.device))
             state[name] = tensor
-        smaller.to(next(iter(state.values())))
-        smaller.load_state_dict(state)
+        smaller.load_state_dict(state, assign=True)
         return smaller.train(layer.training)
 
 

@@ -98,6 +98,7 @@ def complete(
         if task.name not in learned:
             _learn(net, config, task, data[task.name], display)
             net.save(folder)
+            display.finished(f"{task.name}: {_neurons(net, task.name)}")
     net.fit_router(
         {name: d.train for name, d in data.items()},
         pruning=config.router_pruning.build(),
@@ -105,9 +106,9 @@ def complete(
         when_full=config.when_full,
         report=display.event,
     )
-    display.finished(f"router: {_neurons(net, 'router')}")
     net.metadata = {**net.metadata, "report": _report(net, data)}
     net.save(folder)
+    display.finished(f"router: {_neurons(net, 'router')}")
 
 
 def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData, display: Display) -> None:
@@ -121,7 +122,6 @@ def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         report=display.event,
     )
-    display.finished(f"{task.name}: {_neurons(net, task.name)}")
 
 
 def _neurons(net: EideticNetwork, name: str) -> str:

@@ -1,11 +1,11 @@
 """``train`` and ``add-task`` as a user runs them, on the user's own files."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from nets import task_data
 from safetensors.torch import save_file
 
 from eideticnet import EideticNetwork
+from eideticnet.__main__ import cli
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -49,20 +50,44 @@ data = "frogs.npz"
 """
 
 
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def project(tmp_path):
-    """A user's folder: a trunk, two tasks' files and a configuration."""
+def project(tmp_path, monkeypatch):
+    """A user's folder, and the current one: a trunk, two tasks' files and a configuration."""
     (tmp_path / "my_trunk.py").write_text(
         "from torch import nn\n"
         "def build(width):\n"
         "    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())\n"
     )
     write_npz(tmp_path / "birds.npz", 1, 2)
+    write_npz(tmp_path / "frogs.npz", 3, 2)
     x, y = task_data(2, 3, 60)
     save_file({"x": x, "y": y}, tmp_path / "fish.safetensors")
     (tmp_path / "config.toml").write_text(CONFIG)
     (tmp_path / "more.toml").write_text(TASKS)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process; starting another takes seconds."""
+
+    def call(*arguments, check=True):
+        with pytest.raises(SystemExit) as end:
+            cli(arguments)
+        captured = capsys.readouterr()
+        result = Result(int(end.value.code or 0), captured.out, captured.err)
+        assert not check or result.returncode == 0, result
+        return result
+
+    return call
 
 
 def write_npz(path, seed, classes):
@@ -70,33 +95,15 @@ def write_npz(path, seed, classes):
     np.savez(path, x=x.numpy(), y=y.numpy())
 
 
-def run(project, *arguments, check=True, **options):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "eideticnet", *arguments]
-    result = subprocess.run(
-        command,
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **options,
-    )
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
-
-
-def test_a_users_own_trunk_and_files_become_a_network_and_a_task_is_added_on_top(project):
-    run(project, "train", "config.toml")
+def test_a_users_own_trunk_and_files_become_a_network_and_a_task_is_added_on_top(project, run):
+    run("train", "config.toml")
     net = EideticNetwork.load(project / "runs/mine")
     assert [t.name for t in net.tasks] == ["birds", "fish"]
     assert set(net.metadata["report"]) == {"birds", "fish"}
     x = torch.randn(5, 6)
     before, digests = net.task_logits(x, "birds"), net.digests()
 
-    write_npz(project / "frogs.npz", 3, 2)
-    output = run(project, "add-task", "runs/mine", "more.toml").stdout
+    output = run("add-task", "runs/mine", "more.toml").stdout
     assert "birds (birds.npz), fish (fish.safetensors)" in output
     after = EideticNetwork.load(project / "runs/mine")
     assert [t.name for t in after.tasks] == ["birds", "fish", "frogs"]
@@ -104,29 +111,28 @@ def test_a_users_own_trunk_and_files_become_a_network_and_a_task_is_added_on_top
     assert {n: d for n, d in after.digests().items() if n != "frogs"} == digests
     assert after(x).task_probs.shape == (5, 3)
 
-    assert "is complete: 3 tasks" in run(project, "train", "config.toml").stdout
-    assert "is complete: 3 tasks" in run(project, "add-task", "runs/mine", "more.toml").stdout
+    assert "is complete: 3 tasks" in run("train", "config.toml").stdout
+    assert "is complete: 3 tasks" in run("add-task", "runs/mine", "more.toml").stdout
 
 
-def test_equal_configurations_give_equal_networks(project):
-    run(project, "train", "config.toml", "--out", "a")
-    run(project, "train", "config.toml", "--out", "b")
+def test_equal_configurations_give_equal_networks(project, run):
+    run("train", "config.toml", "--out", "a")
+    run("train", "config.toml", "--out", "b")
     assert EideticNetwork.load(project / "a").digests() == EideticNetwork.load(project / "b").digests()
 
 
-def test_old_data_that_can_not_be_found_is_named_before_anything_is_trained(project):
-    run(project, "train", "config.toml")
-    write_npz(project / "frogs.npz", 3, 2)
+def test_old_data_that_can_not_be_found_is_named_before_anything_is_trained(project, run):
+    run("train", "config.toml")
     (project / "birds.npz").unlink()
     before = (project / "runs/mine/network.json").read_bytes()
-    result = run(project, "add-task", "runs/mine", "more.toml", check=False)
+    result = run("add-task", "runs/mine", "more.toml", check=False)
     assert result.returncode == 1
     assert "the router needs the data of every task" in result.stderr
     assert "birds.npz" in result.stderr
     assert (project / "runs/mine/network.json").read_bytes() == before
 
 
-def test_an_interrupted_run_goes_on_after_the_last_finished_task(project):
+def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
     code = (
         "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
         "from eideticnet import network, __main__\n"
@@ -142,11 +148,11 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project):
     half = EideticNetwork.load(project / "runs/mine")
     assert len(half.tasks) == 2
     assert half.learned.router() is None
-    output = run(project, "train", "config.toml").stdout
+    output = run("train", "config.toml").stdout
     assert "birds: 24" not in output
     whole = EideticNetwork.load(project / "runs/mine")
     assert whole.digests() == half.digests()
-    run(project, "train", "config.toml", "--out", "uninterrupted")
+    run("train", "config.toml", "--out", "uninterrupted")
     other = EideticNetwork.load(project / "uninterrupted")
     x = torch.randn(7, 6)
     assert all(torch.equal(a, b) for a, b in zip(whole(x), other(x), strict=True))
@@ -183,12 +189,12 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
         ("[trunk]", "[trunk", ["config.toml"]),
     ],
 )
-def test_a_wrong_configuration_is_one_line_that_names_the_field(project, old, new, words):
+def test_a_wrong_configuration_is_one_line_that_names_the_field(project, run, old, new, words):
     text = CONFIG.replace(old, new)
     if old == "my_trunk:build" and new.startswith("os"):
         text = text.replace("arguments = { width = 24 }", "")
     (project / "config.toml").write_text(text)
-    result = run(project, "train", "config.toml", check=False)
+    result = run("train", "config.toml", check=False)
     assert result.returncode == 1, result.stdout
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("error: ")
@@ -197,28 +203,28 @@ def test_a_wrong_configuration_is_one_line_that_names_the_field(project, old, ne
     assert not (project / "runs/mine/network.json").exists()
 
 
-def test_a_run_made_from_another_configuration_is_not_touched(project):
-    run(project, "train", "config.toml")
+def test_a_run_made_from_another_configuration_is_not_touched(project, run):
+    run("train", "config.toml")
     before = (project / "runs/mine/network.json").read_bytes()
     (project / "config.toml").write_text(CONFIG.replace("seed = 1", "seed = 2"))
-    result = run(project, "train", "config.toml", check=False)
+    result = run("train", "config.toml", check=False)
     assert result.returncode == 1
     assert "another configuration" in result.stderr
     assert (project / "runs/mine/network.json").read_bytes() == before
 
 
-def test_a_second_task_of_the_same_name_is_refused(project):
-    run(project, "train", "config.toml")
+def test_a_second_task_of_the_same_name_is_refused(project, run):
+    run("train", "config.toml")
     (project / "more.toml").write_text(TASKS.replace("frogs", "birds"))
-    result = run(project, "add-task", "runs/mine", "more.toml", check=False)
+    result = run("add-task", "runs/mine", "more.toml", check=False)
     assert result.returncode == 1
     assert "another task 'birds'" in result.stderr
 
 
-def test_probes_are_synthetic_unless_real_ones_are_allowed(project):
-    run(project, "train", "config.toml", "--out", "synthetic")
+def test_probes_are_synthetic_unless_real_ones_are_allowed(project, run):
+    run("train", "config.toml", "--out", "synthetic")
     (project / "config.toml").write_text(CONFIG.replace("seed = 1", 'seed = 1\nprobes = "real"'))
-    run(project, "train", "config.toml", "--out", "real")
+    run("train", "config.toml", "--out", "real")
     rows = {tuple(r) for r in task_data(1, 2, 60)[0].tolist()}
     kept = {
         kind: EideticNetwork.load(project / kind).tasks[0].probes.tolist() for kind in ("synthetic", "real")
@@ -233,4 +239,3 @@ def test_help_lists_the_commands():
     ).stdout
     assert "train" in text
     assert "add-task" in text
-    assert json.dumps(text)
