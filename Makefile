@@ -1,6 +1,6 @@
 # `make serve` and `make test` do everything on a machine with Python 3.11 and make.
 #   TORCH_INDEX=URL    another index for torch's wheel, for example one with CPU builds
-#   ACCELERATOR=gpu    ONNX Runtime for CUDA instead of the CPU
+#   ACCELERATOR=gpu    ONNX Runtime for CUDA instead of the CPU (the handler uses the CPU so far)
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
@@ -39,10 +39,9 @@ $(RUNS)/digits/network.json: FORCE | setup
 	@$(PY) -m eideticnet train experiments/digits.toml --out $(RUNS)/digits
 
 # The archive's name holds its version, so a file beside it remembers the name.
-$(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard export/*.py handlers/*.py)
+$(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py export/*.py handlers/*.py)
 	@mkdir -p $(STORE)
-	@$(PY) -m export build $(RUNS)/digits --store $(STORE) > $@.partial
-	@mv $@.partial $@
+	@archive="$$($(PY) -m export build $(RUNS)/digits --store $(STORE))" && echo "$$archive" > $@
 
 ifeq ($(wildcard $(shell cat $(STORE)/.digits 2>/dev/null)),)
 $(shell rm -f $(STORE)/.digits)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from eideticnet import run
 from eideticnet.config import Config, read_config, read_tasks
@@ -36,16 +36,21 @@ def train(
     """
     settings = read_config(config)
     folder = out or Path("runs") / settings.name
-    if run.exists(folder):
-        net, recorded = run.load(folder)
-        if recorded.tasks[: len(settings.tasks)] != settings.tasks or _other(recorded, settings):
-            raise ConfigError(
-                f"{folder} was made from another configuration; choose another --out or remove the folder"
-            )
-        settings = recorded
-    else:
-        net = run.begin(settings, config.parent)
-    _complete(net, settings, folder)
+    with run.alone_in(folder, console.print):
+        net = run.load(folder)[0] if run.exists(folder) else run.begin(settings)
+        settings = _continued(net, settings, folder)
+        _complete(net, settings, folder)
+
+
+def _continued(net: EideticNetwork, settings: Config, folder: Path) -> Config:
+    """``settings``, with the tasks that were added to the run since it began."""
+    recorded = run.recorded_config(net, folder)
+    begun_with = recorded.tasks[: len(settings.tasks)] == settings.tasks
+    if not begun_with or recorded.made_of() != settings.made_of():
+        raise ConfigError(
+            f"{folder} was made from another configuration; choose another --out or remove the folder"
+        )
+    return run.record(net, settings, recorded.tasks)
 
 
 @app.command("add-task")
@@ -57,20 +62,20 @@ def add_task(
 
     The router needs the data of all tasks, so it is looked up before anything is trained.
     """
-    net, settings = run.load(folder)
-    settings = run.with_tasks(net, settings, read_tasks(tasks))
-    old = ", ".join(f"{t.name} ({t.data})" for t in settings.tasks if t.name in {k.name for k in net.tasks})
-    console.print(f"the router also needs the data of: {old}", highlight=False)
-    _complete(net, settings, folder)
-
-
-def _other(recorded: Config, settings: Config) -> bool:
-    return recorded.model_copy(update={"tasks": ()}) != settings.model_copy(update={"tasks": ()})
+    new = read_tasks(tasks)
+    with run.alone_in(folder, console.print):
+        net, settings = run.load(folder)
+        old = ", ".join(f"{t.name} ({t.data})" for t in settings.tasks)
+        settings = run.with_tasks(net, settings, new)
+        console.print(escape(f"the router also needs the data of: {old}"), highlight=False, soft_wrap=True)
+        _complete(net, settings, folder)
 
 
 def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
     if run.is_complete(net, settings):
-        console.print(f"{folder} is complete: {len(net.tasks)} tasks", highlight=False)
+        console.print(
+            escape(f"{folder} is complete: {len(net.tasks)} tasks"), highlight=False, soft_wrap=True
+        )
         return
     data = run.open_data(net, settings)
     missing = len(settings.tasks) - len(net.tasks)
@@ -84,8 +89,6 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
 
 def cli(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; our own errors become one line on standard error and exit status 1."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # module:callable targets in the current folder
     try:
         app(arguments)
     except EideticError as error:

@@ -63,10 +63,10 @@ class Call:
 
     def arguments(self) -> list[Any]:
         """The call's positional arguments as JSON, tensors replaced by ``{"input": i}``."""
-        return [{"input": self._position(a)} if isinstance(a, Node) else a for a in self.node.args]
-
-    def _position(self, node: Node) -> int:
-        return [n for n in self.node.args if isinstance(n, Node)].index(node)
+        nodes = [a for a in self.node.args if isinstance(a, Node)]
+        if len(nodes) != len(self.inputs) or any(isinstance(v, Node) for v in self.node.kwargs.values()):
+            raise self.refuse("takes a bare parameter, a buffer or a size", "a layer from the README's list")
+        return [{"input": nodes.index(a)} if isinstance(a, Node) else a for a in self.node.args]
 
     def refuse(self, problem: str, instead: str = "") -> UnsupportedError:
         """The error that names operation, layer and, where there is one, what to use."""
@@ -85,14 +85,18 @@ class Groups:
 
     def of_layer(self, path: str, read: Features, width: int) -> str:
         """The group that the layer ``path`` writes; a layer called again must read the same."""
-        if path not in self._read_by:
-            self._read_by[path], self.capacity[path], self._parent[path] = read, width, path
-        elif not self.join(self._read_by[path], read):
+        if path not in self.capacity:
+            self.capacity[path], self._parent[path] = width, path
+        self.read_alike(path, read)
+        return path
+
+    def read_alike(self, path: str, read: Features) -> None:
+        """Every call of the layer ``path`` reads the same group, since it has one set of weights."""
+        if not self.join(self._read_by.setdefault(path, read), read):
             raise UnsupportedError(
                 f"layer {path!r} is called on values whose features do not correspond; "
                 "use a layer of its own for each"
             )
-        return path
 
     def join(self, a: Features, b: Features) -> bool:
         """Make the groups of two values one; False if their features do not correspond."""

@@ -27,6 +27,7 @@ from eideticnet.errors import CheckpointError
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
 from eideticnet.program import Program
+from eideticnet.rules import check_program
 
 if TYPE_CHECKING:
     from eideticnet.network import EideticNetwork
@@ -45,7 +46,9 @@ def save(net: EideticNetwork, folder: str | PathLike[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _write_tensors(net, folder)
+        _sync(folder)
         _write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        _sync(folder)
         _remove_unused(folder, manifest)
     except OSError as error:
         raise CheckpointError(
@@ -90,8 +93,9 @@ def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
 def _write_named(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> str:
     data = safetensors.save({k: t.cpu().contiguous() for k, t in tensors.items()})
     name = f"{stem}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-    if not (folder / name).exists():
-        _write(folder / name, data)
+    path = folder / name
+    if not path.exists() or path.read_bytes() != data:
+        _write(path, data)
     return name
 
 
@@ -109,6 +113,15 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
+def _sync(folder: Path) -> None:
+    """Make the folder's list of files durable, so that no later step is on disk before it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:
     used = {manifest["probes"], *(block["file"] for block in manifest["blocks"])}
     for path in folder.iterdir():
@@ -122,7 +135,8 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
     manifest = _read_manifest(folder)
     try:
         program = Program.from_json(manifest["program"])
-        probes = _read_tensors(folder / manifest["probes"])
+        check_program(program)
+        probes = _read_tensors(folder, manifest["probes"])
         tasks = [
             Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]]) for t in manifest["tasks"]
         ]
@@ -131,6 +145,18 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
         return program, inputs, seed, Learned(tasks, blocks), manifest["metadata"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
+
+
+def check_digests(net: EideticNetwork, folder: str | PathLike[str]) -> None:
+    """Raise ``CheckpointError`` unless every task still is what was saved: the wiring, the
+    normalisation and the names of its classes are not in the tensors, but in its digest."""
+    recorded = {t["name"]: t["digest"] for t in _read_manifest(Path(folder))["tasks"]}
+    for name, digest in net.digests().items():
+        if recorded[name] != digest:
+            raise CheckpointError(
+                f"{Path(folder) / MANIFEST}: task {name!r} is not what was saved (its wiring, input "
+                "contract or classes were changed); restore the file from a copy"
+            )
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -147,7 +173,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest  # type: ignore[no-any-return]
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    path = folder / name
+    if not _TENSOR_FILE.fullmatch(name):
+        raise CheckpointError(f"{path} is no name of a tensor file; restore {MANIFEST} from a copy")
     try:
         return safetensors.load(path.read_bytes())
     except (OSError, SafetensorError) as error:
@@ -155,7 +184,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_block(folder: Path, program: Program, data: Mapping[str, Any]) -> Block:
-    tensors = _read_tensors(folder / data["file"])
+    tensors = _read_tensors(folder, data["file"])
     with torch.device("meta"):
         block = Block(program, data["owner"], tuple(data["reads"]), data["widths"])
     block.layers.load_state_dict(tensors, assign=True)

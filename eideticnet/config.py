@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from eideticnet.errors import ConfigError
-from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
 from eideticnet.pruning import Pruning
 from eideticnet.training import Training
@@ -79,6 +78,11 @@ class PruningConfig(_Section):
     recovery_epochs: int = 5
     min_width: int = 1
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> PruningConfig:
+        self.build()
+        return self
+
     def build(self) -> Pruning:
         return Pruning(**self.model_dump())
 
@@ -94,6 +98,13 @@ class TaskConfig(_Section):
     arguments: dict[str, Any] = {}
     test: str | None = None
     test_arguments: dict[str, Any] = {}
+
+    @field_validator("classes")
+    @classmethod
+    def _are_two_or_more(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise ValueError("a task needs two or more different classes")
+        return classes
 
 
 class Config(_Section):
@@ -116,9 +127,17 @@ class Config(_Section):
     def inputs(self) -> Inputs:
         return Inputs(**self.input.model_dump())
 
-    def digest(self) -> str:
-        """SHA-256 of everything in it, to tell whether a run was made from this configuration."""
-        return json_hash(self.model_dump(mode="json"))
+    @field_validator("tasks")
+    @classmethod
+    def _have_names_of_their_own(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        names = [task.name for task in tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("two tasks have the same name")
+        return tasks
+
+    def made_of(self) -> dict[str, Any]:
+        """What learned tasks depend on; the rest may change while a run goes on."""
+        return self.model_dump(exclude={"tasks", "device", "when_full", "router_pruning"})
 
 
 class TasksConfig(_Section):
@@ -129,12 +148,23 @@ class TasksConfig(_Section):
 
 def read_config(path: Path) -> Config:
     """The configuration in a TOML file; ``ConfigError`` names file and field."""
-    return validate(Config, _read_toml(path), path)
+    config = validate(Config, _read_toml(path), path)
+    return config.model_copy(update={"tasks": _with_whole_paths(config.tasks, path)})
 
 
 def read_tasks(path: Path) -> tuple[TaskConfig, ...]:
     """The ``[[tasks]]`` of a TOML file that holds nothing else."""
-    return validate(TasksConfig, _read_toml(path), path).tasks
+    return _with_whole_paths(validate(TasksConfig, _read_toml(path), path).tasks, path)
+
+
+def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskConfig, ...]:
+    """Data files are looked up beside the file that names them, wherever a run is continued."""
+
+    def whole(source: str | None) -> str | None:
+        is_callable = source is None or ":" in source
+        return source if is_callable else str((file.parent / str(source)).resolve())
+
+    return tuple(t.model_copy(update={"data": whole(t.data), "test": whole(t.test)}) for t in tasks)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -27,7 +27,8 @@ def _whole_batches(dataset: TensorDataset, batch_size: int) -> Loader:
 
 
 def seeded_pass(loader: Loader, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over ``loader``, its order and whatever else it draws decided by ``names``."""
+    """One pass over ``loader``, its order and whatever else it draws decided by
+    ``names``: torch's global generator, put back afterwards, and the loader's own, which is set."""
     for generator in _generators(loader):
         generator.manual_seed(derive(*names))
     with seeded(*names, "order"):

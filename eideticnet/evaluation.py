@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eideticnet.data import Loader
+from eideticnet.data import Loader, seeded_pass
 from eideticnet.network import EideticNetwork
 
 
@@ -29,7 +29,7 @@ def evaluate(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, Ta
     reports = {}
     for index, task in enumerate(net.tasks):
         if task.name in loaders:
-            rights = [_right(net, index, x, y) for x, y in loaders[task.name]]
+            rights = [_right(net, index, x, y) for x, y in seeded_pass(loaders[task.name], task.name)]
             y = torch.cat([labels for _, labels in rights])
             right = torch.cat([answers for answers, _ in rights])
             per_class = torch.stack([right[y == c].double().mean(0) for c in y.unique()])

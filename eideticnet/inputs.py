@@ -39,6 +39,8 @@ class Inputs:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (0, 1, self.shape[0]):
                 raise DataError(f"{name} holds {len(values)} numbers, not 1 or {self.shape[0]}")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise DataError(f"low {self.low} is above high {self.high}")
         if any(value <= 0 for value in self.std):
             raise DataError("every std must be positive")
 
@@ -55,6 +57,13 @@ class Inputs:
         """The inverse of ``dataclasses.asdict``, whose tuples JSON turned into lists."""
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**fields)
+
+    def bounds(self) -> tuple[float, float]:
+        """A finite range of inputs that fit: the stated one, or of width 1 where it is open."""
+        low, high = self.low, self.high
+        if low is None:
+            low = 0.0 if high is None else high - 1.0
+        return low, low + 1.0 if high is None else high
 
     def normalise(self, x: Tensor) -> Tensor:
         """``(x - mean) / std`` on raw ``x`` (N, *shape)."""

@@ -134,9 +134,9 @@ class EideticNetwork(nn.Module):
         owner = f"t{len(self.tasks)}"
         reads = tuple(t.owner for t in self.tasks)
         lesson = self._lesson(name, owner, loader, Classify(len(classes)), training, report)
-        block = self._learn(lesson, owner, reads, pruning, when_full)
         probes = self._random_probes(owner) if probes is None else probes.detach().cpu().clone()
         self.inputs.check(probes)
+        block = self._learn(lesson, owner, reads, pruning, when_full)
         task = Task(name, owner, tuple(classes), probes)
         self.learned.verify()
         self.learned = self.learned.with_task(task, block)
@@ -202,15 +202,14 @@ class EideticNetwork(nn.Module):
     def _check_new(self, name: str, classes: Sequence[str]) -> None:
         if name in [t.name for t in self.tasks]:
             raise DataError(f"there is a task {name!r} already; give the new one another name")
-        if not name or name == ROUTER:
+        if not name or name in (ROUTER, "total", "free"):
             raise DataError(f"{name!r} can't be a task's name; choose another")
         if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
             raise DataError(f"task {name!r}: classes must be two or more different names, got {classes!r}")
 
     def _random_probes(self, owner: str, count: int = 8) -> Tensor:
         """Synthetic inputs that fit the contract."""
-        low = self.inputs.low if self.inputs.low is not None else 0.0
-        high = self.inputs.high if self.inputs.high is not None else 1.0
+        low, high = self.inputs.bounds()
         with seeded(self.seed, owner, "probes"):
             if self.inputs.dtype == "int64":
                 return torch.randint(int(low), int(high) + 1, (count, *self.inputs.shape))
@@ -255,4 +254,6 @@ class EideticNetwork(nn.Module):
     @classmethod
     def load(cls, folder: str | PathLike[str]) -> EideticNetwork:
         """Read a checkpoint; every tensor is compared with the SHA-256 of when it was frozen."""
-        return cls.restore(*checkpoint.load(folder))
+        net = cls.restore(*checkpoint.load(folder))
+        checkpoint.check_digests(net, folder)
+        return net

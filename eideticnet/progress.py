@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from eideticnet.training import Event
@@ -25,12 +26,12 @@ class Display:
         widths = " ".join(map(str, event.neurons.values()))
         left = f", {widths} neurons left" if widths else ""
         text = f"{event.task}: {event.phase} {event.epoch + 1}, accuracy {event.accuracy:.4f}{left}"
-        self._progress.update(self._all, description=text)
+        self._progress.update(self._all, description=escape(text))
 
     def finished(self, text: str) -> None:
         """One task, or the router, is done."""
         self._progress.advance(self._all)
-        self.console.print(text, highlight=False)
+        self.console.print(escape(text), highlight=False)
 
     def __enter__(self) -> Display:
         self._progress.start()

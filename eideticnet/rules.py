@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eideticnet.calls import Call, Groups
-from eideticnet.program import Features, Run, Step
+from eideticnet.program import Features, Program, Run, Step
 
 Axis = Literal["in", "out"] | None
 
@@ -93,6 +93,7 @@ class BatchNormRule(Rule):
             )
         if not call.features[0].raw and call.features[0].dim != 1:
             raise call.refuse("normalises over a dimension that is not the feature dimension")
+        groups.read_alike(path, call.features[0])
         options = {
             "eps": layer.eps,
             "momentum": layer.momentum,
@@ -172,6 +173,16 @@ OPERATIONS: dict[str, str] = {
     "aten.reshape.default": "flatten",
     **{f"aten.{name}": "elementwise" for name in _ELEMENTWISE.split()},
 }
+
+
+def check_program(program: Program) -> None:
+    """Raise ``ValueError`` unless every step is one that the table could have written."""
+    for step in program.steps:
+        known = step.rule in RULES
+        if known and step.rule == "elementwise":
+            known = OPERATIONS.get(step.options["op"]) == "elementwise"
+        if not known:
+            raise ValueError(f"step {step.name!r} runs an operation that no rule covers")
 
 
 def rule_for(call: Call) -> Rule:

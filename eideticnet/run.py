@@ -6,6 +6,9 @@ it finished.
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,36 +32,60 @@ def exists(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
-def begin(config: Config, base: Path) -> EideticNetwork:
-    """A network that has learned nothing yet; ``base`` is where the data files lie."""
+def begin(config: Config) -> EideticNetwork:
+    """A network that has learned nothing yet."""
     inputs = config.inputs()
     trunk = resolve(config.trunk.target)(**config.trunk.arguments)
     if not isinstance(trunk, torch.nn.Module):
         raise ConfigError(f"trunk {config.trunk.target!r} returned {type(trunk).__name__}, not a Module")
-    low = inputs.low or 0.0
+    low, _ = inputs.bounds()
     example = torch.full((2, *inputs.shape), low).to(DTYPES[inputs.dtype])
     net = EideticNetwork(trunk, example, inputs=inputs, seed=config.seed)
-    net.metadata = {"config": config.model_dump(mode="json"), "base": str(base.resolve())}
+    net.metadata = {"config": config.model_dump(mode="json")}
     return net
 
 
 def load(folder: Path) -> tuple[EideticNetwork, Config]:
     """The network in ``folder`` and the configuration that it follows."""
     net = EideticNetwork.load(folder)
+    return net, recorded_config(net, folder)
+
+
+def recorded_config(net: EideticNetwork, folder: Path) -> Config:
+    """The configuration that the network of ``folder`` was begun with, further tasks included."""
     if "config" not in net.metadata:
         raise ConfigError(f"{folder} was not made by `python -m eideticnet train`: it names no data")
-    return net, validate(Config, net.metadata["config"], folder / MANIFEST)
+    return validate(Config, net.metadata["config"], folder / MANIFEST)
+
+
+def record(net: EideticNetwork, config: Config, tasks: tuple[TaskConfig, ...]) -> Config:
+    """``config`` with these tasks, from now on recorded in the network."""
+    config = config.model_copy(update={"tasks": tasks})
+    net.metadata = {**net.metadata, "config": config.model_dump(mode="json")}
+    return config
+
+
+@contextmanager
+def alone_in(folder: Path, say: Callable[[str], Any]) -> Iterator[None]:
+    """Hold the run's lock, so that two programs never work on one run at a time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another program that works on this run")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
     """The data of every task of ``config``: the router needs the old tasks' too."""
-    base, found, missing = Path(net.metadata["base"]), {}, []
+    found, missing = {}, []
     for task in config.tasks:
         try:
             found[task.name] = open_task(
                 task,
                 net.inputs,
-                base=base,
                 seed=config.seed,
                 held_out=config.test,
                 batch_size=config.training.batch_size,
@@ -66,7 +93,7 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
         except (DataError, ConfigError) as error:
             missing.append(str(error))
     if missing:
-        raise DataError("the router needs the data of every task; not found: " + "; ".join(missing))
+        raise DataError("the router needs the data of every task, old and new; " + "; ".join(missing))
     return found
 
 
@@ -77,9 +104,7 @@ def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...])
         if known.get(task.name, task) != task:
             raise ConfigError(f"there is another task {task.name!r} already; give the new one another name")
     added = [t for t in new if t.name not in known]
-    config = config.model_copy(update={"tasks": (*config.tasks, *added)})
-    net.metadata = {**net.metadata, "config": config.model_dump(mode="json")}
-    return config
+    return record(net, config, (*config.tasks, *added))
 
 
 def is_complete(net: EideticNetwork, config: Config) -> bool:

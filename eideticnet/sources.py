@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from eideticnet.config import TaskConfig, resolve
-from eideticnet.data import Loader, batches
+from eideticnet.data import Loader, batches, check_labels
 from eideticnet.errors import DataError
 from eideticnet.inputs import DTYPES, Inputs
 from eideticnet.seeding import derive
@@ -34,17 +34,21 @@ class TaskData:
         return torch.stack(rows)
 
 
-def open_task(
-    task: TaskConfig, inputs: Inputs, *, base: Path, seed: int, held_out: float, batch_size: int
-) -> TaskData:
-    """Load a task's data. Files are looked up in ``base``; ``held_out`` is the share that is
-    split off at random, the same for equal seeds, where the task names no test data."""
-    dataset = _open(task.name, task.data, task.arguments, inputs, base)
+def open_task(task: TaskConfig, inputs: Inputs, *, seed: int, held_out: float, batch_size: int) -> TaskData:
+    """Load a task's data. ``held_out`` is the share that is split off at random, the same for
+    equal seeds, where the task names no test data."""
+    dataset = _open(task.name, task.data, task.arguments, inputs)
     if task.test is not None:
-        test = _open(task.name, task.test, task.test_arguments, inputs, base)
+        test = _open(task.name, task.test, task.test_arguments, inputs)
     else:
         train_rows, test_rows = _split(dataset, held_out, derive(seed, task.name, "split"))
+        if not train_rows:
+            raise DataError(f"task {task.name!r}: {len(test_rows)} rows are too few to hold any out")
         dataset, test = _take(dataset, train_rows), _take(dataset, test_rows)
+    for part in (dataset, test):
+        if isinstance(part, TensorDataset):
+            inputs.check(part.tensors[0])
+            check_labels(part.tensors[1], len(task.classes), task.name)
     if isinstance(dataset, TensorDataset):
         x, y = dataset.tensors
         train: Loader = batches(x, y, batch_size)
@@ -53,8 +57,8 @@ def open_task(
     return TaskData(train, DataLoader(test, 256))
 
 
-def _open(name: str, source: str, arguments: dict[str, Any], inputs: Inputs, base: Path) -> Dataset[Any]:
-    path = base / source
+def _open(name: str, source: str, arguments: dict[str, Any], inputs: Inputs) -> Dataset[Any]:
+    path = Path(source)
     if path.suffix in (".npz", ".safetensors"):
         return _tensors(name, *_read_file(name, path), inputs)
     if ":" not in source:
@@ -84,9 +88,14 @@ def _read_file(name: str, path: Path) -> tuple[Tensor, Tensor]:
 def _tensors(name: str, x: Tensor, y: Tensor, inputs: Inputs) -> TensorDataset:
     if len(x) != len(y) or len(x) < 2:
         raise DataError(f"task {name!r}: {len(x)} inputs and {len(y)} labels; it needs two or more of each")
-    x, y = x.to(DTYPES[inputs.dtype]), y.to(torch.int64)
-    inputs.check(x)
-    return TensorDataset(x, y)
+    return TensorDataset(_cast(name, "x", x, DTYPES[inputs.dtype]), _cast(name, "y", y, torch.int64))
+
+
+def _cast(name: str, what: str, values: Tensor, dtype: torch.dtype) -> Tensor:
+    """``values`` as ``dtype``; whole numbers have to be whole before."""
+    if not dtype.is_floating_point and values.is_floating_point() and bool((values != values.round()).any()):
+        raise DataError(f"task {name!r}: {what} holds fractions where whole numbers are needed")
+    return values.to(dtype)
 
 
 def _split(dataset: Any, held_out: float, seed: int) -> tuple[list[int], list[int]]:
@@ -98,7 +107,7 @@ def _split(dataset: Any, held_out: float, seed: int) -> tuple[list[int], list[in
     for label in y.unique():
         mine = rows[y == label]
         mine = mine[torch.randperm(len(mine), generator=generator)]
-        count = max(round(len(mine) * held_out), 1)
+        count = min(max(round(len(mine) * held_out), 1), len(mine) - 1)  # each class is learned
         test += mine[:count].tolist()
         train += mine[count:].tolist()
     return sorted(train), sorted(test)

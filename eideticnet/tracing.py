@@ -21,6 +21,8 @@ def trace(trunk: nn.Module, example: Tensor) -> Program:
 
     Raises ``UnsupportedError`` that names operation and layer where no rule holds.
     """
+    if not list(trunk.children()):
+        trunk = nn.Sequential(trunk)  # a trunk that is one layer needs a name for it
     exported = _export(trunk, example)
     signature = exported.graph_signature
     weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -82,10 +84,17 @@ def _call(
 
 def _rename_after_in_place(changed: Node, by: Node, current: dict[str, str]) -> None:
     """Whoever reads ``changed`` from now on reads what the in-place operation ``by`` wrote."""
-    is_view = any(word in str(changed.target) for word in ("view", "reshape", "flatten"))
-    if is_view and len(changed.all_input_nodes[0].users) > 1:
-        raise UnsupportedError(f"{by.target} writes into a view of a value that is used again")
+    earlier_views = [user for user in changed.users if _is_view(user) and user.name in current]
+    if earlier_views or (_is_view(changed) and len(changed.all_input_nodes[0].users) > 1):
+        raise UnsupportedError(
+            f"{by.target} writes into a value of which there is a view (node {by.name}); "
+            "use the operation that returns a new tensor"
+        )
     current[changed.name] = by.name
+
+
+def _is_view(node: Node) -> bool:
+    return any(word in str(node.target) for word in ("view", "reshape", "flatten"))
 
 
 def _single_output(node: Node, current: dict[str, str]) -> str:

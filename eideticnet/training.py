@@ -111,9 +111,11 @@ def device_of(module: nn.Module) -> torch.device:
 def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
     """One pass with gradient steps; the mean loss. Raises ``DivergedError`` on NaN or infinity."""
     module.train()
-    total, count = 0.0, 0
+    total, count, least = 0.0, 0, _least_rows(module)
     with seeded(*lesson.seed, *names, "layers"):
         for x, y in lesson.batches(device_of(module), *names):
+            if len(y) < least:
+                continue
             optimizer.zero_grad(set_to_none=True)
             loss = lesson.objective.loss(lesson.logits(module, x), y)
             if not torch.isfinite(loss):
@@ -124,7 +126,15 @@ def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names:
             loss.backward()
             optimizer.step()
             total, count = total + loss.item() * len(y), count + len(y)
+    if not count:
+        raise DataError(f"task {lesson.task!r}: a BatchNorm needs batches of two rows or more")
     return total / count
+
+
+def _least_rows(module: nn.Module) -> int:
+    """A batch norm can't train on the single row that may be left over at the end of an epoch;
+    the order is another in each, so no row is left out for good."""
+    return 2 if any(isinstance(m, nn.BatchNorm1d) for m in module.modules()) else 1
 
 
 @torch.no_grad()

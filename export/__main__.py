@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -51,7 +53,12 @@ def build(
     typer.echo(archive)
 
 
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # so that temporary folders are removed on the way out
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except (ExportError, ArchiveError, EideticError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterable
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ def _manifest(bundle: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# Everything that zipfile, zlib, json and safetensors raise on bytes that nobody wrote on purpose.
+_BROKEN = (
+    *(OSError, EOFError, KeyError, ValueError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, SafetensorError),
+)
+
+
 @dataclass(frozen=True)
 class Archive:
     """What can be read of an archive without running anything in it."""
@@ -106,9 +113,9 @@ def read_archive(path: Path) -> Archive:
                 raise ArchiveError(f"{path}: {broken} is damaged; copy or export the archive again")
             bundle = json.loads(_read(archive, "bundle.json", _MAX_JSON))
             probes = load_tensors(_read(archive, "probes.safetensors"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, SafetensorError) as error:
+    except _BROKEN as error:
         raise ArchiveError(f"{path} is not a model archive of ours: {error}") from error
-    _check(path, bundle)
+    _check(path, bundle, probes)
     return Archive(path, bundle, probes)
 
 
@@ -119,16 +126,29 @@ def _read(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> byte
     return archive.read(name)
 
 
-def _check(path: Path, bundle: Any) -> None:
-    needed = ("schema", "name", "model_version", "format", "model", "input", "tasks", "limits", "neurons")
-    missing = [key for key in needed if key not in bundle] if isinstance(bundle, dict) else needed
-    if missing:
-        raise ArchiveError(f"{path}: bundle.json lacks {', '.join(missing)}")
-    major = str(bundle["schema"]).partition(".")[0]
-    if major != "1":
-        raise ArchiveError(f"{path}: bundle.json has schema {bundle['schema']}; this version reads schema 1")
+_NEEDED: dict[str, type] = {
+    **dict.fromkeys(("schema", "name", "model_version", "format", "model"), str),
+    **dict.fromkeys(("input", "limits"), dict),
+    "tasks": list,
+    "neurons": int,
+}
+_NEEDED_OF_TASK: dict[str, type] = {"name": str, "owner": str, "classes": list, "neurons": int}
 
 
-def find_archives(folder: Path) -> Iterable[Path]:
-    """The model archives in a folder, by name."""
-    return sorted(folder.glob("*.mar"))
+def _check(path: Path, bundle: Any, probes: dict[str, Any]) -> None:
+    problem = _first_problem(bundle, _NEEDED, "bundle.json")
+    if not problem and bundle["schema"].partition(".")[0] != "1":
+        problem = f"bundle.json has schema {bundle['schema']}; this version reads schema 1"
+    for task in [] if problem else bundle["tasks"]:
+        problem = problem or _first_problem(task, _NEEDED_OF_TASK, "a task in bundle.json")
+        if not problem and not len(probes.get(task["owner"], ())):
+            problem = f"probes.safetensors holds none for task {task['name']!r}"
+    if problem or not bundle["tasks"]:
+        raise ArchiveError(f"{path}: {problem or 'it holds no task'}")
+
+
+def _first_problem(value: Any, needed: dict[str, type], what: str) -> str:
+    if not isinstance(value, dict):
+        return f"{what} is no JSON object"
+    wrong = [key for key, kind in needed.items() if not isinstance(value.get(key), kind)]
+    return f"{what} lacks {wrong[0]!r}, or it is not {needed[wrong[0]].__name__}" if wrong else ""

@@ -23,10 +23,15 @@ class BadRequest(Exception):
 
     def __init__(self, field: str, message: str, status: int = 400) -> None:
         super().__init__(f"{field}: {message}")
-        self.field, self.message, self.status = field, message, status
+        self.field, self.message, self.status = _printable(field, 100), _printable(message, 1000), status
 
     def to_json(self) -> dict[str, Any]:
         return {"error": {"field": self.field, "message": self.message}}
+
+
+def _printable(text: str, longest: int) -> str:
+    """What a sender wrote may hold lone surrogates, which no encoder takes back."""
+    return text[:longest].encode("utf-8", "replace").decode("utf-8")
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,10 @@ def _in_range(array: npt.NDArray[Any], field: str, spec: dict[str, Any]) -> npt.
         cast = np.ascontiguousarray(array, dtype=spec["dtype"])
     low = -np.inf if spec["low"] is None else spec["low"]
     high = np.inf if spec["high"] is None else spec["high"]
+    if array.dtype.kind == "u" and spec["dtype"] == "int64":
+        high = min(high, np.iinfo(np.int64).max)
+        cast = np.where(array > high, np.iinfo(np.int64).min, cast)
+        low = max(low, np.iinfo(np.int64).min + 1)
     good = np.isfinite(cast) & (cast >= low) & (cast <= high)
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])

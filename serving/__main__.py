@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -17,10 +18,12 @@ from rich.console import Console
 from export.archive import Archive, read_archive
 from export.errors import ArchiveError
 from serving.errors import ServingError
-from serving.process import TorchServe
+from serving.process import TorchServe, end_group
 from serving.ready import example_request, wait_until_ready
 from serving.settings import free_ports
 from serving.show import announce
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -43,7 +46,7 @@ def start(
     ] = "",
 ) -> None:
     """Serve ARCHIVES in the foreground until Ctrl-C or SIGTERM, then leave nothing behind."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, _interrupt)
     try:
         status = _serve([read_archive(path) for path in archives], startup_seconds, run)
@@ -55,15 +58,24 @@ def start(
 
 def _serve(archives: list[Archive], startup_seconds: float, run: str) -> int:
     console = Console()
-    with console.status("starting TorchServe"):
-        server = _start(archives, startup_seconds)
-    with server:
+    with ExitStack() as stack:
+        with console.status("starting TorchServe"):
+            server = _start(stack, archives, startup_seconds)
         if run:
-            return subprocess.call(run, shell=True, env=_told_about(server, archives[0]))
+            return _run(run, _told_about(server, archives[0]))
         announce(console, archives, server.ports, server.keys()["inference"])
         while server.running:
             time.sleep(0.2)
         raise ServingError(f"TorchServe ended by itself:\n{server.log_tail()}")
+
+
+def _run(command: str, environment: dict[str, str]) -> int:
+    """Run a shell command in a process group of its own, which never outlives this program."""
+    process = subprocess.Popen(command, shell=True, env=environment, start_new_session=True)
+    try:
+        return process.wait()
+    finally:
+        end_group(process)
 
 
 def _told_about(server: TorchServe, archive: Archive) -> dict[str, str]:
@@ -77,10 +89,10 @@ def _told_about(server: TorchServe, archive: Archive) -> dict[str, str]:
     }
 
 
-def _start(archives: list[Archive], seconds: float) -> TorchServe:
+def _start(stack: ExitStack, archives: list[Archive], seconds: float) -> TorchServe:
     """Start and wait; once more on other ports if another program took one in between."""
     for prefer_usual in (True, False):
-        server = TorchServe(archives, free_ports(prefer_usual=prefer_usual))
+        server = stack.enter_context(TorchServe(archives, free_ports(prefer_usual=prefer_usual)))
         try:
             wait_until_ready(server, archives, seconds).close()
             return server
@@ -89,13 +101,13 @@ def _start(archives: list[Archive], seconds: float) -> TorchServe:
             server.stop()
             if not (prefer_usual and port_taken):
                 raise
-        except BaseException:
-            server.stop()
-            raise
     raise AssertionError("unreachable")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """The first signal begins the stop; those that follow must not break it off half-way."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -29,9 +29,9 @@ class Client:
             body = response.json()
         except ValueError:
             body = response.text
-        if response.status_code != 200:
+        if response.status_code != 200 or not isinstance(body, dict):
             raise RequestError(response.status_code, body)
-        return dict(body)
+        return body
 
     def close(self) -> None:
         self._http.close()

@@ -26,6 +26,7 @@ from serving.settings import LOG4J2, Ports, config_properties, environment
 STOP_SECONDS = 10.0
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 _PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # bound before any fork
 
 
 class TorchServe:
@@ -34,10 +35,10 @@ class TorchServe:
 
     def __init__(self, archives: Sequence[Archive], ports: Ports) -> None:
         self.ports = ports
-        self.home = Path(tempfile.mkdtemp(prefix="eidetic-"))
-        self.log = self.home / "torchserve.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self.home = Path(tempfile.mkdtemp(prefix="eidetic-"))
         try:
+            self.log = self.home / "torchserve.log"
             self._start(archives)
         except BaseException:
             self.stop()
@@ -87,7 +88,7 @@ class TorchServe:
     def stop(self) -> None:
         """End the whole process group and remove the private folder. May be called twice."""
         if self._process is not None:
-            _end_group(self._process)
+            end_group(self._process)
         shutil.rmtree(self.home, ignore_errors=True)
 
     def __enter__(self) -> TorchServe:
@@ -133,12 +134,12 @@ def _command(java_home: Path, home: Path, store: Path) -> list[str]:
 
 def _die_with_parent() -> None:
     """Let the kernel end TorchServe if this process is killed and can't clean up (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group, SIGKILL to whoever is left after ``STOP_SECONDS``."""
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM to the group of ``process``, SIGKILL to whoever is left after ``STOP_SECONDS``."""
     deadline = time.monotonic() + STOP_SECONDS
     _signal_group(process.pid, signal.SIGTERM)
     while time.monotonic() < deadline and (process.poll() is None or _group_exists(process.pid)):

@@ -7,7 +7,8 @@ sent then hangs, so each try has a short limit of its own.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from export.archive import Archive
 from serving.client import Client
@@ -17,6 +18,8 @@ from serving.process import TorchServe
 _TRY_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
 
+Answer = TypeVar("Answer")
+
 
 def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float) -> Client:
     """Wait until every archive has answered one of its own probes; a client with the token.
@@ -24,27 +27,34 @@ def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: f
     Raises ``ServingError`` with the end of TorchServe's log if it dies or takes too long.
     """
     deadline = time.monotonic() + seconds
-    client: Client | None = None
-    waiting, last = list(archives), ""
-    while waiting:
+    keys = _keep_trying(server, server.keys, "TorchServe wrote no keys", deadline, seconds)
+    client = Client(server.ports.inference_url, keys["inference"], timeout=_TRY_SECONDS)
+    try:
+        for archive in archives:
+            problem = f"{archive.name} {archive.version} gave no prediction"
+            _keep_trying(server, lambda a=archive: _predict_once(client, a), problem, deadline, seconds)  # type: ignore[misc]
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _keep_trying(
+    server: TorchServe, attempt: Callable[[], Answer], problem: str, deadline: float, seconds: float
+) -> Answer:
+    """What ``attempt`` returns once it raises no ``ServingError``, before ``deadline``."""
+    while True:
+        try:
+            return attempt()
+        except ServingError as error:
+            last = str(error)
         if not server.running:
             raise ServingError(f"TorchServe ended while starting:\n{server.log_tail()}")
         if time.monotonic() > deadline:
             raise ServingError(
-                f"{waiting[0].name} {waiting[0].version} gave no prediction within {seconds:.0f} s ({last}); "
-                f"the end of TorchServe's log:\n{server.log_tail()}"
+                f"{problem} within {seconds:.0f} s ({last}); the end of TorchServe's log:\n{server.log_tail()}"
             )
-        try:
-            client = client or Client(
-                server.ports.inference_url, server.keys()["inference"], timeout=_TRY_SECONDS
-            )
-            _predict_once(client, waiting[0])
-            waiting.pop(0)
-        except ServingError as error:
-            last = str(error)
-            time.sleep(_PAUSE_SECONDS)
-    assert client is not None
-    return client
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _predict_once(client: Client, archive: Archive) -> None:

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from export.archive import Archive
@@ -25,7 +26,7 @@ def task_table(archive: Archive) -> Table:
         report = task.get("report", {})
         used = f"{task['neurons']} of {archive.bundle['neurons']}"
         row = (_percent(report.get("oracle")), _percent(report.get("routed")), used)
-        table.add_row(task["name"], ", ".join(task["classes"]), *row)
+        table.add_row(escape(task["name"]), escape(", ".join(task["classes"])), *row)
     return table
 
 

@@ -59,6 +59,12 @@ def kill(served):
         process.kill()
 
 
+def terminate_all(process):
+    os.killpg(process.pid, signal.SIGTERM)
+    time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+
+
 def is_free(port):
     return not [c for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN"]
 
@@ -98,7 +104,8 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
         assert_answers(second.curl)
         assert_answers(first.curl)
 
-        # Ctrl-C reaches every process of the terminal's foreground group; SIGTERM only make.
+        # Ctrl-C reaches every process of the terminal's foreground group. So does SIGTERM from a
+        # process manager, and make sends its children another.
         for served, stop in (
             (first, lambda p: os.killpg(p.pid, signal.SIGINT)),
             (second, lambda p: p.terminate()),

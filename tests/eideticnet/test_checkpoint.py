@@ -65,12 +65,65 @@ def test_a_damaged_file_is_named(part, damage, tmp_path):
     elif damage == "cut":
         path.write_bytes(data[: len(data) // 2])
     else:
-        data[len(data) // 2 if part == "network" else -3] ^= 0x80
+        data[20 if part == "probes" else -3] ^= 0x80  # of the probes the header: any number is an input
         path.write_bytes(data)
-    if (part, damage) == ("probes", "flip"):
-        return  # probes are plain inputs: any number is a valid one
     with pytest.raises(CheckpointError, match=path.name):
         EideticNetwork.load(tmp_path)
+
+
+def edit(folder, change):
+    """Change ``network.json`` in a way that keeps it valid JSON."""
+    manifest = json.loads((folder / "network.json").read_text())
+    change(manifest)
+    (folder / "network.json").write_text(json.dumps(manifest))
+
+
+def set_operation(name, *args):
+    def change(manifest):
+        step = next(s for s in manifest["program"]["steps"] if s["rule"] == "elementwise")
+        step["options"] |= {"op": name, **({"args": list(args)} if args else {})}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        set_operation("aten.tanh.default"),
+        lambda m: m["tasks"][0].update(classes=["other", "names"]),
+        lambda m: m["inputs"].update(std=[2.0]),
+    ],
+    ids=["another operation", "other classes", "another normalisation"],
+)
+def test_a_change_of_what_no_tensor_holds_is_noticed_by_the_digest(change, tmp_path):
+    trained(1).save(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(CheckpointError, match="task 'task 0' is not what was saved"):
+        EideticNetwork.load(tmp_path)
+
+
+def test_a_checkpoint_can_not_make_the_network_run_any_other_operation(tmp_path):
+    trained(1).save(tmp_path)
+    edit(tmp_path, set_operation("aten.from_file.default", str(tmp_path / "made"), True, 16))
+    with pytest.raises(CheckpointError, match="no rule covers"):
+        EideticNetwork.load(tmp_path)
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_checkpoint_can_not_name_a_file_outside_its_folder(tmp_path):
+    trained(1).save(tmp_path / "a")
+    edit(tmp_path / "a", lambda m: m["blocks"][0].update(file="../b.safetensors"))
+    with pytest.raises(CheckpointError, match="no name of a tensor file"):
+        EideticNetwork.load(tmp_path / "a")
+
+
+def test_saving_repairs_a_damaged_file(tmp_path):
+    net = trained(1)
+    net.save(tmp_path)
+    path = next(tmp_path.glob("t0*"))
+    path.write_bytes(path.read_bytes()[:50])
+    net.save(tmp_path)
+    EideticNetwork.load(tmp_path).verify()
 
 
 def test_a_checkpoint_of_another_schema_is_refused(tmp_path):

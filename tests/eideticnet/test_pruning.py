@@ -4,11 +4,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import QUICK, names, task_loader, trained
+from nets import QUICK, names, task_data, task_loader, trained
 from trunks import FEATURES, Mlp, Residual
 
-from eideticnet import ConfigError, EideticNetwork, Pruning
-from eideticnet.pruning import choose
+from eideticnet import ConfigError, EideticNetwork, Pruning, batches
+from eideticnet.block import Block
+from eideticnet.models import mlp
+from eideticnet.pruning import choose, importance
+from eideticnet.training import Classify
 
 
 @given(
@@ -48,11 +51,8 @@ def test_taylor_ranks_over_the_whole_block():
     assert (len(keep["a"]), len(keep["b"])) == (100, 35)
 
 
-@pytest.mark.parametrize("score", ["l1", "l2", "taylor"])
-def test_shrinking_keeps_the_function_where_removed_neurons_did_nothing(score):
+def test_shrinking_keeps_the_function_where_removed_neurons_did_nothing():
     net = EideticNetwork(Residual((12, 10)), torch.zeros(2, FEATURES))
-    from eideticnet.block import Block
-
     block = Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 3}}).double().eval()
     with torch.no_grad():
         for name in ("outer__0", "task_head"):
@@ -98,3 +98,35 @@ def test_the_earlier_tasks_neurons_are_never_candidates():
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
         Pruning(**wrong)
+
+
+def naive_scores(block, x, y, score):
+    """Each neuron of a two-layer perceptron scored by itself, in loops."""
+    first, second = block.layer("1"), block.layer("3")
+    if score in ("l1", "l2"):
+        order = 1 if score == "l1" else 2
+        return {g: [float(row.norm(order)) for row in m.weight] for g, m in (("1", first), ("3", second))}
+    hidden = torch.relu(first(x)).detach().requires_grad_()
+    features = torch.relu(second(hidden))
+    features.retain_grad()
+    torch.nn.functional.cross_entropy(block.layer("task_head")(features), y, reduction="sum").backward()
+    found = {}
+    for group, value in (("1", hidden), ("3", features)):
+        sums = [
+            sum(abs(float(value[i, j] * value.grad[i, j])) for i in range(len(x)))
+            for j in range(value.shape[1])
+        ]
+        norm = sum(s * s for s in sums) ** 0.5
+        found[group] = [s / norm for s in sums]
+    return found
+
+
+@pytest.mark.parametrize("score", ["l1", "l2", "taylor"])
+def test_scores_are_what_a_loop_over_neurons_computes(score):
+    net = EideticNetwork(mlp(FEATURES, (5, 4)), torch.zeros(2, FEATURES))
+    x, y = task_data(3, 3, 12)
+    lesson = net._lesson("t", "t0", batches(x, y, 12), Classify(3), QUICK, lambda event: None)
+    block = Block(net.program, "t0", (), {"t0": {"1": 5, "3": 4, "task_head": 3}})
+    scores = importance(lesson, block, score)
+    for group, expected in naive_scores(block, x, y, score).items():
+        assert scores[group].tolist() == pytest.approx(expected, rel=1e-4)

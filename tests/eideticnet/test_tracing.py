@@ -77,6 +77,8 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(trunk):
         (lambda m, x: (m.fc(x), x), ["exactly one tensor"]),
         (lambda m, x: m.fc(x) if x.sum() > 0 else m.fc(x) * 2, ["torch.export"]),
         (lambda m, x: m.fc(x) + nn.functional.pad(x, (0, 2)), ["pad"]),
+        (lambda m, x: m.fc(x) * m.other.bias, ["mul", "bare parameter"]),
+        (lambda m, x: m.fc(x) * x.shape[0], ["mul", "size"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -135,3 +137,30 @@ def test_an_in_place_write_through_a_view_that_is_read_again_is_refused():
 
     with pytest.raises(UnsupportedError, match="view"):
         trace(Wrapped(function), example())
+
+
+def test_an_in_place_write_under_an_earlier_view_is_refused():
+    def function(m, x):
+        y = m.fc(x)
+        z = y.view(y.shape[0], -1)
+        y.relu_()
+        return z
+
+    with pytest.raises(UnsupportedError, match="view"):
+        trace(Wrapped(function), example())
+
+
+def test_a_trunk_that_is_one_layer_is_a_trunk():
+    assert trace(nn.Linear(FEATURES, 8), example()).groups == {"0": 8}
+
+
+def test_a_norm_used_on_two_values_makes_them_one_group():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.norm = nn.Linear(FEATURES, 8), nn.Linear(8, 8), nn.BatchNorm1d(8)
+
+        def forward(self, x):
+            return torch.relu(self.norm(self.b(torch.relu(self.norm(self.a(x))))))
+
+    assert trace(Shared(), example()).groups == {"a": 8}

@@ -13,6 +13,7 @@ from eideticnet import (
     DataError,
     DivergedError,
     EideticNetwork,
+    Inputs,
     NotReadyError,
     Pruning,
     Training,
@@ -102,6 +103,8 @@ def test_labels_that_do_not_fit_are_refused_with_what_was_expected(labels, words
         ("task 0", ["a", "b"]),
         ("", ["a", "b"]),
         ("router", ["a", "b"]),
+        ("total", ["a", "b"]),
+        ("free", ["a", "b"]),
         ("x", ["a"]),
         ("x", ["a", "a"]),
         ("x", "ab"),
@@ -198,3 +201,31 @@ def test_the_order_of_classes_is_seeded_whatever_generator_the_loader_has():
         net.train_task("t", loader, names(2), training=QUICK, pruning=Pruning(step=0.5, threshold=0.3))
         digests.add(net.digests()["t"])
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("rows", [33, 49])
+def test_a_single_row_left_over_at_the_end_of_an_epoch_does_no_harm_to_a_batch_norm(rows):
+    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    net.train_task("t", task_loader(0, rows=rows), names(2), training=QUICK, pruning=LIGHT)
+    net.fit_router({"t": task_loader(0, rows=rows)}, training=QUICK, pruning=LIGHT, when_full="reuse")
+
+
+def test_batches_of_one_row_alone_are_refused_for_a_batch_norm():
+    x, y = task_data(0)
+    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    with pytest.raises(DataError, match="two rows or more"):
+        net.train_task("t", batches(x, y, 1), names(2), training=QUICK)
+
+
+@pytest.mark.parametrize("range_", [{"low": 5.0}, {"high": -5.0}, {"low": -3.0, "high": -2.0}, {}])
+def test_synthetic_probes_fit_the_range_that_is_stated(range_):
+    net = EideticNetwork(Mlp((8, 8)), torch.full((2, FEATURES), -2.5), seed=0)
+    net.inputs = Inputs((FEATURES,), **range_)
+    net.inputs.check(net._random_probes("t0"))
+
+
+def test_probes_that_do_not_fit_are_refused_before_anything_is_trained():
+    seen = []
+    with pytest.raises(DataError, match="shape"):
+        trained(1).train_task("t", task_loader(5), names(2), probes=torch.zeros(3, 5), report=seen.append)
+    assert seen == []

@@ -1,5 +1,6 @@
 """Archives are reproducible, self-describing, and refused when they are not whole."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -79,6 +80,38 @@ def test_a_flipped_byte_of_the_weights_is_noticed(bundle, tmp_path):
     data = bytearray((tmp_path / "a.mar").read_bytes())
     data[entry.header_offset + 30 + len("model.onnx") + entry.compress_size // 2] ^= 1
     (tmp_path / "a.mar").write_bytes(data)
+    with pytest.raises(ArchiveError, match=r"a\.mar"):
+        read_archive(tmp_path / "a.mar")
+
+
+def test_no_changed_byte_raises_anything_but_our_error(bundle, tmp_path):
+    (bundle / "model.onnx").write_bytes(b"small")
+    write_archive(bundle, tmp_path / "none", tmp_path / "a.mar")
+    data = (tmp_path / "a.mar").read_bytes()
+    path = tmp_path / "b.mar"
+    for position in range(0, len(data), 3):
+        changed = bytearray(data)
+        changed[position] ^= 0x55
+        path.write_bytes(changed)
+        with contextlib.suppress(ArchiveError):
+            read_archive(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tasks": {}},
+        {"tasks": []},
+        {"tasks": [1]},
+        {"tasks": [{"name": "a"}]},
+        {"input": 3},
+        {"neurons": "x"},
+    ],
+)
+def test_a_bundle_of_another_form_is_refused(change, bundle, tmp_path):
+    description = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps({**description, **change}))
+    write_archive(bundle, HANDLERS, tmp_path / "a.mar")
     with pytest.raises(ArchiveError, match=r"a\.mar"):
         read_archive(tmp_path / "a.mar")
 

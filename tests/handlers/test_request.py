@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from eidetic_answer import encode
 from eidetic_request import BadRequest, parse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +76,9 @@ def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
         (body(data=GOOD, threshold="high"), "threshold", "from 0 to 1"),
         (body(data=GOOD, threshold=float("nan")), "threshold", "from 0 to 1"),
         (body(data=GOOD, threshold=True), "threshold", "from 0 to 1"),
+        (body(data=GOOD, **{"x" * 500: 1}), "x" * 100, "unexpected field"),
+        (b'{"data": [[1, 2], [3, 4]], "\\ud800": 1}', "?", "unexpected field"),
+        (b'{"data": [[1, 2], [3, 4]], "threshold": "\\ud800"}', "threshold", "from 0 to 1"),
     ],
 )
 def test_a_bad_request_names_the_field_and_what_was_expected(sent, field, words):
@@ -83,7 +87,7 @@ def test_a_bad_request_names_the_field_and_what_was_expected(sent, field, words)
     assert error.value.field == field
     assert words in error.value.message
     assert error.value.status == (413 if "at most" in words else 400)
-    assert json.loads(json.dumps(error.value.to_json()))["error"]["field"] == field
+    assert json.loads(encode(error.value.to_json()))["error"]["field"] == field
 
 
 def test_the_standard_parser_reads_the_same_requests(monkeypatch):
@@ -99,9 +103,12 @@ def test_the_standard_parser_reads_the_same_requests(monkeypatch):
 def test_token_ids_have_to_be_whole_numbers_within_the_vocabulary():
     bundle = {**BUNDLE, "input": {"shape": [3], "dtype": "int64", "low": 0, "high": 99}}
     assert parse(body(data=[0, 5, 99]), bundle).x.dtype == np.int64
-    for wrong in ([0, 5, 100], [0, 5, -1], [0, 5, 1.5]):
+    for wrong in ([0, 5, 100], [0, 5, -1], [0, 5, 1.5], [0, 5, 2**63], [0, 5, 2**64]):
         with pytest.raises(BadRequest):
             parse(body(data=wrong), bundle)
+    unbounded = {**BUNDLE, "input": {"shape": [2], "dtype": "int64", "low": None, "high": None}}
+    with pytest.raises(BadRequest):
+        parse(body(data=[1, 2**63]), unbounded)
 
 
 @given(st.binary(max_size=200))
@@ -110,7 +117,7 @@ def test_no_bytes_raise_anything_but_a_bad_request(sent):
         parse(sent, BUNDLE)
 
 
-letters = st.text("ab", max_size=2)
+letters = st.text("ab\ud800\x00", max_size=2)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | letters,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(letters, inner, max_size=2),
@@ -134,6 +141,7 @@ def test_no_json_raises_anything_but_a_bad_request(fields):
         request = parse(json.dumps(fields).encode(), BUNDLE)
     except BadRequest as error:
         assert 400 <= error.status < 500
+        assert json.loads(encode(error.to_json()))
     else:
         assert request.x.shape[1:] == (2, 2)
         assert np.isfinite(request.x).all()
