@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from eideticnet import run
 from eideticnet.config import Config, read_config, read_tasks
@@ -36,7 +35,7 @@ def train(
     """
     settings = read_config(config)
     folder = out or Path("runs") / settings.name
-    with run.alone_in(folder, console.print):
+    with run.alone_in(folder, _say):
         net = run.load(folder)[0] if run.exists(folder) else run.begin(settings)
         settings = _continued(net, settings, folder)
         _complete(net, settings, folder)
@@ -63,28 +62,29 @@ def add_task(
     The router needs the data of all tasks, so it is looked up before anything is trained.
     """
     new = read_tasks(tasks)
-    with run.alone_in(folder, console.print):
+    with run.alone_in(folder, _say):
         net, settings = run.load(folder)
         old = ", ".join(f"{t.name} ({t.data})" for t in settings.tasks)
         settings = run.with_tasks(net, settings, new)
-        console.print(escape(f"the router also needs the data of: {old}"), highlight=False, soft_wrap=True)
+        _say(f"the router also needs the data of: {old}")
         _complete(net, settings, folder)
 
 
 def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
     if run.is_complete(net, settings):
-        console.print(
-            escape(f"{folder} is complete: {len(net.tasks)} tasks"), highlight=False, soft_wrap=True
-        )
+        _say(f"{folder} is complete: {len(net.tasks)} tasks")
         return
     data = run.open_data(net, settings)
     missing = len(settings.tasks) - len(net.tasks)
     with Display(console, missing + 1) as display:
         run.complete(net, settings, data, folder, display)
     for name, report in net.metadata["report"].items():
-        console.print(
-            f"{name}: oracle {report['oracle']:.4f}, routed {report['routed']:.4f}", highlight=False
-        )
+        _say(f"{name}: oracle {report['oracle']:.4f}, routed {report['routed']:.4f}")
+
+
+def _say(text: str) -> None:
+    """Print a line as it is: names may look like markup, and paths are not wrapped."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from eideticnet.training import Event
@@ -15,7 +14,12 @@ class Display:
     """Shows the events of training, one line a task. Its methods are callbacks."""
 
     def __init__(self, console: Console, total: int) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            TimeElapsedColumn(),
+        )
         self.console = console
         self._progress = Progress(*columns, console=console)
         self._all = self._progress.add_task("all tasks", total=total)
@@ -26,12 +30,12 @@ class Display:
         widths = " ".join(map(str, event.neurons.values()))
         left = f", {widths} neurons left" if widths else ""
         text = f"{event.task}: {event.phase} {event.epoch + 1}, accuracy {event.accuracy:.4f}{left}"
-        self._progress.update(self._all, description=escape(text))
+        self._progress.update(self._all, description=text)
 
     def finished(self, text: str) -> None:
         """One task, or the router, is done."""
         self._progress.advance(self._all)
-        self.console.print(escape(text), highlight=False)
+        self.console.print(text, highlight=False, markup=False)
 
     def __enter__(self) -> Display:
         self._progress.start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from export.archive import Archive
@@ -32,7 +33,7 @@ def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: f
     try:
         for archive in archives:
             problem = f"{archive.name} {archive.version} gave no prediction"
-            _keep_trying(server, lambda a=archive: _predict_once(client, a), problem, deadline, seconds)  # type: ignore[misc]
+            _keep_trying(server, partial(_predict_once, client, archive), problem, deadline, seconds)
     except BaseException:
         client.close()
         raise
@@ -52,7 +53,8 @@ def _keep_trying(
             raise ServingError(f"TorchServe ended while starting:\n{server.log_tail()}")
         if time.monotonic() > deadline:
             raise ServingError(
-                f"{problem} within {seconds:.0f} s ({last}); the end of TorchServe's log:\n{server.log_tail()}"
+                f"{problem} within {seconds:.0f} s ({last}); the end of TorchServe's log:\n"
+                + server.log_tail()
             )
         time.sleep(_PAUSE_SECONDS)
 

@@ -73,6 +73,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "config.toml").write_text(CONFIG)
     (tmp_path / "more.toml").write_text(TASKS)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does with the current folder
     return tmp_path
 
 

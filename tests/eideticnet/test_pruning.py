@@ -105,15 +105,18 @@ def naive_scores(block, x, y, score):
     first, second = block.layer("1"), block.layer("3")
     if score in ("l1", "l2"):
         order = 1 if score == "l1" else 2
-        return {g: [float(row.norm(order)) for row in m.weight] for g, m in (("1", first), ("3", second))}
+        return {
+            g: [float(row.detach().norm(order)) for row in m.weight] for g, m in (("1", first), ("3", second))
+        }
     hidden = torch.relu(first(x)).detach().requires_grad_()
     features = torch.relu(second(hidden))
     features.retain_grad()
     torch.nn.functional.cross_entropy(block.layer("task_head")(features), y, reduction="sum").backward()
     found = {}
-    for group, value in (("1", hidden), ("3", features)):
+    for group, read in (("1", hidden), ("3", features)):
+        value, gradient = read.detach(), read.grad
         sums = [
-            sum(abs(float(value[i, j] * value.grad[i, j])) for i in range(len(x)))
+            sum(abs(float(value[i, j] * gradient[i, j])) for i in range(len(x)))
             for j in range(value.shape[1])
         ]
         norm = sum(s * s for s in sums) ** 0.5
