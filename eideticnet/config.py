@@ -109,7 +109,8 @@ class TaskConfig(_Section):
 
 class Config(_Section):
     """``test`` is the share of each task's data held out; ``probes`` says whether a few real
-    inputs may be kept in checkpoints and archives, or random ones must do."""
+    inputs may be kept in checkpoints and archives, or random ones must do; ``threads`` are torch's,
+    by default as many as it likes, which is slower on small networks and busy machines."""
 
     name: str
     trunk: TrunkConfig
@@ -117,6 +118,7 @@ class Config(_Section):
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     seed: int = 0
     device: str = "cpu"
+    threads: int | None = Field(None, ge=1)
     test: float = Field(0.25, gt=0, lt=1)
     probes: Literal["real", "synthetic"] = "synthetic"
     when_full: Literal["refuse", "reuse"] = "refuse"

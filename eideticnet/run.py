@@ -119,6 +119,8 @@ def complete(
     """Learn the tasks that are missing, then the router; measure; save after each."""
     training, learned = config.training.build(), {t.name for t in net.tasks}
     net.to(config.device)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     for task in config.tasks:
         if task.name not in learned:
             _learn(net, config, task, data[task.name], display)

@@ -106,6 +106,8 @@ class Archive:
 
 def read_archive(path: Path) -> Archive:
     """Read ``bundle.json`` and the probes. ``ArchiveError`` names the file and what is wrong."""
+    if not path.exists():
+        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives")
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()

@@ -62,7 +62,7 @@ def parse(body: Any, bundle: dict[str, Any]) -> Request:
 def _json_object(body: Any) -> dict[str, Any]:
     if isinstance(body, (bytes, bytearray, str)):
         if not body:
-            raise BadRequest("body", "empty; expected a JSON object")
+            raise BadRequest("body", "empty; expected a JSON object, sent as application/json")
         body = _load_json(body)
     if not isinstance(body, dict):
         raise BadRequest("body", f"holds {_kind(body)}; expected a JSON object")
