@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -25,8 +26,6 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> float:
 
 def device() -> str:
     """The CPU's name, as the system tells it, and the number of cores."""
-    import os
-
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -130,7 +130,7 @@ def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, dict[str, Any]]:
-    """The parts of the network in ``folder``, every tensor checked against its SHA-256."""
+    """The parts of the network in ``folder``, its tensors and tasks checked by SHA-256."""
     folder = Path(folder)
     manifest = _read_manifest(folder)
     try:
@@ -142,19 +142,20 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
         ]
         blocks = [_read_block(folder, program, b) for b in manifest["blocks"]]
         inputs, seed = Inputs.from_json(manifest["inputs"]), int(manifest["seed"])
-        return program, inputs, seed, Learned(tasks, blocks), manifest["metadata"]
+        learned = Learned(tasks, blocks)
+        _check_digests(manifest, learned.digests(inputs, program), folder / MANIFEST)
+        return program, inputs, seed, learned, manifest["metadata"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
 
 
-def check_digests(net: EideticNetwork, folder: str | PathLike[str]) -> None:
-    """Raise ``CheckpointError`` unless every task still is what was saved: the wiring, the
-    normalisation and the names of its classes are not in the tensors, but in its digest."""
-    recorded = {t["name"]: t["digest"] for t in _read_manifest(Path(folder))["tasks"]}
-    for name, digest in net.digests().items():
-        if recorded[name] != digest:
+def _check_digests(manifest: Mapping[str, Any], digests: Mapping[str, str], path: Path) -> None:
+    """The wiring, the normalisation and the names of a task's classes are not in its tensors,
+    but in its digest."""
+    for task in manifest["tasks"]:
+        if task["digest"] != digests[task["name"]]:
             raise CheckpointError(
-                f"{Path(folder) / MANIFEST}: task {name!r} is not what was saved (its wiring, input "
+                f"{path}: task {task['name']!r} is not what was saved (its wiring, input "
                 "contract or classes were changed); restore the file from a copy"
             )
 

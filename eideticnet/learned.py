@@ -7,7 +7,7 @@ blocks, and the network commits it by one assignment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from eideticnet.block import Block, Pieces
 from eideticnet.errors import DamagedError
 from eideticnet.hashing import json_hash
+from eideticnet.inputs import Inputs
+from eideticnet.program import Program
 
 ROUTER = "router"
 
@@ -90,6 +92,11 @@ class Learned(nn.Module):
             for o in self.closure(task.owner)
         ]
         return json_hash({"classes": list(task.classes), "contract": contract, "blocks": parts})
+
+    def digests(self, inputs: Inputs, program: Program) -> dict[str, str]:
+        """The digest of each task by name, in a network of this input contract and program."""
+        contract = {"inputs": asdict(inputs), "steps": program.to_json()["steps"]}
+        return {task.name: self.digest(task, contract) for task in self.tasks}
 
     def verify(self) -> None:
         """Raise ``DamagedError``, naming task and layer, if a frozen tensor is not what it was."""
