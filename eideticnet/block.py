@@ -7,20 +7,13 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from eideticnet.columns import Widths, kept_columns
 from eideticnet.hashing import tensor_hash
-from eideticnet.program import HEAD, INPUT, Features, Program, Step
+from eideticnet.program import HEAD, INPUT, Program, Step
 from eideticnet.rules import RULES
 
 Pieces = dict[str, Tensor]
 """What one owner contributes to each value of the program, by the value's name."""
-
-Widths = Mapping[str, int]
-"""Neurons owned in each feature group, and under ``HEAD`` the number of classes."""
-
-
-def columns(features: Features, widths: Widths) -> int:
-    """How many columns an owner with these widths has in a value."""
-    return sum(widths[run.group] * run.repeat for run in features.runs)
 
 
 class Block(nn.Module):
@@ -38,13 +31,16 @@ class Block(nn.Module):
         reads: tuple[str, ...],
         widths: Mapping[str, Widths],
         layers: Mapping[str, nn.Module] | None = None,
+        unread: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         """``widths`` gives the neurons of ``owner`` and of everyone in ``reads``; ``layers``,
-        by path, are new ones with random weights unless given."""
+        by path, are new ones with random weights unless given. ``unread`` names, by the path of a
+        layer or of a module that contains it, owners in ``reads`` that are not read there."""
         super().__init__()
         self.program = program
         self.owner = owner
         self.reads = reads
+        self.unread = {path: tuple(owners) for path, owners in (unread or {}).items()}
         self.widths: dict[str, dict[str, int]] = {o: dict(widths[o]) for o in (*reads, owner)}
         self.fingerprint: dict[str, str] | None = None
         self.layers = nn.Module()
@@ -55,7 +51,7 @@ class Block(nn.Module):
         """A stock layer for each layer of the trunk in which this block owns something."""
         built = {}
         for path, step in self.program.layers.items():
-            wide_in, wide_out = self._columns_read(step), self._columns_written(step)
+            wide_in, wide_out = sum(self._columns_read(step)), self._columns_written(step)
             layer = RULES[step.rule].build(step, wide_in, wide_out) if wide_out else None
             if layer is not None:
                 built[path] = layer
@@ -83,34 +79,48 @@ class Block(nn.Module):
             self.eval()
         own: Pieces = {INPUT: x}
         for step in self.program.steps:
+            rule, layer = RULES[step.rule], self.layer(step.layer) if step.layer else None
+            if step.layer and layer is None:
+                continue
             inputs = [self._read(step, name, own, earlier) for name in step.inputs]
-            layer = self.layer(step.layer) if step.layer else None
             present = [value for value in inputs if value is not None]
-            if len(present) == len(inputs) and (layer is not None or not step.layer):
-                own[step.name] = RULES[step.rule].run(step, layer, present, self.training)
+            if len(present) == len(inputs) or (rule.joins_parts and present):
+                if rule.reads_back:
+                    present += self._pieces(step, step.name, {}, earlier)
+                own[step.name] = rule.run(step, layer, present, self.training)
         return own
 
     def _read(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
         """The value ``name`` as ``step`` sees it; None where nobody owns a part of it."""
-        features = self.program.features[name]
-        if features.raw or not RULES[step.rule].reads_prefix:
+        if self.program.features[name].raw or not RULES[step.rule].reads_prefix:
             return own.get(name)
-        pieces = [p[name] for p in (*(earlier[o] for o in self.reads), own) if name in p]
-        if len(pieces) < 2:
-            return pieces[0] if pieces else None
-        return torch.cat(pieces, features.dim)
+        return next(iter(self._pieces(step, name, own, earlier)), None)
 
-    def _columns_read(self, step: Step) -> int:
-        features = self.program.features[step.inputs[0]]
-        if features.raw:
-            return int(step.options["raw_columns"])
-        owners = (*self.reads, self.owner) if RULES[step.rule].reads_prefix else (self.owner,)
-        return sum(columns(features, self.widths[o]) for o in owners)
+    def _pieces(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> list[Tensor]:
+        """The pieces of a value that ``step`` may read, as one tensor; none if nobody has one."""
+        pieces = [p[name] for p in (*(earlier[o] for o in self.read_in(step)), own) if name in p]
+        return pieces if len(pieces) < 2 else [torch.cat(pieces, self.program.features[name].dim)]
+
+    def read_in(self, step: Step) -> tuple[str, ...]:
+        """The earlier owners whose neurons the layer of ``step`` reads."""
+        path = f"{step.layer}."
+        unread = {o for where, owners in self.unread.items() if path.startswith(f"{where}.") for o in owners}
+        return tuple(o for o in self.reads if o not in unread)
+
+    def _columns_read(self, step: Step) -> tuple[int, int, int]:
+        """Columns of a layer's input: the earlier owners', the own ones, and of what is read back."""
+        rule, features = RULES[step.rule], self.program.features[step.inputs[0]] if step.inputs else None
+        earlier = self.read_in(step) if rule.reads_prefix else ()
+        back = sum(step.features.columns(self.widths[o]) for o in earlier) if rule.reads_back else 0
+        if features is None or features.raw:
+            return 0, int(step.options["raw_columns"]), back
+        before = sum(features.columns(self.widths[o]) for o in earlier)
+        return before, features.columns(self.widths[self.owner]), back
 
     def _columns_written(self, step: Step) -> int:
         if step.features.raw:
             return int(step.options["raw_columns"])
-        return columns(step.features, self.widths[self.owner])
+        return step.features.columns(self.widths[self.owner])
 
     def shrink(self, keep: Mapping[str, Tensor]) -> Block:
         """A new, unfrozen block with only the neurons in ``keep``, sorted indices by group."""
@@ -121,32 +131,29 @@ class Block(nn.Module):
             if layer is not None and len(kept):
                 layers[path] = RULES[step.rule].shrink(step, layer, self._kept_in(step, keep), kept)
         widths = {**self.widths, self.owner: own}
-        return Block(self.program, self.owner, self.reads, widths, layers).train(self.training)
+        smaller = Block(self.program, self.owner, self.reads, widths, layers, self.unread)
+        return smaller.train(self.training)
 
     def _kept_in(self, step: Step, keep: Mapping[str, Tensor]) -> Tensor:
-        """Columns of ``step``'s input that stay: all of the earlier owners', own ones by ``keep``.
-        The own columns are the last, after those of ``reads``."""
-        features = self.program.features[step.inputs[0]]
-        total = self._columns_read(step)
-        if features.raw:
-            return torch.arange(total)
-        before = total - columns(features, self.widths[self.owner])
-        return torch.cat([torch.arange(before), before + self._kept_columns(features, keep)])
+        """Columns of a layer's input that stay: all that are not the own ones, and those by ``keep``."""
+        before, mine, back = self._columns_read(step)
+        features = self.program.features[step.inputs[0]] if step.inputs else None
+        kept = torch.arange(mine)
+        if features is not None and not features.raw:
+            kept = kept_columns(features, self.widths[self.owner], keep)
+        return torch.cat([torch.arange(before), before + kept, before + mine + torch.arange(back)])
 
     def _kept_out(self, step: Step, keep: Mapping[str, Tensor]) -> Tensor:
         if step.features.raw:
             return torch.arange(int(step.options["raw_columns"]))
-        return self._kept_columns(step.features, keep)
+        return kept_columns(step.features, self.widths[self.owner], keep)
 
-    def _kept_columns(self, features: Features, keep: Mapping[str, Tensor]) -> Tensor:
-        """The columns that the kept neurons fill in this block's piece of a value."""
-        kept, start = [], 0
-        for run in features.runs:
-            width = self.widths[self.owner][run.group]
-            neurons = keep.get(run.group, torch.arange(width)).cpu()
-            kept.append((start + neurons[:, None] * run.repeat + torch.arange(run.repeat)).flatten())
-            start += width * run.repeat
-        return torch.cat(kept)
+    def adopt(self, trunk: nn.Module) -> None:
+        """Take over the weights of ``trunk``, a plain one in normal form, as wide as this block."""
+        for path, step in self.program.layers.items():
+            layer = self.layer(path)
+            if layer is not None and path != HEAD:
+                layer.load_state_dict(RULES[step.rule].adopt(layer, trunk, path))
 
     def freeze(self) -> None:
         """Turn every parameter into a new tensor registered as a buffer, for ever.

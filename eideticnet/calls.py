@@ -1,72 +1,148 @@
-"""What a rule sees while a trunk is traced: one call of an operation, and the groups so far."""
+"""What a rule sees while a trunk is traced: one call of an operation."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
 from eideticnet.errors import UnsupportedError
-from eideticnet.program import Features, Run
+from eideticnet.program import INPUT, Features, Step
 
 Layer = TypeVar("Layer", bound=nn.Module)
+LARGEST_CONSTANT = 65536
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that does not depend on the input; ``parameter`` is the dotted name of the
+    trunk's tensor that it was made from, None if it was computed from literals and buffers."""
+
+    value: Tensor
+    parameter: str | None = None
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an ATen operation: its tensor ``inputs`` by name and where their features lie.
+    """One call of an ATen operation on tensors, some of them ``constants``.
 
-    ``weights`` maps the graph's placeholders to the dotted names of the trunk's tensors.
+    ``values`` gives, for each activation computed so far, its name and where its features lie, by
+    node; ``weights`` the dotted names of the trunk's tensors, by placeholder. ``index`` says which
+    of several outputs is meant. ``extra`` are steps that have to run before the call's own.
     """
 
     node: Node
     operation: str
-    inputs: tuple[str, ...]
-    features: tuple[Features, ...]
     trunk: nn.Module
-    weights: dict[str, str]
+    weights: Mapping[str, str]
+    values: Mapping[Node, tuple[str, Features]]
+    constants: Mapping[Node, Constant]
+    name: str
+    index: int | None = None
+    extra: list[Step] = field(default_factory=list)
 
     @property
-    def name(self) -> str:
-        return self.node.name
+    def operands(self) -> list[Node]:
+        """The activations and constants that are read, each once, in order."""
+        return [n for n in self.node.all_input_nodes if n in self.values or n in self.constants]
+
+    @property
+    def activations(self) -> list[Node]:
+        return [n for n in self.node.all_input_nodes if n in self.values]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the activations that are read."""
+        return tuple(self.values[n][0] for n in self.activations)
+
+    @property
+    def features(self) -> Features:
+        """Where the features of the first activation lie."""
+        return self.values[self.activations[0]][1]
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """The output's shape; its first entry is symbolic, the batch size."""
-        return tuple(self.node.meta["val"].shape)
+        """The output's shape; the batch size in it is symbolic."""
+        return shape_of(self.node, self.index)
+
+    @property
+    def input_shape(self) -> tuple[Any, ...]:
+        """The first activation's shape."""
+        return shape_of(self.activations[0])
 
     @property
     def path(self) -> str:
         """Dotted path of the innermost module that the call belongs to; "" is the trunk."""
         stack = self.node.meta.get("nn_module_stack") or {"": ("", None)}
-        return str(list(stack.values())[-1][0])
+        return str(list(stack.values())[-1][0]).partition("@")[0]
 
-    @property
-    def same_shape(self) -> bool:
-        """Whether all tensor inputs that are not weights have the output's shape."""
-        read = [n.meta["val"] for n in self.node.all_input_nodes if n.name not in self.weights]
-        return all(v.shape == self.node.meta["val"].shape for v in read if isinstance(v, Tensor))
+    def argument(self, position: int, default: Any = None) -> Any:
+        """A positional argument, or what the operation takes if it is not given."""
+        return self.node.args[position] if position < len(self.node.args) else default
 
     def stock_layer(self, kind: type[Layer]) -> tuple[str, Layer]:
         """Path and module of the stock layer whose own weights this call uses."""
         layer = self.trunk.get_submodule(self.path)
-        if not isinstance(layer, kind) or type(layer).forward is not kind.forward:
-            raise self.refuse("is used with a bare parameter", f"nn.{kind.__name__}")
-        for node in self.node.all_input_nodes[1:]:
-            owner = self.weights.get(node.name, "").rpartition(".")[0]
+        if not isinstance(layer, kind) or type(layer).forward not in (kind.forward, *_forwards(kind)):
+            raise self.refuse("is used with a bare parameter", f"nn.{kind.__name__.strip('_')}")
+        used = [self.weights[n.name] for n in self.node.all_input_nodes if n.name in self.weights]
+        for name in used:
+            owner = name.rpartition(".")[0]
             if owner != self.path:
-                problem = f"shares a tensor with {owner!r}" if owner else "uses a computed weight"
-                raise self.refuse(problem, "a weight of its own")
+                raise self.refuse(f"shares a tensor with {owner!r}", "a weight of its own")
+        if not {f"{self.path}.{name}" for name, _ in layer.named_parameters()} <= set(used):
+            raise self.refuse("uses a computed weight", "a weight of its own")
         return self.path, layer
 
-    def arguments(self) -> list[Any]:
-        """The call's positional arguments as JSON, tensors replaced by ``{"input": i}``."""
-        nodes = [a for a in self.node.args if isinstance(a, Node)]
-        if len(nodes) != len(self.inputs) or any(isinstance(v, Node) for v in self.node.kwargs.values()):
-            raise self.refuse("takes a bare parameter, a buffer or a size", "a layer from the README's list")
-        return [{"input": nodes.index(a)} if isinstance(a, Node) else a for a in self.node.args]
+    def constant(self, node: Node, features: Features) -> str:
+        """The name of a step, run before this call, that gives the constant ``node``.
+
+        ``features``: where the neurons lie in what it is combined with. A parameter that has a
+        column for each of them is divided among their owners; one that has not is everyone's own.
+        """
+        constant, name = self.constants[node], f"{self.name}_{node.name}"
+        shape = list(constant.value.shape)
+        columns = shape[features.dim] if not features.raw and len(shape) >= -features.dim else 1
+        if constant.parameter is None:
+            if columns > 1 or constant.value.numel() > LARGEST_CONSTANT:
+                raise self.refuse("reads a buffer with a value for each neuron", "an nn.Parameter")
+            literal: dict[str, Any] = {
+                "value": constant.value.tolist(),
+                "dtype": str(constant.value.dtype).partition(".")[2],
+            }
+            self.extra.append(Step(name, "constant", (INPUT,), Features(), None, literal))
+            return name
+        deviation = float(constant.value.std(correction=0))
+        options: dict[str, Any] = {
+            "shape": shape,
+            "mean": float(constant.value.float().mean()),
+            "std": deviation,
+            "raw_columns": 1,
+        }
+        owned = features if columns > 1 else Features()
+        self.extra.append(Step(name, "parameter", (), owned, constant.parameter, options))
+        return name
+
+    def literals(self, names: Mapping[Node, int]) -> tuple[list[Any], dict[str, Any]]:
+        """The call's arguments as JSON, each tensor replaced by ``{"input": its index}``."""
+
+        def literal(value: Any) -> Any:
+            if isinstance(value, Node):
+                if value not in names:
+                    raise self.refuse("takes a size or a tensor that no rule covers")
+                return {"input": names[value]}
+            if isinstance(value, list | tuple):
+                return [literal(v) for v in value]
+            if value is None or isinstance(value, bool | int | float | str):
+                return value
+            raise self.refuse(f"takes an argument {value!r} that no rule covers")
+
+        kwargs = {k: literal(v) for k, v in self.node.kwargs.items() if v is not None}
+        return [literal(a) for a in self.node.args], kwargs
 
     def refuse(self, problem: str, instead: str = "") -> UnsupportedError:
         """The error that names operation, layer and, where there is one, what to use."""
@@ -75,50 +151,18 @@ class Call:
         return UnsupportedError(f"{self.operation} in {layer} {problem}{advice} (node {self.name})")
 
 
-@dataclass
-class Groups:
-    """Feature groups as a union-find: neurons that an operation adds up belong together."""
+def _forwards(kind: type[nn.Module]) -> list[Any]:
+    """The ``forward`` of torch's own subclasses, such as BatchNorm2d of _BatchNorm."""
+    return [s.forward for s in kind.__subclasses__() if s.__module__.startswith("torch.nn.")]
 
-    capacity: dict[str, int] = field(default_factory=dict)
-    _parent: dict[str, str] = field(default_factory=dict)
-    _read_by: dict[str, Features] = field(default_factory=dict)
 
-    def of_layer(self, path: str, read: Features, width: int) -> str:
-        """The group that the layer ``path`` writes; a layer called again must read the same."""
-        if path not in self.capacity:
-            self.capacity[path], self._parent[path] = width, path
-        self.read_alike(path, read)
-        return path
+def shape_of(node: Node, index: int | None = None) -> tuple[Any, ...]:
+    """Shape of what ``node`` computes, of one output if it has several."""
+    value = node.meta["val"]
+    return tuple(value.shape if index is None else value[index].shape)
 
-    def read_alike(self, path: str, read: Features) -> None:
-        """Every call of the layer ``path`` reads the same group, since it has one set of weights."""
-        if not self.join(self._read_by.setdefault(path, read), read):
-            raise UnsupportedError(
-                f"layer {path!r} is called on values whose features do not correspond; "
-                "use a layer of its own for each"
-            )
 
-    def join(self, a: Features, b: Features) -> bool:
-        """Make the groups of two values one; False if their features do not correspond."""
-        if a.dim != b.dim or len(a.runs) != len(b.runs):
-            return False
-        for x, y in zip(a.runs, b.runs, strict=True):
-            left, right = self.root(x.group), self.root(y.group)
-            if x.repeat != y.repeat or self.capacity[left] != self.capacity[right]:
-                return False
-            first, second = sorted((left, right), key=list(self.capacity).index)
-            self._parent[second] = first
-        return True
-
-    def root(self, group: str) -> str:
-        while self._parent[group] != group:
-            group = self._parent[group]
-        return group
-
-    def resolve(self, features: Features) -> Features:
-        """The same features with every group named by its root."""
-        return Features(features.dim, tuple(Run(self.root(r.group), r.repeat) for r in features.runs))
-
-    def widths(self) -> dict[str, int]:
-        """Capacity of each distinct group."""
-        return {g: n for g, n in self.capacity.items() if self.root(g) == g}
+def batch_dim(shape: tuple[Any, ...]) -> int | None:
+    """Which dimension is the batch, the only one whose size is symbolic."""
+    found = [i for i, n in enumerate(shape) if isinstance(n, torch.SymInt)]
+    return found[0] if found else None

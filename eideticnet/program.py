@@ -6,6 +6,7 @@ its checkpoint without the Python class that it was traced from.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,8 @@ HEAD = "task_head"
 
 @dataclass(frozen=True)
 class Run:
-    """``repeat`` consecutive columns for each neuron of ``group``."""
+    """``repeat`` consecutive columns for each neuron of ``group``: one for a plain neuron, more
+    where a neuron is an attention head or where positions were flattened."""
 
     group: str
     repeat: int = 1
@@ -24,18 +26,28 @@ class Run:
 
 @dataclass(frozen=True)
 class Features:
-    """Where the neurons of a value lie: along dimension ``dim``, one run after the other.
+    """Where the neurons of a value lie: along dimension ``dim``, counted from the last (-1), one
+    run after the other, and all runs ``tile`` times over.
 
     No runs means that the value was computed from the raw input alone: nobody owns it, and
     every block computes it whole for itself.
     """
 
-    dim: int = 1
+    dim: int = -1
     runs: tuple[Run, ...] = ()
+    tile: int = 1
 
     @property
     def raw(self) -> bool:
         return not self.runs
+
+    def columns(self, widths: Mapping[str, int]) -> int:
+        """How many columns someone with so many neurons in each group has."""
+        return self.tile * sum(widths[run.group] * run.repeat for run in self.runs)
+
+    def at(self, dim: int) -> Features:
+        """The same features along another dimension."""
+        return Features(dim, self.runs, self.tile)
 
 
 @dataclass(frozen=True)
@@ -62,10 +74,6 @@ class Program:
     steps: tuple[Step, ...]
     groups: dict[str, int]
 
-    def producers(self, group: str) -> list[Step]:
-        """The steps whose weights make the neurons of ``group``, one for each layer."""
-        return [s for s in self.layers.values() if s.rule == "linear" and s.features.runs[0].group == group]
-
     @cached_property
     def features(self) -> dict[str, Features]:
         """Where the neurons of each value lie, by the value's name."""
@@ -87,4 +95,5 @@ class Program:
 def _step(data: dict[str, Any]) -> Step:
     features = data["features"]
     runs = tuple(Run(**run) for run in features["runs"])
-    return Step(**{**data, "inputs": tuple(data["inputs"]), "features": Features(features["dim"], runs)})
+    where = Features(features["dim"], runs, features["tile"])
+    return Step(**{**data, "inputs": tuple(data["inputs"]), "features": where})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from eideticnet.block import Block, Pieces
+from eideticnet.columns import by_neuron
 from eideticnet.errors import ConfigError
-from eideticnet.program import Features
+from eideticnet.program import HEAD, Features
 from eideticnet.rules import RULES
 from eideticnet.training import Event, Lesson, accuracy, device_of, recover
 
@@ -98,12 +100,12 @@ def importance(lesson: Lesson, block: Block, score: Score) -> Scores:
 @torch.no_grad()
 def _weight_norm(block: Block, group: str, order: int) -> Tensor:
     """Norm of each neuron's incoming weights, over all layers that make the group."""
-    rows = []
-    for step in block.program.producers(group):
-        layer = block.layer(step.layer or "")
-        assert layer is not None
-        weight = layer.get_parameter("weight")
-        rows.append(weight.flatten(1))
+    rows, widths = [], block.widths[block.owner]
+    for path, step in block.program.layers.items():
+        layer = block.layer(path)
+        if layer is not None and RULES[step.rule].makes_neurons and path != HEAD:
+            parts = by_neuron(step.features, widths, RULES[step.rule].incoming(layer))
+            rows += [weights for name, weights in parts if name == group]
     norms: Tensor = torch.linalg.vector_norm(torch.cat(rows, 1), order, dim=1)
     return norms.cpu()
 
@@ -139,11 +141,7 @@ def _values_read(block: Block) -> list[str]:
 def _add(totals: Scores, block: Block, features: Features, product: Tensor) -> None:
     """Add |mean over a neuron's positions| of ``product`` (N, ..., columns, ...), summed over
     examples, to the neuron's total."""
-    product = product.detach().cpu().movedim(features.dim, 1)
-    flat = product.reshape(*product.shape[:2], -1).mean(2)
-    start = 0
-    for run in features.runs:
-        width = block.own[run.group]
-        piece = flat[:, start : start + width * run.repeat]
-        totals[run.group] += piece.reshape(len(flat), width, run.repeat).mean(2).abs().sum(0)
-        start += width * run.repeat
+    product = product.detach().cpu().movedim(features.dim, 0)
+    for group, mine in by_neuron(features, block.widths[block.owner], product):
+        shape = len(mine), -1, product.shape[1], prod(product.shape[2:])
+        totals[group] += mine.reshape(shape).mean((1, 3)).abs().sum(1)

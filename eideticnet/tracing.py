@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import operator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
-from eideticnet.calls import Call, Groups
+from eideticnet.calls import Call
+from eideticnet.constants import fold
 from eideticnet.errors import UnsupportedError
+from eideticnet.groups import Groups, Layouts, Retrace
+from eideticnet.normal import normal_form
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import rule_for
+
+MOST_RETRACES = 1000
+_VIEWS = (
+    *("view", "reshape", "flatten", "transpose", "permute", "select", "slice", "squeeze", "expand"),
+    *("narrow", "chunk", "split", "unbind", "alias", "detach", "getitem", "contiguous", ".t.", "aten.to."),
+)
 
 
 def trace(trunk: nn.Module, example: Tensor) -> Program:
@@ -21,100 +31,151 @@ def trace(trunk: nn.Module, example: Tensor) -> Program:
 
     Raises ``UnsupportedError`` that names operation and layer where no rule holds.
     """
+    trunk = as_named(trunk)
+    exported = _export(trunk, example)
+    layouts = Layouts()
+    for _ in range(MOST_RETRACES):
+        try:
+            return _Walk(trunk, exported, layouts).program()
+        except Retrace:
+            continue
+    raise UnsupportedError("the trunk's features can't be divided into neurons; simplify its reshapes")
+
+
+def as_named(trunk: nn.Module) -> nn.Module:
+    """The trunk in normal form, with a name for each layer, as blocks know them."""
     if not list(trunk.children()):
         trunk = nn.Sequential(trunk)  # a trunk that is one layer needs a name for it
-    exported = _export(trunk, example)
-    signature = exported.graph_signature
-    weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    groups, steps = Groups(), list[Step]()
-    current: dict[str, str] = {}
-    features: dict[str, Features] = {}
-    output = ""
-    for node in exported.graph.nodes:
-        if node.op == "placeholder" and node.name not in weights:
-            if features:
-                raise UnsupportedError("the trunk takes more than one input; give it exactly one")
-            current[node.name], features[INPUT] = INPUT, Features()
-        elif node.op == "call_function" and "sym" not in str(node.target):
-            call = _call(node, trunk, weights, current, features)
-            step = rule_for(call).trace(call, groups)
-            steps.append(step)
-            current[node.name], features[node.name] = node.name, step.features
-        elif node.op == "output":
-            output = _single_output(node, current)
-    head = _head(output, features)
-    _check_names(steps)
-    resolved = [dataclasses.replace(s, features=groups.resolve(s.features)) for s in steps]
-    return Program((*resolved, head), groups.widths())
+    return normal_form(trunk).eval()
 
 
 def _export(trunk: nn.Module, example: Tensor) -> ExportedProgram:
-    trunk = copy.deepcopy(trunk).eval()
     example = torch.cat([example, example])[:2]  # one instance would be exported as a constant
     shape = tuple(example.shape)
     try:
         with torch.no_grad():  # torch.export logs stack traces of what fails; this fails in a line
             trunk(example)
+    except UnsupportedError:
+        raise
     except Exception as error:
         raise UnsupportedError(f"the trunk can't run on an input of shape {shape}: {error}") from error
     try:
-        return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+        with torch.enable_grad():  # without, torch's encoder layer takes a shortcut that is one operation
+            return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except Exception as error:
         raise UnsupportedError(f"torch.export can't trace the trunk for any batch size: {error}") from error
 
 
-def _call(
-    node: Node,
-    trunk: nn.Module,
-    weights: dict[str, str],
-    current: dict[str, str],
-    features: dict[str, Features],
-) -> Call:
-    """Describe ``node``; an in-place operation becomes its functional twin."""
-    operation = str(node.target)
-    inputs = [n for n in node.all_input_nodes if n.name in current]
-    names = tuple(current[n.name] for n in inputs)
-    _, _, rest = operation.partition(".")
-    packet, _, overload = rest.partition(".")
-    if packet.endswith("_") and inputs:
-        operation = f"aten.{packet[:-1]}.{overload}"
-        _rename_after_in_place(inputs[0], node, current)
-    return Call(node, operation, names, tuple(features[n] for n in names), trunk, weights)
+class _Walk:
+    """One walk through an exported graph, in order of execution."""
 
+    def __init__(self, trunk: nn.Module, exported: ExportedProgram, layouts: Layouts) -> None:
+        self.trunk, self.graph = trunk, exported.graph
+        signature = exported.graph_signature
+        self.weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self.tensors = {**exported.state_dict, **exported.constants}
+        self.weights |= signature.inputs_to_lifted_tensor_constants
+        self.groups = Groups(layouts)
+        self.steps: list[Step] = []
+        self.values: dict[Node, tuple[str, Features]] = {}
 
-def _rename_after_in_place(changed: Node, by: Node, current: dict[str, str]) -> None:
-    """Whoever reads ``changed`` from now on reads what the in-place operation ``by`` wrote."""
-    earlier_views = [user for user in changed.users if _is_view(user) and user.name in current]
-    if earlier_views or (_is_view(changed) and len(changed.all_input_nodes[0].users) > 1):
-        raise UnsupportedError(
-            f"{by.target} writes into a value of which there is a view (node {by.name}); "
-            "use the operation that returns a new tensor"
+    def program(self) -> Program:
+        """The steps with every group named by its root, and the head as the last one."""
+        live, output = _live(self.graph.nodes)
+        for node in live:
+            if node.op == "placeholder" and node.name not in self.weights:
+                if self.values:
+                    raise UnsupportedError("the trunk takes more than one input; give it exactly one")
+                self.values[node] = INPUT, Features()
+            elif node.op == "call_function" and "sym" not in str(node.target):
+                self._visit(node)
+        head = _head(*self._output(output))
+        _check_names(self.steps)
+        resolved = [dataclasses.replace(s, features=self.groups.resolve(s.features)) for s in self.steps]
+        return Program((*resolved, head), self.groups.widths())
+
+    def _visit(self, node: Node) -> None:
+        """Append the steps of one operation; an in-place one becomes its functional twin."""
+        source, index = node, None
+        if node.target is operator.getitem:
+            (source,), index = node.all_input_nodes, int(node.args[1])  # type: ignore[arg-type]
+        elif isinstance(node.meta.get("val"), list | tuple):
+            return  # its outputs are visited one by one
+        if not any(n in self.values for n in source.all_input_nodes):
+            return  # a constant, folded by whoever reads it
+        operation = str(source.target)
+        packet, _, overload = operation.removeprefix("aten.").partition(".")
+        constants = {
+            n: found
+            for n in source.all_input_nodes
+            if n not in self.values and (found := fold(n, self.weights, self.tensors)) is not None
+        }
+        changed = source.all_input_nodes[0]
+        if packet.endswith("_") and changed in self.values:
+            operation = f"aten.{packet[:-1]}.{overload}"
+            self._refuse_views(changed, node)
+        call = Call(
+            source, operation, self.trunk, self.weights, dict(self.values), constants, node.name, index
         )
-    current[changed.name] = by.name
+        step = rule_for(call).trace(call, self.groups)
+        self.steps += [*call.extra, step]
+        self.values[node] = step.name, step.features
+        if operation != str(source.target):  # whoever reads what was written to reads this from now on
+            self.values[changed] = self.values[node]
+
+    def _refuse_views(self, changed: Node, by: Node) -> None:
+        earlier_views = [user for user in changed.users if _is_view(user) and user in self.values]
+        if earlier_views or (_is_view(changed) and len(changed.all_input_nodes[0].users) > 1):
+            raise UnsupportedError(
+                f"{by.target} writes into a value of which there is a view (node {by.name}); "
+                "use the operation that returns a new tensor"
+            )
+
+    def _output(self, node: Node) -> tuple[str, Features]:
+        (values,) = node.args
+        if not isinstance(values, tuple) or len(values) != 1 or not isinstance(values[0], Node):
+            raise UnsupportedError("the trunk must return exactly one tensor of features (N, F)")
+        if values[0].meta["val"].ndim != 2:
+            shape = tuple(values[0].meta["val"].shape)
+            raise UnsupportedError(f"the trunk returns features of shape {shape}; flatten them to (N, F)")
+        if values[0] not in self.values or self.values[values[0]][1].raw:
+            raise UnsupportedError("the trunk returns its input: it needs at least one layer")
+        return self.values[values[0]]
+
+
+def _live(nodes: torch.fx.graph._node_list) -> tuple[list[Node], Node]:
+    """The nodes that the output depends on, in order, and the output itself."""
+    needed, output = set[Node](), next(n for n in nodes if n.op == "output")
+    waiting = [output, *_in_place(nodes)]
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting.extend(node.all_input_nodes)
+    return [n for n in nodes if n in needed or n.op == "placeholder"], output
+
+
+def _in_place(nodes: torch.fx.graph._node_list) -> Iterator[Node]:
+    for node in nodes:
+        if str(node.target).split(".")[-2:-1] and str(node.target).split(".")[-2].endswith("_"):
+            yield node
 
 
 def _is_view(node: Node) -> bool:
-    return any(word in str(node.target) for word in ("view", "reshape", "flatten"))
+    return any(word in str(node.target) for word in _VIEWS)
 
 
-def _single_output(node: Node, current: dict[str, str]) -> str:
-    (values,) = node.args
-    if not isinstance(values, tuple) or len(values) != 1 or not isinstance(values[0], Node):
-        raise UnsupportedError("the trunk must return exactly one tensor of features (N, F)")
-    if values[0].meta["val"].ndim != 2:
-        shape = tuple(values[0].meta["val"].shape)
-        raise UnsupportedError(f"the trunk returns features of shape {shape}; flatten them to (N, F)")
-    return current[values[0].name]
-
-
-def _head(output: str, features: dict[str, Features]) -> Step:
-    if output not in features or features[output].raw:
-        raise UnsupportedError("the trunk returns its input: it needs at least one layer")
-    return Step(HEAD, "linear", (output,), Features(1, (Run(HEAD),)), HEAD, {"bias": True, "raw_columns": 0})
+def _head(output: str, features: Features) -> Step:
+    if features.dim != -1:
+        raise UnsupportedError("the trunk's features lie along the batch; return (N, F)")
+    return Step(HEAD, "linear", (output,), Features(-1, (Run(HEAD),)), HEAD, {"bias": True, "raw_columns": 0})
 
 
 def _check_names(steps: list[Step]) -> None:
     """Blocks store ``a.b`` as ``a__b`` and their own head beside the trunk's layers."""
     paths = {s.layer for s in steps if s.layer}
+    for step in steps:
+        if step.rule == "parameter" and (owner := str(step.layer).rpartition(".")[0]) in paths:
+            raise UnsupportedError(f"the trunk uses {step.layer!r} beside layer {owner!r}; give it its own")
     if len({p.replace(".", "__") for p in paths} | {HEAD}) <= len(paths):
         raise UnsupportedError(f"two layers among {sorted(paths)} or {HEAD!r} collide; rename one")

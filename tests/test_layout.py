@@ -67,7 +67,7 @@ def test_serving_reads_archives_through_the_reader_alone():
 
 
 def test_the_method_itself_needs_no_command_line_library():
-    for path in (ROOT / "eideticnet").glob("*.py"):
+    for path in (ROOT / "eideticnet").rglob("*.py"):
         if path.name not in SHELL:
             tops = {m.partition(".")[0] for m in imports(path)}
             modules = {m for m in imports(path) if m.startswith("eideticnet.")}
@@ -114,7 +114,8 @@ def test_the_wheel_holds_the_method_and_nothing_else(tmp_path):
     subprocess.run(command, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
     names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
-    expected = {f"eideticnet/{p.name}" for p in (ROOT / "eideticnet").iterdir() if p.is_file()}
+    files = [p for p in (ROOT / "eideticnet").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    expected = {str(p.relative_to(ROOT)) for p in files}
     assert set(names) == expected
     assert "eideticnet/py.typed" in names
 

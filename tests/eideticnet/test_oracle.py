@@ -1,5 +1,7 @@
 """Blocks compute what one masked dense network of the same numbers computes."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ DOUBLE_ROUNDING = 1e-12
 def differences(net, trunk, widths):
     """Largest |blocks - masked twin| over all heads, both in double precision."""
     x = held_out()
-    expected = masked_logits(net, trunk, widths, x)
+    expected = masked_logits(net, partial(trunk, widths), net.inputs.normalise(x))
     net.double()
     pieces = net.learned.pieces(net.inputs.normalise(x.double()), net.learned.blocks)
     return max(float((pieces[o]["task_head"] - e).abs().max()) for o, e in expected.items())
@@ -45,7 +47,7 @@ def test_a_norm_of_the_raw_input_and_a_layer_used_twice_equal_their_twin_for_one
 def test_the_oracle_notices_a_wrong_weight():
     net = trained(2)
     x = held_out()
-    expected = masked_logits(net, Mlp, (24, 20), x)
+    expected = masked_logits(net, partial(Mlp, (24, 20)), x)
     with torch.no_grad():
         net.learned.block("t1").layers.get_buffer("layers__4.weight").add_(0.01)
     pieces = net.double().learned.pieces(x.double(), net.learned.blocks)

@@ -1,84 +1,190 @@
 """The oracle: the plain trunk with dense weights in which everything forbidden is zero.
 
 Slow and obvious: one dense layer for all owners, in double precision. A neuron's row holds
-weights for the columns of the owners that its own owner reads, and zeros everywhere else.
+weights for the columns of the owners that its own owner reads, and zeros everywhere else. Two layers
+have no dense form and are written as what they are defined to be: a layer norm takes each owner's
+moments over what that owner reads, and the reset gate of a GRU covers the owner's own units.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from eideticnet import EideticNetwork
-from eideticnet.program import HEAD
+from eideticnet.program import HEAD, Features, Step
+from eideticnet.tracing import as_named
 
 
-def masked_logits(
-    net: EideticNetwork, trunk: Callable[[Sequence[int]], nn.Module], widths: Sequence[int], x: Tensor
-) -> dict[str, Tensor]:
-    """Logits of every owner's head, computed by the plain ``trunk`` of the full ``widths``."""
-    plain = trunk(widths).double().eval()
-    for path, layer in plain.named_modules():
-        if isinstance(layer, nn.Linear):
-            _fill_linear(net, path, layer)
-        elif isinstance(layer, nn.BatchNorm1d) and not net.program.layers[path].features.raw:
-            _fill_norm(net, path, layer)
-    return {owner: _head(net, owner, _features(net, plain, owner, x)) for owner in net.learned.blocks}
-
-
-def _columns(net: EideticNetwork, group: str) -> dict[str, list[int]]:
-    """Columns of each owner in a dense layer, in the order of learning; the rest are unused."""
-    columns, start = {}, 0
-    for owner, own in net.learned.owned().items():
-        columns[owner] = list(range(start, start + own[group]))
-        start += own[group]
-    return columns
-
-
-def _read(net: EideticNetwork, owner: str, group: str) -> list[int]:
-    columns = _columns(net, group)
-    return [c for o in (*net.learned.block(owner).reads, owner) for c in columns[o]]
-
-
-def _fill_linear(net: EideticNetwork, path: str, layer: nn.Linear) -> None:
-    step = net.program.layers[path]
-    source = net.program.features[step.inputs[0]]
-    layer.weight.data.zero_()
-    if layer.bias is not None:
-        layer.bias.data.zero_()
-    for owner, rows in _columns(net, step.features.runs[0].group).items():
-        piece = net.learned.block(owner).layer(path)
-        if piece is None:
-            continue
-        columns = list(range(layer.in_features)) if source.raw else _read(net, owner, source.runs[0].group)
-        layer.weight.data[torch.tensor(rows)[:, None], torch.tensor(columns)] = piece.weight.double()
-        if layer.bias is not None:
-            layer.bias.data[rows] = piece.bias.double()
-
-
-def _fill_norm(net: EideticNetwork, path: str, layer: nn.BatchNorm1d) -> None:
-    group = net.program.layers[path].features.runs[0].group
-    for owner, columns in _columns(net, group).items():
-        piece = net.learned.block(owner).layer(path)
-        for name, values in piece.state_dict().items() if piece is not None else ():
-            if values.ndim:
-                layer.state_dict()[name][columns] = values.double()
-
-
-def _features(net: EideticNetwork, plain: nn.Module, owner: str, x: Tensor) -> Tensor:
-    """The trunk's features; a norm of the raw input is the owner's own, so it is put in place."""
-    plain = copy.deepcopy(plain)
-    for path, step in net.program.layers.items():
-        if step.features.raw:
-            plain.get_submodule(path).load_state_dict(net.learned.block(owner).layer(path).state_dict())
+def masked_logits(net: EideticNetwork, trunk: Callable[[], nn.Module], x: Tensor) -> dict[str, Tensor]:
+    """Logits of every owner's head, computed by the plain ``trunk``; ``x`` normalised."""
+    twin = Twin(net, as_named(trunk()).double())
     with torch.no_grad():
-        return plain(net.inputs.normalise(x.double()))
+        features = twin.plain(x.double() if x.is_floating_point() else x)
+    return {owner: twin.head(owner, features) for owner in net.learned.blocks}
 
 
-def _head(net: EideticNetwork, owner: str, features: Tensor) -> Tensor:
-    head = net.learned.block(owner).layer(HEAD)
-    group = net.program.features[net.program.steps[-1].inputs[0]].runs[0].group
-    return features[:, _read(net, owner, group)] @ head.weight.double().T + head.bias.double()
+class Twin:
+    """``plain``, filled with the numbers of all blocks."""
+
+    def __init__(self, net: EideticNetwork, plain: nn.Module) -> None:
+        self.net, self.program, self.plain = net, net.program, plain
+        for parameter in plain.parameters():
+            parameter.data.zero_()
+        for path, step in self.program.layers.items():
+            if path != HEAD:
+                getattr(self, f"fill_{step.rule}")(path, step)
+
+    def owners(self, path):
+        blocks = [self.net.learned.block(o) for o in self.net.learned.blocks]
+        return [(b, b.layer(path)) for b in blocks if b.layer(path) is not None]
+
+    def columns(self, features: Features, owner: str) -> Tensor:
+        """Where the owner's columns are in the dense tensor, in the order of its piece."""
+        owned, found, start = self.net.learned.owned(), [], 0
+        for run in features.runs:
+            before = sum(owned[o][run.group] for o in list(owned)[: list(owned).index(owner)])
+            mine = range(before, before + owned[owner][run.group])
+            found += [start + n * run.repeat + i for n in mine for i in range(run.repeat)]
+            start += self.program.groups[run.group] * run.repeat
+        return torch.tensor([t * start + c for t in range(features.tile) for c in found], dtype=torch.long)
+
+    def read(self, block, step: Step, features: Features) -> Tensor:
+        owners = [*block.read_in(step), block.owner]
+        return torch.cat([self.columns(features, o) for o in owners])
+
+    def source(self, step: Step) -> Features:
+        return self.program.features[step.inputs[0]]
+
+    def fill_linear(self, path: str, step: Step) -> None:
+        dense = self.plain.get_submodule(path)
+        for block, layer in self.owners(path):
+            rows, source = self.columns(step.features, block.owner), self.source(step)
+            read = torch.arange(dense.weight.shape[1]) if source.raw else self.read(block, step, source)
+            dense.weight.data[rows[:, None], read] = layer.weight.double()
+            if dense.bias is not None:
+                dense.bias.data[rows] = layer.bias.double()
+
+    fill_conv = fill_linear
+
+    def fill_vectors(self, path: str, step: Step) -> None:
+        dense = self.plain.get_submodule(path)
+        for block, layer in self.owners(path):
+            raw = step.features.raw
+            for name, values in layer.state_dict().items():
+                where = slice(None) if raw else self.columns(step.features, block.owner)
+                if values.ndim:
+                    dense.state_dict()[name][where] = values.double()
+
+    fill_grouped_conv = fill_batch_norm = fill_instance_norm = fill_group_norm = fill_layer_norm = (
+        fill_vectors
+    )
+
+    def fill_embedding(self, path: str, step: Step) -> None:
+        dense = self.plain.get_submodule(path)
+        for block, layer in self.owners(path):
+            dense.weight.data[:, self.columns(step.features, block.owner)] = layer.weight.double()
+
+    def fill_parameter(self, path: str, step: Step) -> None:
+        dense = self.plain.get_parameter(path).data
+        for block, layer in self.owners(path):
+            columns = self.columns(step.features, block.owner)
+            dense.index_copy_(
+                step.features.dim, columns, layer.weight.double().reshape(*dense.shape[:-1], -1)
+            )
+
+    def fill_prefix_norm(self, path: str, step: Step) -> None:
+        norm = CumulativeNorm(self.program.layers[path].options)
+        for block, layer in self.owners(path):
+            norm.parts.append(
+                (self.read(block, step, step.features), self.columns(step.features, block.owner), layer)
+            )
+        self.replace(path, norm)
+
+    def fill_recurrent(self, path: str, step: Step) -> None:
+        dense, source = self.plain.get_submodule(path), self.source(step)
+        if step.options["kind"] == "gru":
+            self.fill_gru(path, step)
+            return
+        for block, layer in self.owners(path):
+            hidden = dense.hidden_size
+            mine = self.columns(step.features, block.owner)
+            rows = torch.cat([g * hidden + mine for g in range(dense.weight_ih_l0.shape[0] // hidden)])
+            read = self.read(block, step, source)
+            back = self.read(block, step, step.features)[: -len(mine)]
+            weight = layer.weight_ih_l0.double()
+            dense.weight_ih_l0.data[rows[:, None], read] = weight[:, : len(read)]
+            dense.weight_hh_l0.data[rows[:, None], back] = weight[:, len(read) :]
+            dense.weight_hh_l0.data[rows[:, None], mine] = layer.weight_hh_l0.double()
+            for name in ("bias_ih_l0", "bias_hh_l0") if step.options["bias"] else ():
+                getattr(dense, name).data[rows] = getattr(layer, name).double()
+
+    def fill_gru(self, path: str, step: Step) -> None:
+        gru = OwnersGru(self.program.groups[step.features.runs[0].group] * step.features.runs[0].repeat)
+        for block, layer in self.owners(path):
+            mine = self.columns(step.features, block.owner)
+            back = self.read(block, step, step.features)[: -len(mine)]
+            gru.parts.append((self.read(block, step, self.source(step)), back, mine, layer))
+        self.replace(path, gru)
+
+    def replace(self, path: str, module: nn.Module) -> None:
+        parent, _, name = path.rpartition(".")
+        setattr(self.plain.get_submodule(parent), name, module)
+
+    def head(self, owner: str, features: Tensor) -> Tensor:
+        block = self.net.learned.block(owner)
+        head, step = block.layer(HEAD), self.program.steps[-1]
+        read = self.read(block, step, self.source(step))
+        return features[:, read] @ head.weight.double().T + head.bias.double()
+
+
+class CumulativeNorm(nn.Module):
+    """For each owner, mean and variance over the columns that it reads; affine on its own."""
+
+    def __init__(self, options) -> None:
+        super().__init__()
+        self.eps, self.dim, self.parts = options["eps"], 1 if options["positions"] else -1, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        out, dims = torch.zeros_like(x), tuple(range(1, x.ndim)) if self.dim == 1 else -1
+        for read, own, layer in self.parts:
+            seen = x.index_select(self.dim, read)
+            mean, var = seen.mean(dims, keepdim=True), seen.var(dims, correction=0, keepdim=True)
+            values = (x.index_select(self.dim, own) - mean) / (var + self.eps).sqrt()
+            shape = [1] * x.ndim
+            shape[self.dim] = -1
+            if layer.weight is not None:
+                values = values * layer.weight.double().reshape(shape)
+            if layer.bias is not None:
+                values = values + layer.bias.double().reshape(shape)
+            out = out.index_copy(self.dim, own, values)
+        return out
+
+
+class OwnersGru(nn.Module):
+    """A GRU step by step, owner by owner."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden, self.parts = hidden, []
+
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        h, outs = x.new_zeros(len(x), self.hidden), []
+        for s in range(x.shape[1]):
+            new = h.clone()
+            for read, back, mine, layer in self.parts:
+                bias_in, bias_h = 0.0, 0.0
+                if len(layer.names) > 2:
+                    bias_in, bias_h = layer.bias_ih_l0.double(), layer.bias_hh_l0.double()
+                seen = torch.cat([x[:, s, read], h[:, back]], 1)
+                from_in = seen @ layer.weight_ih_l0.double().T + bias_in
+                from_h = h[:, mine] @ layer.weight_hh_l0.double().T + bias_h
+                (ri, zi, ni), (rh, zh, nh) = from_in.chunk(3, 1), from_h.chunk(3, 1)
+                reset, update = torch.sigmoid(ri + rh), torch.sigmoid(zi + zh)
+                candidate = torch.tanh(ni + reset * nh)
+                new[:, mine] = (1 - update) * candidate + update * h[:, mine]
+            h = new
+            outs.append(h)
+        return torch.stack(outs, 1), None

@@ -1,0 +1,56 @@
+"""Values in a traced graph that do not depend on the input, computed once while tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from eideticnet.calls import Constant
+
+
+def fold(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any]) -> Constant | None:
+    """The value of ``node``; None if it depends on the input or on the batch size.
+
+    ``weights`` maps placeholders to names, ``tensors`` names to the trunk's tensors. A parameter that
+    is only expanded to the batch keeps its size of one there.
+    """
+    used: list[str] = []
+    value = _value(node, weights, tensors, used)
+    if not isinstance(value, Tensor):
+        return None
+    trained = [name for name in used if isinstance(tensors[name], torch.nn.Parameter)]
+    return Constant(value.detach(), trained[0] if trained else None)
+
+
+def _value(node: Any, weights: Mapping[str, str], tensors: Mapping[str, Any], used: list[str]) -> Any:
+    """``node``'s value, a literal as it is; None for what is not known while tracing."""
+    if isinstance(node, list | tuple):
+        return [_value(n, weights, tensors, used) for n in node]
+    if not isinstance(node, Node):
+        return node
+    if node.op == "placeholder":
+        name = weights.get(node.name)
+        if name is None:
+            return None
+        used.append(name)
+        return tensors[name]
+    if "sym" in str(node.target):
+        return None
+    args = [_value(a, weights, tensors, used) for a in node.args]
+    if "expand" in str(node.target) and isinstance(args[0], Tensor):
+        new = len(args[1]) - args[0].ndim
+        args[1] = [(1 if i < new else -1) if n is None else n for i, n in enumerate(args[1])]
+    if _unknown(args):
+        return None
+    with torch.no_grad():
+        return node.target(*args, **node.kwargs)  # type: ignore[operator]
+
+
+def _unknown(args: list[Any]) -> bool:
+    """Whether an argument that was a node has no value, at any depth; a literal None has one too,
+    but no operation that makes constants takes any but in its keywords."""
+    return any(a is None or (isinstance(a, list) and _unknown(a)) for a in args)

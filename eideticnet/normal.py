@@ -1,0 +1,162 @@
+"""A trunk in normal form: composite stock layers replaced by the simple ones that they consist of.
+
+What is replaced computes the same numbers. Attention becomes linear layers for queries, keys and
+values; a recurrent layer of several layers and directions becomes one for each of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eideticnet.errors import UnsupportedError
+
+
+def normal_form(trunk: nn.Module) -> nn.Module:
+    """A copy of ``trunk`` without composite layers, its weights carried over."""
+    trunk = copy.deepcopy(trunk)
+    made: dict[nn.Module, nn.Module] = {}
+    for path, module in list(trunk.named_modules(remove_duplicate=False)):
+        replacement = made.get(module) or _simple(path, module)
+        if replacement is not None:
+            made[module] = replacement
+            parent, _, name = path.rpartition(".")
+            setattr(trunk.get_submodule(parent), name, replacement)
+    return trunk
+
+
+def _simple(path: str, module: nn.Module) -> nn.Module | None:
+    if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
+        return SelfAttention(path, module)
+    stock = type(module).forward in (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+    return Recurrence(path, module) if isinstance(module, nn.RNNBase) and stock else None
+
+
+class SelfAttention(nn.Module):
+    """nn.MultiheadAttention of one sequence with itself."""
+
+    in_proj_bias = None  # torch's encoder layer looks here whether it may take a shortcut
+    num_heads: int
+    head_dim: int
+    dropout: float
+    batch_first: bool
+    _qkv_same_embed_dim: bool
+
+    def __init__(self, path: str, stock: nn.MultiheadAttention) -> None:
+        super().__init__()
+        if stock.bias_k is not None or stock.add_zero_attn or not stock._qkv_same_embed_dim:
+            raise UnsupportedError(
+                f"layer {path!r}: attention with extra keys, or with keys and values of other widths; "
+                "use nn.MultiheadAttention(width, heads)"
+            )
+        _carry_over(stock, self)
+        self.path = path
+        width = stock.embed_dim
+        self.q, self.k, self.v = (nn.Linear(width, width, stock.in_proj_bias is not None) for _ in range(3))
+        self.out_proj = nn.Linear(width, width, stock.out_proj.bias is not None)
+        self.out_proj.load_state_dict(stock.out_proj.state_dict())
+        with torch.no_grad():
+            for i, part in enumerate((self.q, self.k, self.v)):
+                part.weight.copy_(stock.in_proj_weight[i * width : (i + 1) * width])
+                if stock.in_proj_bias is not None:
+                    part.bias.copy_(stock.in_proj_bias[i * width : (i + 1) * width])
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, None]:
+        """As in nn.MultiheadAttention; the averaged attention weights are not computed."""
+        causal = bool(kwargs.pop("is_causal", False))
+        kwargs.pop("need_weights", None), kwargs.pop("average_attn_weights", None)
+        masks = [m for m in (*args[:1], *args[2:3], *kwargs.values()) if m is not None]
+        if query is not key or key is not value or (masks and not causal):
+            raise UnsupportedError(
+                f"layer {self.path!r}: attention is supported of one sequence with itself, without masks"
+            )
+        x = query if self.batch_first else query.transpose(0, 1)
+        q, k, v = (self._heads(part(x)) for part in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
+        )
+        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return (out if self.batch_first else out.transpose(0, 1)), None
+
+    def _heads(self, x: Tensor) -> Tensor:
+        heads: Tensor = x.unflatten(2, (self.num_heads, self.head_dim))
+        return heads.transpose(1, 2)
+
+
+def _carry_over(stock: nn.Module, simple: nn.Module) -> None:
+    """Give ``simple`` the settings of ``stock``, which the code around it may ask for."""
+    for name, value in vars(stock).items():
+        if isinstance(value, bool | int | float | str):
+            setattr(simple, name, value)
+
+
+class States(tuple[Tensor, ...]):
+    """Final hidden states (N, H), one for each layer and direction; ``h[i]`` is one of them."""
+
+    def squeeze(self, dim: int = 0) -> Tensor:
+        """The only state of a recurrent layer with one layer and one direction."""
+        (state,) = self
+        return state
+
+
+class Recurrence(nn.Module):
+    """nn.RNN, nn.LSTM or nn.GRU as single layers and directions. It starts from zeros."""
+
+    num_layers: int
+    dropout: float
+    batch_first: bool
+
+    def __init__(self, path: str, stock: nn.RNNBase) -> None:
+        super().__init__()
+        if stock.proj_size:
+            raise UnsupportedError(f"layer {path!r}: proj_size is not supported; use a Linear after it")
+        _carry_over(stock, self)
+        self.path, self.directions = path, 2 if stock.bidirectional else 1
+        for suffix in (
+            f"l{i}{d}" for i in range(self.num_layers) for d in ("", "_reverse")[: self.directions]
+        ):
+            self.add_module(suffix, _single(stock, suffix))
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Output (N, S, directions * H) and the final hidden states."""
+        if state is not None:
+            raise UnsupportedError(f"layer {self.path!r}: a state of its own is not supported; leave it out")
+        x = x if self.batch_first else x.transpose(0, 1)
+        final: list[Tensor] = []
+        for i in range(self.num_layers):
+            if i:
+                x = F.dropout(x, self.dropout, self.training)
+            outs = [self.get_submodule(f"l{i}")(x)[0]]
+            final.append(outs[0][:, -1])
+            if self.directions == 2:
+                outs.append(self.get_submodule(f"l{i}_reverse")(x.flip(1))[0].flip(1))
+                final.append(outs[1][:, 0])
+            x = torch.cat(outs, -1) if len(outs) > 1 else outs[0]
+        out = x if self.batch_first else x.transpose(0, 1)
+        return out, (States(final), None) if self.is_lstm else States(final)
+
+    @property
+    def is_lstm(self) -> bool:
+        return isinstance(self.get_submodule("l0"), nn.LSTM)
+
+
+def _single(stock: nn.RNNBase, suffix: str) -> nn.RNNBase:
+    """One layer and direction of ``stock``."""
+    weights = {
+        f"{kind}_l0": getattr(stock, f"{kind}_{suffix}")
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        if hasattr(stock, f"{kind}_{suffix}")
+    }
+    columns = weights["weight_ih_l0"].shape[1]
+    options: dict[str, Any] = {"bias": stock.bias, "batch_first": True}
+    if isinstance(stock, nn.RNN):
+        options["nonlinearity"] = stock.nonlinearity
+    single: nn.RNNBase = type(stock)(columns, stock.hidden_size, **options)
+    single.load_state_dict(weights)
+    return single

@@ -1,0 +1,120 @@
+"""The one table of rules: how each operation of a trunk treats neurons.
+
+A rule says where an operation's features lie and which groups it joins (``trace``), which layer one
+block gets for it (``build``), and how it runs on one block's piece (``run``). A layer whose rule
+``reads_prefix`` sees what earlier owners own beside the block's own piece; all other operations see
+the own piece alone, which is what keeps an earlier task's bits when a block is appended. An
+operation that is not in the table is refused.
+"""
+
+from __future__ import annotations
+
+from eideticnet.calls import Call
+from eideticnet.program import Program
+from eideticnet.rules.attention import AttentionRule, MatmulRule
+from eideticnet.rules.base import Rule
+from eideticnet.rules.elementwise import (
+    ConstantRule,
+    DropoutRule,
+    ElementwiseRule,
+    IdentityRule,
+    ParameterRule,
+)
+from eideticnet.rules.mixing import ConvRule, EmbeddingRule, GroupedConvRule, LinearRule
+from eideticnet.rules.norms import (
+    BatchNormRule,
+    GroupNormRule,
+    InstanceNormRule,
+    LayerNormRule,
+    PrefixNormRule,
+)
+from eideticnet.rules.recurrent import RecurrentRule
+from eideticnet.rules.shapes import (
+    CatRule,
+    PartRule,
+    PermuteRule,
+    PositionsRule,
+    ReshapeRule,
+    UnsqueezeRule,
+)
+
+RULES: dict[str, Rule] = {
+    "linear": LinearRule(),
+    "conv": ConvRule(),
+    "grouped_conv": GroupedConvRule(),
+    "embedding": EmbeddingRule(),
+    "recurrent": RecurrentRule(),
+    "attention": AttentionRule(),
+    "matmul": MatmulRule(),
+    "batch_norm": BatchNormRule(),
+    "instance_norm": InstanceNormRule(),
+    "group_norm": GroupNormRule(),
+    "prefix_norm": PrefixNormRule(),
+    "layer_norm": LayerNormRule(),
+    "elementwise": ElementwiseRule(),
+    "dropout": DropoutRule(),
+    "identity": IdentityRule(),
+    "parameter": ParameterRule(),
+    "constant": ConstantRule(),
+    "reshape": ReshapeRule(),
+    "permute": PermuteRule(),
+    "positions": PositionsRule(),
+    "unsqueeze": UnsqueezeRule(),
+    "part": PartRule(),
+    "cat": CatRule(),
+}
+
+_LISTED = {
+    "linear": "linear.default",
+    "conv": "conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding",
+    "embedding": "embedding.default",
+    "recurrent": "lstm.input gru.input rnn_tanh.input rnn_relu.input",
+    "attention": "scaled_dot_product_attention.default",
+    "matmul": "matmul.default",
+    "batch_norm": "batch_norm.default",
+    "instance_norm": "instance_norm.default",
+    "group_norm": "group_norm.default",
+    "prefix_norm": "layer_norm.default",
+    "dropout": "dropout.default feature_dropout.default",
+    "identity": """contiguous.default clone.default alias.default detach.default to.dtype to.dtype_layout
+        to.device to.other lift_fresh_copy.default""",
+    "reshape": "view.default reshape.default flatten.using_ints unflatten.int",
+    "permute": "permute.default transpose.int t.default",
+    "unsqueeze": "unsqueeze.default",
+    "part": "chunk.default split.Tensor split_with_sizes.default split.sizes",
+    "cat": "cat.default",
+    "positions": """max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default
+        avg_pool2d.default avg_pool3d.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default
+        adaptive_avg_pool3d.default adaptive_max_pool1d.default adaptive_max_pool2d.default
+        adaptive_max_pool3d.default max_pool2d_with_indices.default upsample_nearest2d.vec
+        upsample_bilinear2d.vec constant_pad_nd.default mean.dim sum.dim_IntList amax.default amin.default
+        softmax.int log_softmax.int select.int slice.Tensor squeeze.dim squeeze.dims unbind.int flip.default
+        cumsum.default""",
+    "elementwise": """relu.default relu6.default leaky_relu.default elu.default selu.default celu.default
+        gelu.default silu.default mish.default hardtanh.default hardswish.default hardsigmoid.default
+        softplus.default sigmoid.default tanh.default exp.default abs.default neg.default clamp.default
+        log_sigmoid.default softshrink.default hardshrink.default sin.default cos.default sqrt.default
+        rsqrt.default pow.Tensor_Scalar add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar
+        mul.Scalar div.Scalar maximum.default minimum.default""",
+}
+OPERATIONS = {f"aten.{name}": rule for rule, names in _LISTED.items() for name in names.split()}
+
+
+def check_program(program: Program) -> None:
+    """Raise ``ValueError`` unless every step is one that the table could have written."""
+    for step in program.steps:
+        known = step.rule in RULES
+        if known and "op" in step.options:
+            known = OPERATIONS.get(step.options["op"]) in (step.rule, "part")
+        if not known:
+            raise ValueError(f"step {step.name!r} runs an operation that no rule covers")
+
+
+def rule_for(call: Call) -> Rule:
+    """The table's row for an operation; ``UnsupportedError`` if there is none."""
+    if call.operation not in OPERATIONS:
+        raise call.refuse("is an operation that no rule covers")
+    if OPERATIONS[call.operation] == "conv":
+        groups = call.argument(6, 1)
+        return RULES["conv" if groups == 1 else "grouped_conv"]
+    return RULES[OPERATIONS[call.operation]]

@@ -1,0 +1,62 @@
+"""Attention: every head belongs to one owner, so nothing here reads a prefix."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eideticnet.calls import Call
+from eideticnet.groups import Groups
+from eideticnet.program import Features, Step
+from eideticnet.rules.base import Rule
+
+
+def _same_heads(call: Call, groups: Groups) -> Features:
+    """The heads that all operands share; they must lie before the two dimensions that are mixed."""
+    all_features = [call.values[n][1] for n in call.activations]
+    first = all_features[0]
+    if len(call.activations) < len(call.operands) or len({f.raw for f in all_features}) > 1:
+        raise call.refuse("mixes features with a parameter or with the raw input", "a layer for each")
+    for other in all_features:
+        if not first.raw and (other.dim > -3 or not groups.join(first, other)):
+            raise call.refuse("mixes features", "heads: x.view(N, S, heads, size).transpose(1, 2)")
+    return first
+
+
+class AttentionRule(Rule):
+    """scaled_dot_product_attention of (N, heads, S, size), with dropout while its block trains."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        features = _same_heads(call, groups)
+        kwargs = dict(call.node.kwargs)
+        if call.argument(3) is not None or kwargs.get("attn_mask") is not None:
+            raise call.refuse("takes a mask", "is_causal=True, or none")
+        if kwargs.get("enable_gqa"):
+            raise call.refuse("shares keys between heads", "as many keys as queries")
+        options = {
+            "p": call.argument(4, kwargs.get("dropout_p", 0.0)),
+            "causal": call.argument(5, kwargs.get("is_causal", False)),
+            "scale": kwargs.get("scale"),
+        }
+        order = [call.activations.index(n) for n in call.node.args[:3]]  # type: ignore[arg-type]
+        return Step(call.name, "attention", tuple(call.inputs[i] for i in order), features, None, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        q, k, v = inputs
+        o = step.options
+        return F.scaled_dot_product_attention(
+            q, k, v, None, o["p"] if training else 0.0, o["causal"], scale=o["scale"]
+        )
+
+
+class MatmulRule(Rule):
+    """matmul of two values head by head, as attention is written by hand."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        features = _same_heads(call, groups)
+        order = [call.activations.index(n) for n in call.node.args[:2]]  # type: ignore[arg-type]
+        return Step(call.name, "matmul", tuple(call.inputs[i] for i in order), features)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        return torch.matmul(*inputs)

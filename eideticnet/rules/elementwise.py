@@ -1,0 +1,143 @@
+"""Operations on each element alone, dropout, and values that do not come from the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eideticnet.calls import Call, shape_of
+from eideticnet.groups import Groups
+from eideticnet.program import Features, Step
+from eideticnet.rules.base import Axis, Rule
+
+
+def overload(operation: str) -> Callable[..., Any]:
+    """The ATen overload named like ``"aten.relu.default"``."""
+    _, packet, name = operation.split(".")
+    return getattr(getattr(torch.ops.aten, packet), name)  # type: ignore[no-any-return]
+
+
+def combined(call: Call, groups: Groups) -> tuple[tuple[str, ...], Features]:
+    """Names and common features of a call's tensors, whose elements it combines one by one.
+
+    The features' groups become one. A tensor without features may only be the same for all of them.
+    """
+    owned = [n for n in call.activations if not call.values[n][1].raw]
+    features = call.values[owned[0]][1] if owned else Features()
+    names = []
+    for node in call.operands:
+        if node in call.constants:
+            names.append(call.constant(node, features))
+            continue
+        name, own = call.values[node]
+        shape = shape_of(node)
+        spread = owned and len(shape) >= -features.dim and shape[features.dim] != 1
+        if own.raw and spread:
+            raise call.refuse("combines features with a value of the raw input", "a layer on the input first")
+        if not own.raw and not groups.join(features, own):
+            raise call.refuse("joins values whose features do not correspond one to one")
+        names.append(name)
+    for node in owned:
+        if shape_of(node)[features.dim] != call.shape[features.dim]:
+            raise call.refuse("repeats one feature over many")
+    return tuple(names), features
+
+
+def run_literal(options: dict[str, Any], inputs: list[Tensor]) -> Any:
+    """Call the ATen overload of ``options`` with its literals and ``inputs``."""
+
+    def actual(value: Any) -> Any:
+        if isinstance(value, dict):
+            return inputs[value["input"]]
+        return [actual(v) for v in value] if isinstance(value, list) else value
+
+    return overload(options["op"])(*map(actual, options["args"]), **options["kwargs"])
+
+
+class ElementwiseRule(Rule):
+    """Functions of each element alone, of one value or of several that then form one group."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        names, features = combined(call, groups)
+        args, kwargs = call.literals({n: i for i, n in enumerate(call.operands)})
+        options = {"op": call.operation, "args": args, "kwargs": kwargs}
+        return Step(call.name, "elementwise", names, features, None, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        return run_literal(step.options, inputs)  # type: ignore[no-any-return]
+
+
+class DropoutRule(Rule):
+    """Dropout, as a layer or a function, of elements or of whole channels: on while its own block
+    trains, whatever the trunk said."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        options = {"p": call.node.args[1], "channels": "feature" in call.operation}
+        return Step(call.name, "dropout", call.inputs, call.features, None, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        if step.options["channels"]:
+            return torch.feature_dropout(inputs[0], step.options["p"], training)
+        return F.dropout(inputs[0], step.options["p"], training)
+
+
+class IdentityRule(Rule):
+    """What changes no number: contiguous, clone, a cast to the same type."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        before, after = call.activations[0].meta["val"], call.node.meta["val"]
+        if before.dtype != after.dtype or before.shape != after.shape:
+            raise call.refuse("changes the type or the shape of a value", "one type throughout")
+        return Step(call.name, "identity", call.inputs, call.features)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        return inputs[0]
+
+
+class ConstantRule(Rule):
+    """A tensor of literals; it reads the input only to know the device."""
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        dtype = getattr(torch, step.options["dtype"])
+        return torch.tensor(step.options["value"], dtype=dtype, device=inputs[0].device)
+
+
+class ParameterRule(Rule):
+    """A bare parameter of the trunk (a position, a class token, a scale): each owner has the
+    columns of its neurons, started at random with the mean and the deviation of the trunk's."""
+
+    def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
+        shape = list(step.options["shape"])
+        if not step.features.raw:
+            shape[step.features.dim] = columns_out
+        return Bare(shape, step.options["mean"], step.options["std"])
+
+    def axes_of(self, step: Step, name: str) -> tuple[Axis, ...]:
+        axes: list[Axis] = [None] * len(step.options["shape"])
+        if not step.features.raw:
+            axes[step.features.dim] = "out"
+        return tuple(axes)
+
+    def adopt(self, layer: nn.Module, trunk: nn.Module, path: str) -> dict[str, Tensor]:
+        assert isinstance(layer, Bare)
+        return {"weight": trunk.get_parameter(path).detach().reshape(layer.weight.shape)}
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        assert isinstance(layer, Bare)
+        return layer.weight
+
+
+class Bare(nn.Module):
+    """A parameter as a module, so that a block can hold it among its layers."""
+
+    weight: Tensor
+
+    def __init__(self, shape: list[int], mean: float, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full(shape, mean))
+        if std and not self.weight.is_meta:
+            nn.init.normal_(self.weight, mean, std)
