@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eideticnet.errors import UnsupportedError
+from eideticnet.recurrent import Recurrent
 
 
 def normal_form(trunk: nn.Module) -> nn.Module:
@@ -108,6 +109,7 @@ class States(tuple[Tensor, ...]):
 class Recurrence(nn.Module):
     """nn.RNN, nn.LSTM or nn.GRU as single layers and directions. It starts from zeros."""
 
+    mode: str
     num_layers: int
     dropout: float
     batch_first: bool
@@ -132,21 +134,17 @@ class Recurrence(nn.Module):
         for i in range(self.num_layers):
             if i:
                 x = F.dropout(x, self.dropout, self.training)
-            outs = [self.get_submodule(f"l{i}")(x)[0]]
+            outs = [self.get_submodule(f"l{i}")(x)]
             final.append(outs[0][:, -1])
             if self.directions == 2:
-                outs.append(self.get_submodule(f"l{i}_reverse")(x.flip(1))[0].flip(1))
+                outs.append(self.get_submodule(f"l{i}_reverse")(x.flip(1)).flip(1))
                 final.append(outs[1][:, 0])
             x = torch.cat(outs, -1) if len(outs) > 1 else outs[0]
         out = x if self.batch_first else x.transpose(0, 1)
-        return out, (States(final), None) if self.is_lstm else States(final)
-
-    @property
-    def is_lstm(self) -> bool:
-        return isinstance(self.get_submodule("l0"), nn.LSTM)
+        return out, (States(final), None) if self.mode == "LSTM" else States(final)
 
 
-def _single(stock: nn.RNNBase, suffix: str) -> nn.RNNBase:
+def _single(stock: nn.RNNBase, suffix: str) -> Recurrent:
     """One layer and direction of ``stock``."""
     weights = {
         f"{kind}_l0": getattr(stock, f"{kind}_{suffix}")
@@ -154,9 +152,6 @@ def _single(stock: nn.RNNBase, suffix: str) -> nn.RNNBase:
         if hasattr(stock, f"{kind}_{suffix}")
     }
     columns = weights["weight_ih_l0"].shape[1]
-    options: dict[str, Any] = {"bias": stock.bias, "batch_first": True}
-    if isinstance(stock, nn.RNN):
-        options["nonlinearity"] = stock.nonlinearity
-    single: nn.RNNBase = type(stock)(columns, stock.hidden_size, **options)
+    single = Recurrent(stock.mode.lower(), columns, stock.hidden_size, stock.bias)
     single.load_state_dict(weights)
     return single

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from eideticnet.calls import Call
 from eideticnet.groups import Groups
 from eideticnet.program import Step
+from eideticnet.recurrent import GATES, Recurrent
 from eideticnet.rules.base import Axis, Rule
-
-GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
 
 
 class RecurrentRule(Rule):
@@ -35,15 +34,14 @@ class RecurrentRule(Rule):
     }
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(nn.RNNBase)
+        path, layer = call.stock_layer(Recurrent)
         if call.index != 0:
             raise call.refuse("hands on its inner states", "its output, or the final hidden state h[i]")
         if not call.features.raw and call.features.dim != -1:
             raise call.refuse("runs along the feature dimension")
         groups.read_alike(path, call.features)
-        written = groups.written(path, layer.hidden_size, -1)
-        kind = call.operation.split(".")[1]
-        options = {"kind": kind, "bias": layer.bias, "raw_columns": layer.input_size}
+        written = groups.written(path, layer.hidden, -1)
+        options = {"kind": layer.kind, "bias": layer.bias, "raw_columns": layer.inputs}
         return Step(call.name, "recurrent", call.inputs, written, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
@@ -64,35 +62,3 @@ class RecurrentRule(Rule):
         assert isinstance(layer, Recurrent)
         weights = torch.cat([layer.weight_ih_l0, layer.weight_hh_l0], 1)
         return weights.reshape(GATES[layer.kind], layer.hidden, -1).transpose(0, 1).flatten(1)
-
-
-class Recurrent(nn.Module):
-    """torch's recurrent kernel with its weights as ordinary parameters; batch first, one layer.
-
-    nn.LSTM keeps a second list of its weights, which freezing would have to keep in step.
-    """
-
-    def __init__(self, kind: str, inputs: int, hidden: int, bias: bool) -> None:
-        super().__init__()
-        self.kind, self.hidden = kind, hidden
-        rows = GATES[kind] * hidden
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih_l0": (rows, inputs),
-            "weight_hh_l0": (rows, hidden),
-        }
-        if bias:
-            shapes |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
-        self.names = list(shapes)
-        self.weight_ih_l0: Tensor
-        self.weight_hh_l0: Tensor
-        for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
-            nn.init.uniform_(getattr(self, name), -(hidden**-0.5), hidden**-0.5)  # as nn.LSTM does
-
-    def forward(self, x: Tensor) -> Tensor:
-        zeros = x.new_zeros(1, x.shape[0], self.hidden)
-        state = (zeros, zeros) if self.kind == "lstm" else zeros
-        weights = [getattr(self, name) for name in self.names]
-        run = getattr(torch, self.kind)
-        out: Tensor = run(x, state, weights, len(weights) > 2, 1, 0.0, False, False, True)[0]
-        return out

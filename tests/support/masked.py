@@ -109,7 +109,7 @@ class Twin:
             self.fill_gru(path, step)
             return
         for block, layer in self.owners(path):
-            hidden = dense.hidden_size
+            hidden = dense.hidden
             mine = self.columns(step.features, block.owner)
             rows = torch.cat([g * hidden + mine for g in range(dense.weight_ih_l0.shape[0] // hidden)])
             read = self.read(block, step, source)
@@ -170,7 +170,7 @@ class OwnersGru(nn.Module):
         super().__init__()
         self.hidden, self.parts = hidden, []
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor) -> Tensor:
         h, outs = x.new_zeros(len(x), self.hidden), []
         for s in range(x.shape[1]):
             new = h.clone()
@@ -187,4 +187,4 @@ class OwnersGru(nn.Module):
                 new[:, mine] = (1 - update) * candidate + update * h[:, mine]
             h = new
             outs.append(h)
-        return torch.stack(outs, 1), None
+        return torch.stack(outs, 1)
