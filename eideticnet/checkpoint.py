@@ -32,7 +32,7 @@ from eideticnet.rules import check_program
 if TYPE_CHECKING:
     from eideticnet.network import EideticNetwork
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "network.json"
 _TENSOR_FILE = re.compile(
     r"(t\d+|router|probes)-[0-9a-f]{16}\.safetensors(\.partial)?|network\.json\.partial"
@@ -63,6 +63,7 @@ def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
             {
                 "owner": owner,
                 "reads": list(block.reads),
+                "unread": block.unread,
                 "widths": block.widths,
                 "file": _write_named(folder, owner, dict(block.layers.state_dict())),
                 "tensors": block.fingerprint,
@@ -74,9 +75,10 @@ def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
             "name": t.name,
             "owner": t.owner,
             "classes": list(t.classes),
-            "digest": digests[t.name],
+            "revision": t.revision,
+            "digest": digests[t.label],
         }
-        for t in net.tasks
+        for t in net.learned.tasks
     ]
     return {
         "schema": SCHEMA,
@@ -84,8 +86,9 @@ def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
         "inputs": asdict(net.inputs),
         "program": net.program.to_json(),
         "tasks": tasks,
+        "answering": net.learned.answering,
         "blocks": blocks,
-        "probes": _write_named(folder, "probes", {t.owner: t.probes for t in net.tasks}),
+        "probes": _write_named(folder, "probes", {t.owner: t.probes for t in net.learned.tasks}),
         "metadata": net.metadata,
     }
 
@@ -138,11 +141,12 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
         check_program(program)
         probes = _read_tensors(folder, manifest["probes"])
         tasks = [
-            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]]) for t in manifest["tasks"]
+            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]], t["revision"])
+            for t in manifest["tasks"]
         ]
         blocks = [_read_block(folder, program, b) for b in manifest["blocks"]]
         inputs, seed = Inputs.from_json(manifest["inputs"]), int(manifest["seed"])
-        learned = Learned(tasks, blocks)
+        learned = Learned(tasks, blocks, manifest["answering"])
         _check_digests(manifest, learned.digests(inputs, program), folder / MANIFEST)
         return program, inputs, seed, learned, manifest["metadata"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -152,8 +156,8 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
 def _check_digests(manifest: Mapping[str, Any], digests: Mapping[str, str], path: Path) -> None:
     """The wiring, the normalisation and the names of a task's classes are not in its tensors,
     but in its digest."""
-    for task in manifest["tasks"]:
-        if task["digest"] != digests[task["name"]]:
+    for task, now in zip(manifest["tasks"], digests.values(), strict=True):
+        if task["digest"] != now:
             raise CheckpointError(
                 f"{path}: task {task['name']!r} is not what was saved (its wiring, input "
                 "contract or classes were changed); restore the file from a copy"
@@ -187,7 +191,7 @@ def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 def _read_block(folder: Path, program: Program, data: Mapping[str, Any]) -> Block:
     tensors = _read_tensors(folder, data["file"])
     with torch.device("meta"):
-        block = Block(program, data["owner"], tuple(data["reads"]), data["widths"])
+        block = Block(program, data["owner"], tuple(data["reads"]), data["widths"], None, data["unread"])
     block.layers.load_state_dict(tensors, assign=True)
     block.freeze()
     now = block.fingerprint or {}

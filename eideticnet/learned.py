@@ -24,20 +24,38 @@ ROUTER = "router"
 @dataclass(frozen=True)
 class Task:
     """A head and the closure of what it reads. ``owner`` is the stable id of its block;
-    ``probes`` (K, *shape) are raw inputs on which versions of the network are compared."""
+    ``probes`` (K, *shape) are raw inputs on which versions of the network are compared.
+
+    A task that was learned anew has several ``revision``s, each with a block and a head of its own.
+    """
 
     name: str
     owner: str
     classes: tuple[str, ...]
     probes: Tensor
+    revision: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name, and the revision unless it is the first."""
+        return f"{self.name} (revision {self.revision})" if self.revision else self.name
 
 
 class Learned(nn.Module):
-    """Tasks in the order of learning, with one frozen block for each owner."""
+    """Tasks in the order of learning, with one frozen block for each owner.
 
-    def __init__(self, tasks: Iterable[Task] = (), blocks: Iterable[Block] = ()) -> None:
+    ``answering`` says which revision of a task answers, by its name; the last one where it is silent.
+    """
+
+    def __init__(
+        self,
+        tasks: Iterable[Task] = (),
+        blocks: Iterable[Block] = (),
+        answering: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
+        self.answering = dict(answering or {})
         self.blocks = nn.ModuleDict({block.owner: block for block in blocks})
 
     def block(self, owner: str) -> Block:
@@ -50,17 +68,33 @@ class Learned(nn.Module):
 
     def with_task(self, task: Task, block: Block) -> Learned:
         """One task more; the router, which knew nothing of it, goes back to the free pool."""
-        return Learned((*self.tasks, task), (*self._task_blocks(), block))
+        answering = {name: r for name, r in self.answering.items() if name != task.name}
+        return Learned((*self.tasks, task), (*self._task_blocks(), block), answering)
 
     def with_router(self, block: Block) -> Learned:
-        return Learned(self.tasks, (*self._task_blocks(), block))
+        return Learned(self.tasks, (*self._task_blocks(), block), self.answering)
+
+    def with_answering(self, task: Task) -> Learned:
+        """The same, with this revision answering for its task; the router stays, for the classes
+        are the same."""
+        answering = {**self.answering, task.name: task.revision}
+        return Learned(self.tasks, self.blocks.values(), answering)  # type: ignore[arg-type]
+
+    def revisions(self, name: str) -> tuple[Task, ...]:
+        """All revisions of a task, the first one first."""
+        return tuple(t for t in self.tasks if t.name == name)
+
+    def current(self) -> tuple[Task, ...]:
+        """The revision of each task that answers, in the order in which they were first learned."""
+        names = dict.fromkeys(t.name for t in self.tasks)
+        return tuple(self.revisions(n)[self.answering.get(n, -1)] for n in names)
 
     def _task_blocks(self) -> list[Block]:
         return [self.block(task.owner) for task in self.tasks]
 
-    def closure(self, owner: str) -> tuple[str, ...]:
-        """``owner`` and everyone that it reads, directly or not, in the order of learning."""
-        needed, waiting = set[str](), [owner]
+    def closure(self, *owners: str) -> tuple[str, ...]:
+        """``owners`` and everyone that they read, directly or not, in the order of learning."""
+        needed, waiting = set[str](), list(owners)
         while waiting:
             current = waiting.pop()
             if current not in needed:
@@ -86,6 +120,7 @@ class Learned(nn.Module):
             {
                 "owner": o,
                 "reads": list(self.block(o).reads),
+                "unread": self.block(o).unread,
                 "widths": self.block(o).widths,
                 "tensors": self.block(o).fingerprint,
             }
@@ -94,13 +129,13 @@ class Learned(nn.Module):
         return json_hash({"classes": list(task.classes), "contract": contract, "blocks": parts})
 
     def digests(self, inputs: Inputs, program: Program) -> dict[str, str]:
-        """The digest of each task by name, in a network of this input contract and program."""
+        """The digest of each task and revision by its label, for this input contract and program."""
         contract = {"inputs": asdict(inputs), "steps": program.to_json()["steps"]}
-        return {task.name: self.digest(task, contract) for task in self.tasks}
+        return {task.label: self.digest(task, contract) for task in self.tasks}
 
     def verify(self) -> None:
         """Raise ``DamagedError``, naming task and layer, if a frozen tensor is not what it was."""
-        names = {task.owner: f"task {task.name!r}" for task in self.tasks}
+        names = {task.owner: f"task {task.label!r}" for task in self.tasks}
         for owner in self.blocks:
             block, now = self.block(owner), self.block(owner).hashes()
             frozen = block.fingerprint or {}

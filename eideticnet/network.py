@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from math import ceil
 from os import PathLike
 from typing import Any, Literal
 
@@ -17,12 +19,14 @@ from eideticnet.inputs import Inputs
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD, Program
 from eideticnet.pruning import Pruning, prune
+from eideticnet.reading import Reading, Reads, resolve
 from eideticnet.routing import Output, RouteByLabel, answer, task_probabilities
 from eideticnet.seeding import seeded
-from eideticnet.tracing import trace
+from eideticnet.tracing import as_named, trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training, converge
 
-WhenFull = Literal["refuse", "reuse"]
+WhenFull = Literal["refuse", "reuse", "widen"]
+"""What to do where a layer has no free neuron left."""
 Report = Callable[[Event], Any]
 
 ROUTER_PRUNING = Pruning(threshold=0.002)
@@ -72,7 +76,7 @@ class EideticNetwork(nn.Module):
     @property
     def tasks(self) -> tuple[Task, ...]:
         """The tasks learned so far, in order; an answer's ``task`` is an index into them."""
-        return self.learned.tasks
+        return self.learned.current()
 
     def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
         """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.
@@ -94,18 +98,23 @@ class EideticNetwork(nn.Module):
         counts = [len(t.classes) for t in self.tasks]
         return answer(heads, task_probabilities(pieces[ROUTER][HEAD], counts), task, threshold)
 
-    def task_logits(self, x: Tensor, name: str) -> Tensor:
-        """Logits (N, C) of one task for raw ``x``, running only what the task reads."""
-        task = self.task(name)
+    def task_logits(self, x: Tensor, name: str, revision: int | None = None) -> Tensor:
+        """Logits (N, C) of one task for raw ``x``, running only what the task reads; those of the
+        revision that answers unless another is named."""
+        task = self.task(name, revision)
         pieces = self.learned.pieces(self.inputs.normalise(x), self.learned.closure(task.owner))
         return pieces[task.owner][HEAD]
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str, revision: int | None = None) -> Task:
         """The task called ``name``; ``DataError`` that lists the known ones if there is none."""
-        for task in self.tasks:
-            if task.name == name:
+        tasks = self.tasks if revision is None else self.learned.tasks
+        for task in tasks:
+            if task.name == name and revision in (None, task.revision):
                 return task
-        raise DataError(f"no task {name!r}; known: {', '.join(repr(t.name) for t in self.tasks) or 'none'}")
+        known = ", ".join(repr(t.name if revision is None else t.label) for t in tasks) or "none"
+        raise DataError(
+            f"no task {name!r}{'' if revision is None else f', revision {revision}'}; known: {known}"
+        )
 
     # -- learning ----------------------------------------------------------------------------
 
@@ -118,6 +127,8 @@ class EideticNetwork(nn.Module):
         pruning: Pruning | None = Pruning(),
         training: Training = Training(),
         when_full: WhenFull = "refuse",
+        reads: Reads = None,
+        pretrained: nn.Module | None = None,
         probes: Tensor | None = None,
         report: Report = lambda event: None,
     ) -> Task:
@@ -126,18 +137,86 @@ class EideticNetwork(nn.Module):
         Either the task is added at the end, or an error leaves the network as it was.
         ``pruning=None`` keeps every free neuron. ``probes`` are kept in checkpoints; without
         them random inputs are. Where a layer is full, ``when_full="reuse"`` learns with what
-        other layers have free and earlier tasks' neurons. The router has to be fitted again.
+        other layers have free and earlier tasks' neurons, ``"widen"`` makes the layer half as wide
+        again. ``reads``: the earlier tasks that this one may build on, by default all.
+        ``pretrained``: a trunk whose weights the first task starts from. The router has to be fitted
+        again.
         """
         self._check_new(name, classes)
-        self.learned.verify()
-        owner = f"t{len(self.tasks)}"
-        reads = tuple(t.owner for t in self.tasks)
-        lesson = self._lesson(name, owner, loader, Classify(len(classes)), training, report)
-        probes = self._random_probes(owner) if probes is None else probes.detach().cpu().clone()
+        return self._add(
+            Task(name, self._next_owner(), tuple(classes), self._probes(probes)),
+            loader,
+            pruning,
+            training,
+            when_full,
+            reads,
+            pretrained,
+            report,
+        )
+
+    def revise_task(
+        self,
+        name: str,
+        loader: Loader,
+        *,
+        pruning: Pruning | None = Pruning(),
+        training: Training = Training(),
+        when_full: WhenFull = "refuse",
+        reads: Reads = None,
+        probes: Tensor | None = None,
+        report: Report = lambda event: None,
+    ) -> Task:
+        """Learn a task anew on top of everything learned since (backward transfer; paper, section 5).
+
+        The new revision has a block and a head of its own and answers from now on; the old one stays
+        as it is, to the last bit, and can be made to answer again by ``answer_with``.
+        """
+        old = self.learned.revisions(self.task(name).name)[-1]
+        probes = old.probes if probes is None else probes
+        task = Task(name, self._next_owner(), old.classes, self._probes(probes), old.revision + 1)
+        return self._add(task, loader, pruning, training, when_full, reads, None, report)
+
+    def answer_with(self, name: str, revision: int) -> None:
+        """Let this revision of a task answer, from now on."""
+        self.learned = self.learned.with_answering(self.task(name, revision))
+
+    def widen(self, by: float | Mapping[str, int]) -> None:
+        """Add free neurons: ``by`` times as many as the trunk has in each group, or so many in those
+        that are named. No task changes."""
+        groups = self.program.groups
+        added = by if isinstance(by, Mapping) else {g: ceil(n * by) for g, n in groups.items()}
+        unknown = sorted(set(added) - set(groups))
+        if unknown or any(n < 0 for n in added.values()):
+            what = f"no layer {unknown[0]!r}" if unknown else "a layer can't lose neurons"
+            raise DataError(f"widen: {what}; layers: {', '.join(groups)}")
+        self.program = replace(self.program, groups={g: n + added.get(g, 0) for g, n in groups.items()})
+
+    def _next_owner(self) -> str:
+        return f"t{len(self.learned.tasks)}"
+
+    def _probes(self, given: Tensor | None) -> Tensor:
+        probes = self._random_probes(self._next_owner()) if given is None else given.detach().cpu().clone()
         self.inputs.check(probes)
-        block = self._learn(lesson, owner, reads, pruning, when_full)
-        task = Task(name, owner, tuple(classes), probes)
+        return probes
+
+    def _add(
+        self,
+        task: Task,
+        loader: Loader,
+        pruning: Pruning | None,
+        training: Training,
+        when_full: WhenFull,
+        reads: Reads,
+        pretrained: nn.Module | None,
+        report: Report,
+    ) -> Task:
         self.learned.verify()
+        reading = resolve(reads, self.learned, self.program)
+        lesson = self._lesson(task.label, task.owner, loader, Classify(len(task.classes)), training, report)
+        groups = self._groups(task.label, when_full, reading)
+        block = self._learn(lesson, task.owner, reading, pruning, groups, pretrained)
+        self.learned.verify()
+        self.program = replace(self.program, groups=groups)
         self.learned = self.learned.with_task(task, block)
         return task
 
@@ -163,9 +242,11 @@ class EideticNetwork(nn.Module):
         offsets = [sum(counts[:i]) for i in range(len(counts))]
         data = pooled([loaders[n] for n in names], offsets)
         lesson = self._lesson(ROUTER, f"{ROUTER}{len(names)}", data, RouteByLabel(counts), training, report)
-        reads = tuple(t.owner for t in self.tasks)
-        block = self._learn(lesson, ROUTER, reads, pruning, when_full)
+        reading = resolve(None, self.learned, self.program)
+        groups = self._groups(ROUTER, when_full, reading)
+        block = self._learn(lesson, ROUTER, reading, pruning, groups)
         self.learned.verify()
+        self.program = replace(self.program, groups=groups)
         self.learned = self.learned.with_router(block)
 
     def _lesson(
@@ -176,21 +257,30 @@ class EideticNetwork(nn.Module):
         def logits(block: nn.Module, x: Tensor) -> Tensor:
             assert isinstance(block, Block)
             with torch.no_grad():
-                earlier = frozen.pieces(x, block.reads)
+                earlier = frozen.pieces(x, frozen.closure(*block.reads))
             out: Tensor = block(x, earlier)[HEAD]
             return out
 
         return Lesson(name, loader, objective, self.inputs, training, (self.seed, seed), logits, report)
 
     def _learn(
-        self, lesson: Lesson, owner: str, reads: tuple[str, ...], pruning: Pruning | None, when_full: WhenFull
+        self,
+        lesson: Lesson,
+        owner: str,
+        reading: Reading,
+        pruning: Pruning | None,
+        groups: Mapping[str, int],
+        pretrained: nn.Module | None = None,
     ) -> Block:
         """Train all free neurons to convergence, keep the fewest that will do, let those
         converge once more, and freeze them."""
         widths = self.learned.owned()
-        widths[owner] = {**self._free(lesson.task, when_full), HEAD: lesson.objective.classes}
+        widths[owner] = {**self._free(groups), HEAD: lesson.objective.classes}
         with seeded(*lesson.seed, "initial weights"):
-            block = Block(self.program, owner, reads, widths).to(self._anchor)
+            block = Block(self.program, owner, reading.owners, widths, unread=reading.unread)
+        if pretrained is not None:
+            self._adopt(block, pretrained)
+        block.to(self._anchor)
         converge(lesson, block, "train", lesson.training.patience)
         if pruning is not None:
             block = prune(lesson, block, pruning)
@@ -198,10 +288,21 @@ class EideticNetwork(nn.Module):
         block.freeze()
         return block
 
+    def _adopt(self, block: Block, trunk: nn.Module) -> None:
+        """Start ``block`` from the trunk's weights: it has to be all of it."""
+        if block.reads or block.own != self.program.groups:
+            raise DataError(
+                "pretrained: only the first task, which owns every neuron, can start from a trunk"
+            )
+        try:
+            block.adopt(as_named(trunk))
+        except (AttributeError, RuntimeError) as error:
+            raise DataError(f"pretrained: not the trunk that the network was made from: {error}") from error
+
     def _check_new(self, name: str, classes: Sequence[str]) -> None:
         if name in [t.name for t in self.tasks]:
             raise DataError(f"there is a task {name!r} already; give the new one another name")
-        if not name or name in (ROUTER, "total", "free"):
+        if not name or name in (ROUTER, "total", "free") or "(revision" in name:
             raise DataError(f"{name!r} can't be a task's name; choose another")
         if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
             raise DataError(f"task {name!r}: classes must be two or more different names, got {classes!r}")
@@ -219,23 +320,29 @@ class EideticNetwork(nn.Module):
     def capacity(self) -> dict[str, dict[str, int]]:
         """For each feature group: its ``total``, what each owner has, and what is ``free``."""
         owned, table = self.learned.owned(), {}
-        names = {t.owner: t.name for t in self.tasks}
+        names = {t.owner: t.label for t in self.learned.tasks}
         for group, total in self.program.groups.items():
             mine = {names.get(o, o): widths[group] for o, widths in owned.items()}
             table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
         return table
 
-    def _free(self, wanted_by: str, when_full: WhenFull) -> dict[str, int]:
-        """Neurons free in each group once the router's are thrown back."""
+    def _free(self, groups: Mapping[str, int]) -> dict[str, int]:
+        """Neurons free in each group of these widths, once the router's are thrown back."""
         owned = [w for owner, w in self.learned.owned().items() if owner != ROUTER]
-        free = {g: n - sum(w[g] for w in owned) for g, n in self.program.groups.items()}
-        full = [g for g, n in free.items() if n == 0]
-        if full and when_full == "refuse":
+        return {g: n - sum(w[g] for w in owned) for g, n in groups.items()}
+
+    def _groups(self, wanted_by: str, when_full: WhenFull, reading: Reading) -> dict[str, int]:
+        """The width of each group while something is learned: a full one may have to be widened."""
+        groups = self.program.groups
+        full = [g for g, n in self._free(groups).items() if n == 0]
+        if full and when_full == "widen":
+            return {g: n + ceil(n / 2) * (g in full) for g, n in groups.items()}
+        if full and (when_full == "refuse" or not reading.reads_everyone(self.learned)):
             raise CapacityError(
-                f"{wanted_by}: no free neuron in {', '.join(full)}; prune harder, start from a wider "
-                'trunk, or pass when_full="reuse" to learn with the features there are'
+                f"{wanted_by}: no free neuron in {', '.join(full)}; prune harder, call widen, or pass "
+                'when_full="widen", or "reuse" to learn with the features there are (of all tasks)'
             )
-        return free
+        return groups
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each task by name, over everything that its logits depend on."""
