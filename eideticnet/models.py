@@ -1,10 +1,12 @@
-"""Ready trunks: plain modules that end in features."""
+"""Ready trunks: plain modules that end in features (N, F). They know nothing of tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(
@@ -20,3 +22,154 @@ def mlp(
         if dropout:
             layers.append(nn.Dropout(dropout))
     return nn.Sequential(*layers)
+
+
+def convnet(
+    channels: int = 3, widths: Sequence[int] = (64, 64, 128, 128), *, pool_every: int = 2
+) -> nn.Sequential:
+    """3x3 convolutions with BatchNorm2d and ReLU, a 2x2 max pool after each ``pool_every`` of them,
+    and a mean over positions: images (N, channels, H, W) to (N, widths[-1])."""
+    layers: list[nn.Module] = []
+    for i, (before, width) in enumerate(zip((channels, *widths[:-1]), widths, strict=True), 1):
+        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        if i % pool_every == 0 and i < len(widths):
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+class _Residual(nn.Module):
+    """``relu(branch(x) + skip(x))``; the skip is a projection where shapes differ, else the identity."""
+
+    def __init__(self, before: int, after: int, stride: int, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.skip = branch, nn.Sequential()
+        if stride > 1 or before != after:
+            self.skip = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.branch(x) + self.skip(x))
+
+
+def _basic(before: int, width: int, stride: int) -> _Residual:
+    branch = nn.Sequential(
+        nn.Conv2d(before, width, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+    )
+    return _Residual(before, width, stride, branch)
+
+
+def _bottleneck(before: int, width: int, stride: int) -> _Residual:
+    branch = nn.Sequential(
+        nn.Conv2d(before, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 4 * width, 1, bias=False),
+        nn.BatchNorm2d(4 * width),
+    )
+    return _Residual(before, 4 * width, stride, branch)
+
+
+def _resnet(
+    block: Literal["basic", "bottleneck"],
+    depths: Sequence[int],
+    channels: int,
+    width: int,
+    low_resolution: bool,
+) -> nn.Sequential:
+    stem: list[nn.Module] = [
+        nn.Conv2d(channels, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ]
+    if low_resolution:
+        stem[0] = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    else:
+        stem.append(nn.MaxPool2d(3, 2, 1))
+    make, expansion = (_basic, 1) if block == "basic" else (_bottleneck, 4)
+    blocks, before = list[nn.Module](), width
+    for stage, depth in enumerate(depths):
+        inner = width * 2**stage
+        for i in range(depth):
+            blocks.append(make(before, inner, 2 if stage and not i else 1))
+            before = inner * expansion
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def resnet18(channels: int = 3, *, width: int = 64, low_resolution: bool = False) -> nn.Sequential:
+    """ResNet-18 (He et al. 2016): images (N, channels, H, W) to (N, 8 * width). ``low_resolution``
+    has a 3x3 stem without stride or pool, for images of 32x32 or so."""
+    return _resnet("basic", (2, 2, 2, 2), channels, width, low_resolution)
+
+
+def resnet50(channels: int = 3, *, width: int = 64, low_resolution: bool = False) -> nn.Sequential:
+    """ResNet-50 with bottleneck blocks: images (N, channels, H, W) to (N, 32 * width)."""
+    return _resnet("bottleneck", (3, 4, 6, 3), channels, width, low_resolution)
+
+
+class LstmClassifier(nn.Module):
+    """An embedding of token ids (N, S) and an LSTM; features are its outputs' mean over time."""
+
+    def __init__(
+        self, vocabulary: int, width: int, hidden: int, layers: int, both_ways: bool, p: float
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
+        dropout = p if layers > 1 else 0.0
+        self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=both_ways, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(self.embedding(x))[0].mean(1)  # type: ignore[no-any-return]
+
+
+def lstm(
+    vocabulary: int,
+    *,
+    width: int = 128,
+    hidden: int = 128,
+    layers: int = 1,
+    both_ways: bool = True,
+    dropout: float = 0.0,
+) -> LstmClassifier:
+    """Token ids (N, S), 0 being padding, to (N, hidden), or twice that if the LSTM runs both ways."""
+    return LstmClassifier(vocabulary, width, hidden, layers, both_ways, dropout)
+
+
+class VisionTransformer(nn.Module):
+    """Patches with learned positions and a class token through pre-norm encoder layers."""
+
+    def __init__(
+        self, image: int, patch: int, channels: int, width: int, depth: int, heads: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(channels, width, patch, patch)
+        self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, (image // patch) ** 2 + 1, width))
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, depth, nn.LayerNorm(width), enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
+        return self.encoder(x)[:, 0]  # type: ignore[no-any-return]
+
+
+def vit_tiny(
+    image: int = 32,
+    patch: int = 4,
+    channels: int = 3,
+    *,
+    width: int = 192,
+    depth: int = 12,
+    heads: int = 3,
+    dropout: float = 0.0,
+) -> VisionTransformer:
+    """ViT-Ti (Dosovitskiy et al. 2021; Touvron et al. 2021): square images to (N, width)."""
+    return VisionTransformer(image, patch, channels, width, depth, heads, dropout)

@@ -252,16 +252,17 @@ class EideticNetwork(nn.Module):
     def _lesson(
         self, name: str, seed: str, loader: Loader, objective: Objective, training: Training, report: Report
     ) -> Lesson:
-        frozen = self.learned
+        return Lesson(
+            name, loader, objective, self.inputs, training, (self.seed, seed), self.logits_of, report
+        )
 
-        def logits(block: nn.Module, x: Tensor) -> Tensor:
-            assert isinstance(block, Block)
-            with torch.no_grad():
-                earlier = frozen.pieces(x, frozen.closure(*block.reads))
-            out: Tensor = block(x, earlier)[HEAD]
-            return out
-
-        return Lesson(name, loader, objective, self.inputs, training, (self.seed, seed), logits, report)
+    def logits_of(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Logits of a block that is being learned, for normalised ``x``; what it reads is frozen."""
+        assert isinstance(block, Block)
+        with torch.no_grad():
+            earlier = self.learned.pieces(x, self.learned.closure(*block.reads))
+        out: Tensor = block(x, earlier)[HEAD]
+        return out
 
     def _learn(
         self,

@@ -16,7 +16,7 @@ def _same_heads(call: Call, groups: Groups) -> Features:
     """The heads that all operands share; they must lie before the two dimensions that are mixed."""
     all_features = [call.values[n][1] for n in call.activations]
     first = all_features[0]
-    if len(call.activations) < len(call.operands) or len({f.raw for f in all_features}) > 1:
+    if any(n in call.constants for n in call.node.args[:2]) or len({f.raw for f in all_features}) > 1:
         raise call.refuse("mixes features with a parameter or with the raw input", "a layer for each")
     for other in all_features:
         if not first.raw and (other.dim > -3 or not groups.join(first, other)):
@@ -30,8 +30,6 @@ class AttentionRule(Rule):
     def trace(self, call: Call, groups: Groups) -> Step:
         features = _same_heads(call, groups)
         kwargs = dict(call.node.kwargs)
-        if call.argument(3) is not None or kwargs.get("attn_mask") is not None:
-            raise call.refuse("takes a mask", "is_causal=True, or none")
         if kwargs.get("enable_gqa"):
             raise call.refuse("shares keys between heads", "as many keys as queries")
         options = {
@@ -40,14 +38,30 @@ class AttentionRule(Rule):
             "scale": kwargs.get("scale"),
         }
         order = [call.activations.index(n) for n in call.node.args[:3]]  # type: ignore[arg-type]
-        return Step(call.name, "attention", tuple(call.inputs[i] for i in order), features, None, options)
+        inputs = [call.inputs[i] for i in order]
+        mask = call.argument(3, kwargs.get("attn_mask"))
+        return Step(call.name, "attention", (*inputs, *_mask(call, mask)), features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        q, k, v = inputs
+        q, k, v, *mask = inputs
         o = step.options
         return F.scaled_dot_product_attention(
-            q, k, v, None, o["p"] if training else 0.0, o["causal"], scale=o["scale"]
+            q, k, v, mask[0] if mask else None, o["p"] if training else 0.0, o["causal"], scale=o["scale"]
         )
+
+
+def _mask(call: Call, mask: object) -> list[str]:
+    """The step that gives a constant mask; none where there is no mask, or one that hides nothing."""
+    if mask is None:
+        return []
+    constant = call.constants.get(mask)  # type: ignore[call-overload]
+    if constant is None or constant.parameter is not None:
+        raise call.refuse("takes a mask that depends on the input", "is_causal=True, or a constant mask")
+    if constant.value.dtype == torch.bool and bool(constant.value.all()):
+        return []
+    if constant.value.ndim > 2 and constant.value.shape[-3] != 1:
+        raise call.refuse("takes a mask for each head", "one mask for all heads")
+    return [call.constant(mask, Features())]  # type: ignore[arg-type]
 
 
 class MatmulRule(Rule):

@@ -144,7 +144,7 @@ def _touched(call: Call, rank: int) -> tuple[list[int], int]:
     """Dimensions that an operation works on, and how many each of them becomes more (or less)."""
     name, first = call.operation.split(".")[1], call.argument(1, 0)
     trailing = {"1": 1, "2": 2, "3": 3}
-    if name == "constant_pad_nd":
+    if name in ("pad", "constant_pad_nd"):
         return list(range(rank - len(first) // 2, rank)), 0
     if "pool" in name or "upsample" in name:
         spatial = next(n for d, n in trailing.items() if f"{d}d" in name)

@@ -1,0 +1,38 @@
+"""Trunks that nobody here wrote are learned on like any other: Hugging Face's, from their configurations."""
+
+import pytest
+import torch
+from foreign import FOREIGN, pixels
+from nets import LIGHT, QUICK, names
+
+from eideticnet import EideticNetwork, batches
+from eideticnet.block import Block
+from eideticnet.program import HEAD
+from eideticnet.tracing import as_named
+
+
+def loader(seed, size):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        x, y = pixels(16, size), torch.arange(16) % 2
+    return batches(x + y[:, None, None, None], y, 8)
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_two_tasks_are_learned_on_a_trunk_of_somebody_else(kind):
+    make, size = FOREIGN[kind]
+    torch.manual_seed(0)
+    plain, x = make().eval(), pixels(5, size)
+    net = EideticNetwork(plain, x)
+    block = Block(net.program, "t0", (), {"t0": {**net.program.groups, HEAD: 2}}).eval()
+    block.adopt(as_named(plain))
+    with torch.no_grad():
+        assert torch.equal(block(x, {})[net.program.steps[-1].inputs[0]], plain(x))
+    options = {"training": QUICK, "pruning": LIGHT}
+    net.train_task("first", loader(0, size), names(2), **options)
+    logits, digest = net.task_logits(x, "first"), net.digests()["first"]
+    net.train_task("second", loader(1, size), names(2), **options)
+    net.fit_router({"first": loader(0, size), "second": loader(1, size)}, when_full="reuse", **options)
+    assert torch.equal(net.task_logits(x, "first"), logits)
+    assert net.digests()["first"] == digest
+    assert net(x).task.shape == (5,)

@@ -1,0 +1,66 @@
+"""Trunks that nobody here wrote: Hugging Face's models from small configurations, random weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2Model,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTModel,
+)
+
+
+class Pooled(nn.Module):
+    """Any of them as a trunk: pixels in, pooled features (N, F) out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).pooler_output.flatten(1)
+
+
+class FirstToken(Pooled):
+    """The class token of a transformer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x).last_hidden_state[:, 0]
+
+
+def resnet() -> nn.Module:
+    config = ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[16, 24],
+        depths=[1, 2],
+        layer_type="bottleneck",
+        downsample_in_first_stage=True,
+    )
+    return Pooled(ResNetModel(config))
+
+
+def mobilenet() -> nn.Module:
+    return Pooled(MobileNetV2Model(MobileNetV2Config(image_size=32, depth_multiplier=0.25, min_depth=4)))
+
+
+def vit() -> nn.Module:
+    config = ViTConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+    )
+    return FirstToken(ViTModel(config, add_pooling_layer=False))
+
+
+def pixels(rows: int, size: int = 32) -> Tensor:
+    return torch.randn(rows, 3, size, size)
+
+
+FOREIGN = {"resnet": (resnet, 32), "mobilenet": (mobilenet, 32), "vit": (vit, 16)}
