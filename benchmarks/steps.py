@@ -106,7 +106,7 @@ def memory_ratio() -> float:
         files = [p for p in Path(folder).glob("*.safetensors") if not p.name.startswith("probes")]
         stored = sum(p.stat().st_size for p in files)
     tensors = [t for o in net.learned.blocks for t in net.learned.block(o).layers.state_dict().values()]
-    return stored / sum(t.numel() * t.element_size() for t in tensors)
+    return float(stored / sum(t.numel() * t.element_size() for t in tensors))
 
 
 def figures() -> dict[str, float]:
