@@ -29,7 +29,7 @@ $(VENV)/installed: pyproject.toml requirements/constraints.txt
 	  f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),export,serve,experiments,dev]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),report,export,serve,experiments,dev]'
 	@touch $@
 
 # Training goes on where it stopped and does nothing when it is complete, so it is always asked.

@@ -150,9 +150,7 @@ class Recorder:
         capacity, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
         free = {group: row["total"] - sum(row[t] for t in tasks) for group, row in capacity.items()}
         steps = [Step(neurons=free, accuracy=max(trained))]
-        steps += [
-            Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"
-        ]
+        steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
         chosen = {group: row[name] for group, row in capacity.items()}
         return Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
 
