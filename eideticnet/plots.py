@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
@@ -25,7 +26,7 @@ INK, FAINT, GRID = "#333333", "#767676", "#dddddd"
 OWN = {ROUTER: "#4d4d4d", "free": "#ececec"}
 # Okabe and Ito's colours for colour-blind readers, without the yellow that fades on white.
 FEW = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.family": ["DejaVu Sans"],
@@ -39,6 +40,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+LOOK: Any = ["default", STYLE]  # whatever the user's own matplotlibrc says
 
 
 def palette(tasks: Sequence[str]) -> dict[str, str]:
@@ -85,7 +87,7 @@ def lanes(history: History, colours: Mapping[str, str]) -> str:
     every = [a for m in moments for a in (*m.oracle.values(), *m.routed.values())]
     low = min(0.9, int(10 * min(every)) / 10)
     height = 40 * len(tasks) + 44
-    with mpl.rc_context(STYLE):
+    with style.context(LOOK):
         figure, axes = _figure(height, left=32, right=42, bottom=40, top=4)
         for row, task in enumerate(tasks):
             _lane(axes, row, task, history, low, colours[task])
@@ -137,7 +139,7 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
     pitch, size = (26, 9.5) if len(table) <= 16 else (14, 7.5)
     names = [shorten(name, 20) for name in table]
     left = 14 + 0.62 * size * max(map(len, names))
-    with mpl.rc_context(STYLE):
+    with style.context(LOOK):
         figure, axes = _figure(pitch * len(table) + 50, left=left, right=46, bottom=38, top=4)
         for row, layer in enumerate(table.values()):
             _bar(axes, row, layer, colours, size, (WIDTH - left - 46) / 100)
@@ -175,7 +177,7 @@ def pruning(curve: Curve, name: str, colour: str) -> str:
     if not max(sizes):
         return ""
     chosen, target = sum(curve.chosen.values()), 100 * curve.target
-    with mpl.rc_context(STYLE):
+    with style.context(LOOK):
         figure, axes = _figure(200, left=38, right=8, bottom=38, top=22, width=PANEL)
         axes.plot(sizes, reached, "-", color=colour, lw=2)
         good = [(n, a) for n, a in zip(sizes, reached, strict=True) if a >= target]
@@ -214,20 +216,20 @@ def _accuracy_axis(axes: Axes, low: float) -> None:
 
 
 def _mark_chosen(axes: Axes, chosen: int, reached: float | None, target: float) -> None:
-    style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5}
+    font: dict[str, Any] = {"textcoords": "offset points", "fontsize": 9.5}
     start = axes.get_xlim()[0]
-    axes.annotate(f"least allowed: {target:.1f} %", (start, target), (3, -11), color=FAINT, **style)
+    axes.annotate(f"least allowed: {target:.1f} %", (start, target), (3, -11), color=FAINT, **font)
     if reached is not None:
         place = (chosen, 100 * reached)
         axes.plot(*place, "o", ms=12, mfc="none", mec=INK, mew=1.8, clip_on=False)
-        axes.annotate(f"{chosen} kept", place, (9, 4), color=INK, weight="bold", **style)
+        axes.annotate(f"{chosen} kept", place, (9, 4), color=INK, weight="bold", **font)
 
 
 def reliability(routing: Routing) -> str:
     """How often the router is right, against how sure it says it is."""
     filled = [(i, b) for i, b in enumerate(routing.bins) if b.count]
     width = 100 / len(routing.bins)
-    with mpl.rc_context(STYLE):
+    with style.context(LOOK):
         figure, upper = _figure(330, left=44, right=12, bottom=112, top=10)
         lower = figure.add_axes((44 / WIDTH, 38 / 330, (WIDTH - 56) / WIDTH, 56 / 330))
         most = max(b.count for _, b in filled)
