@@ -151,7 +151,7 @@ class Recorder:
         free = {group: row["total"] - sum(row[t] for t in tasks) for group, row in capacity.items()}
         steps = [Step(neurons=free, accuracy=max(trained))]
         steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
-        chosen = {group: row[name] for group, row in capacity.items()}
+        chosen = {group: row.get(name, 0) for group, row in capacity.items()}
         return Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
 
 
@@ -172,10 +172,10 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Routing:
     for index, name in enumerate(names):
         for x, _ in seeded_pass(data[name], name):
             out = net(x.to(net.device))
-            chosen, confidence = out.task.cpu(), out.task_probs.amax(1).cpu().double()
-            confusion[index] += torch.bincount(chosen % (len(names) + 1), minlength=len(names) + 1)
+            confusion[index] += torch.bincount(out.task.cpu() % (len(names) + 1), minlength=len(names) + 1)
+            confidence, likeliest = out.task_probs.cpu().double().max(1)
             place = (confidence * BINS).long().clamp(0, BINS - 1)
-            weights = (torch.ones_like(confidence), confidence, (chosen == index).double())
+            weights = (torch.ones_like(confidence), confidence, (likeliest == index).double())
             sums += torch.stack([torch.bincount(place, w, BINS) for w in weights])
     count = sums[0].clamp(min=1)
     bins = zip(sums[0].tolist(), (sums[1] / count).tolist(), (sums[2] / count).tolist(), strict=True)

@@ -86,7 +86,7 @@ def lanes(history: History, colours: Mapping[str, str]) -> str:
     moments, tasks = history.moments, list(dict.fromkeys(t for m in history.moments for t in m.oracle))
     every = [a for m in moments for a in (*m.oracle.values(), *m.routed.values())]
     low = min(0.9, int(10 * min(every)) / 10)
-    height = 40 * len(tasks) + 44
+    height = 44 * len(tasks) + 44
     with style.context(LOOK):
         figure, axes = _figure(height, left=32, right=42, bottom=40, top=4)
         for row, task in enumerate(tasks):
@@ -173,20 +173,20 @@ def _bar(
 def pruning(curve: Curve, name: str, colour: str) -> str:
     """Accuracy against neurons left, in all layers together; empty if there was nothing to prune."""
     steps = sorted((sum(s.neurons.values()), s.accuracy) for s in curve.steps)
-    sizes, reached = [n for n, _ in steps], [100 * a for _, a in steps]
+    sizes = [n for n, _ in steps]
     if not max(sizes):
         return ""
     chosen, target = sum(curve.chosen.values()), 100 * curve.target
     with style.context(LOOK):
         figure, axes = _figure(200, left=38, right=8, bottom=38, top=22, width=PANEL)
-        axes.plot(sizes, reached, "-", color=colour, lw=2)
-        good = [(n, a) for n, a in zip(sizes, reached, strict=True) if a >= target]
-        bad = [(n, a) for n, a in zip(sizes, reached, strict=True) if a < target]
+        axes.plot(sizes, [100 * a for _, a in steps], "-", color=colour, lw=2)
+        good = [(n, 100 * a) for n, a in steps if a >= curve.target]
+        bad = [(n, 100 * a) for n, a in steps if a < curve.target]
         axes.plot([n for n, _ in good], [a for _, a in good], "o", color=colour, ms=4.5)
         axes.plot([n for n, _ in bad], [a for _, a in bad], "x", color=colour, ms=7, mew=2)
         axes.axhline(target, color=INK, lw=1, ls=(0, (4, 3)))
         _size_axis(axes, sizes)
-        _accuracy_axis(axes, min(target, *reached))
+        _accuracy_axis(axes, min(target, *(100 * a for _, a in steps)))
         _mark_chosen(axes, chosen, dict(steps).get(chosen), target)
         return _svg(figure, name)
 

@@ -15,7 +15,7 @@ from eideticnet.history import History, Routing
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 
-SECTIONS = ("trunk", "training", "pruning", "router_pruning")
+SECTIONS = ("trunk", "training", "pruning", "routing", "router_pruning")
 SETTINGS = ("threads", "test", "probes", "when_full")
 
 
@@ -62,9 +62,9 @@ def _shown(value: Any) -> Any:
 def _page(net: EideticNetwork, title: str) -> dict[str, Any]:
     """Everything that the template shows."""
     past, table, tasks = history.read(net), net.capacity(), [t.name for t in net.tasks]
-    colours, has_router = plots.palette(tasks), net.learned.router() is not None
-    routing = past.routing if has_router else None
-    learners = [*tasks, *([ROUTER] if has_router else [])]
+    colours, routing = plots.palette(tasks), past.routing
+    has_router = routing is not None or net.learned.router() is not None
+    learners = [*tasks, *([ROUTER] if any(ROUTER in layer for layer in table.values()) else [])]
     return {
         "title": title,
         "tasks": _tasks(net, table),
