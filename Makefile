@@ -15,12 +15,13 @@ CONSTRAINTS := -c requirements/constraints.txt
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 CODE := eideticnet export handlers serving loadtest benchmarks experiments
 
-# torch keeps a cache in /tmp otherwise, and leaves it there
+# torch and matplotlib keep caches in /tmp or in the user's home otherwise, and leave them there
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 # ONNX Runtime's official builds report usage to their maker unless told not to
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup serve test test-all check format loadtest clean FORCE
+.PHONY: setup serve report test test-all check format loadtest clean FORCE
 
 setup: $(VENV)/installed
 
@@ -38,6 +39,11 @@ $(VENV)/installed: pyproject.toml requirements/constraints.txt
 $(RUNS)/digits/network.json: FORCE | setup
 	@$(PY) -m eideticnet train experiments/digits.toml --out $(RUNS)/digits
 
+$(RUNS)/digits/report.html: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*.html)
+	@$(PY) -m eideticnet report $(RUNS)/digits
+
+report: $(RUNS)/digits/report.html
+
 # The archive's name holds its version, so a file beside it remembers the name.
 $(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py export/*.py handlers/*.py)
 	@mkdir -p $(STORE)
@@ -47,7 +53,7 @@ ifeq ($(wildcard $(shell cat $(STORE)/.digits 2>/dev/null)),)
 $(shell rm -f $(STORE)/.digits)
 endif
 
-serve: $(STORE)/.digits
+serve: $(STORE)/.digits $(RUNS)/digits/report.html
 	@exec $(PY) -m serving start "$$(cat $(STORE)/.digits)"
 
 loadtest: $(STORE)/.digits

@@ -48,7 +48,7 @@ def palette(tasks: Sequence[str]) -> dict[str, str]:
     told colours get steps from dark to light, in the order of learning."""
     many = mpl.colormaps["viridis"]
     colours = [
-        FEW[i] if len(tasks) <= len(FEW) else mpl.colors.to_hex(many(0.93 * i / (len(tasks) - 1)))
+        FEW[i] if len(tasks) <= len(FEW) else mpl.colors.to_hex(many(0.9 * i / (len(tasks) - 1)))
         for i in range(len(tasks))
     ]
     return {**dict(zip(tasks, colours, strict=True)), **OWN}
@@ -242,7 +242,8 @@ def reliability(routing: Routing) -> str:
             lower.annotate(
                 str(b.count), (place, b.count), (0, 2), textcoords="offset points", ha="center", fontsize=8
             )
-        upper.annotate("as sure as right", (30, 30), (4, -12), textcoords="offset points", color=FAINT)
+        hint: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "color": FAINT}
+        upper.annotate("as sure as right", (36, 36), (-5, 4), **hint)
         error = f"expected calibration error {routing.calibration_error:.3f}"
         upper.text(2, 97, error, weight="bold", color=INK, va="top")
         for axes, label, high in ((upper, "routed rightly (%)", 104), (lower, "inputs", 1.35 * most)):
