@@ -95,29 +95,30 @@ def read(net: EideticNetwork) -> History:
 
 
 class Recorder:
-    """Continues the history of a network. ``data``: each task's held-out inputs, raw (x, y)."""
+    """Continues the history of a network. ``data``: held-out inputs, raw (x, y), of the tasks that are
+    to be measured: those whose old data is gone are left out."""
 
     def __init__(self, net: EideticNetwork, data: Mapping[str, Loader]) -> None:
         self.net, self.data = net, data
         self._events: list[Event] = []
-        self._first = {t.name: _logits(net, t.name, data[t.name])[0] for t in net.tasks}
+        self._first = {t.name: _logits(net, t.name, data[t.name])[0] for t in net.tasks if t.name in data}
 
     def event(self, event: Event) -> None:
         """Called after each epoch and each pruning step."""
         if event.phase in ("train", "prune"):
             self._events.append(event)
 
-    def task_learned(self, name: str, threshold: float) -> None:
-        """Measure all tasks, now that ``name`` was learned with this pruning threshold."""
+    def task_learned(self, name: str, threshold: float | None) -> None:
+        """Measure all tasks, now that ``name`` was learned with this pruning threshold, if any."""
         self._remember(name, threshold, {}, None)
 
-    def router_learned(self, reports: Mapping[str, TaskReport], threshold: float) -> None:
+    def router_learned(self, reports: Mapping[str, TaskReport], threshold: float | None) -> None:
         """The same for the router, whose accuracies are ``reports``."""
         routed = {name: report.routed for name, report in reports.items()}
         self._remember(ROUTER, threshold, routed, measure_routing(self.net, self.data))
 
     def _remember(
-        self, name: str, threshold: float, routed: dict[str, float], routing: Routing | None
+        self, name: str, threshold: float | None, routed: dict[str, float], routing: Routing | None
     ) -> None:
         history = read(self.net)
         moment = self._moment(name)
@@ -133,7 +134,7 @@ class Recorder:
 
     def _moment(self, name: str) -> Moment:
         oracle, drift = {}, {}
-        for task in self.net.tasks:
+        for task in (t for t in self.net.tasks if t.name in self.data):
             logits, y = _logits(self.net, task.name, self.data[task.name])
             oracle[task.name] = _mean_over_classes(logits.argmax(1) == y, y)
             if task.name != name:
@@ -142,13 +143,13 @@ class Recorder:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         return Moment(learned=name, at=now, made_with=_made_with(self.net), oracle=oracle, drift=drift)
 
-    def _curve(self, name: str, threshold: float) -> Curve | None:
-        """None if the events are missing that say where pruning began."""
+    def _curve(self, name: str, threshold: float | None) -> Curve | None:
+        """None without pruning, or without the events that say where it began."""
         trained = [e.accuracy for e in self._events if e.phase == "train"]
-        if not trained:
+        if not trained or threshold is None:
             return None
         capacity, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
-        free = {group: row["total"] - sum(row[t] for t in tasks) for group, row in capacity.items()}
+        free = {group: row["total"] - sum(row.get(t, 0) for t in tasks) for group, row in capacity.items()}
         steps = [Step(neurons=free, accuracy=max(trained))]
         steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
         chosen = {group: row.get(name, 0) for group, row in capacity.items()}
@@ -169,7 +170,7 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Routing:
     names = [t.name for t in net.tasks]
     confusion = torch.zeros(len(names), len(names) + 1, dtype=torch.int64)
     sums = torch.zeros(3, BINS, dtype=torch.float64)
-    for index, name in enumerate(names):
+    for index, name in ((i, n) for i, n in enumerate(names) if n in data):
         for x, _ in seeded_pass(data[name], name):
             out = net(x.to(net.device))
             confusion[index] += torch.bincount(out.task.cpu() % (len(names) + 1), minlength=len(names) + 1)
@@ -190,7 +191,7 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Routing:
 def _logits(net: EideticNetwork, name: str, loader: Loader) -> tuple[Tensor, Tensor]:
     """One task's logits (N, C) on its held-out data, and the labels (N,), on the CPU."""
     net.eval()
-    pairs = [(net.task_logits(x.to(net.device), name).cpu(), y) for x, y in seeded_pass(loader, name)]
+    pairs = [(net.task_logits(x.to(net.device), name).cpu(), y.cpu()) for x, y in seeded_pass(loader, name)]
     return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
 
 

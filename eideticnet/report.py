@@ -62,17 +62,20 @@ def _shown(value: Any) -> Any:
 def _page(net: EideticNetwork, title: str) -> dict[str, Any]:
     """Everything that the template shows."""
     past, table, tasks = history.read(net), net.capacity(), [t.name for t in net.tasks]
-    colours, routing = plots.palette(tasks), past.routing
+    owners = dict.fromkeys([*tasks, *(owner for layer in table.values() for owner in layer)])
+    owners = {o: None for o in owners if o not in ("total", "free", ROUTER)}
+    colours, routing = plots.palette(list(owners)), past.routing
     has_router = routing is not None or net.learned.router() is not None
-    learners = [*tasks, *([ROUTER] if any(ROUTER in layer for layer in table.values()) else [])]
+    router = [ROUTER] if any(ROUTER in layer for layer in table.values()) else []
+    learners = [*tasks, *router]
     return {
         "title": title,
         "tasks": _tasks(net, table),
         "total": sum(layer["total"] for layer in table.values()),
         "free": sum(layer["free"] for layer in table.values()),
-        "numbers": {**{t: str(i + 1) for i, t in enumerate(tasks)}, ROUTER: "R", "free": ""},
+        "numbers": {o: str(i + 1) for i, o in enumerate(owners)} | {ROUTER: "R", "free": ""},
         "colours": colours,
-        "owners": [*learners, "free"],
+        "owners": [*owners, *router, "free"],
         "layers": table,
         "history": past,
         "drifts": [d for moment in past.moments for d in moment.drift.values()],
@@ -96,7 +99,7 @@ def _tasks(net: EideticNetwork, table: Mapping[str, Mapping[str, int]]) -> list[
         {
             "name": task.name,
             "classes": task.classes,
-            "neurons": sum(layer[task.name] for layer in table.values()),
+            "neurons": sum(layer.get(task.name, 0) for layer in table.values()),
             "oracle": reports.get(task.name, {}).get("oracle"),
             "routed": reports.get(task.name, {}).get("routed"),
             "digest": digests[task.name],

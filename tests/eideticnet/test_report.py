@@ -169,7 +169,7 @@ def test_a_run_from_before_histories_gets_what_can_be_made(project, tmp_path):
     assert len(list(ElementTree.fromstring(page).iter("{http://www.w3.org/2000/svg}svg"))) == 1
     shown = text_of(page)
     assert "No history: this run was trained by a version that kept none" in shown
-    assert f"Pruning was not recorded for: {ODD}, fish, router" in shown
+    assert f"No pruning was recorded for: {ODD}, fish, router" in shown
     assert "router confusion and calibration were not measured" in shown
     assert "exactly" not in shown.partition("Tasks")[0]
 
@@ -366,3 +366,16 @@ def test_many_tasks_and_layers_are_drawn_too():
     drawn = plots.capacity({f"blocks.{i}.attention.projection": layer for i in range(60)}, colours)
     assert drawn.count("blocks.") == 60
     ElementTree.fromstring(drawn)
+
+
+def test_a_task_whose_old_data_is_gone_is_left_out_and_nothing_else_is(project):
+    net, config = load(project / "run")
+    data = {"fish": open_data(net, config)["fish"].test}
+    recorder = history.Recorder(net, data)
+    recorder.router_learned(evaluate(net, data), None)
+    kept = history.read(net)
+    assert set(kept.moments[-1].oracle) == set(kept.moments[-1].drift) == set(kept.held_out) == {"fish"}
+    assert kept.routing.confusion[0] == [0, 0, 0]
+    assert sum(kept.routing.confusion[1]) == kept.held_out["fish"]
+    shown = text_of(render(net, title="fish"))
+    assert "No pruning was recorded for: router" in shown
