@@ -149,7 +149,7 @@ def test_names_are_shown_as_they_are_and_never_as_markup(page):
 
 
 def test_the_same_run_gives_the_same_bytes_whatever_surrounds_it(project, page, tmp_path):
-    (tmp_path / "matplotlibrc").write_text("font.size: 30\nsvg.fonttype: path\n")
+    (tmp_path / "matplotlibrc").write_text("axes.linewidth: 5\naxes.labelsize: 30\n")
     surroundings = {"PYTHONHASHSEED": "7", "MPLCONFIGDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "eideticnet", "report", str(project / "run"), "--out", "again.html"]
     subprocess.run(
