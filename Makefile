@@ -15,12 +15,13 @@ CONSTRAINTS := -c requirements/constraints.txt
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 CODE := eideticnet export handlers serving loadtest benchmarks experiments
 
-# torch keeps a cache in /tmp otherwise, and leaves it there
+# torch and matplotlib keep caches in /tmp or in the user's home otherwise, and leave them there
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
+export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 # ONNX Runtime's official builds report usage to their maker unless told not to
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup serve test test-all check format loadtest clean FORCE
+.PHONY: setup serve report test test-all check format loadtest clean FORCE
 
 setup: $(VENV)/installed
 
@@ -29,7 +30,7 @@ $(VENV)/installed: pyproject.toml requirements/constraints.txt
 	  f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),export,serve,experiments,dev]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),report,export,serve,experiments,dev]'
 	@touch $@
 
 # Training goes on where it stopped and does nothing when it is complete, so it is always asked.
@@ -37,6 +38,11 @@ $(VENV)/installed: pyproject.toml requirements/constraints.txt
 .PRECIOUS: $(RUNS)/digits/network.json
 $(RUNS)/digits/network.json: FORCE | setup
 	@$(PY) -m eideticnet train experiments/digits.toml --out $(RUNS)/digits
+
+$(RUNS)/digits/report.html: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*.html)
+	@$(PY) -m eideticnet report $(RUNS)/digits
+
+report: $(RUNS)/digits/report.html
 
 # The archive's name holds its version, so a file beside it remembers the name.
 $(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py export/*.py handlers/*.py)
@@ -47,7 +53,7 @@ ifeq ($(wildcard $(shell cat $(STORE)/.digits 2>/dev/null)),)
 $(shell rm -f $(STORE)/.digits)
 endif
 
-serve: $(STORE)/.digits
+serve: $(STORE)/.digits $(RUNS)/digits/report.html
 	@exec $(PY) -m serving start "$$(cat $(STORE)/.digits)"
 
 loadtest: $(STORE)/.digits

@@ -1,4 +1,4 @@
-"""Command line: ``python -m eideticnet train CONFIG.toml`` and ``add-task RUN TASKS.toml``."""
+"""Command line: ``python -m eideticnet train CONFIG.toml``, ``add-task RUN TASKS.toml``, ``report RUN``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from eideticnet import run
 from eideticnet.config import Config, read_config, read_tasks
-from eideticnet.errors import ConfigError, EideticError
+from eideticnet.errors import ConfigError, EideticError, MissingExtraError
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display
 
@@ -80,6 +80,21 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
         run.complete(net, settings, data, folder, display)
     for name, report in net.metadata["report"].items():
         _say(f"{name}: oracle {report['oracle']:.4f}, routed {report['routed']:.4f}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default: RUN/report.html.")] = None,
+) -> None:
+    """Show a run as one HTML page: accuracy over time, capacity, pruning, routing."""
+    try:
+        from eideticnet.report import write_report
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"a report needs {error.name}: pip install 'eideticnet[report]'") from error
+    page = out or folder / "report.html"
+    write_report(folder, page)
+    _say(f"report: {page}")
 
 
 def _say(text: str) -> None:

@@ -35,3 +35,7 @@ class CheckpointError(EideticError):
 
 class ConfigError(EideticError):
     """A configuration file that says something impossible."""
+
+
+class MissingExtraError(EideticError):
+    """An optional library that is not installed."""

@@ -19,10 +19,12 @@ from eideticnet.checkpoint import MANIFEST
 from eideticnet.config import Config, TaskConfig, resolve, validate
 from eideticnet.errors import ConfigError, DataError
 from eideticnet.evaluation import evaluate
+from eideticnet.history import Recorder
 from eideticnet.inputs import DTYPES
-from eideticnet.network import EideticNetwork
+from eideticnet.network import EideticNetwork, Report
 from eideticnet.progress import Display
 from eideticnet.sources import TaskData, open_task
+from eideticnet.training import Event
 
 PROBES = 8
 
@@ -121,9 +123,12 @@ def complete(
     net.to(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    history = Recorder(net, {name: d.test for name, d in data.items()})
+    report = _to_both(display.event, history.event)
     for task in config.tasks:
         if task.name not in learned:
-            _learn(net, config, task, data[task.name], display)
+            _learn(net, config, task, data[task.name], report)
+            history.task_learned(task.name, config.pruning.threshold)
             net.save(folder)
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
     net.fit_router(
@@ -131,14 +136,24 @@ def complete(
         pruning=config.router_pruning.build(),
         training=training,
         when_full=config.when_full,
-        report=display.event,
+        report=report,
     )
-    net.metadata = {**net.metadata, "report": _report(net, data)}
+    reports = evaluate(net, {name: d.test for name, d in data.items()})
+    net.metadata = {**net.metadata, "report": {name: asdict(r) for name, r in reports.items()}}
+    history.router_learned(reports, config.router_pruning.threshold)
     net.save(folder)
     display.finished(f"router: {_neurons(net, 'router')}")
 
 
-def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData, display: Display) -> None:
+def _to_both(first: Report, second: Report) -> Report:
+    def report(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return report
+
+
+def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData, report: Report) -> None:
     net.train_task(
         task.name,
         data.train,
@@ -147,15 +162,10 @@ def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData
         training=config.training.build(),
         when_full=config.when_full,
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
-        report=display.event,
+        report=report,
     )
 
 
 def _neurons(net: EideticNetwork, name: str) -> str:
     rows = [f"{layer[name]} of {layer['total']}" for layer in net.capacity().values()]
     return f"{', '.join(rows)} neurons"
-
-
-def _report(net: EideticNetwork, data: dict[str, TaskData]) -> dict[str, Any]:
-    reports = evaluate(net, {name: d.test for name, d in data.items()})
-    return {name: asdict(report) for name, report in reports.items()}

@@ -1,0 +1,209 @@
+"""What is remembered of a run while it goes on, so that a report needs no data.
+
+It is kept in ``net.metadata["history"]``: part of the checkpoint, continued when a run is resumed or a
+task is added. All accuracies are fractions of 1 on held-out data, means over a task's classes; only a
+pruning curve's are training accuracies, because those are what pruning decides by.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from eideticnet.data import Loader, seeded_pass
+from eideticnet.errors import CheckpointError
+from eideticnet.evaluation import TaskReport
+from eideticnet.learned import ROUTER
+from eideticnet.network import EideticNetwork
+from eideticnet.training import Event
+
+BINS = 10
+
+
+class Moment(BaseModel):
+    """How the tasks stood after ``learned``, a task or the router, was learned. ``drift``: largest
+    |change| of an earlier task's logits since it was learned, or since the run was continued."""
+
+    learned: str
+    at: str
+    made_with: dict[str, str]
+    oracle: dict[str, float]
+    routed: dict[str, float] = {}
+    drift: dict[str, float] = {}
+
+
+class Step(BaseModel):
+    """A size that pruning tried: the neurons left in each feature group, and the accuracy reached."""
+
+    neurons: dict[str, int]
+    accuracy: float
+
+
+class Curve(BaseModel):
+    """How one task, or the router, was pruned: ``steps`` in the order of trying, the unpruned block
+    first; ``chosen`` is what it kept, ``target`` the least accuracy that was allowed."""
+
+    steps: list[Step]
+    chosen: dict[str, int]
+    target: float
+
+
+class Bin(BaseModel):
+    """Held-out inputs whose routing was about equally confident; ``confidence`` is their mean."""
+
+    count: int
+    confidence: float
+    right: float
+
+
+class Routing(BaseModel):
+    """Where held-out inputs were sent. ``confusion[i][j]`` counts inputs of task i that were answered
+    as task j, or as none of them in the last column; ``bins`` of equal width over 0 to 1."""
+
+    tasks: list[str]
+    confusion: list[list[int]]
+    bins: list[Bin]
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error: mean |share right - confidence| over all inputs."""
+        total = sum(b.count for b in self.bins)
+        return sum(b.count * abs(b.right - b.confidence) for b in self.bins) / max(total, 1)
+
+
+class History(BaseModel):
+    """All that is remembered; ``held_out`` counts each task's inputs, ``routing`` is the last one."""
+
+    moments: list[Moment] = []
+    pruning: dict[str, Curve] = {}
+    held_out: dict[str, int] = {}
+    routing: Routing | None = None
+
+
+def read(net: EideticNetwork) -> History:
+    """The network's history, empty if none was kept."""
+    try:
+        return History.model_validate(net.metadata.get("history", {}))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        raise CheckpointError(f"the history in the checkpoint is damaged at {fields}") from None
+
+
+class Recorder:
+    """Continues the history of a network. ``data``: held-out inputs, raw (x, y), of the tasks that are
+    to be measured: those whose old data is gone are left out."""
+
+    def __init__(self, net: EideticNetwork, data: Mapping[str, Loader]) -> None:
+        self.net, self.data = net, data
+        self._events: list[Event] = []
+        self._first = {t.name: _logits(net, t.name, data[t.name])[0] for t in net.tasks if t.name in data}
+
+    def event(self, event: Event) -> None:
+        """Called after each epoch and each pruning step."""
+        if event.phase in ("train", "prune"):
+            self._events.append(event)
+
+    def task_learned(self, name: str, threshold: float | None) -> None:
+        """Measure all tasks, now that ``name`` was learned with this pruning threshold, if any."""
+        self._remember(name, threshold, {}, None)
+
+    def router_learned(self, reports: Mapping[str, TaskReport], threshold: float | None) -> None:
+        """The same for the router, whose accuracies are ``reports``."""
+        routed = {name: report.routed for name, report in reports.items()}
+        self._remember(ROUTER, threshold, routed, measure_routing(self.net, self.data))
+
+    def _remember(
+        self, name: str, threshold: float | None, routed: dict[str, float], routing: Routing | None
+    ) -> None:
+        history = read(self.net)
+        moment = self._moment(name)
+        curves = {**history.pruning, name: self._curve(name, threshold)}
+        after = History(
+            moments=[*history.moments, moment.model_copy(update={"routed": routed})],
+            pruning={n: c for n, c in curves.items() if c is not None},
+            held_out={n: len(logits) for n, logits in self._first.items()},
+            routing=routing,
+        )
+        self._events = []
+        self.net.metadata = {**self.net.metadata, "history": after.model_dump()}
+
+    def _moment(self, name: str) -> Moment:
+        oracle, drift = {}, {}
+        for task in (t for t in self.net.tasks if t.name in self.data):
+            logits, y = _logits(self.net, task.name, self.data[task.name])
+            oracle[task.name] = _mean_over_classes(logits.argmax(1) == y, y)
+            if task.name != name:
+                drift[task.name] = largest_change(self._first[task.name], logits)
+            self._first.setdefault(task.name, logits)
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return Moment(learned=name, at=now, made_with=_made_with(self.net), oracle=oracle, drift=drift)
+
+    def _curve(self, name: str, threshold: float | None) -> Curve | None:
+        """None without pruning, or without the events that say where it began."""
+        trained = [e.accuracy for e in self._events if e.phase == "train"]
+        if not trained or threshold is None:
+            return None
+        capacity, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
+        free = {group: row["total"] - sum(row.get(t, 0) for t in tasks) for group, row in capacity.items()}
+        steps = [Step(neurons=free, accuracy=max(trained))]
+        steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
+        chosen = {group: row.get(name, 0) for group, row in capacity.items()}
+        return Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
+
+
+def largest_change(before: Tensor, after: Tensor) -> float:
+    """Largest |difference| of two tensors, exactly 0 only if they are equal; NaN counts as infinite."""
+    if torch.equal(before, after):
+        return 0.0
+    return float((after.double() - before.double()).abs().nan_to_num(nan=torch.inf).max())
+
+
+@torch.no_grad()
+def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Routing:
+    """Where the router sends held-out inputs, and how sure it is when it is right."""
+    net.eval()
+    names = [t.name for t in net.tasks]
+    confusion = torch.zeros(len(names), len(names) + 1, dtype=torch.int64)
+    sums = torch.zeros(3, BINS, dtype=torch.float64)
+    for index, name in ((i, n) for i, n in enumerate(names) if n in data):
+        for x, _ in seeded_pass(data[name], name):
+            out = net(x.to(net.device))
+            confusion[index] += torch.bincount(out.task.cpu() % (len(names) + 1), minlength=len(names) + 1)
+            confidence, likeliest = out.task_probs.cpu().double().max(1)
+            place = (confidence * BINS).long().clamp(0, BINS - 1)
+            weights = (torch.ones_like(confidence), confidence, (likeliest == index).double())
+            sums += torch.stack([torch.bincount(place, w, BINS) for w in weights])
+    count = sums[0].clamp(min=1)
+    bins = zip(sums[0].tolist(), (sums[1] / count).tolist(), (sums[2] / count).tolist(), strict=True)
+    return Routing(
+        tasks=names,
+        confusion=confusion.tolist(),
+        bins=[Bin(count=int(n), confidence=c, right=r) for n, c, r in bins],
+    )
+
+
+@torch.no_grad()
+def _logits(net: EideticNetwork, name: str, loader: Loader) -> tuple[Tensor, Tensor]:
+    """One task's logits (N, C) on its held-out data, and the labels (N,), on the CPU."""
+    net.eval()
+    pairs = [(net.task_logits(x.to(net.device), name).cpu(), y.cpu()) for x, y in seeded_pass(loader, name)]
+    return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
+
+
+def _mean_over_classes(right: Tensor, y: Tensor) -> float:
+    return float(torch.stack([right[y == c].double().mean() for c in y.unique()]).mean())
+
+
+def _made_with(net: EideticNetwork) -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "device": _device(net)}
+
+
+def _device(net: EideticNetwork) -> str:
+    if net.device.type == "cuda":
+        return f"{net.device} ({torch.cuda.get_device_name(net.device)})"
+    return f"{net.device} ({platform.machine()})"
