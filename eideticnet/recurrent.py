@@ -33,6 +33,10 @@ class Recurrent(nn.Module):
             nn.init.uniform_(getattr(self, name), -(hidden**-0.5), hidden**-0.5)  # as nn.LSTM does
 
     def forward(self, x: Tensor) -> Tensor:
+        """Hidden states (N, S, hidden) of ``x`` (N, S, inputs), starting from zeros."""
+        if torch.is_autocast_enabled(x.device.type):  # not every CPU has the kernels in half precision
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x.to(self.weight_ih_l0.dtype))
         zeros = torch.zeros(1, x.shape[0], self.hidden, dtype=x.dtype, device=x.device)
         state = (zeros, zeros) if self.kind == "lstm" else zeros
         weights = [getattr(self, name) for name in self.names]

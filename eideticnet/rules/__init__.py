@@ -88,8 +88,8 @@ _LISTED = {
         adaptive_avg_pool3d.default adaptive_max_pool1d.default adaptive_max_pool2d.default
         adaptive_max_pool3d.default max_pool2d_with_indices.default upsample_nearest2d.vec
         upsample_bilinear2d.vec pad.default constant_pad_nd.default mean.dim sum.dim_IntList amax.default
-        amin.default softmax.int log_softmax.int select.int slice.Tensor squeeze.dim squeeze.dims unbind.int flip.default
-        cumsum.default""",
+        amin.default softmax.int log_softmax.int select.int slice.Tensor squeeze.dim squeeze.dims unbind.int
+        flip.default cumsum.default""",
     "elementwise": """relu.default relu6.default leaky_relu.default elu.default selu.default celu.default
         gelu.default silu.default mish.default hardtanh.default hardswish.default hardsigmoid.default
         softplus.default sigmoid.default tanh.default exp.default abs.default neg.default clamp.default

@@ -1,5 +1,7 @@
 """Trunks that nobody here wrote are learned on like any other: Hugging Face's, from their configurations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from foreign import FOREIGN, pixels
@@ -28,7 +30,7 @@ def test_two_tasks_are_learned_on_a_trunk_of_somebody_else(kind):
     block.adopt(as_named(plain))
     with torch.no_grad():
         assert torch.equal(block(x, {})[net.program.steps[-1].inputs[0]], plain(x))
-    options = {"training": QUICK, "pruning": LIGHT}
+    options = {"training": replace(QUICK, max_epochs=1), "pruning": replace(LIGHT, step=0.8, min_width=1)}
     net.train_task("first", loader(0, size), names(2), **options)
     logits, digest = net.task_logits(x, "first"), net.digests()["first"]
     net.train_task("second", loader(1, size), names(2), **options)
