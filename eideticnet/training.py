@@ -169,14 +169,20 @@ def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> fl
     return best
 
 
-def recover(lesson: Lesson, module: nn.Module, phase: str, target: float, epochs: int) -> float:
-    """Train ``module`` in place for up to ``epochs`` until it reaches ``target``; the accuracy
-    that it ends with, which is below ``target`` if it did not."""
+def recover(
+    lesson: Lesson, module: nn.Module, phase: str, target: float, epochs: int, lr_factor: float = 1.0
+) -> float:
+    """Train ``module`` in place for up to ``epochs`` until it reaches ``target``, at ``lr_factor``
+    times the optimizer's learning rates; the accuracy that it ends with, which is below
+    ``target`` if it did not."""
     reached = accuracy(lesson, module)
     optimizer = lesson.training.optimizer(module.parameters())
+    for group in optimizer.param_groups:
+        group["lr"] *= lr_factor
     for epoch in range(epochs):
         if reached >= target:
             break
-        train_epoch(lesson, module, optimizer, phase, epoch)
+        loss = train_epoch(lesson, module, optimizer, phase, epoch)
         reached = accuracy(lesson, module)
+        lesson.report(Event(lesson.task, "recover", epoch, loss, reached))
     return reached

@@ -10,7 +10,8 @@ from trunks import FEATURES, Mlp, Residual
 from eideticnet import ConfigError, EideticNetwork, Pruning, batches
 from eideticnet.block import Block
 from eideticnet.models import mlp
-from eideticnet.pruning import choose, importance
+from eideticnet.pruning import choose
+from eideticnet.scores import importance
 from eideticnet.training import Classify
 
 

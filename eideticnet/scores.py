@@ -1,0 +1,109 @@
+"""Scores: how much each neuron matters for what its block has learned (paper, section 3)."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from eideticnet.block import Block, Pieces
+from eideticnet.program import Features
+from eideticnet.rules import RULES
+from eideticnet.seeding import seeded
+from eideticnet.training import Lesson, device_of
+
+Score = Literal["l1", "l2", "taylor", "hybrid", "random"]
+SCORES: tuple[Score, ...] = get_args(Score)
+OVERALL: frozenset[Score] = frozenset({"taylor", "hybrid"})
+"""Scores that rank the neurons of the whole block; the others rank within each group, and the
+same share of each group goes."""
+
+Scores = dict[str, Tensor]
+"""Importance of each own neuron, (n,), by feature group."""
+
+
+def importance(lesson: Lesson, block: Block, score: Score) -> Scores:
+    """A score for each of the block's own neurons; nobody else's are even looked at."""
+    groups = [g for g, n in block.own.items() if n]
+    if score == "random":
+        return _random(lesson, block, groups)
+    if score in ("l1", "l2"):
+        return {g: _weight_norm(block, g, 1 if score == "l1" else 2) for g in groups}
+    taylor = _taylor(lesson, block, groups)
+    if score == "taylor":
+        return taylor
+    return balanced({g: t.double() * _weight_norm(block, g, 2).double() for g, t in taylor.items()})
+
+
+def balanced(scores: Scores) -> Scores:
+    """Each score as a multiple of its group's mean (the hybrid score, of Taylor x weight norm).
+
+    Taylor's scores fall from layer to layer, so ranked over a block they empty one layer before
+    they touch another. Measured by what is usual in its own layer, a neuron of average
+    importance goes from no layer while another still has one below its average; and since the
+    mean is taken anew at each step, a layer that gave much gives less the next time.
+    """
+    tiny = torch.finfo(torch.float64).tiny
+    # Rounded, so that equal neurons are equal whatever their mean was rounded to.
+    return {g: (s.double() / (s.double().mean() + tiny)).round(decimals=6) for g, s in scores.items()}
+
+
+def _random(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
+    """The baseline that every score has to beat; seeded, and drawn anew at each width."""
+    with seeded(*lesson.seed, "random scores", *block.own.values()):
+        return {g: torch.rand(block.own[g]) for g in groups}
+
+
+@torch.no_grad()
+def _weight_norm(block: Block, group: str, order: int) -> Tensor:
+    """Norm of each neuron's incoming weights, over all layers that make the group."""
+    rows = []
+    for step in block.program.producers(group):
+        layer = block.layer(step.layer or "")
+        assert layer is not None
+        weight = layer.get_parameter("weight")
+        rows.append(weight.flatten(1))
+    norms: Tensor = torch.linalg.vector_norm(torch.cat(rows, 1), order, dim=1)
+    return norms.cpu()
+
+
+def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
+    """|activation x gradient| of what each neuron hands to its readers, averaged over the data,
+    divided by the group's L2 norm (Molchanov 2017, eq. 8)."""
+    read = _values_read(block)
+    totals = {g: torch.zeros(block.own[g]) for g in groups}
+    captured: Pieces = {}
+    hook = block.register_forward_hook(lambda module, args, pieces: captured.update(pieces))
+    block.eval()
+    try:
+        for x, y in lesson.batches(device_of(block), "taylor"):
+            loss = lesson.objective.loss(lesson.logits(block, x), y) * len(y)
+            names = [name for name in read if name in captured]
+            gradients = torch.autograd.grad(loss, [captured[n] for n in names], allow_unused=True)
+            for name, gradient in zip(names, gradients, strict=True):
+                if gradient is not None:
+                    _add(totals, block, block.program.features[name], captured[name] * gradient)
+    finally:
+        hook.remove()
+    return {g: total / (total.norm() + torch.finfo(total.dtype).tiny) for g, total in totals.items()}
+
+
+def _values_read(block: Block) -> list[str]:
+    """Values with neurons that a mixing layer or the head reads."""
+    program = block.program
+    read = [n for s in program.steps if RULES[s.rule].reads_prefix for n in s.inputs]
+    return [n for n in dict.fromkeys(read) if not program.features[n].raw]
+
+
+def _add(totals: Scores, block: Block, features: Features, product: Tensor) -> None:
+    """Add |mean over a neuron's positions| of ``product`` (N, ..., columns, ...), summed over
+    examples, to the neuron's total."""
+    product = product.detach().cpu().movedim(features.dim, 1)
+    flat = product.reshape(*product.shape[:2], -1).mean(2)
+    start = 0
+    for run in features.runs:
+        width = block.own[run.group]
+        piece = flat[:, start : start + width * run.repeat]
+        totals[run.group] += piece.reshape(len(flat), width, run.repeat).mean(2).abs().sum(0)
+        start += width * run.repeat
