@@ -187,6 +187,8 @@ class EideticNetwork(nn.Module):
     ) -> Block:
         """Train all free neurons to convergence, keep the fewest that will do, let those
         converge once more, and freeze them."""
+        if pruning is not None:
+            pruning.least(self.program)  # names that are unknown, before anything is trained
         widths = self.learned.owned()
         widths[owner] = {**self._free(lesson.task, when_full), HEAD: lesson.objective.classes}
         with seeded(*lesson.seed, "initial weights"):

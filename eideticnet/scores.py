@@ -17,7 +17,7 @@ Score = Literal["l1", "l2", "taylor", "hybrid", "random"]
 SCORES: tuple[Score, ...] = get_args(Score)
 OVERALL: frozenset[Score] = frozenset({"taylor", "hybrid"})
 """Scores that rank the neurons of the whole block; the others rank within each group, and the
-same share of each group goes."""
+same share of each group goes, at least one neuron of each."""
 
 Scores = dict[str, Tensor]
 """Importance of each own neuron, (n,), by feature group."""
@@ -31,22 +31,23 @@ def importance(lesson: Lesson, block: Block, score: Score) -> Scores:
     if score in ("l1", "l2"):
         return {g: _weight_norm(block, g, 1 if score == "l1" else 2) for g in groups}
     taylor = _taylor(lesson, block, groups)
-    if score == "taylor":
-        return taylor
-    return balanced({g: t.double() * _weight_norm(block, g, 2).double() for g, t in taylor.items()})
+    return taylor if score == "taylor" else _hybrid(block, taylor)
 
 
-def balanced(scores: Scores) -> Scores:
-    """Each score as a multiple of its group's mean (the hybrid score, of Taylor x weight norm).
+def _hybrid(block: Block, taylor: Scores) -> Scores:
+    """1 - m / width: of a group as wide as the trunk makes it, m own neurons have as large a
+    product of Taylor score and L2 norm of the incoming weights, or a larger one.
 
-    Taylor's scores fall from layer to layer, so ranked over a block they empty one layer before
-    they touch another. Measured by what is usual in its own layer, a neuron of average
-    importance goes from no layer while another still has one below its average; and since the
-    mean is taken anew at each step, a layer that gave much gives less the next time.
+    Taylor's scores differ in size from layer to layer, so ranked over the block they empty one
+    layer before they touch another. Of these, the lowest are always in the layer of which most
+    is left, so all layers give the same share of their width, to within one neuron.
     """
-    tiny = torch.finfo(torch.float64).tiny
-    # Rounded, so that equal neurons are equal whatever their mean was rounded to.
-    return {g: (s.double() / (s.double().mean() + tiny)).round(decimals=6) for g, s in scores.items()}
+    found = {}
+    for group, score in taylor.items():
+        product = score.double() * _weight_norm(block, group, 2).double()
+        rank = product.argsort(stable=True).argsort()
+        found[group] = 1 - (len(rank) - rank).double() / block.program.groups[group]
+    return found
 
 
 def _random(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
