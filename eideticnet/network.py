@@ -13,7 +13,9 @@ from eideticnet import checkpoint
 from eideticnet.block import Block
 from eideticnet.data import Loader, pooled
 from eideticnet.errors import CapacityError, DataError, NotReadyError
+from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
+from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD, Program
 from eideticnet.pruning import Pruning, prune
@@ -120,6 +122,7 @@ class EideticNetwork(nn.Module):
         when_full: WhenFull = "refuse",
         probes: Tensor | None = None,
         report: Report = lambda event: None,
+        journal: Journal | None = None,
     ) -> Task:
         """Learn one more task, whose ``loader`` yields raw (x, y) with y from 0 to C - 1.
 
@@ -127,12 +130,14 @@ class EideticNetwork(nn.Module):
         ``pruning=None`` keeps every free neuron. ``probes`` are kept in checkpoints; without
         them random inputs are. Where a layer is full, ``when_full="reuse"`` learns with what
         other layers have free and earlier tasks' neurons. The router has to be fitted again.
+        With a ``journal``, an interrupted call that is made again goes on where it was, and ends
+        with the same bits; ``journal.remove()`` once the network is saved.
         """
         self._check_new(name, classes)
         self.learned.verify()
         owner = f"t{len(self.tasks)}"
         reads = tuple(t.owner for t in self.tasks)
-        lesson = self._lesson(name, owner, loader, Classify(len(classes)), training, report)
+        lesson = self._lesson(name, owner, loader, Classify(len(classes)), training, report, journal)
         probes = self._random_probes(owner) if probes is None else probes.detach().cpu().clone()
         self.inputs.check(probes)
         block = self._learn(lesson, owner, reads, pruning, when_full)
@@ -149,6 +154,7 @@ class EideticNetwork(nn.Module):
         training: Training = Training(),
         when_full: WhenFull = "refuse",
         report: Report = lambda event: None,
+        journal: Journal | None = None,
     ) -> None:
         """Learn which task an input belongs to, from every task's data by its name.
 
@@ -162,14 +168,22 @@ class EideticNetwork(nn.Module):
         counts = [len(t.classes) for t in self.tasks]
         offsets = [sum(counts[:i]) for i in range(len(counts))]
         data = pooled([loaders[n] for n in names], offsets)
-        lesson = self._lesson(ROUTER, f"{ROUTER}{len(names)}", data, RouteByLabel(counts), training, report)
+        seed, objective = f"{ROUTER}{len(names)}", RouteByLabel(counts)
+        lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
         reads = tuple(t.owner for t in self.tasks)
         block = self._learn(lesson, ROUTER, reads, pruning, when_full)
         self.learned.verify()
         self.learned = self.learned.with_router(block)
 
     def _lesson(
-        self, name: str, seed: str, loader: Loader, objective: Objective, training: Training, report: Report
+        self,
+        name: str,
+        seed: str,
+        loader: Loader,
+        objective: Objective,
+        training: Training,
+        report: Report,
+        journal: Journal | None = None,
     ) -> Lesson:
         frozen = self.learned
 
@@ -180,25 +194,26 @@ class EideticNetwork(nn.Module):
             out: Tensor = block(x, earlier)[HEAD]
             return out
 
-        return Lesson(name, loader, objective, self.inputs, training, (self.seed, seed), logits, report)
+        seeds, journal = (self.seed, seed), journal or Journal()
+        return Lesson(name, loader, objective, self.inputs, training, seeds, logits, report, journal)
 
     def _learn(
         self, lesson: Lesson, owner: str, reads: tuple[str, ...], pruning: Pruning | None, when_full: WhenFull
     ) -> Block:
-        """Train all free neurons to convergence, keep the fewest that will do, let those
-        converge once more, and freeze them."""
+        """A block of all free neurons, taught and frozen."""
         if pruning is not None:
             pruning.least(self.program)  # names that are unknown, before anything is trained
         widths = self.learned.owned()
         widths[owner] = {**self._free(lesson.task, when_full), HEAD: lesson.objective.classes}
-        with seeded(*lesson.seed, "initial weights"):
-            block = Block(self.program, owner, reads, widths).to(self._anchor)
-        converge(lesson, block, "train", lesson.training.patience)
-        if pruning is not None:
-            block = prune(lesson, block, pruning)
-        converge(lesson, block, "settle", lesson.training.settle_patience)
-        block.freeze()
-        return block
+
+        def teach() -> Block:
+            with seeded(*lesson.seed, "initial weights"):
+                block = Block(self.program, owner, reads, widths).to(self._anchor)
+            return _teach(lesson, block, pruning)
+
+        frozen = {o: self.learned.block(o).fingerprint for o in self.learned.blocks}
+        depends_on = [owner, reads, widths, frozen, repr(pruning), self.program.to_json()]
+        return lesson.journal.run(lambda: json_hash([*lesson.key(), depends_on]), teach)
 
     def _check_new(self, name: str, classes: Sequence[str]) -> None:
         if name in [t.name for t in self.tasks]:
@@ -255,3 +270,14 @@ class EideticNetwork(nn.Module):
     def load(cls, folder: str | PathLike[str]) -> EideticNetwork:
         """Read a checkpoint; every tensor is compared with the SHA-256 of when it was frozen."""
         return cls.restore(*checkpoint.load(folder))
+
+
+def _teach(lesson: Lesson, block: Block, pruning: Pruning | None) -> Block:
+    """Train the block to convergence, keep the fewest neurons that will do, let those converge
+    once more, and freeze them."""
+    converge(lesson, block, "train", lesson.training.patience)
+    if pruning is not None:
+        block = prune(lesson, block, pruning)
+    converge(lesson, block, "settle", lesson.training.settle_patience)
+    block.freeze()
+    return block

@@ -13,7 +13,7 @@ from eideticnet.errors import ConfigError
 from eideticnet.program import Program
 from eideticnet.schedules import SCHEDULES, Schedule
 from eideticnet.scores import OVERALL, SCORES, Score, Scores, importance
-from eideticnet.training import Event, Lesson, accuracy, recover
+from eideticnet.training import Event, Lesson, measured, recover
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Pruning:
         does not have. A layer's name stands for the group that it writes."""
         if not isinstance(self.min_width, Mapping):
             return dict.fromkeys(program.groups, self.min_width)
-        names = {g: {g, *(s.layer for s in program.producers(g))} for g in program.groups}
-        known = {str(name) for group in names.values() for name in group}
+        names = {g: {g, *(s.layer or g for s in program.producers(g))} for g in program.groups}
+        known = {name for group in names.values() for name in group}
         if unknown := sorted(set(self.min_width) - known):
             raise ConfigError(f"min_width names {unknown[0]!r}; known: {', '.join(sorted(known))}")
         asked = self.min_width
@@ -68,7 +68,7 @@ def prune(lesson: Lesson, block: Block, pruning: Pruning) -> Block:
     ``block`` has converged; what is returned still reaches its accuracy less the threshold.
     """
     least = pruning.least(block.program)
-    trials = _Trials(lesson, pruning, least, accuracy(lesson, block) - pruning.threshold)
+    trials = _Trials(lesson, pruning, least, measured(lesson, block) - pruning.threshold)
     return SCHEDULES[pruning.schedule](block, trials, pruning.step, least)
 
 
@@ -87,26 +87,36 @@ class _Trials:
         if keep is None:
             return block, False
         smaller = block.shrink(keep)
-        reached = recover(
-            self.lesson,
-            smaller,
-            f"prune {self.made}",
-            self.target,
-            self.pruning.recovery_epochs,
-            self.pruning.lr_factor,
-        )
+        phase, epochs = f"prune {self.made}", self.pruning.recovery_epochs
+        with self.lesson.journal.tracking(good=block):
+            reached = recover(self.lesson, smaller, phase, self.target, epochs, self.pruning.lr_factor)
         self.lesson.report(Event(self.lesson.task, "prune", self.made, 0.0, reached, smaller.own))
         self.made += 1
         return smaller, reached >= self.target
 
     def _choose(self, block: Block, share: float) -> dict[str, Tensor] | None:
-        score = self.pruning.score
-        return choose(importance(self.lesson, block, score), share, self.least, score in OVERALL)
+        """Which neurons stay, from the journal if that knows it."""
+
+        def gone() -> dict[str, list[int]] | None:
+            score = self.pruning.score
+            keep = choose(importance(self.lesson, block, score), share, self.least, score in OVERALL)
+            if keep is None:
+                return None
+            return {g: _without(block.own[g], kept).tolist() for g, kept in keep.items()}
+
+        found = self.lesson.journal.value(gone)
+        if found is None:
+            return None
+        return {g: _without(block.own[g], torch.tensor(i, dtype=torch.int64)) for g, i in found.items()}
 
 
-def choose(
-    scores: Scores, share: float, least: Mapping[str, int], overall: bool
-) -> dict[str, Tensor] | None:
+def _without(count: int, some: Tensor) -> Tensor:
+    """The indices below ``count`` that are not in ``some``."""
+    indices = torch.arange(count)
+    return indices[~torch.isin(indices, some)]
+
+
+def choose(scores: Scores, share: float, least: Mapping[str, int], overall: bool) -> dict[str, Tensor] | None:
     """Sorted indices of the neurons that stay in each group; None if none may go.
 
     The lowest ``share`` of all neurons goes, or of each group's if not ``overall``: at least one,
@@ -127,7 +137,9 @@ def _lowest_overall(scores: Scores, spare: Mapping[str, int], share: float) -> d
     same share of each group."""
     total = max(int(sum(len(s) for s in scores.values()) * share), 1)
     ranked = {g: s.sort().values[: spare[g]].tolist() for g, s in scores.items()}
-    candidates = [(v, (i + 1) / len(scores[g]), g) for g, values in ranked.items() for i, v in enumerate(values)]
+    candidates = [
+        (v, (i + 1) / len(scores[g]), g) for g, values in ranked.items() for i, v in enumerate(values)
+    ]
     gone = dict.fromkeys(scores, 0)
     for *_, group in sorted(candidates)[:total]:
         gone[group] += 1

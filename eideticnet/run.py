@@ -1,7 +1,7 @@
 """A run: a network in a folder, brought step by step to what its configuration asks for.
 
-After each task the checkpoint is written, so an interrupted run goes on after the last task that
-it finished.
+After each task the checkpoint is written, and while one is learned a journal, so an interrupted run
+goes on after the last epochs that it finished, and ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from eideticnet.config import Config, TaskConfig, resolve, validate
 from eideticnet.errors import ConfigError, DataError
 from eideticnet.evaluation import evaluate
 from eideticnet.inputs import DTYPES
+from eideticnet.journal import Journal
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display
 from eideticnet.sources import TaskData, open_task
 
 PROBES = 8
+JOURNAL = "journal.safetensors"
 
 
 def exists(folder: Path) -> bool:
@@ -121,10 +123,12 @@ def complete(
     net.to(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    journal = Journal(folder / JOURNAL, say=display.say)
     for task in config.tasks:
         if task.name not in learned:
-            _learn(net, config, task, data[task.name], display)
+            _learn(net, config, task, data[task.name], display, journal)
             net.save(folder)
+            journal.remove()
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
     net.fit_router(
         {name: d.train for name, d in data.items()},
@@ -132,13 +136,22 @@ def complete(
         training=training,
         when_full=config.when_full,
         report=display.event,
+        journal=journal,
     )
     net.metadata = {**net.metadata, "report": _report(net, data)}
     net.save(folder)
+    journal.remove()
     display.finished(f"router: {_neurons(net, 'router')}")
 
 
-def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData, display: Display) -> None:
+def _learn(
+    net: EideticNetwork,
+    config: Config,
+    task: TaskConfig,
+    data: TaskData,
+    display: Display,
+    journal: Journal,
+) -> None:
     net.train_task(
         task.name,
         data.train,
@@ -148,6 +161,7 @@ def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData
         when_full=config.when_full,
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         report=display.event,
+        journal=journal,
     )
 
 

@@ -175,7 +175,17 @@ def test_the_learning_rate_is_scaled_while_pruning_recovers():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"score": "l3"}, {"step": 0.0}, {"step": 1.0}, {"threshold": -0.1}, {"min_width": 0}, {"min_width": {"a": 0}}, {"schedule": "fast"}, {"lr_factor": 0.0}]
+    "wrong",
+    [
+        {"score": "l3"},
+        {"step": 0.0},
+        {"step": 1.0},
+        {"threshold": -0.1},
+        {"min_width": 0},
+        {"min_width": {"a": 0}},
+        {"schedule": "fast"},
+        {"lr_factor": 0.0},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
