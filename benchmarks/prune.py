@@ -23,7 +23,6 @@ from eideticnet.schedules import SCHEDULES
 from eideticnet.scores import SCORES
 
 SEEDS = range(4)
-LR_FACTORS = (1.0, 0.5)
 
 
 def settings() -> dict[str, Pruning]:

@@ -161,6 +161,40 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
     assert all(torch.equal(a, b) for a, b in zip(whole(x), other(x), strict=True))
 
 
+def test_a_run_that_is_killed_inside_a_task_or_the_router_goes_on_there(project, run):
+    """Killed at the n-th epoch again and again, until one attempt gets through."""
+    code = (
+        "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
+        "from functools import partial\n"
+        "from eideticnet import run, training, __main__\n"
+        "run.Journal = partial(run.Journal, interval=0.0)\n"
+        "epochs, train_epoch = [], training.train_epoch\n"
+        "def counted(*args):\n"
+        "    if len(epochs) == 7: os.kill(os.getpid(), 9)\n"
+        "    epochs.append(args)\n"
+        "    return train_epoch(*args)\n"
+        "training.train_epoch = counted\n"
+        "__main__.app()\n"
+    )
+    environment, outputs = {**os.environ, "PYTHONPATH": str(ROOT)}, []
+    for _ in range(12):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, cwd=project, env=environment, check=False, timeout=60, capture_output=True, text=True
+        )
+        outputs.append(done.stdout)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert len(outputs) > 2
+    assert any("epochs that were done before the interruption" in o for o in outputs)
+    assert not (project / "runs/mine/journal.safetensors").exists()
+    run("train", "config.toml", "--out", "uninterrupted")
+    whole, other = (EideticNetwork.load(project / f) for f in ("runs/mine", "uninterrupted"))
+    fingerprints = [{o: n.learned.block(o).fingerprint for o in n.learned.blocks} for n in (whole, other)]
+    assert fingerprints[0] == fingerprints[1]
+
+
 def test_ctrl_c_ends_without_a_stack_trace(project):
     (project / "config.toml").write_text(
         CONFIG.replace("max_epochs = 4", "max_epochs = 100000\n").replace("patience = 2", "patience = 90000")

@@ -3,17 +3,21 @@ server that has imported torch already."""
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
-from nets import names, task_loader
-from trunks import FEATURES, Mlp
+from nets import names, task_loader, trained
 
 from eideticnet import EideticNetwork, Journal, Pruning, Training
 
@@ -38,6 +42,12 @@ OPTIMIZERS = {
 }
 
 
+@cache
+def begun() -> EideticNetwork:
+    """A network with one task, which all lessons here build on."""
+    return trained(1, (16, 12), router=False)
+
+
 def learn(
     journal: Journal | None,
     optimizer: str = "adam",
@@ -45,17 +55,14 @@ def learn(
     report: Callable[..., Any] = lambda event: None,
     *,
     routing: bool = False,
+    net: EideticNetwork | None = None,
 ) -> EideticNetwork:
-    """One task after another that is quick, or a router for it, with BatchNorm and Dropout."""
+    """A second task, or a router for the first, through BatchNorm and Dropout."""
     training = Training(OPTIMIZERS[optimizer], patience=1, settle_patience=2, max_epochs=4)
-    net = EideticNetwork(Mlp((16, 12)), torch.zeros(2, FEATURES))
-    first = Training(OPTIMIZERS[optimizer], patience=1, settle_patience=1, max_epochs=1)
-    few = Pruning(step=0.5, threshold=0.9, recovery_epochs=0, min_width=3)
-    net.train_task("first", task_loader(1), names(2), training=first, pruning=few)
-    STEPS[0] = 0
     options: dict[str, Any] = {"training": training, "pruning": pruning, "report": report, "journal": journal}
+    net, STEPS[0] = net or copy.deepcopy(begun()), 0
     if routing:
-        net.fit_router({"first": task_loader(1)}, **options)
+        net.fit_router({"task 0": task_loader(0)}, **options)
     else:
         net.train_task("second", task_loader(2, 3), names(3), **options)
     return net
@@ -73,19 +80,22 @@ class Killer:
             os.kill(os.getpid(), self.by)
 
 
-def _child(path: Path, after: int, by: int, options: dict[str, Any]) -> None:
+def _child(folder: Path, path: Path, after: int, by: int, options: dict[str, Any]) -> None:
     torch.set_num_threads(1)
-    learn(Journal(path, interval=0.0), report=Killer(after, by), **options)
+    net = EideticNetwork.load(folder)  # not traced again, which takes seconds the first time
+    learn(Journal(path, interval=0.0), report=Killer(after, by), net=net, **options)
 
 
 def killed(path: Path, after: int, by: int = signal.SIGKILL, **options: Any) -> bool:
     """Whether the lesson was killed at the ``after``-th event, rather than finished before it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lessons"])
-    child = context.Process(target=_child, args=(path, after, by, options))
-    child.start()
-    child.join(60)
-    code = child.exitcode
-    assert code is not None, "the lesson hangs"
-    assert code in (0, 1, -by), code
-    return code != 0
+    context.set_forkserver_preload(["lessons", "torch._dynamo"])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()  # which would not find the preloaded module otherwise
+    with tempfile.TemporaryDirectory() as folder:
+        begun().save(folder)
+        child = context.Process(target=_child, args=(Path(folder), path, after, by, options))
+        child.start()
+        child.join(60)
+    assert child.exitcode in (0, 1, -by), child.exitcode
+    return child.exitcode != 0
