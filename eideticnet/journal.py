@@ -29,7 +29,7 @@ from torch import Tensor
 
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
-from eideticnet.states import NotStorableError, pack, unpack
+from eideticnet.states import NotStorableError, pack, state_of, unpack
 
 Result = TypeVar("Result")
 Record = list[Any]
@@ -166,7 +166,7 @@ class Journal:
     def _write(self, path: Path) -> None:
         tensors: dict[str, Tensor] = {}
         try:
-            shapes = {name: pack(t.state_dict(), name, tensors) for name, t in self._tracked.items()}
+            shapes = {name: pack(state_of(t), name, tensors) for name, t in self._tracked.items()}
             content = json.dumps({"key": self._key, "records": self._records, "shapes": shapes})
             tensors[_CONTENT] = torch.frombuffer(bytearray(content.encode()), dtype=torch.uint8)
             path.parent.mkdir(parents=True, exist_ok=True)

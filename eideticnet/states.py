@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 
 class NotStorableError(Exception):
@@ -28,6 +29,19 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise NotStorableError(f"{name} holds a {type(value).__name__}, which a journal can't store")
+
+
+def state_of(value: Any) -> dict[str, Any]:
+    """Its ``state_dict``; ``NotStorableError`` for an optimizer that has more state than that."""
+    if isinstance(value, Optimizer):
+        hooks = (value._optimizer_step_pre_hooks, value._optimizer_step_post_hooks)
+        # A scheduler replaces the optimizer's ``step`` by one of its own.
+        if any(hooks) or "step" in vars(value):
+            raise NotStorableError(
+                "a scheduler or a hook steps with the optimizer: a journal can't store that"
+            )
+    state: dict[str, Any] = value.state_dict()
+    return state
 
 
 def unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:

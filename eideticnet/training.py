@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -206,9 +207,7 @@ def recover(
     with journal.tracking(module=module):
         journal.phase(phase)
         optimizer = lesson.training.optimizer(module.parameters())
-        for group in optimizer.param_groups:
-            group["lr"] *= lr_factor
-        with journal.tracking(optimizer=optimizer):
+        with journal.tracking(optimizer=optimizer), _slowed(optimizer, lr_factor):
             for epoch in range(epochs):
                 if reached >= target:
                     break
@@ -216,3 +215,16 @@ def recover(
                 reached = measured(lesson, module)
                 lesson.report(Event(lesson.task, "recover", epoch, loss, reached))
     return reached
+
+
+@contextmanager
+def _slowed(optimizer: Optimizer, factor: float) -> Iterator[None]:
+    """Scale the learning rates, and put them back: the user may go on with the same optimizer."""
+    before = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * factor
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = rate

@@ -190,7 +190,16 @@ class Odd(torch.optim.SGD):
         return {**super().state_dict(), "odd": object()}
 
 
-def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(tmp_path):
+def scheduled(parameters):
+    """SGD with a scheduler, which the optimizer's own state knows nothing of."""
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    return optimizer
+
+
+@pytest.mark.parametrize("optimizer", [Odd, scheduled])
+def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(optimizer, tmp_path):
     class Stop(Exception):
         pass
 
@@ -203,7 +212,7 @@ def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(tmp
                 raise Stop
 
         net = EideticNetwork(Mlp((16, 12)), torch.zeros(2, FEATURES))
-        training = Training(Odd, patience=1, settle_patience=2, max_epochs=3)
+        training = Training(optimizer, patience=1, settle_patience=2, max_epochs=3)
         net.train_task(
             "t",
             task_loader(1, 3),
@@ -216,10 +225,10 @@ def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(tmp
         return bits(net), seen
 
     expected, events = lesson(None)
-    phases = [i for i, e in enumerate(events) if e.phase == "settle"]
+    settling = [i for i, e in enumerate(events) if e.phase == "settle"]
     lines = []
     with pytest.raises(Stop):
-        lesson(Journal(tmp_path / "j", interval=0.0, say=lines.append), phases[1] + 1)
+        lesson(Journal(tmp_path / "j", interval=0.0, say=lines.append), settling[1] + 1)
     assert ["go on at the start of the phase" in line for line in lines] == [True]
     lines.clear()
     assert lesson(Journal(tmp_path / "j", say=lines.append)) == (expected, events)
@@ -287,6 +296,7 @@ def same(a, b):
     return a == b
 
 
+@settings(max_examples=40)
 @given(state=STATES)
 def test_a_state_comes_back_as_it_was(state):
     tensors = {}
