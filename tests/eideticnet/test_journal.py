@@ -14,8 +14,6 @@ from nets import names, task_loader
 from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Journal, Pruning, Training
-from eideticnet.hashing import tensor_hash
-from eideticnet.states import NotStorableError, pack, unpack
 
 PRUNINGS = {
     "plain": Pruning(step=0.4, threshold=0.05, recovery_epochs=2),
@@ -270,40 +268,3 @@ def test_saving_a_checkpoint_leaves_the_journal_alone(tmp_path):
     net.save(tmp_path)
     assert path.exists()
     EideticNetwork.load(tmp_path)
-
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
-TENSORS = st.lists(st.floats(width=32), max_size=4).map(torch.tensor)
-STATES = st.recursive(
-    SCALARS | TENSORS,
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.lists(inner, max_size=3).map(tuple)
-        | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3)
-    ),
-)
-
-
-def same(a, b):
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and tensor_hash(a) == tensor_hash(b)
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
-
-
-@settings(max_examples=40)
-@given(state=STATES)
-def test_a_state_comes_back_as_it_was(state):
-    tensors = {}
-    packed = json.loads(json.dumps(pack(state, "optimizer", tensors)))
-    assert same(unpack(packed, tensors), state)
-
-
-def test_what_can_not_be_stored_is_named():
-    with pytest.raises(NotStorableError, match="optimizer/state/0 holds a set"):
-        pack({"state": {0: {1, 2}}}, "optimizer", {})
