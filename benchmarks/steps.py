@@ -20,6 +20,7 @@ from eideticnet import EideticNetwork, Pruning, Training, batches
 from eideticnet.block import Block
 from eideticnet.data import Loader
 from eideticnet.learned import Learned
+from eideticnet.learning import logits_over
 from eideticnet.models import convnet, mlp, resnet50
 from eideticnet.program import HEAD
 from eideticnet.tracing import trace
@@ -65,7 +66,7 @@ def step_ratio(make: Callable[[], tuple[nn.Module, Loader, int]], blocks: int) -
     def lesson(logits: Callable[[nn.Module, Tensor], Tensor]) -> Lesson:
         return Lesson("bench", loader, Classify(CLASSES), net.inputs, Training(), (0,), logits)
 
-    ours = lesson(net.logits_of)
+    ours = lesson(logits_over(net.learned))
     theirs = lesson(lambda module, x: module(x))
     optimizers = adam(block.parameters()), adam(plain.parameters())
     ratios = []

@@ -13,6 +13,7 @@ from eideticnet.errors import (
     UnsupportedError,
 )
 from eideticnet.inputs import Inputs
+from eideticnet.journal import Journal
 from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork
 from eideticnet.pruning import Pruning
@@ -32,6 +33,7 @@ __all__ = [
     "EideticNetwork",
     "Event",
     "Inputs",
+    "Journal",
     "NotReadyError",
     "Output",
     "Pruning",

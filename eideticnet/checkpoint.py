@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from eideticnet.block import Block
 from eideticnet.errors import CheckpointError
+from eideticnet.files import sync, write_whole
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
 from eideticnet.program import Program
@@ -46,9 +46,9 @@ def save(net: EideticNetwork, folder: str | PathLike[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _write_tensors(net, folder)
-        _sync(folder)
-        _write(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-        _sync(folder)
+        sync(folder)
+        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+        sync(folder)
         _remove_unused(folder, manifest)
     except OSError as error:
         raise CheckpointError(
@@ -98,31 +98,8 @@ def _write_named(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> str:
     name = f"{stem}-{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     path = folder / name
     if not path.exists() or path.read_bytes() != data:
-        _write(path, data)
+        write_whole(path, data)
     return name
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _sync(folder: Path) -> None:
-    """Make the folder's list of files durable, so that no later step is on disk before it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:

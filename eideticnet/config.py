@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from eideticnet.errors import ConfigError
 from eideticnet.inputs import Inputs
 from eideticnet.pruning import Pruning
+from eideticnet.schedules import Schedule
+from eideticnet.scores import Score
 from eideticnet.training import Training
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -72,11 +74,13 @@ class TrainingConfig(_Section):
 class PruningConfig(_Section):
     """As in ``Pruning``."""
 
-    score: Literal["l1", "l2", "taylor"] = "l2"
+    score: Score = "l2"
     step: float = 0.1
     threshold: float = 0.01
     recovery_epochs: int = 5
-    min_width: int = 1
+    min_width: int | dict[str, int] = 1
+    schedule: Schedule = "constant"
+    lr_factor: float = 1.0
 
     @model_validator(mode="after")
     def _is_possible(self) -> PruningConfig:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, TensorDataset
 
 from eideticnet.errors import DataError
+from eideticnet.hashing import tensor_hash
 from eideticnet.seeding import derive, seeded
 
 Loader = DataLoader[Any]
@@ -54,6 +55,15 @@ def _generators(loader: Loader) -> list[torch.Generator]:
     owners = (loader, sampler, nested)
     found = [getattr(owner, "generator", None) for owner in owners]
     return [g for g in found if isinstance(g, torch.Generator)]
+
+
+def fingerprint(loader: Loader) -> list[Any]:
+    """What can be told apart about a loader: the tensors where it holds tensors, else how much
+    data there is, and in batches of how many."""
+    data = loader.dataset
+    tensors = [tensor_hash(t) for t in data.tensors] if isinstance(data, TensorDataset) else []
+    size = len(data) if hasattr(data, "__len__") else None
+    return [type(data).__name__, size, tensors, type(loader.sampler).__name__, _batch_size(loader)]
 
 
 def check_labels(y: Tensor, classes: int, task: str) -> None:

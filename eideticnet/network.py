@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from math import ceil
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from eideticnet import checkpoint
-from eideticnet.block import Block
 from eideticnet.data import Loader, pooled
-from eideticnet.errors import CapacityError, DataError, NotReadyError
+from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Inputs
+from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Learned, Task
+from eideticnet.learning import Plan, WhenFull, free, logits_over, with_room
 from eideticnet.program import HEAD, Program
-from eideticnet.pruning import Pruning, prune
-from eideticnet.reading import Reading, Reads, resolve
+from eideticnet.pruning import Pruning
+from eideticnet.reading import Reads, resolve
 from eideticnet.routing import Output, RouteByLabel, answer, task_probabilities
 from eideticnet.seeding import seeded
-from eideticnet.tracing import as_named, trace
-from eideticnet.training import Classify, Event, Lesson, Objective, Training, converge
+from eideticnet.tracing import trace
+from eideticnet.training import Classify, Event, Lesson, Objective, Training
 
-WhenFull = Literal["refuse", "reuse", "widen"]
-"""What to do where a layer has no free neuron left."""
 Report = Callable[[Event], Any]
 
 ROUTER_PRUNING = Pruning(threshold=0.002)
@@ -131,6 +129,7 @@ class EideticNetwork(nn.Module):
         pretrained: nn.Module | None = None,
         probes: Tensor | None = None,
         report: Report = lambda event: None,
+        journal: Journal | None = None,
     ) -> Task:
         """Learn one more task, whose ``loader`` yields raw (x, y) with y from 0 to C - 1.
 
@@ -140,19 +139,15 @@ class EideticNetwork(nn.Module):
         other layers have free and earlier tasks' neurons, ``"widen"`` makes the layer half as wide
         again. ``reads``: the earlier tasks that this one may build on, by default all.
         ``pretrained``: a trunk whose weights the first task starts from. The router has to be fitted
-        again.
+        again. With a ``journal``, an interrupted call that is made again goes on where it was, and
+        ends with the same bits; ``journal.remove()`` once the network is saved.
         """
         self._check_new(name, classes)
-        return self._add(
-            Task(name, self._next_owner(), tuple(classes), self._probes(probes)),
-            loader,
-            pruning,
-            training,
-            when_full,
-            reads,
-            pretrained,
-            report,
+        task = Task(name, self._next_owner(), tuple(classes), self._probes(probes))
+        lesson = self._lesson(
+            task.label, task.owner, loader, Classify(len(classes)), training, report, journal
         )
+        return self._add(task, lesson, pruning, when_full, reads, pretrained)
 
     def revise_task(
         self,
@@ -165,6 +160,7 @@ class EideticNetwork(nn.Module):
         reads: Reads = None,
         probes: Tensor | None = None,
         report: Report = lambda event: None,
+        journal: Journal | None = None,
     ) -> Task:
         """Learn a task anew on top of everything learned since (backward transfer; paper, section 5).
 
@@ -172,16 +168,36 @@ class EideticNetwork(nn.Module):
         as it is, to the last bit, and can be made to answer again by ``answer_with``.
         """
         old = self.learned.revisions(self.task(name).name)[-1]
-        probes = old.probes if probes is None else probes
-        task = Task(name, self._next_owner(), old.classes, self._probes(probes), old.revision + 1)
-        return self._add(task, loader, pruning, training, when_full, reads, None, report)
+        probes = self._probes(old.probes if probes is None else probes)
+        task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1)
+        objective = Classify(len(task.classes))
+        lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
+        return self._add(task, lesson, pruning, when_full, reads)
+
+    def _add(
+        self,
+        task: Task,
+        lesson: Lesson,
+        pruning: Pruning | None,
+        when_full: WhenFull,
+        reads: Reads,
+        pretrained: nn.Module | None = None,
+    ) -> Task:
+        self.learned.verify()
+        reading = resolve(reads, self.learned, self.program)
+        program = with_room(self.learned, self.program, task.label, reading, when_full)
+        plan = Plan(program, task.owner, reading, free(self.learned, program), pretrained)
+        block = plan.learn(lesson, self.learned, pruning, self.device)
+        self.learned.verify()
+        self.program, self.learned = program, self.learned.with_task(task, block)
+        return task
 
     def answer_with(self, name: str, revision: int) -> None:
         """Let this revision of a task answer, from now on."""
         self.learned = self.learned.with_answering(self.task(name, revision))
 
     def widen(self, by: float | Mapping[str, int]) -> None:
-        """Add free neurons: ``by`` times as many as the trunk has in each group, or so many in those
+        """Add free neurons: ``by`` times as many as there are in each group, or so many in those
         that are named. No task changes."""
         groups = self.program.groups
         added = by if isinstance(by, Mapping) else {g: ceil(n * by) for g, n in groups.items()}
@@ -189,36 +205,7 @@ class EideticNetwork(nn.Module):
         if unknown or any(n < 0 for n in added.values()):
             what = f"no layer {unknown[0]!r}" if unknown else "a layer can't lose neurons"
             raise DataError(f"widen: {what}; layers: {', '.join(groups)}")
-        self.program = replace(self.program, groups={g: n + added.get(g, 0) for g, n in groups.items()})
-
-    def _next_owner(self) -> str:
-        return f"t{len(self.learned.tasks)}"
-
-    def _probes(self, given: Tensor | None) -> Tensor:
-        probes = self._random_probes(self._next_owner()) if given is None else given.detach().cpu().clone()
-        self.inputs.check(probes)
-        return probes
-
-    def _add(
-        self,
-        task: Task,
-        loader: Loader,
-        pruning: Pruning | None,
-        training: Training,
-        when_full: WhenFull,
-        reads: Reads,
-        pretrained: nn.Module | None,
-        report: Report,
-    ) -> Task:
-        self.learned.verify()
-        reading = resolve(reads, self.learned, self.program)
-        lesson = self._lesson(task.label, task.owner, loader, Classify(len(task.classes)), training, report)
-        groups = self._groups(task.label, when_full, reading)
-        block = self._learn(lesson, task.owner, reading, pruning, groups, pretrained)
-        self.learned.verify()
-        self.program = replace(self.program, groups=groups)
-        self.learned = self.learned.with_task(task, block)
-        return task
+        self.program = self.program.widened(added)
 
     def fit_router(
         self,
@@ -228,6 +215,7 @@ class EideticNetwork(nn.Module):
         training: Training = Training(),
         when_full: WhenFull = "refuse",
         report: Report = lambda event: None,
+        journal: Journal | None = None,
     ) -> None:
         """Learn which task an input belongs to, from every task's data by its name.
 
@@ -241,64 +229,36 @@ class EideticNetwork(nn.Module):
         counts = [len(t.classes) for t in self.tasks]
         offsets = [sum(counts[:i]) for i in range(len(counts))]
         data = pooled([loaders[n] for n in names], offsets)
-        lesson = self._lesson(ROUTER, f"{ROUTER}{len(names)}", data, RouteByLabel(counts), training, report)
+        seed, objective = f"{ROUTER}{len(names)}", RouteByLabel(counts)
+        lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
         reading = resolve(None, self.learned, self.program)
-        groups = self._groups(ROUTER, when_full, reading)
-        block = self._learn(lesson, ROUTER, reading, pruning, groups)
+        program = with_room(self.learned, self.program, ROUTER, reading, when_full)
+        plan = Plan(program, ROUTER, reading, free(self.learned, program))
+        block = plan.learn(lesson, self.learned, pruning, self.device)
         self.learned.verify()
-        self.program = replace(self.program, groups=groups)
-        self.learned = self.learned.with_router(block)
+        self.program, self.learned = program, self.learned.with_router(block)
 
     def _lesson(
-        self, name: str, seed: str, loader: Loader, objective: Objective, training: Training, report: Report
-    ) -> Lesson:
-        return Lesson(
-            name, loader, objective, self.inputs, training, (self.seed, seed), self.logits_of, report
-        )
-
-    def logits_of(self, block: nn.Module, x: Tensor) -> Tensor:
-        """Logits of a block that is being learned, for normalised ``x``; what it reads is frozen."""
-        assert isinstance(block, Block)
-        with torch.no_grad():
-            earlier = self.learned.pieces(x, self.learned.closure(*block.reads))
-        out: Tensor = block(x, earlier)[HEAD]
-        return out
-
-    def _learn(
         self,
-        lesson: Lesson,
-        owner: str,
-        reading: Reading,
-        pruning: Pruning | None,
-        groups: Mapping[str, int],
-        pretrained: nn.Module | None = None,
-    ) -> Block:
-        """Train all free neurons to convergence, keep the fewest that will do, let those
-        converge once more, and freeze them."""
-        widths = self.learned.owned()
-        widths[owner] = {**self._free(groups), HEAD: lesson.objective.classes}
-        with seeded(*lesson.seed, "initial weights"):
-            block = Block(self.program, owner, reading.owners, widths, unread=reading.unread)
-        if pretrained is not None:
-            self._adopt(block, pretrained)
-        block.to(self._anchor)
-        converge(lesson, block, "train", lesson.training.patience)
-        if pruning is not None:
-            block = prune(lesson, block, pruning)
-        converge(lesson, block, "settle", lesson.training.settle_patience)
-        block.freeze()
-        return block
+        name: str,
+        seed: str,
+        loader: Loader,
+        objective: Objective,
+        training: Training,
+        report: Report,
+        journal: Journal | None,
+    ) -> Lesson:
+        seeds, logits = (self.seed, seed), logits_over(self.learned)
+        kept = journal or Journal()
+        return Lesson(name, loader, objective, self.inputs, training, seeds, logits, report, kept)
 
-    def _adopt(self, block: Block, trunk: nn.Module) -> None:
-        """Start ``block`` from the trunk's weights: it has to be all of it."""
-        if block.reads or block.own != self.program.groups:
-            raise DataError(
-                "pretrained: only the first task, which owns every neuron, can start from a trunk"
-            )
-        try:
-            block.adopt(as_named(trunk))
-        except (AttributeError, RuntimeError) as error:
-            raise DataError(f"pretrained: not the trunk that the network was made from: {error}") from error
+    def _next_owner(self) -> str:
+        return f"t{len(self.learned.tasks)}"
+
+    def _probes(self, given: Tensor | None) -> Tensor:
+        probes = self._random_probes(self._next_owner()) if given is None else given.detach().cpu().clone()
+        self.inputs.check(probes)
+        return probes
 
     def _check_new(self, name: str, classes: Sequence[str]) -> None:
         if name in [t.name for t in self.tasks]:
@@ -326,24 +286,6 @@ class EideticNetwork(nn.Module):
             mine = {names.get(o, o): widths[group] for o, widths in owned.items()}
             table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
         return table
-
-    def _free(self, groups: Mapping[str, int]) -> dict[str, int]:
-        """Neurons free in each group of these widths, once the router's are thrown back."""
-        owned = [w for owner, w in self.learned.owned().items() if owner != ROUTER]
-        return {g: n - sum(w[g] for w in owned) for g, n in groups.items()}
-
-    def _groups(self, wanted_by: str, when_full: WhenFull, reading: Reading) -> dict[str, int]:
-        """The width of each group while something is learned: a full one may have to be widened."""
-        groups = self.program.groups
-        full = [g for g, n in self._free(groups).items() if n == 0]
-        if full and when_full == "widen":
-            return {g: n + ceil(n / 2) * (g in full) for g, n in groups.items()}
-        if full and (when_full == "refuse" or not reading.reads_everyone(self.learned)):
-            raise CapacityError(
-                f"{wanted_by}: no free neuron in {', '.join(full)}; prune harder, call widen, or pass "
-                'when_full="widen", or "reuse" to learn with the features there are (of all tasks)'
-            )
-        return groups
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each task by name, over everything that its logits depend on."""

@@ -84,6 +84,10 @@ class Program:
         """The step that describes each layer with weights, by the layer's path."""
         return {s.layer: s for s in reversed(self.steps) if s.layer is not None}
 
+    def widened(self, added: Mapping[str, int]) -> Program:
+        """The same with so many more neurons in these groups; blocks that exist are not concerned."""
+        return Program(self.steps, {g: n + added.get(g, 0) for g, n in self.groups.items()})
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

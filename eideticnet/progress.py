@@ -37,6 +37,10 @@ class Display:
         self._progress.advance(self._all)
         self.console.print(text, highlight=False, markup=False)
 
+    def say(self, line: str) -> None:
+        """Something that the user may want to know."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def __enter__(self) -> Display:
         self._progress.start()
         return self

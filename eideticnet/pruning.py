@@ -2,146 +2,147 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from eideticnet.block import Block, Pieces
-from eideticnet.columns import by_neuron
+from eideticnet.block import Block
 from eideticnet.errors import ConfigError
-from eideticnet.program import HEAD, Features
-from eideticnet.rules import RULES
-from eideticnet.training import Event, Lesson, accuracy, device_of, recover
-
-Score = Literal["l1", "l2", "taylor"]
-Scores = dict[str, Tensor]
-"""Importance of each own neuron, (n,), by feature group."""
+from eideticnet.program import Program
+from eideticnet.rules import floors, producers
+from eideticnet.schedules import SCHEDULES, Schedule
+from eideticnet.scores import OVERALL, SCORES, Score, Scores, importance
+from eideticnet.training import Event, Lesson, measured, recover
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """``step``: share of the free neurons still left that goes in each iteration, at least one.
+    """``score``: what ranks the neurons (``scores.py``). ``schedule``: in which steps they go
+    (``schedules.py``). ``step``: share of the neurons still left that goes at once, at least one.
     ``threshold``: by how much, as a fraction of 1, the training accuracy may fall below what it
-    was at convergence. ``min_width``: neurons that stay in every group."""
+    was at convergence. ``recovery_epochs``: for how long it may be won back after each step, at
+    ``lr_factor`` times the optimizer's learning rate. ``min_width``: neurons that stay in every
+    group, or in the groups of the layers named.
+    """
 
     score: Score = "l2"
     step: float = 0.1
     threshold: float = 0.01
     recovery_epochs: int = 5
-    min_width: int = 1
+    min_width: int | Mapping[str, int] = 1
+    schedule: Schedule = "constant"
+    lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.score not in ("l1", "l2", "taylor"):
-            raise ConfigError(f"pruning score {self.score!r}: use l1, l2 or taylor")
+        if self.score not in SCORES:
+            raise ConfigError(f"pruning score {self.score!r}: use {', '.join(SCORES)}")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"pruning schedule {self.schedule!r}: use {', '.join(SCHEDULES)}")
         if not 0 < self.step < 1:
             raise ConfigError(f"pruning step {self.step}: use a share between 0 and 1")
         if not 0 <= self.threshold < 1:
             raise ConfigError(f"pruning threshold {self.threshold}: use a fraction of 1, such as 0.01")
-        if self.recovery_epochs < 0 or self.min_width < 1:
+        if not 0 < self.lr_factor <= 1:
+            raise ConfigError(f"pruning lr_factor {self.lr_factor}: use a factor in (0, 1], such as 0.5")
+        widths = self.min_width.values() if isinstance(self.min_width, Mapping) else [self.min_width]
+        if self.recovery_epochs < 0 or min(widths, default=1) < 1:
             raise ConfigError("recovery_epochs must be at least 0 and min_width at least 1")
+
+    def least(self, program: Program) -> dict[str, int]:
+        """The least width of each feature group, also what its operations need; ``ConfigError`` for a
+        name that ``program`` does not have. A layer's name stands for the group that it writes."""
+        least = floors(program)
+        if not isinstance(self.min_width, Mapping):
+            return {g: max(floor, self.min_width) for g, floor in least.items()}
+        names = {g: {g, *(s.layer or g for s in producers(program, g))} for g in program.groups}
+        known = {name for group in names.values() for name in group}
+        if unknown := sorted(set(self.min_width) - known):
+            raise ConfigError(f"min_width names {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        asked = self.min_width
+        return {g: max(least[g], *(asked[n] for n in named if n in asked), 1) for g, named in names.items()}
 
 
 def prune(lesson: Lesson, block: Block, pruning: Pruning) -> Block:
-    """Remove neurons step by step until accuracy can't be recovered, and step back once.
+    """Remove neurons by the schedule until accuracy can't be recovered; the last block that could.
 
     ``block`` has converged; what is returned still reaches its accuracy less the threshold.
     """
-    target = accuracy(lesson, block) - pruning.threshold
-    for iteration in range(sum(block.own.values())):
-        keep = choose(importance(lesson, block, pruning.score), pruning)
+    least = pruning.least(block.program)
+    trials = _Trials(lesson, pruning, least, measured(lesson, block) - pruning.threshold)
+    return SCHEDULES[pruning.schedule](block, trials, pruning.step, least)
+
+
+@dataclass
+class _Trials:
+    """Removes a share of a block's neurons and recovers what that cost, if it can."""
+
+    lesson: Lesson
+    pruning: Pruning
+    least: Mapping[str, int]
+    target: float
+    made: int = field(default=0)
+
+    def __call__(self, block: Block, share: float) -> tuple[Block, bool]:
+        keep = self._choose(block, share)
         if keep is None:
-            break
+            return block, False
         smaller = block.shrink(keep)
-        reached = recover(lesson, smaller, f"prune {iteration}", target, pruning.recovery_epochs)
-        lesson.report(Event(lesson.task, "prune", iteration, 0.0, reached, smaller.own))
-        if reached < target:
-            break
-        block = smaller
-    return block
+        phase, epochs = f"prune {self.made}", self.pruning.recovery_epochs
+        with self.lesson.journal.tracking(good=block):
+            reached = recover(self.lesson, smaller, phase, self.target, epochs, self.pruning.lr_factor)
+        self.lesson.report(Event(self.lesson.task, "prune", self.made, 0.0, reached, smaller.own))
+        self.made += 1
+        return smaller, reached >= self.target
+
+    def _choose(self, block: Block, share: float) -> dict[str, Tensor] | None:
+        """Which neurons stay, from the journal if that knows it."""
+
+        def gone() -> dict[str, list[int]] | None:
+            score = self.pruning.score
+            keep = choose(importance(self.lesson, block, score), share, self.least, score in OVERALL)
+            if keep is None:
+                return None
+            return {g: _without(block.own[g], kept).tolist() for g, kept in keep.items()}
+
+        found = self.lesson.journal.value(gone)
+        if found is None:
+            return None
+        return {g: _without(block.own[g], torch.tensor(i, dtype=torch.int64)) for g, i in found.items()}
 
 
-def choose(scores: Scores, pruning: Pruning) -> dict[str, Tensor] | None:
+def _without(count: int, some: Tensor) -> Tensor:
+    """The indices below ``count`` that are not in ``some``."""
+    indices = torch.arange(count)
+    return indices[~torch.isin(indices, some)]
+
+
+def choose(scores: Scores, share: float, least: Mapping[str, int], overall: bool) -> dict[str, Tensor] | None:
     """Sorted indices of the neurons that stay in each group; None if none may go.
 
-    Weight norms rank within each group and take the same share of each; Taylor ranks over the
-    whole block.
+    The lowest ``share`` of all neurons goes, or of each group's if not ``overall``: at least one,
+    and none where a group has no more than ``least``.
     """
-    spare = {g: max(len(s) - pruning.min_width, 0) for g, s in scores.items()}
+    spare = {g: max(len(s) - least[g], 0) for g, s in scores.items()}
     if not any(spare.values()):
         return None
-    if pruning.score == "taylor":
-        gone = _lowest_overall(scores, spare, pruning.step)
+    if overall:
+        gone = _lowest_overall(scores, spare, share)
     else:
-        gone = {g: min(max(int(len(s) * pruning.step), 1), spare[g]) for g, s in scores.items()}
+        gone = {g: min(max(int(len(s) * share), 1), spare[g]) for g, s in scores.items()}
     return {g: s.argsort(stable=True)[gone[g] :].sort().values for g, s in scores.items()}
 
 
-def _lowest_overall(scores: Scores, spare: dict[str, int], step: float) -> dict[str, int]:
-    """How many neurons go in each group if the lowest over all groups go first."""
-    total = max(int(sum(len(s) for s in scores.values()) * step), 1)
-    candidates = [(float(v), g) for g, s in scores.items() for v in s.sort().values[: spare[g]]]
+def _lowest_overall(scores: Scores, spare: Mapping[str, int], share: float) -> dict[str, int]:
+    """How many neurons go in each group if the lowest over all groups go first; of equal ones the
+    same share of each group."""
+    total = max(int(sum(len(s) for s in scores.values()) * share), 1)
+    ranked = {g: s.sort().values[: spare[g]].tolist() for g, s in scores.items()}
+    candidates = [
+        (v, (i + 1) / len(scores[g]), g) for g, values in ranked.items() for i, v in enumerate(values)
+    ]
     gone = dict.fromkeys(scores, 0)
-    for _, group in sorted(candidates)[:total]:
+    for *_, group in sorted(candidates)[:total]:
         gone[group] += 1
     return gone
-
-
-def importance(lesson: Lesson, block: Block, score: Score) -> Scores:
-    """A score for each of the block's own neurons."""
-    groups = [g for g, n in block.own.items() if n]
-    if score == "taylor":
-        return _taylor(lesson, block, groups)
-    return {g: _weight_norm(block, g, 1 if score == "l1" else 2) for g in groups}
-
-
-@torch.no_grad()
-def _weight_norm(block: Block, group: str, order: int) -> Tensor:
-    """Norm of each neuron's incoming weights, over all layers that make the group."""
-    rows, widths = [], block.widths[block.owner]
-    for path, step in block.program.layers.items():
-        layer = block.layer(path)
-        if layer is not None and RULES[step.rule].makes_neurons and path != HEAD:
-            parts = by_neuron(step.features, widths, RULES[step.rule].incoming(layer))
-            rows += [weights for name, weights in parts if name == group]
-    norms: Tensor = torch.linalg.vector_norm(torch.cat(rows, 1), order, dim=1)
-    return norms.cpu()
-
-
-def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
-    """|activation x gradient| of what each neuron hands to its readers, averaged over the data,
-    divided by the group's L2 norm (Molchanov 2017, eq. 8)."""
-    read = _values_read(block)
-    totals = {g: torch.zeros(block.own[g]) for g in groups}
-    captured: Pieces = {}
-    hook = block.register_forward_hook(lambda module, args, pieces: captured.update(pieces))
-    block.eval()
-    try:
-        for x, y in lesson.batches(device_of(block), "taylor"):
-            loss = lesson.objective.loss(lesson.logits(block, x), y) * len(y)
-            names = [name for name in read if name in captured]
-            gradients = torch.autograd.grad(loss, [captured[n] for n in names], allow_unused=True)
-            for name, gradient in zip(names, gradients, strict=True):
-                if gradient is not None:
-                    _add(totals, block, block.program.features[name], captured[name] * gradient)
-    finally:
-        hook.remove()
-    return {g: total / (total.norm() + torch.finfo(total.dtype).tiny) for g, total in totals.items()}
-
-
-def _values_read(block: Block) -> list[str]:
-    """Values with neurons that a mixing layer or the head reads."""
-    program = block.program
-    read = [n for s in program.steps if RULES[s.rule].reads_prefix for n in s.inputs]
-    return [n for n in dict.fromkeys(read) if not program.features[n].raw]
-
-
-def _add(totals: Scores, block: Block, features: Features, product: Tensor) -> None:
-    """Add |mean over a neuron's positions| of ``product`` (N, ..., columns, ...), summed over
-    examples, to the neuron's total."""
-    product = product.detach().cpu().movedim(features.dim, 0)
-    for group, mine in by_neuron(features, block.widths[block.owner], product):
-        shape = len(mine), -1, product.shape[1], prod(product.shape[2:])
-        totals[group] += mine.reshape(shape).mean((1, 3)).abs().sum(1)

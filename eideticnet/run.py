@@ -1,7 +1,7 @@
 """A run: a network in a folder, brought step by step to what its configuration asks for.
 
-After each task the checkpoint is written, so an interrupted run goes on after the last task that
-it finished.
+After each task the checkpoint is written, and while one is learned a journal, so an interrupted run
+goes on after the last epochs that it finished, and ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from eideticnet.errors import ConfigError, DataError
 from eideticnet.evaluation import evaluate
 from eideticnet.history import Recorder
 from eideticnet.inputs import DTYPES
+from eideticnet.journal import Journal
 from eideticnet.network import EideticNetwork, Report
 from eideticnet.progress import Display
 from eideticnet.sources import TaskData, open_task
 from eideticnet.training import Event
 
 PROBES = 8
+JOURNAL = "journal.safetensors"
 
 
 def exists(folder: Path) -> bool:
@@ -125,11 +127,13 @@ def complete(
         torch.set_num_threads(config.threads)
     history = Recorder(net, {name: d.test for name, d in data.items()})
     report = _to_both(display.event, history.event)
+    journal = Journal(folder / JOURNAL, say=display.say)
     for task in config.tasks:
         if task.name not in learned:
-            _learn(net, config, task, data[task.name], report)
+            _learn(net, config, task, data[task.name], report, journal)
             history.task_learned(task.name, config.pruning.threshold)
             net.save(folder)
+            journal.remove()
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
     net.fit_router(
         {name: d.train for name, d in data.items()},
@@ -137,11 +141,13 @@ def complete(
         training=training,
         when_full=config.when_full,
         report=report,
+        journal=journal,
     )
     reports = evaluate(net, {name: d.test for name, d in data.items()})
     net.metadata = {**net.metadata, "report": {name: asdict(r) for name, r in reports.items()}}
     history.router_learned(reports, config.router_pruning.threshold)
     net.save(folder)
+    journal.remove()
     display.finished(f"router: {_neurons(net, 'router')}")
 
 
@@ -153,7 +159,14 @@ def _to_both(first: Report, second: Report) -> Report:
     return report
 
 
-def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData, report: Report) -> None:
+def _learn(
+    net: EideticNetwork,
+    config: Config,
+    task: TaskConfig,
+    data: TaskData,
+    report: Report,
+    journal: Journal,
+) -> None:
     net.train_task(
         task.name,
         data.train,
@@ -163,6 +176,7 @@ def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData
         when_full=config.when_full,
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         report=report,
+        journal=journal,
     )
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import copy
+import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from eideticnet.data import Loader, check_labels, seeded_pass
+from eideticnet.data import Loader, check_labels, fingerprint, seeded_pass
 from eideticnet.errors import ConfigError, DataError, DivergedError
 from eideticnet.inputs import Inputs
+from eideticnet.journal import Journal
 from eideticnet.seeding import seeded
+from eideticnet.states import Kept
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -91,6 +95,15 @@ class Lesson:
     seed: tuple[object, ...]
     logits: Callable[[nn.Module, Tensor], Tensor]
     report: Callable[[Event], Any] = lambda event: None
+    journal: Journal = field(default_factory=Journal)
+
+    def key(self) -> list[str]:
+        """What the course of the lesson depends on, as far as it can be told apart."""
+        optimizer = self.training.optimizer([nn.Parameter(torch.zeros(1, 1))])
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+        parts = (self.task, self.seed, self.inputs, self.training, type(optimizer), groups)
+        data = fingerprint(self.loader)
+        return [_described(part) for part in (*parts, type(self.objective), vars(self.objective), data)]
 
     def batches(self, device: torch.device, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
         """Checked and normalised batches in the order that ``names`` decide."""
@@ -100,6 +113,11 @@ class Lesson:
             self.inputs.check(x)
             check_labels(y, self.objective.classes, self.task)
             yield self.inputs.normalise(x.to(device)), y.to(device)
+
+
+def _described(value: object) -> str:
+    """Its ``repr``, which is the same in another process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -148,35 +166,65 @@ def accuracy(lesson: Lesson, module: nn.Module) -> float:
     return right / count
 
 
+def measured(lesson: Lesson, module: nn.Module) -> float:
+    """The module's accuracy, from the journal if that knows it."""
+    return lesson.journal.value(partial(accuracy, lesson, module))
+
+
 def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> float:
     """Train ``module`` in place until its accuracy stays flat for ``patience`` epochs; the
     accuracy that it ends with.
 
     The weights kept are the last ones that reached the best accuracy.
     """
-    optimizer = lesson.training.optimizer(module.parameters())
-    best, best_state, flat = accuracy(lesson, module), copy.deepcopy(module.state_dict()), 0
-    for epoch in range(lesson.training.max_epochs):
-        loss = train_epoch(lesson, module, optimizer, phase, epoch)
-        reached = accuracy(lesson, module)
-        flat = 0 if reached > best else flat + 1
-        if reached >= best:
-            best, best_state = reached, copy.deepcopy(module.state_dict())
-        lesson.report(Event(lesson.task, phase, epoch, loss, reached))
-        if flat >= patience:
-            break
-    module.load_state_dict(best_state)
+    journal, best, flat = lesson.journal, measured(lesson, module), 0
+    best_state = Kept(module)
+    with journal.tracking(module=module, best=best_state):
+        journal.phase(phase)
+        optimizer = lesson.training.optimizer(module.parameters())
+        with journal.tracking(optimizer=optimizer):
+            for epoch in range(lesson.training.max_epochs):
+                loss = journal.epoch(partial(train_epoch, lesson, module, optimizer, phase, epoch))
+                reached = measured(lesson, module)
+                flat = 0 if reached > best else flat + 1
+                if reached >= best:
+                    best = reached
+                    best_state.keep(module)
+                lesson.report(Event(lesson.task, phase, epoch, loss, reached))
+                if flat >= patience:
+                    break
+    module.load_state_dict(best_state.state_dict())
     return best
 
 
-def recover(lesson: Lesson, module: nn.Module, phase: str, target: float, epochs: int) -> float:
-    """Train ``module`` in place for up to ``epochs`` until it reaches ``target``; the accuracy
-    that it ends with, which is below ``target`` if it did not."""
-    reached = accuracy(lesson, module)
-    optimizer = lesson.training.optimizer(module.parameters())
-    for epoch in range(epochs):
-        if reached >= target:
-            break
-        train_epoch(lesson, module, optimizer, phase, epoch)
-        reached = accuracy(lesson, module)
+def recover(
+    lesson: Lesson, module: nn.Module, phase: str, target: float, epochs: int, lr_factor: float = 1.0
+) -> float:
+    """Train ``module`` in place for up to ``epochs`` until it reaches ``target``, at ``lr_factor``
+    times the optimizer's learning rates; the accuracy that it ends with, which is below
+    ``target`` if it did not."""
+    journal, reached = lesson.journal, measured(lesson, module)
+    with journal.tracking(module=module):
+        journal.phase(phase)
+        optimizer = lesson.training.optimizer(module.parameters())
+        with journal.tracking(optimizer=optimizer), _slowed(optimizer, lr_factor):
+            for epoch in range(epochs):
+                if reached >= target:
+                    break
+                loss = journal.epoch(partial(train_epoch, lesson, module, optimizer, phase, epoch))
+                reached = measured(lesson, module)
+                lesson.report(Event(lesson.task, "recover", epoch, loss, reached))
     return reached
+
+
+@contextmanager
+def _slowed(optimizer: Optimizer, factor: float) -> Iterator[None]:
+    """Scale the learning rates, and put them back: the user may go on with the same optimizer."""
+    before = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * factor
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, before, strict=True):
+            group["lr"] = rate

@@ -10,7 +10,7 @@ operation that is not in the table is refused.
 from __future__ import annotations
 
 from eideticnet.calls import Call
-from eideticnet.program import Program
+from eideticnet.program import Program, Step
 from eideticnet.rules.attention import AttentionRule, MatmulRule
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import (
@@ -98,6 +98,22 @@ _LISTED = {
         mul.Scalar div.Scalar maximum.default minimum.default""",
 }
 OPERATIONS = {f"aten.{name}": rule for rule, names in _LISTED.items() for name in names.split()}
+
+
+def producers(program: Program, group: str) -> list[Step]:
+    """The steps whose weights make the neurons of ``group``, one for each layer."""
+    steps = [s for s in program.layers.values() if RULES[s.rule].makes_neurons]
+    return [s for s in steps if group in [run.group for run in s.features.runs]]
+
+
+def floors(program: Program) -> dict[str, int]:
+    """The fewest neurons of each group with which the operations on it make sense."""
+    least = dict.fromkeys(program.groups, 1)
+    for step in program.steps:
+        for run in step.features.runs if RULES[step.rule].floor > 1 else ():
+            needed = -(-RULES[step.rule].floor // (run.repeat * step.features.tile))
+            least[run.group] = max(least[run.group], needed)
+    return least
 
 
 def check_program(program: Program) -> None:

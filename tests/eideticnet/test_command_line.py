@@ -161,6 +161,35 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
     assert all(torch.equal(a, b) for a, b in zip(whole(x), other(x), strict=True))
 
 
+def test_a_run_that_is_killed_inside_a_task_goes_on_there(project, run):
+    code = (
+        "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
+        "from functools import partial\n"
+        "from eideticnet import run, training, __main__\n"
+        "run.Journal = partial(run.Journal, interval=0.0)\n"
+        "epochs, train_epoch = [], training.train_epoch\n"
+        "def counted(*args):\n"
+        "    if len(epochs) == 15: os.kill(os.getpid(), 9)\n"
+        "    epochs.append(args)\n"
+        "    return train_epoch(*args)\n"
+        "training.train_epoch = counted\n"
+        "__main__.app()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    killed = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, env=environment, check=False, timeout=60
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert (project / "runs/mine/journal.safetensors").exists()
+    output = run("train", "config.toml").stdout
+    assert re.search(r"going on after \d+ epochs that were done before the interruption", output)
+    assert not (project / "runs/mine/journal.safetensors").exists()
+    run("train", "config.toml", "--out", "uninterrupted")
+    whole, other = (EideticNetwork.load(project / f) for f in ("runs/mine", "uninterrupted"))
+    fingerprints = [{o: n.learned.block(o).fingerprint for o in n.learned.blocks} for n in (whole, other)]
+    assert fingerprints[0] == fingerprints[1]
+
+
 def test_ctrl_c_ends_without_a_stack_trace(project):
     (project / "config.toml").write_text(
         CONFIG.replace("max_epochs = 4", "max_epochs = 100000\n").replace("patience = 2", "patience = 90000")

@@ -71,7 +71,7 @@ def disturb(net, factory):
     classes=st.lists(st.integers(2, 4), min_size=3, max_size=4),
     optimizer=st.sampled_from(sorted(OPTIMIZERS)),
     keep=st.sampled_from([OneForAll, Remembered]),
-    score=st.sampled_from(["l1", "l2", "taylor"]),
+    score=st.sampled_from(["l1", "l2", "taylor", "hybrid", "random"]),
     step=st.floats(0.1, 0.6),
     route_between=st.booleans(),
     seed=st.integers(0, 10_000),

@@ -2,53 +2,99 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import QUICK, names, task_data, task_loader, trained
 from trunks import FEATURES, Mlp, Residual
 
-from eideticnet import ConfigError, EideticNetwork, Pruning, batches
+from eideticnet import ConfigError, EideticNetwork, Pruning, Training, batches
 from eideticnet.block import Block
 from eideticnet.models import mlp
-from eideticnet.pruning import choose, importance
+from eideticnet.pruning import choose
+from eideticnet.scores import OVERALL, SCORES, importance
 from eideticnet.training import Classify
 
 
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=4),
-    score=st.sampled_from(["l1", "l2", "taylor"]),
-    step=st.floats(0.01, 0.99),
-    least=st.integers(1, 5),
+    overall=st.booleans(),
+    share=st.floats(0.01, 0.99),
+    least=st.lists(st.integers(1, 45), min_size=4, max_size=4),
     seed=st.integers(0, 100),
 )
 def test_every_step_removes_at_least_one_neuron_and_never_goes_below_the_least_width(
-    sizes, score, step, least, seed
+    sizes, overall, share, least, seed
 ):
     generator = torch.Generator().manual_seed(seed)
-    scores = {f"g{i}": torch.rand(n, generator=generator) for i, n in enumerate(sizes)}
-    keep = choose(scores, Pruning(score=score, step=step, min_width=least))
-    if all(n <= least for n in sizes):
+    scores = {f"g{i}": torch.randint(4, (n,), generator=generator) / 3 for i, n in enumerate(sizes)}
+    least = dict(zip(scores, least, strict=False))
+    keep = choose(scores, share, least, overall)
+    if all(len(s) <= least[g] for g, s in scores.items()):
         assert keep is None
         return
     removed = {g: len(s) - len(keep[g]) for g, s in scores.items()}
     assert sum(removed.values()) >= 1
     for group, kept in keep.items():
-        assert len(kept) >= min(least, len(scores[group]))
+        assert len(kept) >= min(least[group], len(scores[group]))
         assert kept.tolist() == sorted(set(kept.tolist()))
         gone = [i for i in range(len(scores[group])) if i not in set(kept.tolist())]
         if gone:
             assert scores[group][gone].max() <= scores[group][kept].min()
 
 
+ONE = {"a": 1, "b": 1}
+
+
 def test_weight_norms_take_the_same_share_of_every_group():
-    keep = choose({"a": torch.arange(100.0), "b": torch.arange(50.0)}, Pruning(score="l1", step=0.1))
+    keep = choose({"a": torch.arange(100.0), "b": torch.arange(50.0)}, 0.1, ONE, overall=False)
     assert (len(keep["a"]), len(keep["b"])) == (90, 45)
 
 
 def test_taylor_ranks_over_the_whole_block():
     scores = {"a": torch.full((100,), 2.0), "b": torch.full((50,), 1.0)}
-    keep = choose(scores, Pruning(score="taylor", step=0.1))
+    keep = choose(scores, 0.1, ONE, overall=True)
     assert (len(keep["a"]), len(keep["b"])) == (100, 35)
+
+
+def untrained(widths):
+    net = EideticNetwork(mlp(FEATURES, widths), torch.zeros(2, FEATURES))
+    lesson = net._lesson("t", "t0", task_loader(3, 3), Classify(3), QUICK, lambda event: None)
+    return lesson, Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 3}})
+
+
+def pruned(block, lesson, score, step):
+    keep = choose(importance(lesson, block, score), step, dict.fromkeys(block.own, 1), score in OVERALL)
+    return block.shrink(keep)
+
+
+@settings(max_examples=8, deadline=None)
+@given(widths=st.lists(st.integers(2, 40), min_size=2, max_size=3), step=st.floats(0.15, 0.4))
+def test_no_layer_is_emptied_first_by_the_hybrid_score(widths, step):
+    lesson, block = untrained(widths)
+    while sum(block.own.values()) > len(widths):
+        block = pruned(block, lesson, "hybrid", step)
+        left = {g: n / w for (g, n), w in zip(block.own.items(), widths, strict=True) if n > 1}
+        if left:
+            assert max(left.values()) - min(left.values()) <= 1 / min(widths) + 1e-9
+
+
+def test_taylor_and_weight_norms_take_more_of_one_layer_and_the_hybrid_the_same_share_of_each():
+    spread = {}
+    for score in ("taylor", "l2", "hybrid"):
+        lesson, block = untrained((8, 80))
+        while sum(block.own.values()) > 40:
+            block = pruned(block, lesson, score, 0.1)
+        left = [block.own["1"] / 8, block.own["3"] / 80]
+        spread[score] = max(left) - min(left)
+    assert spread["hybrid"] <= 1 / 8 < min(spread["taylor"], spread["l2"])
+
+
+def test_random_scores_are_seeded_and_drawn_anew_at_each_width():
+    lesson, block = untrained((12, 12))
+    first, again = (importance(lesson, block, "random") for _ in range(2))
+    assert all(torch.equal(first[g], again[g]) for g in first)
+    smaller = block.shrink({g: torch.arange(11) for g in block.own})
+    assert not torch.equal(importance(lesson, smaller, "random")["1"], first["1"][:11])
 
 
 def test_shrinking_keeps_the_function_where_removed_neurons_did_nothing():
@@ -65,7 +111,7 @@ def test_shrinking_keeps_the_function_where_removed_neurons_did_nothing():
     assert torch.allclose(small(x, {})["task_head"], block(x, {})["task_head"], atol=1e-12)
 
 
-@pytest.mark.parametrize("score", ["l1", "l2", "taylor"])
+@pytest.mark.parametrize("score", SCORES)
 def test_what_is_left_still_reaches_the_accuracy_less_the_threshold(score):
     events = []
     net = EideticNetwork(Mlp((24, 24)), torch.zeros(2, FEATURES))
@@ -82,18 +128,64 @@ def test_pruning_with_no_limit_ends_at_the_least_width():
     assert set(net.learned.block("t0").own.values()) == {3}
 
 
-def test_the_earlier_tasks_neurons_are_never_candidates():
+@pytest.mark.parametrize("score", SCORES)
+def test_the_earlier_tasks_neurons_are_never_candidates(score):
     net = trained(1)
-    owned = net.learned.block("t0").own
-    net.train_task(
-        "more", task_loader(5), names(2), training=QUICK, pruning=Pruning(threshold=0.999, step=0.5)
-    )
+    before, owned = net.digests(), net.learned.block("t0").own
+    pruning = Pruning(score=score, threshold=0.999, step=0.5)
+    net.train_task("more", task_loader(5), names(2), training=QUICK, pruning=pruning)
     assert net.learned.block("t0").own == owned
+    assert net.digests()["task 0"] == before["task 0"]
     assert set(net.learned.block("t1").own.values()) == {1}
 
 
+def test_a_layer_may_have_a_least_width_of_its_own():
+    net = EideticNetwork(Mlp((24, 20)), torch.zeros(2, FEATURES))
+    pruning = Pruning(threshold=0.999, step=0.5, min_width={"layers.0": 7})
+    net.train_task("a", task_loader(1), names(2), training=QUICK, pruning=pruning)
+    assert net.learned.block("t0").own == {"layers.0": 7, "layers.4": 1}
+
+
+def test_a_layer_of_a_group_stands_for_the_group():
+    program = EideticNetwork(Residual((12, 10)), torch.zeros(2, FEATURES)).program
+    assert Pruning(min_width={"outer.0": 4, "stem": 2}).least(program) == {"stem": 4, "inner.0": 1}
+
+
+def test_a_least_width_for_an_unknown_layer_is_refused_before_anything_is_trained():
+    net, seen = trained(1), []
+    pruning = Pruning(min_width={"layer.0": 3})
+    with pytest.raises(ConfigError, match=r"'layer\.0'; known: layers\.0, layers\.4"):
+        net.train_task("a", task_loader(1), names(2), pruning=pruning, report=seen.append)
+    assert seen == []
+
+
+def test_the_learning_rate_is_scaled_while_pruning_recovers():
+    rates = []
+
+    class Recorded(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    training = Training(lambda p: Recorded(p, lr=0.4), patience=1, settle_patience=1, max_epochs=2)
+    net = EideticNetwork(Mlp((12, 12)), torch.zeros(2, FEATURES))
+    pruning = Pruning(threshold=0.0, recovery_epochs=1, step=0.9, lr_factor=0.25)
+    net.train_task("a", task_loader(1, 4), names(4), training=training, pruning=pruning)
+    assert set(rates) == {0.4, 0.1}
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"score": "l3"}, {"step": 0.0}, {"step": 1.0}, {"threshold": -0.1}, {"min_width": 0}]
+    "wrong",
+    [
+        {"score": "l3"},
+        {"step": 0.0},
+        {"step": 1.0},
+        {"threshold": -0.1},
+        {"min_width": 0},
+        {"min_width": {"a": 0}},
+        {"schedule": "fast"},
+        {"lr_factor": 0.0},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ConfigError):
@@ -103,6 +195,10 @@ def test_impossible_settings_are_refused(wrong):
 def naive_scores(block, x, y, score):
     """Each neuron of a two-layer perceptron scored by itself, in loops."""
     first, second = block.layer("1"), block.layer("3")
+    if score == "hybrid":
+        taylor, norms = naive_scores(block, x, y, "taylor"), naive_scores(block, x, y, "l2")
+        both = {g: [t * n for t, n in zip(taylor[g], norms[g], strict=True)] for g in taylor}
+        return {g: [1 - sum(other >= p for other in ps) / len(ps) for p in ps] for g, ps in both.items()}
     if score in ("l1", "l2"):
         order = 1 if score == "l1" else 2
         return {
@@ -124,7 +220,7 @@ def naive_scores(block, x, y, score):
     return found
 
 
-@pytest.mark.parametrize("score", ["l1", "l2", "taylor"])
+@pytest.mark.parametrize("score", ["l1", "l2", "taylor", "hybrid"])
 def test_scores_are_what_a_loop_over_neurons_computes(score):
     net = EideticNetwork(mlp(FEATURES, (5, 4)), torch.zeros(2, FEATURES))
     x, y = task_data(3, 3, 12)

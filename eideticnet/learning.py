@@ -1,0 +1,115 @@
+"""Learning one block: what it may own, what it starts from, how it is taught and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from math import ceil
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from eideticnet.block import Block
+from eideticnet.errors import CapacityError, DataError
+from eideticnet.hashing import json_hash
+from eideticnet.learned import ROUTER, Learned
+from eideticnet.program import HEAD, Program
+from eideticnet.pruning import Pruning, prune
+from eideticnet.reading import Reading
+from eideticnet.seeding import seeded
+from eideticnet.tracing import as_named
+from eideticnet.training import Lesson, converge
+
+WhenFull = Literal["refuse", "reuse", "widen"]
+"""What to do where a layer has no free neuron left."""
+
+
+def free(learned: Learned, program: Program) -> dict[str, int]:
+    """Neurons free in each group once the router's are thrown back."""
+    owned = [widths for owner, widths in learned.owned().items() if owner != ROUTER]
+    return {g: n - sum(w[g] for w in owned) for g, n in program.groups.items()}
+
+
+def with_room(
+    learned: Learned, program: Program, wanted_by: str, reading: Reading, when_full: WhenFull
+) -> Program:
+    """``program``, its full groups half as wide again where the user wants that; ``CapacityError``
+    where they don't and what is learned could not do with the features there are."""
+    full = [g for g, n in free(learned, program).items() if n == 0]
+    if full and when_full == "widen":
+        return program.widened({g: ceil(program.groups[g] / 2) for g in full})
+    if full and (when_full == "refuse" or not reading.reads_everyone(learned)):
+        raise CapacityError(
+            f"{wanted_by}: no free neuron in {', '.join(full)}; prune harder, call widen, or pass "
+            'when_full="widen", or "reuse" to learn with the features there are (of all tasks)'
+        )
+    return program
+
+
+def logits_over(learned: Learned) -> Callable[[nn.Module, Tensor], Tensor]:
+    """How a block that is being learned on top of ``learned`` answers normalised inputs."""
+
+    def logits(block: nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(block, Block)
+        with torch.no_grad():
+            earlier = learned.pieces(x, learned.closure(*block.reads))
+        out: Tensor = block(x, earlier)[HEAD]
+        return out
+
+    return logits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A block to be learned: ``own`` neurons by group, and whom it reads. ``pretrained`` is a trunk
+    whose weights it starts from."""
+
+    program: Program
+    owner: str
+    reading: Reading
+    own: Mapping[str, int]
+    pretrained: nn.Module | None = None
+
+    def learn(self, lesson: Lesson, learned: Learned, pruning: Pruning | None, device: torch.device) -> Block:
+        """The block, taught and frozen."""
+        if pruning is not None:
+            pruning.least(self.program)  # names that are unknown, before anything is trained
+        widths = {**learned.owned(), self.owner: {**self.own, HEAD: lesson.objective.classes}}
+
+        def fresh() -> Block:
+            with seeded(*lesson.seed, "initial weights"):
+                owners, unread = self.reading.owners, self.reading.unread
+                block = Block(self.program, self.owner, owners, widths, unread=unread)
+            if self.pretrained is not None:
+                _adopt(block, self.pretrained)
+            return block.to(device)
+
+        def key() -> str:
+            frozen = {o: learned.block(o).fingerprint for o in learned.blocks}
+            start = None if self.pretrained is None else fresh().hashes()
+            wiring = [self.program.to_json(), self.owner, asdict(self.reading), widths]
+            return json_hash([*lesson.key(), repr(pruning), frozen, start, wiring])
+
+        return lesson.journal.run(key, lambda: _teach(lesson, fresh(), pruning))
+
+
+def _adopt(block: Block, trunk: nn.Module) -> None:
+    """Start ``block`` from the trunk's weights: it has to be all of it."""
+    if block.reads or block.own != block.program.groups:
+        raise DataError("pretrained: only the first task owns every neuron and can start from a trunk")
+    try:
+        block.adopt(as_named(trunk))
+    except (AttributeError, RuntimeError) as error:
+        raise DataError(f"pretrained: not the trunk that the network was made from: {error}") from error
+
+
+def _teach(lesson: Lesson, block: Block, pruning: Pruning | None) -> Block:
+    """Train the block to convergence, keep the fewest neurons that will do, let those converge
+    once more, and freeze them."""
+    converge(lesson, block, "train", lesson.training.patience)
+    if pruning is not None:
+        block = prune(lesson, block, pruning)
+    converge(lesson, block, "settle", lesson.training.settle_patience)
+    block.freeze()
+    return block

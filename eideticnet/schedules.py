@@ -1,0 +1,74 @@
+"""Schedules: in which steps a block shrinks to the least that still does its task.
+
+A schedule makes trials. A trial removes a share of a block's neurons, at least one, and says
+whether the smaller block recovered; it gives the block itself where no neuron may go. Every
+schedule ends, whatever the trials say: a trial that recovers leaves fewer neurons, and one that
+does not narrows what is tried next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from eideticnet.block import Block
+
+Schedule = Literal["constant", "shrinking", "bisection"]
+Trial = Callable[[Block, float], tuple[Block, bool]]
+
+
+def constant(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
+    """Remove ``step`` of what is left until that fails once (the paper's): O(log n / step) trials."""
+    while True:
+        smaller, recovered = trial(block, step)
+        if not recovered:
+            return block
+        block = smaller
+
+
+def shrinking(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
+    """Remove ``step`` of what is left; halve it when that fails, down to single neurons. Ends where
+    not one more neuron can go, with up to log2(n) more failures than ``constant``."""
+    while True:
+        smaller, recovered = trial(block, step)
+        if recovered:
+            block = smaller
+        elif max(_gone(block, smaller)) <= 1:
+            return block
+        else:
+            step /= 2
+
+
+def bisection(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
+    """Bisect the number of neurons between the fewest that recovered and the most that did not,
+    on a logarithmic scale, until they lie within one ``step``: O(log (log n / step)) trials.
+
+    Each trial shrinks the last block that recovered. One jump may fail where small steps would
+    not, so what is found can be wider than with ``constant``.
+    """
+    fewest = sum(min(n, least[g]) for g, n in block.own.items())
+    failed = fewest * (1 - step)  # below what is allowed, so that the fewest can be reached
+    while failed < (size := _size(block)) * (1 - step):
+        smaller, recovered = trial(block, 1 - (failed / size) ** 0.5)
+        if recovered:
+            block = smaller
+        elif failed < _size(smaller) < size:
+            failed = _size(smaller)
+        else:
+            break
+    return block
+
+
+def _size(block: Block) -> int:
+    return sum(block.own.values())
+
+
+def _gone(block: Block, smaller: Block) -> list[int]:
+    return [n - smaller.own[g] for g, n in block.own.items()] or [0]
+
+
+SCHEDULES: dict[Schedule, Callable[[Block, Trial, float, Mapping[str, int]], Block]] = {
+    "constant": constant,
+    "shrinking": shrinking,
+    "bisection": bisection,
+}

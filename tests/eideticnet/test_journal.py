@@ -1,0 +1,270 @@
+"""An interrupted lesson goes on where it was, and ends with the bits of one never interrupted."""
+
+import json
+import resource
+import signal
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lessons import OPTIMIZERS, STEPS, killed, learn
+from nets import names, task_loader
+from trunks import FEATURES, Mlp
+
+from eideticnet import EideticNetwork, Journal, Pruning, Training
+
+PRUNINGS = {
+    "plain": Pruning(step=0.4, threshold=0.05, recovery_epochs=2),
+    "taylor": Pruning("taylor", 0.3, 0.02, 2, lr_factor=0.5),
+    "bisection": Pruning("hybrid", 0.2, 0.02, 2, schedule="bisection"),
+    "shrinking": Pruning("random", 0.6, 0.0, 1, schedule="shrinking"),
+}
+
+
+def bits(net):
+    """All tensors, and what they depend on."""
+    return net.digests(), {o: net.learned.block(o).fingerprint for o in net.learned.blocks}
+
+
+@cache
+def uninterrupted(optimizer, pruning, routing):
+    events = []
+    net = learn(None, optimizer, PRUNINGS[pruning], events.append, routing=routing)
+    return bits(net), STEPS[0], events
+
+
+@settings(max_examples=7, deadline=None)
+@given(
+    optimizer=st.sampled_from(list(OPTIMIZERS)),
+    pruning=st.sampled_from(list(PRUNINGS)),
+    routing=st.booleans(),
+    at=st.lists(st.floats(0, 1), min_size=1, max_size=3),
+)
+def test_a_lesson_that_is_killed_at_any_moment_ends_with_the_same_bits(
+    optimizer, pruning, routing, at, tmp_path_factory
+):
+    expected, steps, events = uninterrupted(optimizer, pruning, routing)
+    path = tmp_path_factory.mktemp("lesson") / "journal.safetensors"
+    for share in sorted(at):
+        after = int(share * (len(events) - 1))
+        assert killed(path, after, optimizer=optimizer, pruning=PRUNINGS[pruning], routing=routing)
+    again, lines = [], []
+    journal = Journal(path, interval=0.0, say=lines.append)
+    net = learn(journal, optimizer, PRUNINGS[pruning], again.append, routing=routing)
+    assert bits(net) == expected
+    assert again == events
+    # What was done is not done again: an event comes after its epoch's snapshot.
+    done = max(int(share * (len(events) - 1)) for share in at)
+    epochs = sum(event.phase != "prune" for event in events[: done + 1])
+    assert STEPS[0] == steps - epochs * 3
+    assert [f"going on after {epochs} epochs" in line for line in lines] == [True]
+
+
+@pytest.mark.parametrize("at", [0, 4, 9])
+def test_ctrl_c_is_no_other_interruption(at, tmp_path):
+    expected, steps, _ = uninterrupted("adam", "plain", False)
+    path = tmp_path / "journal.safetensors"
+    assert killed(path, at, signal.SIGINT)
+    assert bits(learn(Journal(path))) == expected
+    assert STEPS[0] < steps
+
+
+def test_a_journal_changes_nothing_and_is_removed_when_it_is_told_to(tmp_path):
+    path = tmp_path / "journal.safetensors"
+    journal = Journal(path, interval=0.0)
+    assert bits(learn(journal)) == uninterrupted("adam", "plain", False)[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["journal.safetensors"]
+    journal.remove()
+    assert not list(tmp_path.iterdir())
+    journal.remove()
+
+
+def test_snapshots_are_as_far_apart_as_asked(tmp_path):
+    path = tmp_path / "journal.safetensors"
+    learn(Journal(path, interval=1000.0))
+    assert not path.exists()
+
+
+def interrupt(path, **options):
+    assert killed(path, 6, **options)
+    assert path.exists()
+
+
+def test_a_finished_lesson_that_was_not_saved_is_not_trained_again(tmp_path):
+    path = tmp_path / "journal.safetensors"
+    learn(Journal(path, interval=0.0))
+    assert bits(learn(Journal(path))) == uninterrupted("adam", "plain", False)[0]
+    assert STEPS[0] == 0
+
+
+@settings(max_examples=12, deadline=None)
+@given(damage=st.sampled_from(["flip", "cut", "junk", "json"]), where=st.floats(0, 0.999), data=st.data())
+def test_a_damaged_journal_is_not_used_and_never_a_crash(damage, where, data, whole):
+    path, content = whole
+    broken = bytearray(content)
+    position = int(where * len(broken))
+    if damage == "flip":
+        broken[position] ^= 1 << data.draw(st.integers(0, 7))
+    elif damage == "cut":
+        del broken[position:]
+    elif damage == "junk":
+        broken = bytearray(data.draw(st.binary(max_size=99)))
+    else:
+        broken = bytearray(json.dumps({"key": 1}).encode())
+    path.write_bytes(broken)
+    lines = []
+    net = learn(Journal(path, interval=1000.0, say=lines.append))
+    assert bits(net) == uninterrupted("adam", "plain", False)[0]
+    assert len(lines) == 1
+    assert STEPS[0] == uninterrupted("adam", "plain", False)[1]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A journal of a lesson that was killed, and its bytes."""
+    path = tmp_path_factory.mktemp("whole") / "journal.safetensors"
+    interrupt(path)
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "momentum"},
+        {"pruning": PRUNINGS["taylor"]},
+        {"pruning": Pruning(step=0.4, threshold=0.05, recovery_epochs=2, min_width=2)},
+        {"routing": True},
+    ],
+    ids=["optimizer", "score", "least width", "router"],
+)
+def test_a_journal_of_another_lesson_is_not_used(change, tmp_path):
+    path, lines = tmp_path / "journal.safetensors", []
+    interrupt(path)
+    expected = bits(learn(None, **change))
+    assert bits(learn(Journal(path, say=lines.append), **change)) == expected
+    assert lines == [f"{path} is about another lesson and is not used"]
+
+
+def test_other_data_or_another_seed_is_another_lesson(tmp_path):
+    lines = []
+    for seed, rows in ((0, 48), (1, 48), (0, 64)):
+        net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES), seed=seed)
+        journal = Journal(tmp_path / "journal", interval=0.0, say=lines.append)
+        quick = Training(patience=1, settle_patience=1, max_epochs=1)
+        loader = task_loader(1, rows=rows)
+        net.train_task("t", loader, names(2), training=quick, pruning=None, journal=journal)
+    assert [line.endswith("another lesson and is not used") for line in lines] == [True, True]
+
+
+def test_a_course_that_differs_from_the_journal_begins_again(tmp_path, monkeypatch):
+    """As when the code changed in between."""
+    path, lines = tmp_path / "journal.safetensors", []
+    interrupt(path)
+    monkeypatch.setattr("eideticnet.network.converge", twice(monkeypatch))
+    expected = bits(learn(None))
+    assert bits(learn(Journal(path, say=lines.append))) == expected
+    assert "does not fit" in lines[0]
+
+
+def twice(monkeypatch):
+    from eideticnet.training import converge
+
+    def changed(lesson, module, phase, patience):
+        lesson.journal.phase("another")
+        return converge(lesson, module, phase, patience)
+
+    return changed
+
+
+class Odd(torch.optim.SGD):
+    """An optimizer whose state no journal can store."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.05, momentum=0.9)
+
+    def state_dict(self):
+        return {**super().state_dict(), "odd": object()}
+
+
+def scheduled(parameters):
+    """SGD with a scheduler, which the optimizer's own state knows nothing of."""
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+    optimizer.register_step_post_hook(lambda *_: scheduler.step())
+    return optimizer
+
+
+@pytest.mark.parametrize("optimizer", [Odd, scheduled])
+def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(optimizer, tmp_path):
+    class Stop(Exception):
+        pass
+
+    def lesson(journal, stop_at=None):
+        seen = []
+
+        def report(event):
+            seen.append(event)
+            if len(seen) == stop_at:
+                raise Stop
+
+        net = EideticNetwork(Mlp((16, 12)), torch.zeros(2, FEATURES))
+        training = Training(optimizer, patience=1, settle_patience=2, max_epochs=3)
+        net.train_task(
+            "t",
+            task_loader(1, 3),
+            names(3),
+            training=training,
+            pruning=PRUNINGS["plain"],
+            report=report,
+            journal=journal,
+        )
+        return bits(net), seen
+
+    expected, events = lesson(None)
+    settling = [i for i, e in enumerate(events) if e.phase == "settle"]
+    lines = []
+    with pytest.raises(Stop):
+        lesson(Journal(tmp_path / "j", interval=0.0, say=lines.append), settling[1] + 1)
+    assert ["go on at the start of the phase" in line for line in lines] == [True]
+    lines.clear()
+    assert lesson(Journal(tmp_path / "j", say=lines.append)) == (expected, events)
+    before = sum(e.phase in ("train", "recover") for e in events)
+    assert lines == [f"going on after {before} epochs that were done before the interruption"]
+
+
+def test_a_disk_that_is_full_costs_the_journal_and_not_the_lesson(tmp_path):
+    path, lines = tmp_path / "journal.safetensors", []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        net = learn(Journal(path, interval=0.0, say=lines.append))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert bits(net) == uninterrupted("adam", "plain", False)[0]
+    assert len(lines) == 1
+    assert "can't write" in lines[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_snapshot_that_fails_leaves_the_one_before(tmp_path):
+    path = tmp_path / "journal.safetensors"
+    interrupt(path)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        learn(Journal(path, interval=0.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+
+
+def test_saving_a_checkpoint_leaves_the_journal_alone(tmp_path):
+    path = tmp_path / "journal.safetensors"
+    net = learn(Journal(path, interval=0.0))
+    net.save(tmp_path)
+    net.save(tmp_path)
+    assert path.exists()
+    EideticNetwork.load(tmp_path)

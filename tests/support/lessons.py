@@ -1,0 +1,101 @@
+"""Lessons that are killed, for tests of the journal: in a process of their own, forked from a
+server that has imported torch already."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache, partial
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from nets import names, task_loader, trained
+
+from eideticnet import EideticNetwork, Journal, Pruning, Training
+
+STEPS = [0]
+"""Optimizer steps taken in this process."""
+
+
+def counted(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    class Counted(kind):  # type: ignore[misc, valid-type]
+        def step(self, closure: Any = None) -> Any:
+            STEPS[0] += 1
+            return super().step(closure)
+
+    return Counted
+
+
+ADAM = partial(counted(torch.optim.Adam), lr=0.02)
+OPTIMIZERS = {
+    "adam": ADAM,
+    "fused adam": partial(counted(torch.optim.Adam), lr=0.02, fused=True),
+    "momentum": partial(counted(torch.optim.SGD), lr=0.05, momentum=0.9, weight_decay=1e-3),
+}
+
+
+@cache
+def begun() -> EideticNetwork:
+    """A network with one task, which all lessons here build on."""
+    return trained(1, (16, 12), router=False)
+
+
+def learn(
+    journal: Journal | None,
+    optimizer: str = "adam",
+    pruning: Pruning = Pruning(step=0.4, threshold=0.05, recovery_epochs=2),
+    report: Callable[..., Any] = lambda event: None,
+    *,
+    routing: bool = False,
+    net: EideticNetwork | None = None,
+) -> EideticNetwork:
+    """A second task, or a router for the first, through BatchNorm and Dropout."""
+    training = Training(OPTIMIZERS[optimizer], patience=1, settle_patience=2, max_epochs=4)
+    options: dict[str, Any] = {"training": training, "pruning": pruning, "report": report, "journal": journal}
+    net, STEPS[0] = net or copy.deepcopy(begun()), 0
+    if routing:
+        net.fit_router({"task 0": task_loader(0)}, **options)
+    else:
+        net.train_task("second", task_loader(2, 3), names(3), **options)
+    return net
+
+
+class Killer:
+    """A report callback that kills its own process at the n-th event."""
+
+    def __init__(self, after: int, by: int = signal.SIGKILL) -> None:
+        self.left, self.by = after, by
+
+    def __call__(self, event: Any) -> None:
+        self.left -= 1
+        if self.left < 0:
+            os.kill(os.getpid(), self.by)
+
+
+def _child(folder: Path, path: Path, after: int, by: int, options: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    net = EideticNetwork.load(folder)  # not traced again, which takes seconds the first time
+    learn(Journal(path, interval=0.0), report=Killer(after, by), net=net, **options)
+
+
+def killed(path: Path, after: int, by: int = signal.SIGKILL, **options: Any) -> bool:
+    """Whether the lesson was killed at the ``after``-th event, rather than finished before it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["lessons", "torch._dynamo"])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()  # which would not find the preloaded module otherwise
+    with tempfile.TemporaryDirectory() as folder:
+        begun().save(folder)
+        child = context.Process(target=_child, args=(Path(folder), path, after, by, options))
+        child.start()
+        child.join(60)
+    assert child.exitcode in (0, 1, -by), child.exitcode
+    return child.exitcode != 0
