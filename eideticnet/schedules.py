@@ -43,8 +43,9 @@ def bisection(block: Block, trial: Trial, step: float, least: Mapping[str, int])
     """Bisect the number of neurons between the fewest that recovered and the most that did not,
     on a logarithmic scale, until they lie within one ``step``: O(log (log n / step)) trials.
 
-    Each trial shrinks the last block that recovered. One jump may fail where small steps would
-    not, so what is found can be wider than with ``constant``.
+    Each trial shrinks the last block that recovered. Where only the number of neurons counts, it
+    finds the same minimum as ``constant``; but one jump may fail where small steps would not, and
+    then what is found is wider.
     """
     fewest = sum(min(n, least[g]) for g, n in block.own.items())
     failed = fewest * (1 - step)  # below what is allowed, so that the fewest can be reached
