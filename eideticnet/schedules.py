@@ -27,8 +27,8 @@ def constant(block: Block, trial: Trial, step: float, least: Mapping[str, int]) 
 
 
 def shrinking(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
-    """Remove ``step`` of what is left; halve it when that fails, down to single neurons. Ends where
-    not one more neuron can go, with up to log2(n) more failures than ``constant``."""
+    """Remove ``step`` of what is left; halve it when that fails, down to one neuron of a group. Ends
+    where not even that can go, with up to log2(n) more failures than ``constant``."""
     while True:
         smaller, recovered = trial(block, step)
         if recovered:
