@@ -36,6 +36,8 @@ Record = list[Any]
 """Kind and result."""
 
 _CONTENT = "journal"
+_MOST_TIME = 20
+"""Snapshots of a large network are rarer: they take no more than a twentieth of the time."""
 
 
 class Stateful(Protocol):
@@ -75,7 +77,7 @@ class Journal:
         self._records, self._position = records, 0
         self._stored = (shapes, tensors)
         self._tracked: dict[str, Stateful] = {}
-        self._last, self._warned = time.monotonic(), set[str]()
+        self._last, self._wait, self._warned = time.monotonic(), self.interval, set[str]()
 
     # -- for the algorithms --------------------------------------------------------------------
 
@@ -144,7 +146,7 @@ class Journal:
         result = compute()
         self._records.append([kind, result])
         self._position += 1
-        if kind != "value" and time.monotonic() - self._last >= self.interval:
+        if kind != "value" and time.monotonic() - self._last >= self._wait:
             self._write(self.path)
         return result
 
@@ -165,6 +167,7 @@ class Journal:
 
     def _write(self, path: Path) -> None:
         tensors: dict[str, Tensor] = {}
+        start = time.monotonic()
         try:
             shapes = {name: pack(state_of(t), name, tensors) for name, t in self._tracked.items()}
             content = json.dumps({"key": self._key, "records": self._records, "shapes": shapes})
@@ -174,9 +177,11 @@ class Journal:
         except NotStorableError as error:
             self._warn(f"{error}; an interrupted run will go on at the start of the phase")
             return  # not counted as written, so that the next phase is
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             self._warn(f"can't write {path}: {error}; an interruption would cost what is not saved")
         self._last = time.monotonic()
+        if self.interval:
+            self._wait = max(self.interval, _MOST_TIME * (self._last - start))
 
     def _read(self, path: Path) -> tuple[list[Record], dict[str, Any], dict[str, Tensor]]:
         """Records, shapes and tensors of the journal; empty ones unless it is whole and ours."""

@@ -27,8 +27,8 @@ def constant(block: Block, trial: Trial, step: float, least: Mapping[str, int]) 
 
 
 def shrinking(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
-    """Remove ``step`` of what is left; halve it when that fails, down to single neurons. Ends where
-    not one more neuron can go, with up to log2(n) more failures than ``constant``."""
+    """Remove ``step`` of what is left; halve it when that fails, down to one neuron of a group. Ends
+    where not even that can go, with up to log2(n) more failures than ``constant``."""
     while True:
         smaller, recovered = trial(block, step)
         if recovered:
@@ -43,8 +43,9 @@ def bisection(block: Block, trial: Trial, step: float, least: Mapping[str, int])
     """Bisect the number of neurons between the fewest that recovered and the most that did not,
     on a logarithmic scale, until they lie within one ``step``: O(log (log n / step)) trials.
 
-    Each trial shrinks the last block that recovered. One jump may fail where small steps would
-    not, so what is found can be wider than with ``constant``.
+    Each trial shrinks the last block that recovered. Where only the number of neurons counts, it
+    finds the same minimum as ``constant``; but one jump may fail where small steps would not, and
+    then what is found is wider.
     """
     fewest = sum(min(n, least[g]) for g, n in block.own.items())
     failed = fewest * (1 - step)  # below what is allowed, so that the fewest can be reached

@@ -159,19 +159,24 @@ def test_a_least_width_for_an_unknown_layer_is_refused_before_anything_is_traine
     assert seen == []
 
 
-def test_the_learning_rate_is_scaled_while_pruning_recovers():
-    rates = []
+def test_the_learning_rate_is_scaled_while_pruning_recovers_and_put_back():
+    rates, made = [], []
 
     class Recorded(torch.optim.SGD):
         def step(self, closure=None):
             rates.append(self.param_groups[0]["lr"])
             return super().step(closure)
 
-    training = Training(lambda p: Recorded(p, lr=0.4), patience=1, settle_patience=1, max_epochs=2)
+    def optimizer(parameters):
+        made.append(Recorded(parameters, lr=0.4))
+        return made[-1]
+
+    training = Training(optimizer, patience=1, settle_patience=1, max_epochs=2)
     net = EideticNetwork(Mlp((12, 12)), torch.zeros(2, FEATURES))
     pruning = Pruning(threshold=0.0, recovery_epochs=1, step=0.9, lr_factor=0.25)
     net.train_task("a", task_loader(1, 4), names(4), training=training, pruning=pruning)
     assert set(rates) == {0.4, 0.1}
+    assert {m.param_groups[0]["lr"] for m in made} == {0.4}
 
 
 @pytest.mark.parametrize(
