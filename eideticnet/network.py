@@ -246,7 +246,7 @@ class EideticNetwork(nn.Module):
         objective: Objective,
         training: Training,
         report: Report,
-        journal: Journal | None,
+        journal: Journal | None = None,
     ) -> Lesson:
         seeds, logits = (self.seed, seed), logits_over(self.learned)
         kept = journal or Journal()

@@ -162,7 +162,7 @@ def test_a_course_that_differs_from_the_journal_begins_again(tmp_path, monkeypat
     """As when the code changed in between."""
     path, lines = tmp_path / "journal.safetensors", []
     interrupt(path)
-    monkeypatch.setattr("eideticnet.network.converge", twice(monkeypatch))
+    monkeypatch.setattr("eideticnet.learning.converge", twice(monkeypatch))
     expected = bits(learn(None))
     assert bits(learn(Journal(path, say=lines.append))) == expected
     assert "does not fit" in lines[0]
