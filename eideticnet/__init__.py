@@ -16,7 +16,7 @@ from eideticnet.inputs import Inputs
 from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork
 from eideticnet.pruning import Pruning
-from eideticnet.routing import Output
+from eideticnet.routing import FittedRouting, Output, Routing
 from eideticnet.training import Event, Training, adam
 
 __version__ = "0.1.0"
@@ -31,10 +31,12 @@ __all__ = [
     "EideticError",
     "EideticNetwork",
     "Event",
+    "FittedRouting",
     "Inputs",
     "NotReadyError",
     "Output",
     "Pruning",
+    "Routing",
     "Task",
     "Training",
     "UnsupportedError",

@@ -101,11 +101,11 @@ class Block(nn.Module):
         return torch.cat(pieces, features.dim)
 
     def _columns_read(self, step: Step) -> int:
-        features = self.program.features[step.inputs[0]]
-        if features.raw:
+        read = [self.program.features[name] for name in step.inputs]
+        if read[0].raw:
             return int(step.options["raw_columns"])
         owners = (*self.reads, self.owner) if RULES[step.rule].reads_prefix else (self.owner,)
-        return sum(columns(features, self.widths[o]) for o in owners)
+        return sum(columns(features, self.widths[o]) for features in read for o in owners)
 
     def _columns_written(self, step: Step) -> int:
         if step.features.raw:
@@ -124,14 +124,18 @@ class Block(nn.Module):
         return Block(self.program, self.owner, self.reads, widths, layers).train(self.training)
 
     def _kept_in(self, step: Step, keep: Mapping[str, Tensor]) -> Tensor:
-        """Columns of ``step``'s input that stay: all of the earlier owners', own ones by ``keep``.
-        The own columns are the last, after those of ``reads``."""
-        features = self.program.features[step.inputs[0]]
-        total = self._columns_read(step)
-        if features.raw:
-            return torch.arange(total)
-        before = total - columns(features, self.widths[self.owner])
-        return torch.cat([torch.arange(before), before + self._kept_columns(features, keep)])
+        """Columns of ``step``'s inputs that stay: all of the earlier owners', own ones by ``keep``.
+        Of each input the own columns are the last, after those of ``reads``."""
+        read = [self.program.features[name] for name in step.inputs]
+        if read[0].raw:
+            return torch.arange(self._columns_read(step))
+        earlier = self.reads if RULES[step.rule].reads_prefix else ()
+        kept, start = [], 0
+        for features in read:
+            own = start + sum(columns(features, self.widths[o]) for o in earlier)
+            kept += [torch.arange(start, own), own + self._kept_columns(features, keep)]
+            start = own + columns(features, self.widths[self.owner])
+        return torch.cat(kept)
 
     def _kept_out(self, step: Step, keep: Mapping[str, Tensor]) -> Tensor:
         if step.features.raw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -11,21 +12,23 @@ from torch import Tensor, nn
 
 from eideticnet import checkpoint
 from eideticnet.block import Block
-from eideticnet.data import Loader, pooled
+from eideticnet.data import Loader
 from eideticnet.errors import CapacityError, DataError, NotReadyError
 from eideticnet.inputs import Inputs
 from eideticnet.learned import ROUTER, Learned, Task
+from eideticnet.memory import choose
+from eideticnet.moments import gather
 from eideticnet.program import HEAD, Program
 from eideticnet.pruning import Pruning, prune
-from eideticnet.routing import Output, RouteByLabel, answer, task_probabilities
+from eideticnet.router import calibrated, moments_router, router_lesson
+from eideticnet.routing import FittedRouting, Output, Routing, answer, decide
+from eideticnet.rules import with_taps
 from eideticnet.seeding import seeded
 from eideticnet.tracing import trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training, converge
 
 WhenFull = Literal["refuse", "reuse"]
 Report = Callable[[Event], Any]
-
-ROUTER_PRUNING = Pruning(threshold=0.002)
 
 
 class EideticNetwork(nn.Module):
@@ -77,22 +80,22 @@ class EideticNetwork(nn.Module):
     def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
         """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.
 
-        ``task`` (N,) int64 pins rows to a task index, -1 (the default) lets the router choose;
-        ``threshold`` (N,) float32 turns a less confident routing into "none of mine".
+        ``task`` (N,) int64 pins rows to a task index, -1 (the default) lets the network choose;
+        ``threshold`` (N,) float32 turns a less confident routing into "none of mine", by default
+        the calibrated one where ``fit_router`` was asked for one; 0 always answers.
         """
-        router = self.learned.router()
-        if router is None:
+        fitted = self.learned.routing
+        if fitted is None:
             raise NotReadyError(
                 "no router knows the present tasks: call fit_router, or pin the task with "
                 "net.task_logits(x, name)"
             )
         rows = x.shape[0]
         task = torch.full((rows,), -1, device=x.device) if task is None else task
-        threshold = torch.zeros(rows, device=x.device) if threshold is None else threshold
-        pieces = self.learned.pieces(self.inputs.normalise(x), self.learned.blocks)
-        heads = [pieces[t.owner][HEAD] for t in self.tasks]
-        counts = [len(t.classes) for t in self.tasks]
-        return answer(heads, task_probabilities(pieces[ROUTER][HEAD], counts), task, threshold)
+        if threshold is None:
+            threshold = torch.full((rows,), fitted.threshold, device=x.device)
+        heads, router = self.learned.votes(self.inputs.normalise(x))
+        return answer(heads, decide(fitted, heads, router), task, threshold)
 
     def task_logits(self, x: Tensor, name: str) -> Tensor:
         """Logits (N, C) of one task for raw ``x``, running only what the task reads."""
@@ -119,6 +122,8 @@ class EideticNetwork(nn.Module):
         training: Training = Training(),
         when_full: WhenFull = "refuse",
         probes: Tensor | None = None,
+        memory: int = 0,
+        moments: int = 0,
         report: Report = lambda event: None,
     ) -> Task:
         """Learn one more task, whose ``loader`` yields raw (x, y) with y from 0 to C - 1.
@@ -127,46 +132,69 @@ class EideticNetwork(nn.Module):
         ``pruning=None`` keeps every free neuron. ``probes`` are kept in checkpoints; without
         them random inputs are. Where a layer is full, ``when_full="reuse"`` learns with what
         other layers have free and earlier tasks' neurons. The router has to be fitted again.
+        For routers to come, ``memory`` examples are kept with the network, in its checkpoints too,
+        and class sums of ``moments`` random features, the same number for all tasks.
         """
         self._check_new(name, classes)
         self.learned.verify()
         owner = f"t{len(self.tasks)}"
         reads = tuple(t.owner for t in self.tasks)
-        lesson = self._lesson(name, owner, loader, Classify(len(classes)), training, report)
+        objective = Classify(len(classes), training.label_smoothing)
+        lesson = self._lesson(name, owner, loader, objective, training, report)
         probes = self._random_probes(owner) if probes is None else probes.detach().cpu().clone()
         self.inputs.check(probes)
-        block = self._learn(lesson, owner, reads, pruning, when_full)
-        task = Task(name, owner, tuple(classes), probes)
+        block = self._learn(lesson, owner, reads, pruning, self._free(name, when_full))
+        kept = choose(loader, memory, len(classes), self.seed, owner) if memory > 0 else None
+        task = Task(name, owner, tuple(classes), probes, kept)
+        sums = self.learned.moments
+        if moments > 0:
+            sums = gather(sums, owner, loader, len(classes), self.inputs, moments, self.seed)
         self.learned.verify()
-        self.learned = self.learned.with_task(task, block)
+        self.learned = self.learned.with_task(task, block, sums)
         return task
 
     def fit_router(
         self,
-        loaders: Mapping[str, Loader],
+        loaders: Mapping[str, Loader] = MappingProxyType({}),
         *,
-        pruning: Pruning | None = ROUTER_PRUNING,
+        routing: Routing = Routing(),
+        validation: Mapping[str, Loader] = MappingProxyType({}),
         training: Training = Training(),
         when_full: WhenFull = "refuse",
         report: Report = lambda event: None,
     ) -> None:
-        """Learn which task an input belongs to, from every task's data by its name.
+        """Learn which task an input belongs to, from the tasks' data by name.
 
-        The router gets a block of the free neurons, reads everything and is read by nobody;
-        with ``when_full="reuse"`` and no free neuron it is linear on the features there are.
+        A task without a loader is learned from its memory; routers without training need neither.
+        ``validation`` holds raw (x, y) of tasks that nothing was trained on: probabilities and
+        threshold are calibrated on them. A router with neurons gets a block of the free ones,
+        reads everything and is read by nobody; with ``when_full="reuse"`` and no free neuron it
+        is linear on the features there are.
         """
-        names = [t.name for t in self.tasks]
-        if not names or set(loaders) != set(names):
-            raise DataError(f"fit_router needs the data of exactly these tasks: {names}, got {list(loaders)}")
+        for name in (*loaders, *validation) or ("",):
+            self.task(name)
         self.learned.verify()
-        counts = [len(t.classes) for t in self.tasks]
-        offsets = [sum(counts[:i]) for i in range(len(counts))]
-        data = pooled([loaders[n] for n in names], offsets)
-        lesson = self._lesson(ROUTER, f"{ROUTER}{len(names)}", data, RouteByLabel(counts), training, report)
+        if routing.router == "none":
+            block = None
+        elif routing.router == "moments":
+            block = moments_router(self.learned, self.inputs).to(self._anchor)
+        else:
+            data, objective = router_lesson(self.tasks, loaders, training.label_smoothing)
+            seed = f"{ROUTER}{len(self.tasks)}"
+            lesson = self._lesson(ROUTER, seed, data, objective, training, report)
+            block = self._router_block(lesson, routing, when_full)
+        learned = self.learned.with_router(block, FittedRouting(routing.router, routing.decision))
+        if validation or routing.false_rejections:
+            learned = calibrated(learned, self.inputs, self.device, validation, routing.false_rejections)
+        self.learned.verify()
+        self.learned = learned
+
+    def _router_block(self, lesson: Lesson, routing: Routing, when_full: WhenFull) -> Block:
         reads = tuple(t.owner for t in self.tasks)
-        block = self._learn(lesson, ROUTER, reads, pruning, when_full)
-        self.learned.verify()
-        self.learned = self.learned.with_router(block)
+        if routing.router == "linear":
+            return self._learn(lesson, ROUTER, reads, None, dict.fromkeys(self.program.groups, 0))
+        program = with_taps(self.program) if routing.router == "taps" else self.program
+        return self._learn(lesson, ROUTER, reads, routing.pruning, self._free(ROUTER, when_full), program)
 
     def _lesson(
         self, name: str, seed: str, loader: Loader, objective: Objective, training: Training, report: Report
@@ -183,14 +211,20 @@ class EideticNetwork(nn.Module):
         return Lesson(name, loader, objective, self.inputs, training, (self.seed, seed), logits, report)
 
     def _learn(
-        self, lesson: Lesson, owner: str, reads: tuple[str, ...], pruning: Pruning | None, when_full: WhenFull
+        self,
+        lesson: Lesson,
+        owner: str,
+        reads: tuple[str, ...],
+        pruning: Pruning | None,
+        own: Mapping[str, int],
+        program: Program | None = None,
     ) -> Block:
         """Train all free neurons to convergence, keep the fewest that will do, let those
         converge once more, and freeze them."""
         widths = self.learned.owned()
-        widths[owner] = {**self._free(lesson.task, when_full), HEAD: lesson.objective.classes}
+        widths[owner] = {**own, HEAD: lesson.objective.classes}
         with seeded(*lesson.seed, "initial weights"):
-            block = Block(self.program, owner, reads, widths).to(self._anchor)
+            block = Block(program or self.program, owner, reads, widths).to(self._anchor)
         converge(lesson, block, "train", lesson.training.patience)
         if pruning is not None:
             block = prune(lesson, block, pruning)
@@ -221,7 +255,7 @@ class EideticNetwork(nn.Module):
         owned, table = self.learned.owned(), {}
         names = {t.owner: t.name for t in self.tasks}
         for group, total in self.program.groups.items():
-            mine = {names.get(o, o): widths[group] for o, widths in owned.items()}
+            mine = {names.get(o, o): widths.get(group, 0) for o, widths in owned.items()}
             table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
         return table
 

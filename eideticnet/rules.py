@@ -10,6 +10,7 @@ appended. An operation that is not in the table is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -75,6 +76,16 @@ class LinearRule(Rule):
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         return nn.Linear(columns_in, columns_out, bias=step.options["bias"])
+
+
+class TapsRule(LinearRule):
+    """A Linear over several values side by side, each averaged over what are not its features: the
+    head of a router that reads all layers. No trunk has it; ``with_taps`` puts it into a program."""
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        pairs = zip(inputs, step.options["dims"], strict=True)
+        flat = [x if x.ndim == 2 else x.movedim(dim, 1).flatten(2).mean(2) for x, dim in pairs]
+        return super().run(step, layer, [torch.cat(flat, 1)], training)
 
 
 class BatchNormRule(Rule):
@@ -158,6 +169,7 @@ add.Tensor sub.Tensor mul.Tensor"""
 
 RULES: dict[str, Rule] = {
     "linear": LinearRule(),
+    "taps": TapsRule(),
     "batch_norm": BatchNormRule(),
     "dropout": DropoutRule(),
     "flatten": FlattenRule(),
@@ -173,6 +185,15 @@ OPERATIONS: dict[str, str] = {
     "aten.reshape.default": "flatten",
     **{f"aten.{name}": "elementwise" for name in _ELEMENTWISE.split()},
 }
+
+
+def with_taps(program: Program) -> Program:
+    """``program`` with a head that reads, beside the features, every value that a layer reads."""
+    *steps, head = program.steps
+    read = [n for s in steps if RULES[s.rule].reads_prefix for n in s.inputs]
+    inputs = tuple(dict.fromkeys(n for n in (*read, *head.inputs) if not program.features[n].raw))
+    options = {**head.options, "dims": [program.features[n].dim for n in inputs]}
+    return Program((*steps, replace(head, rule="taps", inputs=inputs, options=options)), program.groups)
 
 
 def check_program(program: Program) -> None:

@@ -102,7 +102,6 @@ def test_the_frozen_tasks_logits_in_onnx_do_not_change_when_a_task_is_added(tmp_
     net.fit_router(
         {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)},
         training=QUICK,
-        pruning=LIGHT,
     )
     after = exported(net, tmp_path / "three", "onnx")
     for task in (0, 1):
@@ -144,7 +143,7 @@ def _parts(net, classes):
     from eideticnet.learned import Learned
 
     tasks = [replace(net.tasks[0], classes=classes)]
-    return net.program, net.inputs, net.seed, Learned(tasks, net.learned.blocks.values()), {}
+    return net.program, net.inputs, net.seed, Learned(tasks, net.learned.blocks.values(), net.learned.routing), {}
 
 
 def test_exporting_says_nothing_on_standard_error(tmp_path, capfd):
