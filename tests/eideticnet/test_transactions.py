@@ -42,9 +42,9 @@ class Stop(BaseException):
 
 @settings(max_examples=12, deadline=None)
 @given(
-    after=st.integers(0, 25), routing=st.booleans(), error=st.sampled_from([Stop, KeyboardInterrupt, OSError])
+    after=st.integers(0, 25), router=st.booleans(), error=st.sampled_from([Stop, KeyboardInterrupt, OSError])
 )
-def test_an_interruption_at_any_epoch_leaves_the_network_as_it_was(after, routing, error):
+def test_an_interruption_at_any_epoch_leaves_the_network_as_it_was(after, router, error):
     net = trained(1)
     before, seen = state_of(net), []
 
@@ -55,8 +55,10 @@ def test_an_interruption_at_any_epoch_leaves_the_network_as_it_was(after, routin
 
     rng = torch.get_rng_state()
     try:
-        if routing:
-            net.fit_router({"task 0": task_loader(0)}, training=QUICK, routing=Routing(pruning=LIGHT), report=interrupt)
+        if router:
+            net.fit_router(
+                {"task 0": task_loader(0)}, training=QUICK, routing=Routing(pruning=LIGHT), report=interrupt
+            )
         else:
             net.train_task("new", task_loader(5), names(2), training=QUICK, pruning=LIGHT, report=interrupt)
     except error:

@@ -143,7 +143,13 @@ def _parts(net, classes):
     from eideticnet.learned import Learned
 
     tasks = [replace(net.tasks[0], classes=classes)]
-    return net.program, net.inputs, net.seed, Learned(tasks, net.learned.blocks.values(), net.learned.routing), {}
+    return (
+        net.program,
+        net.inputs,
+        net.seed,
+        Learned(tasks, net.learned.blocks.values(), net.learned.routing),
+        {},
+    )
 
 
 def test_exporting_says_nothing_on_standard_error(tmp_path, capfd):
