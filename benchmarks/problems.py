@@ -65,6 +65,7 @@ class Problem:
     batch_size: int
     pruning: Pruning
     seeds: tuple[int, ...]
+    memories: tuple[int, ...]
     split: Callable[[int], Split]
 
     def recipe(self) -> str:
@@ -84,20 +85,37 @@ def digits() -> Problem:
 
     inputs = Inputs((64,), low=0.0, high=16.0, std=(16.0,))
     training = Training(label_smoothing=0.1)
-    return Problem("digits5", 64, (256, 256), inputs, training, 64, Pruning(), tuple(range(10)), split)
+    pruning = Pruning(threshold=0.002, min_width=24)
+    return Problem(
+        "digits5", 64, (256, 256), inputs, training, 64, pruning, tuple(range(10)), (20, 100), split
+    )
 
 
 def mnist(folder: Path) -> Problem:
-    """MNIST's 60,000 and 10,000 images, from the idx files in ``folder``."""
+    """MNIST's 60,000 and 10,000 images, from the idx files in ``folder``; beside each image that is
+    trained on, a copy that is shifted by one pixel."""
     train, test = (_read(folder, part) for part in ("train", "t10k"))
 
     def split(seed: int) -> Split:
-        return Split(*train.halves(0.1, seed), test)
+        rest, validation = train.halves(0.1, seed)
+        x = torch.cat([rest.x, _shifted(rest.x, seed)])
+        return Split(Part(x, rest.y.repeat(2)), validation, test)
 
     inputs = Inputs((784,), low=0.0, high=255.0, std=(255.0,))
-    training = Training(patience=2, settle_patience=5, max_epochs=10, label_smoothing=0.1)
-    pruning = Pruning(step=0.25, threshold=0.002, recovery_epochs=2)
-    return Problem("mnist5", 784, (400, 400), inputs, training, 256, pruning, (0, 1, 2), split)
+    training = Training(patience=2, settle_patience=2, max_epochs=4, label_smoothing=0.1)
+    pruning = Pruning(step=0.3, threshold=0.002, recovery_epochs=1, min_width=32)
+    return Problem("mnist5", 784, (400, 400), inputs, training, 256, pruning, (0, 1, 2), (100,), split)
+
+
+def _shifted(x: Tensor, seed: int) -> Tensor:
+    """Images (N, 784), each moved to one of its eight neighbouring places."""
+    around = torch.nn.functional.pad(x.view(-1, 28, 28), (1, 1, 1, 1))
+    places = [(a, b) for a in range(3) for b in range(3) if (a, b) != (1, 1)]
+    chosen = torch.randint(8, (len(x),), generator=torch.Generator().manual_seed(seed))
+    moved = torch.empty(len(x), 28, 28)
+    for i, (a, b) in enumerate(places):
+        moved[chosen == i] = around[chosen == i, a : a + 28, b : b + 28]
+    return moved.flatten(1)
 
 
 def problems() -> list[Problem]:

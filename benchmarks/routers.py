@@ -47,15 +47,20 @@ class Fit:
 
 
 TRAINED: tuple[RouterKind, ...] = ("linear", "block", "taps")
-FITS = [
-    Fit("linear", "all"),
-    Fit("block", "all"),
-    Fit("block", "all", Pruning(step=0.25, threshold=0.002, recovery_epochs=2)),
-    Fit("taps", "all"),
-    *(Fit(router, f"memory {k}") for k in (20, 100) for router in TRAINED),
-    Fit("moments", "none"),
-    Fit("none", "none"),
-]
+PRUNED = Pruning(step=0.25, threshold=0.002, recovery_epochs=2)
+
+
+def fits(problem: Problem) -> list[Fit]:
+    """The routers of the table."""
+    return [
+        *(Fit(router, "all") for router in TRAINED),
+        Fit("block", "all", PRUNED),
+        *(Fit(router, f"memory {k}") for k in problem.memories for router in TRAINED),
+        Fit("moments", "none"),
+        Fit("none", "none"),
+    ]
+
+
 UNKNOWN = [Fit("block", "all"), Fit("moments", "none"), Fit("none", "none")]
 
 
@@ -209,7 +214,7 @@ def unknowns(net: EideticNetwork, problem: Problem, split: Split) -> Iterator[di
 def run(problem: Problem, seed: int) -> dict[str, Any]:
     """All results of one seed, from the cache where the recipe is the same."""
     path = CACHE / f"{problem.name}-{seed}.json"
-    recipe = f"{problem.recipe()} {FITS} {UNKNOWN} {MOMENTS} {REJECTED}"
+    recipe = f"{problem.recipe()} {fits(problem)} {UNKNOWN} {MOMENTS} {REJECTED}"
     if path.exists() and (cached := json.loads(path.read_text()))["recipe"] == recipe:
         return dict(cached)
     start, split = time.perf_counter(), problem.split(seed)
@@ -218,7 +223,7 @@ def run(problem: Problem, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = {"recipe": recipe, "seed": seed, "task_seconds": time.perf_counter() - start}
     result["plain"] = plain(problem, seed, split)
     result["rows"] = []
-    for fit in FITS:
+    for fit in fits(problem):
         result["rows"] += rows(net, fit, split, fit_router(net, fit, problem, split.train))
     drift = [float((net.task_logits(split.test.x, name) - f).abs().max()) for name, f in frozen.items()]
     test = votes(net, split.test)

@@ -171,8 +171,10 @@ class EideticNetwork(nn.Module):
         reads everything and is read by nobody; with ``when_full="reuse"`` and no free neuron it
         is linear on the features there are.
         """
-        for name in (*loaders, *validation) or ("",):
+        for name in (*loaders, *validation):
             self.task(name)
+        if not self.tasks:
+            raise DataError("there is no task yet: learn one with train_task, then fit a router")
         self.learned.verify()
         if routing.router == "none":
             block = None

@@ -127,7 +127,7 @@ def decide(
     fitted: FittedRouting,
     heads: Sequence[Tensor],
     router_logits: Tensor | None,
-    temperature: Tensor | float | None = None,
+    temperature: float | None = None,
 ) -> Tensor:
     """Probability of each task, (N, T), whose greatest is the decision. ``heads``: T tensors
     (N, C_t); ``router_logits`` (N, sum of C_t), None where the router is "none";
