@@ -165,7 +165,7 @@ def _learn(net: EideticNetwork, config: Config, task: TaskConfig, data: TaskData
 
 
 def _neurons(net: EideticNetwork, name: str) -> str:
-    rows = [f"{layer[name]} of {layer['total']}" for layer in net.capacity().values()]
+    rows = [f"{layer.get(name, 0)} of {layer['total']}" for layer in net.capacity().values()]
     return f"{', '.join(rows)} neurons"
 
 
