@@ -19,6 +19,7 @@ from eideticnet.data import Loader
 TASKS = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
 NAMES = [f"{a} or {b}" for a, b in TASKS]
 DATA = "EIDETIC_DATA"
+PRUNED = Pruning(step=0.25, threshold=0.002, recovery_epochs=2)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Problem:
-    """A trunk, its data, and the recipe of everything that is trained on it, plain net included."""
+    """A trunk, its data, and the recipe of everything that is trained on it, plain net included.
+
+    ``memory``: examples of each old task, where the router has no more; ``router_prunings``: how
+    strongly the router's block is pruned in further rows of the table.
+    """
 
     name: str
     pixels: int
@@ -65,7 +70,8 @@ class Problem:
     batch_size: int
     pruning: Pruning
     seeds: tuple[int, ...]
-    memories: tuple[int, ...]
+    memory: int
+    router_prunings: tuple[Pruning, ...]
     split: Callable[[int], Split]
 
     def recipe(self) -> str:
@@ -87,7 +93,7 @@ def digits() -> Problem:
     training = Training(label_smoothing=0.1)
     pruning = Pruning(threshold=0.002, min_width=24)
     return Problem(
-        "digits5", 64, (256, 256), inputs, training, 64, pruning, tuple(range(10)), (20, 100), split
+        "digits5", 64, (256, 256), inputs, training, 64, pruning, tuple(range(10)), 20, (PRUNED,), split
     )
 
 
@@ -104,7 +110,7 @@ def mnist(folder: Path) -> Problem:
     inputs = Inputs((784,), low=0.0, high=255.0, std=(255.0,))
     training = Training(patience=2, settle_patience=2, max_epochs=4, label_smoothing=0.1)
     pruning = Pruning(step=0.3, threshold=0.002, recovery_epochs=1, min_width=32)
-    return Problem("mnist5", 784, (400, 400), inputs, training, 256, pruning, (0, 1, 2), (100,), split)
+    return Problem("mnist5", 784, (400, 400), inputs, training, 256, pruning, (0, 1, 2), 100, (), split)
 
 
 def _shifted(x: Tensor, seed: int) -> Tensor:

@@ -47,15 +47,14 @@ class Fit:
 
 
 TRAINED: tuple[RouterKind, ...] = ("linear", "block", "taps")
-PRUNED = Pruning(step=0.25, threshold=0.002, recovery_epochs=2)
 
 
 def fits(problem: Problem) -> list[Fit]:
     """The routers of the table."""
     return [
         *(Fit(router, "all") for router in TRAINED),
-        Fit("block", "all", PRUNED),
-        *(Fit(router, f"memory {k}") for k in problem.memories for router in TRAINED),
+        *(Fit("block", "all", pruning) for pruning in problem.router_prunings),
+        *(Fit(router, f"memory {problem.memory}") for router in TRAINED),
         Fit("moments", "none"),
         Fit("none", "none"),
     ]
