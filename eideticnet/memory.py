@@ -25,7 +25,7 @@ def choose(loader: Loader, count: int, classes: int, *seed: object) -> Examples:
     quotas = [count // classes + (c < count % classes) for c in range(classes)]
     kept: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * classes
     lottery = torch.Generator().manual_seed(derive(*seed, "memory"))
-    for x, y in seeded_pass(loader, *seed, "memory"):
+    for x, y in ((x.cpu(), y.cpu()) for x, y in seeded_pass(loader, *seed, "memory")):
         tickets = torch.rand(len(y), generator=lottery)
         for c, quota in enumerate(quotas):
             mine = y == c

@@ -67,6 +67,8 @@ def gather(
     names = (seed, owner, "moments")
     if inputs.dtype != "float32":
         raise DataError("moments are kept of float32 inputs alone; keep examples (memory=K) instead")
+    if known is not None and len(known.bias) != features:
+        raise DataError(f"moments={features}, but {len(known.bias)} features were kept of earlier tasks")
     if known is None:
         known = _projection(loader, inputs, features, *names)
     products, sums = known.products.clone(), torch.zeros(classes, len(known.bias) + 1, dtype=torch.double)

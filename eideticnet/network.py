@@ -136,6 +136,8 @@ class EideticNetwork(nn.Module):
         and class sums of ``moments`` random features, the same number for all tasks.
         """
         self._check_new(name, classes)
+        if memory < 0 or moments < 0:
+            raise DataError(f"memory={memory}, moments={moments}: use 0 to keep nothing, or a count")
         self.learned.verify()
         owner = f"t{len(self.tasks)}"
         reads = tuple(t.owner for t in self.tasks)
@@ -144,10 +146,10 @@ class EideticNetwork(nn.Module):
         probes = self._random_probes(owner) if probes is None else probes.detach().cpu().clone()
         self.inputs.check(probes)
         block = self._learn(lesson, owner, reads, pruning, self._free(name, when_full))
-        kept = choose(loader, memory, len(classes), self.seed, owner) if memory > 0 else None
+        kept = choose(loader, memory, len(classes), self.seed, owner) if memory else None
         task = Task(name, owner, tuple(classes), probes, kept)
         sums = self.learned.moments
-        if moments > 0:
+        if moments:
             sums = gather(sums, owner, loader, len(classes), self.inputs, moments, self.seed)
         self.learned.verify()
         self.learned = self.learned.with_task(task, block, sums)
@@ -175,6 +177,8 @@ class EideticNetwork(nn.Module):
             self.task(name)
         if not self.tasks:
             raise DataError("there is no task yet: learn one with train_task, then fit a router")
+        if routing.false_rejections and not validation:
+            raise DataError("a threshold for false_rejections needs validation data; pass some")
         self.learned.verify()
         if routing.router == "none":
             block = None
@@ -186,7 +190,7 @@ class EideticNetwork(nn.Module):
             lesson = self._lesson(ROUTER, seed, data, objective, training, report)
             block = self._router_block(lesson, routing, when_full)
         learned = self.learned.with_router(block, FittedRouting(routing.router, routing.decision))
-        if validation or routing.false_rejections:
+        if validation:
             learned = calibrated(learned, self.inputs, self.device, validation, routing.false_rejections)
         self.learned.verify()
         self.learned = learned

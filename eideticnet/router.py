@@ -68,20 +68,16 @@ def calibrated(
     """``learned`` with temperatures and threshold fitted on raw (x, y) that nothing learned from."""
     votes, truth = list[tuple[Tensor, ...]](), list[tuple[Tensor, Tensor]]()
     for index, task in enumerate(learned.tasks):
-        for x, y in _pass(validation, task.name):
+        for x, y in seeded_pass(validation[task.name], "validation") if task.name in validation else ():
             inputs.check(x)
             check_labels(y, len(task.classes), task.name)
             heads, router = learned.votes(inputs.normalise(x.to(device)))
-            votes.append((*heads, *([] if router is None else [router])))
+            votes.append(tuple(heads) if router is None else (*heads, router))
             truth.append((torch.full_like(y, index), y))
     if not truth or learned.routing is None:
-        raise DataError("a threshold for false_rejections needs validation data; pass some")
+        raise DataError("the loaders in validation have no data")
     task_of, label = (torch.cat(column).cpu() for column in zip(*truth, strict=True))
     columns = [torch.cat(column).cpu() for column in zip(*votes, strict=True)]
-    heads, rest = columns[: len(learned.tasks)], columns[len(learned.tasks) :]
-    router = rest[0] if rest else None
+    count = len(learned.tasks)
+    heads, router = columns[:count], columns[count] if len(columns) > count else None
     return learned.with_routing(calibrate(learned.routing, heads, router, task_of, label, false_rejections))
-
-
-def _pass(loaders: Mapping[str, Loader], name: str) -> list[tuple[Tensor, Tensor]]:
-    return list(seeded_pass(loaders[name], name, "validation")) if name in loaders else []

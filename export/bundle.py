@@ -19,7 +19,7 @@ from export.graph import ONNX_INPUTS, OPSET, OUTPUTS, write_onnx, write_torchscr
 
 Format = Literal["onnx", "torchscript"]
 
-SCHEMA = "1.0.0"
+SCHEMA = "1.1.0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}
 

@@ -206,6 +206,14 @@ def test_moments_that_were_not_kept_are_named():
         net.fit_router(routing=Routing("moments"))
 
 
+@pytest.mark.parametrize("kept", [{"memory": -1}, {"moments": -1}, {"moments": 16}])
+def test_a_count_that_can_not_be_kept_is_refused(kept):
+    net = trained(1, router=False, moments=8)
+    with pytest.raises(DataError, match=r"memory=-1|moments=-1|moments=16, but 8"):
+        net.train_task("next", task_loader(7), names(2), training=QUICK, pruning=LIGHT, **kept)
+    assert len(net.tasks) == 1
+
+
 def test_moments_of_whole_numbers_are_refused():
     x = torch.zeros(4, 3, dtype=torch.int64)
     with pytest.raises(DataError, match="float32 inputs alone"):
