@@ -17,7 +17,7 @@ from eideticnet.journal import Journal
 from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork
 from eideticnet.pruning import Pruning
-from eideticnet.routing import Output
+from eideticnet.routing import FittedRouting, Output, Routing
 from eideticnet.training import Event, Training, adam
 
 __version__ = "0.1.0"
@@ -32,11 +32,13 @@ __all__ = [
     "EideticError",
     "EideticNetwork",
     "Event",
+    "FittedRouting",
     "Inputs",
     "Journal",
     "NotReadyError",
     "Output",
     "Pruning",
+    "Routing",
     "Task",
     "Training",
     "UnsupportedError",

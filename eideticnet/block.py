@@ -51,7 +51,7 @@ class Block(nn.Module):
         """A stock layer for each layer of the trunk in which this block owns something."""
         built = {}
         for path, step in self.program.layers.items():
-            wide_in, wide_out = sum(self._columns_read(step)), self._columns_written(step)
+            wide_in, wide_out = sum(map(sum, self._columns_read(step))), self._columns_written(step)
             layer = RULES[step.rule].build(step, wide_in, wide_out) if wide_out else None
             if layer is not None:
                 built[path] = layer
@@ -107,15 +107,21 @@ class Block(nn.Module):
         unread = {o for where, owners in self.unread.items() if path.startswith(f"{where}.") for o in owners}
         return tuple(o for o in self.reads if o not in unread)
 
-    def _columns_read(self, step: Step) -> tuple[int, int, int]:
-        """Columns of a layer's input: the earlier owners', the own ones, and of what is read back."""
-        rule, features = RULES[step.rule], self.program.features[step.inputs[0]] if step.inputs else None
+    def _columns_read(self, step: Step) -> list[tuple[int, int]]:
+        """For each input of a layer the earlier owners' columns and the own ones; of what is read back
+        there are none of its own."""
+        rule, widths = RULES[step.rule], self.widths
         earlier = self.read_in(step) if rule.reads_prefix else ()
-        back = sum(step.features.columns(self.widths[o]) for o in earlier) if rule.reads_back else 0
-        if features is None or features.raw:
-            return 0, int(step.options["raw_columns"]), back
-        before = sum(features.columns(self.widths[o]) for o in earlier)
-        return before, features.columns(self.widths[self.owner]), back
+        read = [self.program.features[name] for name in step.inputs]
+        if not read or read[0].raw:
+            columns = [(0, int(step.options["raw_columns"]))]
+        else:
+            columns = [
+                (sum(f.columns(widths[o]) for o in earlier), f.columns(widths[self.owner])) for f in read
+            ]
+        if rule.reads_back:
+            columns.append((sum(step.features.columns(widths[o]) for o in earlier), 0))
+        return columns
 
     def _columns_written(self, step: Step) -> int:
         if step.features.raw:
@@ -135,13 +141,17 @@ class Block(nn.Module):
         return smaller.train(self.training)
 
     def _kept_in(self, step: Step, keep: Mapping[str, Tensor]) -> Tensor:
-        """Columns of a layer's input that stay: all that are not the own ones, and those by ``keep``."""
-        before, mine, back = self._columns_read(step)
-        features = self.program.features[step.inputs[0]] if step.inputs else None
-        kept = torch.arange(mine)
-        if features is not None and not features.raw:
-            kept = kept_columns(features, self.widths[self.owner], keep)
-        return torch.cat([torch.arange(before), before + kept, before + mine + torch.arange(back)])
+        """Columns of a layer's inputs that stay: all that are not the own ones, and those by ``keep``.
+        Of each input the own columns are the last."""
+        read = [self.program.features[name] for name in step.inputs]
+        kept, start = list[Tensor](), 0
+        for i, (before, mine) in enumerate(self._columns_read(step)):
+            own = torch.arange(mine)
+            if i < len(read) and not read[i].raw:
+                own = kept_columns(read[i], self.widths[self.owner], keep)
+            kept += [torch.arange(start, start + before), start + before + own]
+            start += before + mine
+        return torch.cat(kept)
 
     def _kept_out(self, step: Step, keep: Mapping[str, Tensor]) -> Tensor:
         if step.features.raw:

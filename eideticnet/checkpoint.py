@@ -22,24 +22,27 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from eideticnet.block import Block
-from eideticnet.errors import CheckpointError
+from eideticnet.errors import CheckpointError, ConfigError
 from eideticnet.files import sync, write_whole
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
+from eideticnet.memory import Examples
+from eideticnet.moments import Moments
 from eideticnet.program import Program
+from eideticnet.routing import FittedRouting
 from eideticnet.rules import check_program
 
 if TYPE_CHECKING:
-    from eideticnet.network import EideticNetwork
+    from eideticnet.answering import Answering
 
 SCHEMA = 2
 MANIFEST = "network.json"
 _TENSOR_FILE = re.compile(
-    r"(t\d+|router|probes)-[0-9a-f]{16}\.safetensors(\.partial)?|network\.json\.partial"
+    r"(t\d+|router|probes|memory|moments)-[0-9a-f]{16}\.safetensors(\.partial)?|network\.json\.partial"
 )
 
 
-def save(net: EideticNetwork, folder: str | PathLike[str]) -> None:
+def save(net: Answering, folder: str | PathLike[str]) -> None:
     """Write ``net`` into ``folder``, which keeps its previous state until the new one is whole."""
     net.verify()
     folder = Path(folder)
@@ -56,7 +59,7 @@ def save(net: EideticNetwork, folder: str | PathLike[str]) -> None:
         ) from error
 
 
-def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
+def _write_tensors(net: Answering, folder: Path) -> dict[str, Any]:
     blocks = []
     for owner, block in ((o, net.learned.block(o)) for o in net.learned.blocks):
         blocks.append(
@@ -67,6 +70,7 @@ def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
                 "widths": block.widths,
                 "file": _write_named(folder, owner, dict(block.layers.state_dict())),
                 "tensors": block.fingerprint,
+                **({} if block.program == net.program else {"program": block.program.to_json()}),
             }
         )
     digests = net.digests()
@@ -89,8 +93,23 @@ def _write_tensors(net: EideticNetwork, folder: Path) -> dict[str, Any]:
         "answering": net.learned.answering,
         "blocks": blocks,
         "probes": _write_named(folder, "probes", {t.owner: t.probes for t in net.learned.tasks}),
+        **_write_kept(net.learned, folder),
+        "routing": None if net.learned.routing is None else net.learned.routing.to_json(),
+        "routing_digest": net.learned.routing_digest(),
         "metadata": net.metadata,
     }
+
+
+def _write_kept(learned: Learned, folder: Path) -> dict[str, str]:
+    """Files of what is kept for routers to come; there are none where nothing is."""
+    kept = {t.owner: t.memory for t in learned.tasks if t.memory is not None}
+    files = {}
+    if kept:
+        examples = {f"{o}.{k}": v for o, e in kept.items() for k, v in (("x", e.x), ("y", e.y))}
+        files["memory"] = _write_named(folder, "memory", examples)
+    if learned.moments is not None:
+        files["moments"] = _write_named(folder, "moments", learned.moments.tensors())
+    return files
 
 
 def _write_named(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> str:
@@ -103,7 +122,8 @@ def _write_named(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:
-    used = {manifest["probes"], *(block["file"] for block in manifest["blocks"])}
+    used = {manifest.get(key) for key in ("probes", "memory", "moments")}
+    used |= {block["file"] for block in manifest["blocks"]}
     for path in folder.iterdir():
         if _TENSOR_FILE.fullmatch(path.name) and path.name not in used:
             path.unlink(missing_ok=True)
@@ -117,17 +137,51 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
         program = Program.from_json(manifest["program"])
         check_program(program)
         probes = _read_tensors(folder, manifest["probes"])
+        memory, moments = _read_kept(folder, manifest)
         tasks = [
-            Task(t["name"], t["owner"], tuple(t["classes"]), probes[t["owner"]], t["revision"])
+            Task(
+                t["name"],
+                t["owner"],
+                tuple(t["classes"]),
+                probes[t["owner"]],
+                t["revision"],
+                memory.get(t["owner"]),
+            )
             for t in manifest["tasks"]
         ]
         blocks = [_read_block(folder, program, b) for b in manifest["blocks"]]
         inputs, seed = Inputs.from_json(manifest["inputs"]), int(manifest["seed"])
-        learned = Learned(tasks, blocks, manifest["answering"])
+        routing = manifest["routing"] and FittedRouting.from_json(manifest["routing"])
+        learned = Learned(tasks, blocks, manifest["answering"], routing, moments)
         _check_digests(manifest, learned.digests(inputs, program), folder / MANIFEST)
+        if manifest["routing_digest"] != learned.routing_digest():
+            raise CheckpointError(
+                f"{folder / MANIFEST}: the routing is not what was saved; restore the file from a copy, "
+                "or call fit_router again"
+            )
         return program, inputs, seed, learned, manifest["metadata"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
+
+
+def _read_kept(folder: Path, manifest: Mapping[str, Any]) -> tuple[dict[str, Examples], Moments | None]:
+    """Examples by task owner, and moments. No digest of a task covers them, so their files' own
+    names have to."""
+    found = {}
+    for key in ("memory", "moments"):
+        if key in manifest:
+            found[key] = _read_tensors(folder, manifest[key])
+            _check_name(folder / manifest[key])
+    examples = found.get("memory", {})
+    owners = {name.partition(".")[0] for name in examples}
+    memory = {o: Examples(examples[f"{o}.x"], examples[f"{o}.y"]) for o in owners}
+    return memory, Moments.from_tensors(found["moments"]) if "moments" in found else None
+
+
+def _check_name(path: Path) -> None:
+    """A tensor file is named by the SHA-256 of its bytes."""
+    if hashlib.sha256(path.read_bytes()).hexdigest()[:16] not in path.name:
+        raise CheckpointError(f"{path} is not what was saved; restore the file from a copy")
 
 
 def _check_digests(manifest: Mapping[str, Any], digests: Mapping[str, str], path: Path) -> None:
@@ -167,6 +221,9 @@ def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 
 def _read_block(folder: Path, program: Program, data: Mapping[str, Any]) -> Block:
     tensors = _read_tensors(folder, data["file"])
+    if "program" in data:
+        program = Program.from_json(data["program"])
+        check_program(program)
     with torch.device("meta"):
         block = Block(program, data["owner"], tuple(data["reads"]), data["widths"], None, data["unread"])
     block.layers.load_state_dict(tensors, assign=True)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from eideticnet.errors import ConfigError
 from eideticnet.inputs import Inputs
 from eideticnet.pruning import Pruning
+from eideticnet.routing import Decision, RouterKind, Routing
 from eideticnet.schedules import Schedule
 from eideticnet.scores import Score
 from eideticnet.training import Training
@@ -62,13 +63,14 @@ class TrainingConfig(_Section):
     patience: int = Field(5, ge=1)
     settle_patience: int = Field(20, ge=1)
     max_epochs: int = Field(200, ge=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     def build(self) -> Training:
         arguments: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             arguments["momentum"] = self.momentum
         optimizer = partial(OPTIMIZERS[self.optimizer], **arguments)
-        return Training(optimizer, self.patience, self.settle_patience, self.max_epochs)
+        return Training(optimizer, self.patience, self.settle_patience, self.max_epochs, self.label_smoothing)
 
 
 class PruningConfig(_Section):
@@ -89,6 +91,22 @@ class PruningConfig(_Section):
 
     def build(self) -> Pruning:
         return Pruning(**self.model_dump())
+
+
+class RoutingConfig(_Section):
+    """As in ``Routing``."""
+
+    router: RouterKind = Routing().router
+    decision: Decision = Routing().decision
+    false_rejections: float = 0.0
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> RoutingConfig:
+        self.build(None)
+        return self
+
+    def build(self, pruning: PruningConfig | None) -> Routing:
+        return Routing(pruning=None if pruning is None else pruning.build(), **self.model_dump())
 
 
 class TaskConfig(_Section):
@@ -112,7 +130,10 @@ class TaskConfig(_Section):
 
 
 class Config(_Section):
-    """``test`` is the share of each task's data held out; ``probes`` says whether a few real
+    """``test`` is the share of each task's data held out, ``validation`` the share of the rest that
+    calibrates the routing and trains nothing; ``memory`` examples of each task and class sums of
+    ``moments`` random features are kept for routers to come; without ``router_pruning`` the router
+    keeps all neurons that are free, until the next task takes them; ``probes`` says whether a few real
     inputs may be kept in checkpoints and archives, or random ones must do; ``threads`` are torch's,
     by default as many as it likes, which is slower on small networks and busy machines."""
 
@@ -124,11 +145,15 @@ class Config(_Section):
     device: str = "cpu"
     threads: int | None = Field(None, ge=1)
     test: float = Field(0.25, gt=0, lt=1)
+    validation: float = Field(0.0, ge=0, lt=1)
+    memory: int = Field(0, ge=0)
+    moments: int = Field(0, ge=0)
     probes: Literal["real", "synthetic"] = "synthetic"
     when_full: Literal["refuse", "reuse"] = "refuse"
     training: TrainingConfig = TrainingConfig()
     pruning: PruningConfig = PruningConfig()
-    router_pruning: PruningConfig = PruningConfig(threshold=0.002)
+    routing: RoutingConfig = RoutingConfig()
+    router_pruning: PruningConfig | None = None
 
     def inputs(self) -> Inputs:
         return Inputs(**self.input.model_dump())
@@ -143,7 +168,7 @@ class Config(_Section):
 
     def made_of(self) -> dict[str, Any]:
         """What learned tasks depend on; the rest may change while a run goes on."""
-        return self.model_dump(exclude={"tasks", "device", "when_full", "router_pruning"})
+        return self.model_dump(exclude={"tasks", "device", "when_full", "routing", "router_pruning"})
 
 
 class TasksConfig(_Section):

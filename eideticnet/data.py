@@ -7,7 +7,16 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from eideticnet.errors import DataError
 from eideticnet.hashing import tensor_hash
@@ -16,14 +25,11 @@ from eideticnet.seeding import derive, seeded
 Loader = DataLoader[Any]
 
 
-def batches(x: Tensor, y: Tensor, batch_size: int = 64) -> Loader:
-    """A shuffling loader over ``x`` (N, ...) and class indices ``y`` (N,) that takes each batch
-    in one indexing operation."""
-    return _whole_batches(TensorDataset(x, y), batch_size)
-
-
-def _whole_batches(dataset: TensorDataset, batch_size: int) -> Loader:
-    sampler = BatchSampler(RandomSampler(dataset), batch_size, drop_last=False)
+def batches(x: Tensor, y: Tensor, batch_size: int = 64, order: Sampler[int] | None = None) -> Loader:
+    """A loader over ``x`` (N, ...) and class indices ``y`` (N,) that takes each batch in one
+    indexing operation; shuffling, unless an ``order`` is given."""
+    dataset = TensorDataset(x, y)
+    sampler = BatchSampler(order or RandomSampler(dataset), batch_size, drop_last=False)
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
@@ -91,20 +97,36 @@ class _Offset(Dataset[tuple[Any, Any]]):
         return x, y + self.offset
 
 
-def pooled(loaders: Sequence[Loader], offsets: Sequence[int]) -> Loader:
-    """One shuffling loader over the data of several, each one's labels shifted by its offset."""
+def pooled(loaders: Sequence[Loader], offsets: Sequence[int], balance: Sequence[int] | None = None) -> Loader:
+    """One shuffling loader over the data of several, each one's labels shifted by its offset.
+
+    With ``balance``, a weight for each loader, rows are drawn with replacement, so often from each
+    as its weight says, however many it has.
+    """
     datasets = [loader.dataset for loader in loaders]
     size = next((s for s in map(_batch_size, loaders) if s), 64)
+    order = _weighted([len(d) for d in datasets], balance) if balance else None  # type: ignore[arg-type]
     if all(isinstance(d, TensorDataset) and len(d.tensors) == 2 for d in datasets):
         pairs = [cast(TensorDataset, d).tensors for d in datasets]
         x = torch.cat([x for x, _ in pairs])
         y = torch.cat([y + offset for (_, y), offset in zip(pairs, offsets, strict=True)])
-        return batches(x, y, size)
+        return batches(x, y, size, order)
     shifted = [_Offset(d, offset) for d, offset in zip(datasets, offsets, strict=True)]
     first = loaders[0]
     return DataLoader(
-        ConcatDataset(shifted), size, shuffle=True, collate_fn=first.collate_fn if first.batch_size else None
+        ConcatDataset(shifted),
+        size,
+        shuffle=None if order else True,
+        sampler=order,
+        collate_fn=first.collate_fn if first.batch_size else None,
     )
+
+
+def _weighted(lengths: Sequence[int], weights: Sequence[float]) -> Sampler[int]:
+    """As many draws as there are rows, part i of them with probability ``weights[i]`` over their sum."""
+    parts = zip(lengths, weights, strict=True)
+    each = torch.cat([torch.full((n,), weight / n, dtype=torch.double) for n, weight in parts])
+    return WeightedRandomSampler(each.tolist(), sum(lengths))
 
 
 def _batch_size(loader: Loader) -> int | None:

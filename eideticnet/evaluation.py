@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eideticnet.calibration import expected_calibration_error
 from eideticnet.data import Loader, seeded_pass
 from eideticnet.network import EideticNetwork
 
@@ -35,6 +36,20 @@ def evaluate(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, Ta
             per_class = torch.stack([right[y == c].double().mean(0) for c in y.unique()])
             reports[task.name] = TaskReport(*per_class.mean(0).tolist())
     return reports
+
+
+@torch.no_grad()
+def calibration_error(net: EideticNetwork, loaders: Mapping[str, Loader]) -> float:
+    """Expected calibration error of ``task_probs`` over all of ``loaders``: by how much the
+    probability of the task chosen differs from how often it is the right one."""
+    net.eval()
+    confidence, right = [], []
+    for index, task in enumerate(net.tasks):
+        for x, _ in seeded_pass(loaders[task.name], task.name) if task.name in loaders else ():
+            probs = net(x.to(net.device)).task_probs.cpu()
+            confidence.append(probs.amax(1))
+            right.append(probs.argmax(1) == index)
+    return expected_calibration_error(torch.cat(confidence), torch.cat(right))
 
 
 def _right(net: EideticNetwork, task: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

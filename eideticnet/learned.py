@@ -16,7 +16,10 @@ from eideticnet.block import Block, Pieces
 from eideticnet.errors import DamagedError
 from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
-from eideticnet.program import Program
+from eideticnet.memory import Examples
+from eideticnet.moments import Moments
+from eideticnet.program import HEAD, Program
+from eideticnet.routing import FittedRouting
 
 ROUTER = "router"
 
@@ -24,7 +27,8 @@ ROUTER = "router"
 @dataclass(frozen=True)
 class Task:
     """A head and the closure of what it reads. ``owner`` is the stable id of its block;
-    ``probes`` (K, *shape) are raw inputs on which versions of the network are compared.
+    ``probes`` (K, *shape) are raw inputs on which versions of the network are compared; ``memory``
+    are the examples that may be kept for routers to come.
 
     A task that was learned anew has several ``revision``s, each with a block and a head of its own.
     """
@@ -34,6 +38,7 @@ class Task:
     classes: tuple[str, ...]
     probes: Tensor
     revision: int = 0
+    memory: Examples | None = None
 
     @property
     def label(self) -> str:
@@ -45,6 +50,8 @@ class Learned(nn.Module):
     """Tasks in the order of learning, with one frozen block for each owner.
 
     ``answering`` says which revision of a task answers, by its name; the last one where it is silent.
+    ``routing`` is None until a rule for just these tasks was fitted; ``moments`` are those kept for
+    routers to come.
     """
 
     def __init__(
@@ -52,10 +59,14 @@ class Learned(nn.Module):
         tasks: Iterable[Task] = (),
         blocks: Iterable[Block] = (),
         answering: Mapping[str, int] | None = None,
+        routing: FittedRouting | None = None,
+        moments: Moments | None = None,
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
         self.answering = dict(answering or {})
+        self.routing = routing
+        self.moments = moments
         self.blocks = nn.ModuleDict({block.owner: block for block in blocks})
 
     def block(self, owner: str) -> Block:
@@ -66,19 +77,27 @@ class Learned(nn.Module):
     def router(self) -> Block | None:
         return self.block(ROUTER) if ROUTER in self.blocks else None
 
-    def with_task(self, task: Task, block: Block) -> Learned:
+    def with_task(self, task: Task, block: Block, moments: Moments | None = None) -> Learned:
         """One task more; the router, which knew nothing of it, goes back to the free pool."""
         answering = {name: r for name, r in self.answering.items() if name != task.name}
-        return Learned((*self.tasks, task), (*self._task_blocks(), block), answering)
+        blocks = (*self._task_blocks(), block)
+        return Learned((*self.tasks, task), blocks, answering, moments=moments or self.moments)
 
-    def with_router(self, block: Block) -> Learned:
-        return Learned(self.tasks, (*self._task_blocks(), block), self.answering)
+    def with_router(self, block: Block | None, routing: FittedRouting) -> Learned:
+        """The same tasks with this router; None for a rule that needs none."""
+        blocks = self._task_blocks() if block is None else [*self._task_blocks(), block]
+        return Learned(self.tasks, blocks, self.answering, routing, self.moments)
+
+    def with_routing(self, routing: FittedRouting) -> Learned:
+        """The same tasks and router with another rule."""
+        return self.with_router(self.router(), routing)
 
     def with_answering(self, task: Task) -> Learned:
         """The same, with this revision answering for its task; the router stays, for the classes
         are the same."""
+        blocks = [self.block(owner) for owner in self.blocks]
         answering = {**self.answering, task.name: task.revision}
-        return Learned(self.tasks, self.blocks.values(), answering)  # type: ignore[arg-type]
+        return Learned(self.tasks, blocks, answering, self.routing, self.moments)
 
     def revisions(self, name: str) -> tuple[Task, ...]:
         """All revisions of a task, the first one first."""
@@ -109,6 +128,13 @@ class Learned(nn.Module):
             pieces[owner] = self.block(owner)(x, pieces)
         return pieces
 
+    def votes(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """What a rule decides by: the logits (N, C_t) of every head, and the router's (N, sum of
+        C_t) if there is one; x normalised."""
+        pieces = self.pieces(x, self.blocks)
+        router = pieces[ROUTER][HEAD] if ROUTER in pieces else None
+        return [pieces[task.owner][HEAD] for task in self.current()], router
+
     def owned(self) -> dict[str, dict[str, int]]:
         """Neurons of each owner by feature group."""
         return {owner: self.block(owner).own for owner in self.blocks}
@@ -132,6 +158,12 @@ class Learned(nn.Module):
         """The digest of each task and revision by its label, for this input contract and program."""
         contract = {"inputs": asdict(inputs), "steps": program.to_json()["steps"]}
         return {task.label: self.digest(task, contract) for task in self.tasks}
+
+    def routing_digest(self) -> str:
+        """SHA-256 over all that decides which task answers, beside the heads: rule and router."""
+        router = self.router()
+        rule = None if self.routing is None else self.routing.to_json()
+        return json_hash({"rule": rule, "router": router and router.fingerprint})
 
     def verify(self) -> None:
         """Raise ``DamagedError``, naming task and layer, if a frozen tensor is not what it was."""

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import ceil
-from os import PathLike
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eideticnet import checkpoint
-from eideticnet.data import Loader, pooled
-from eideticnet.errors import DataError, NotReadyError
+from eideticnet.answering import Answering
+from eideticnet.data import Loader
+from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.learning import Plan, WhenFull, free, logits_over, with_room
-from eideticnet.program import HEAD, Program
+from eideticnet.memory import choose
+from eideticnet.moments import Moments, gather
 from eideticnet.pruning import Pruning
 from eideticnet.reading import Reads, resolve
-from eideticnet.routing import Output, RouteByLabel, answer, task_probabilities
+from eideticnet.router import calibrated, moments_router, router_lesson, router_plan
+from eideticnet.routing import FittedRouting, Routing
 from eideticnet.seeding import seeded
 from eideticnet.tracing import trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training
 
 Report = Callable[[Event], Any]
 
-ROUTER_PRUNING = Pruning(threshold=0.002)
 
-
-class EideticNetwork(nn.Module):
+class EideticNetwork(Answering):
     """An ordinary trunk that learns tasks one after another.
 
     ``trunk`` maps inputs (N, ...) to features (N, F); only its architecture is taken, every
@@ -41,80 +42,9 @@ class EideticNetwork(nn.Module):
         self, trunk: nn.Module, example_input: Tensor, *, inputs: Inputs | None = None, seed: int = 0
     ) -> None:
         super().__init__()
-        self.inputs = inputs or Inputs.like(example_input)
-        self.inputs.check(example_input)
-        self.program = trace(trunk, self.inputs.normalise(example_input))
-        self._start(seed)
-
-    def _start(self, seed: int) -> None:
-        self.seed = seed
-        self.metadata: dict[str, Any] = {}
-        self.learned = Learned()
-        self._anchor: Tensor
-        self.register_buffer("_anchor", torch.empty(0), persistent=False)
-
-    @classmethod
-    def restore(
-        cls, program: Program, inputs: Inputs, seed: int, learned: Learned, metadata: dict[str, Any]
-    ) -> EideticNetwork:
-        """A network put together from its parts, as a checkpoint holds them."""
-        net = cls.__new__(cls)
-        nn.Module.__init__(net)
-        net.program, net.inputs = program, inputs
-        net._start(seed)
-        net.learned, net.metadata = learned, metadata
-        return net
-
-    @property
-    def device(self) -> torch.device:
-        return self._anchor.device
-
-    # -- answering ---------------------------------------------------------------------------
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """The tasks learned so far, in order; an answer's ``task`` is an index into them."""
-        return self.learned.current()
-
-    def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
-        """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.
-
-        ``task`` (N,) int64 pins rows to a task index, -1 (the default) lets the router choose;
-        ``threshold`` (N,) float32 turns a less confident routing into "none of mine".
-        """
-        router = self.learned.router()
-        if router is None:
-            raise NotReadyError(
-                "no router knows the present tasks: call fit_router, or pin the task with "
-                "net.task_logits(x, name)"
-            )
-        rows = x.shape[0]
-        task = torch.full((rows,), -1, device=x.device) if task is None else task
-        threshold = torch.zeros(rows, device=x.device) if threshold is None else threshold
-        pieces = self.learned.pieces(self.inputs.normalise(x), self.learned.blocks)
-        heads = [pieces[t.owner][HEAD] for t in self.tasks]
-        counts = [len(t.classes) for t in self.tasks]
-        return answer(heads, task_probabilities(pieces[ROUTER][HEAD], counts), task, threshold)
-
-    def task_logits(self, x: Tensor, name: str, revision: int | None = None) -> Tensor:
-        """Logits (N, C) of one task for raw ``x``, running only what the task reads; those of the
-        revision that answers unless another is named."""
-        task = self.task(name, revision)
-        pieces = self.learned.pieces(self.inputs.normalise(x), self.learned.closure(task.owner))
-        return pieces[task.owner][HEAD]
-
-    def task(self, name: str, revision: int | None = None) -> Task:
-        """The task called ``name``; ``DataError`` that lists the known ones if there is none."""
-        tasks = self.tasks if revision is None else self.learned.tasks
-        for task in tasks:
-            if task.name == name and revision in (None, task.revision):
-                return task
-        known = ", ".join(repr(t.name if revision is None else t.label) for t in tasks) or "none"
-        raise DataError(
-            f"no task {name!r}{'' if revision is None else f', revision {revision}'}; known: {known}"
-        )
-
-    # -- learning ----------------------------------------------------------------------------
+        inputs = inputs or Inputs.like(example_input)
+        inputs.check(example_input)
+        self._start(trace(trunk, inputs.normalise(example_input)), inputs, seed, Learned(), {})
 
     def train_task(
         self,
@@ -128,26 +58,35 @@ class EideticNetwork(nn.Module):
         reads: Reads = None,
         pretrained: nn.Module | None = None,
         probes: Tensor | None = None,
+        memory: int = 0,
+        moments: int = 0,
         report: Report = lambda event: None,
         journal: Journal | None = None,
     ) -> Task:
         """Learn one more task, whose ``loader`` yields raw (x, y) with y from 0 to C - 1.
 
-        Either the task is added at the end, or an error leaves the network as it was.
-        ``pruning=None`` keeps every free neuron. ``probes`` are kept in checkpoints; without
-        them random inputs are. Where a layer is full, ``when_full="reuse"`` learns with what
-        other layers have free and earlier tasks' neurons, ``"widen"`` makes the layer half as wide
-        again. ``reads``: the earlier tasks that this one may build on, by default all.
-        ``pretrained``: a trunk whose weights the first task starts from. The router has to be fitted
-        again. With a ``journal``, an interrupted call that is made again goes on where it was, and
-        ends with the same bits; ``journal.remove()`` once the network is saved.
+        Either the task is added at the end, or an error leaves the network as it was. The router
+        has to be fitted again.
+
+        ``pruning=None`` keeps every free neuron. Where a layer is full, ``when_full="reuse"``
+        learns with what other layers have free and earlier tasks' neurons, ``"widen"`` makes the
+        layer half as wide again. ``reads``: the earlier tasks that this one may build on, by default
+        all. ``pretrained``: a trunk whose weights the first task starts from.
+
+        ``probes`` are kept in checkpoints; without them random inputs are. For routers to come,
+        ``memory`` examples are kept with the network, in its checkpoints too, and class sums of
+        ``moments`` random features, the same number for all tasks.
+
+        With a ``journal``, an interrupted call that is made again goes on where it was, and ends
+        with the same bits; ``journal.remove()`` once the network is saved.
         """
         self._check_new(name, classes)
+        if memory < 0 or moments < 0:
+            raise DataError(f"memory={memory}, moments={moments}: use 0 to keep nothing, or a count")
         task = Task(name, self._next_owner(), tuple(classes), self._probes(probes))
-        lesson = self._lesson(
-            task.label, task.owner, loader, Classify(len(classes)), training, report, journal
-        )
-        return self._add(task, lesson, pruning, when_full, reads, pretrained)
+        objective = Classify(len(classes), training.label_smoothing)
+        lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
+        return self._add(task, lesson, pruning, when_full, reads, pretrained, memory, moments)
 
     def revise_task(
         self,
@@ -159,6 +98,7 @@ class EideticNetwork(nn.Module):
         when_full: WhenFull = "refuse",
         reads: Reads = None,
         probes: Tensor | None = None,
+        memory: int = 0,
         report: Report = lambda event: None,
         journal: Journal | None = None,
     ) -> Task:
@@ -169,10 +109,10 @@ class EideticNetwork(nn.Module):
         """
         old = self.learned.revisions(self.task(name).name)[-1]
         probes = self._probes(old.probes if probes is None else probes)
-        task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1)
-        objective = Classify(len(task.classes))
+        task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1, old.memory)
+        objective = Classify(len(task.classes), training.label_smoothing)
         lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
-        return self._add(task, lesson, pruning, when_full, reads)
+        return self._add(task, lesson, pruning, when_full, reads, memory=memory)
 
     def _add(
         self,
@@ -182,15 +122,27 @@ class EideticNetwork(nn.Module):
         when_full: WhenFull,
         reads: Reads,
         pretrained: nn.Module | None = None,
+        memory: int = 0,
+        moments: int = 0,
     ) -> Task:
         self.learned.verify()
         reading = resolve(reads, self.learned, self.program)
         program = with_room(self.learned, self.program, task.label, reading, when_full)
         plan = Plan(program, task.owner, reading, free(self.learned, program), pretrained)
         block = plan.learn(lesson, self.learned, pruning, self.device)
+        if memory:
+            kept = choose(lesson.loader, memory, len(task.classes), self.seed, task.owner)
+            task = replace(task, memory=kept)
+        sums = self._moments(task, lesson.loader, moments)
         self.learned.verify()
-        self.program, self.learned = program, self.learned.with_task(task, block)
+        self.program, self.learned = program, self.learned.with_task(task, block, sums)
         return task
+
+    def _moments(self, task: Task, loader: Loader, count: int) -> Moments | None:
+        known, classes = self.learned.moments, len(task.classes)
+        if not count:
+            return known
+        return gather(known, task.name, loader, classes, self.inputs, count, self.seed, task.owner)
 
     def answer_with(self, name: str, revision: int) -> None:
         """Let this revision of a task answer, from now on."""
@@ -209,34 +161,45 @@ class EideticNetwork(nn.Module):
 
     def fit_router(
         self,
-        loaders: Mapping[str, Loader],
+        loaders: Mapping[str, Loader] = MappingProxyType({}),
         *,
-        pruning: Pruning | None = ROUTER_PRUNING,
+        routing: Routing = Routing(),
+        validation: Mapping[str, Loader] = MappingProxyType({}),
         training: Training = Training(),
         when_full: WhenFull = "refuse",
         report: Report = lambda event: None,
         journal: Journal | None = None,
     ) -> None:
-        """Learn which task an input belongs to, from every task's data by its name.
+        """Learn which task an input belongs to, from the tasks' data by name.
 
-        The router gets a block of the free neurons, reads everything and is read by nobody;
-        with ``when_full="reuse"`` and no free neuron it is linear on the features there are.
+        A task without a loader is learned from its memory; routers without training need neither.
+        ``validation`` holds raw (x, y) of tasks that nothing was trained on: probabilities and
+        threshold are calibrated on them. A router with neurons gets a block of the free ones,
+        reads everything and is read by nobody; with ``when_full="reuse"`` and no free neuron it
+        is linear on the features there are.
         """
-        names = [t.name for t in self.tasks]
-        if not names or set(loaders) != set(names):
-            raise DataError(f"fit_router needs the data of exactly these tasks: {names}, got {list(loaders)}")
+        for name in (*loaders, *validation):
+            self.task(name)
+        if not self.tasks:
+            raise DataError("there is no task yet: learn one with train_task, then fit a router")
+        if routing.false_rejections and not validation:
+            raise DataError("a threshold for false_rejections needs validation data; pass some")
         self.learned.verify()
-        counts = [len(t.classes) for t in self.tasks]
-        offsets = [sum(counts[:i]) for i in range(len(counts))]
-        data = pooled([loaders[n] for n in names], offsets)
-        seed, objective = f"{ROUTER}{len(names)}", RouteByLabel(counts)
-        lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
-        reading = resolve(None, self.learned, self.program)
-        program = with_room(self.learned, self.program, ROUTER, reading, when_full)
-        plan = Plan(program, ROUTER, reading, free(self.learned, program))
-        block = plan.learn(lesson, self.learned, pruning, self.device)
+        block, program = None, self.program
+        if routing.router == "moments":
+            block = moments_router(self.learned, self.inputs).to(self.device)
+        elif routing.router != "none":
+            data, objective = router_lesson(self.tasks, loaders, training.label_smoothing)
+            seed = f"{ROUTER}{len(self.learned.tasks)}"
+            lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
+            plan, pruning = router_plan(self.learned, program, routing, when_full)
+            block = plan.learn(lesson, self.learned, pruning, self.device)
+            program = program.widened({g: plan.program.groups[g] - n for g, n in program.groups.items()})
+        learned = self.learned.with_router(block, FittedRouting(routing.router, routing.decision))
+        if validation:
+            learned = calibrated(learned, self.inputs, self.device, validation, routing.false_rejections)
         self.learned.verify()
-        self.program, self.learned = program, self.learned.with_router(block)
+        self.program, self.learned = program, learned
 
     def _lesson(
         self,
@@ -255,11 +218,6 @@ class EideticNetwork(nn.Module):
     def _next_owner(self) -> str:
         return f"t{len(self.learned.tasks)}"
 
-    def _probes(self, given: Tensor | None) -> Tensor:
-        probes = self._random_probes(self._next_owner()) if given is None else given.detach().cpu().clone()
-        self.inputs.check(probes)
-        return probes
-
     def _check_new(self, name: str, classes: Sequence[str]) -> None:
         if name in [t.name for t in self.tasks]:
             raise DataError(f"there is a task {name!r} already; give the new one another name")
@@ -268,6 +226,11 @@ class EideticNetwork(nn.Module):
         if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
             raise DataError(f"task {name!r}: classes must be two or more different names, got {classes!r}")
 
+    def _probes(self, given: Tensor | None) -> Tensor:
+        probes = self._random_probes(self._next_owner()) if given is None else given.detach().cpu().clone()
+        self.inputs.check(probes)
+        return probes
+
     def _random_probes(self, owner: str, count: int = 8) -> Tensor:
         """Synthetic inputs that fit the contract."""
         low, high = self.inputs.bounds()
@@ -275,31 +238,3 @@ class EideticNetwork(nn.Module):
             if self.inputs.dtype == "int64":
                 return torch.randint(int(low), int(high) + 1, (count, *self.inputs.shape))
             return low + (high - low) * torch.rand(count, *self.inputs.shape)
-
-    # -- capacity and proof ------------------------------------------------------------------
-
-    def capacity(self) -> dict[str, dict[str, int]]:
-        """For each feature group: its ``total``, what each owner has, and what is ``free``."""
-        owned, table = self.learned.owned(), {}
-        names = {t.owner: t.label for t in self.learned.tasks}
-        for group, total in self.program.groups.items():
-            mine = {names.get(o, o): widths[group] for o, widths in owned.items()}
-            table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
-        return table
-
-    def digests(self) -> dict[str, str]:
-        """SHA-256 of each task by name, over everything that its logits depend on."""
-        return self.learned.digests(self.inputs, self.program)
-
-    def verify(self) -> None:
-        """Raise ``DamagedError`` if any frozen weight is not what it was when it was frozen."""
-        self.learned.verify()
-
-    def save(self, folder: str | PathLike[str]) -> None:
-        """Write a checkpoint, whole or not at all; a damaged network is not written."""
-        checkpoint.save(self, folder)
-
-    @classmethod
-    def load(cls, folder: str | PathLike[str]) -> EideticNetwork:
-        """Read a checkpoint; every tensor is compared with the SHA-256 of when it was frozen."""
-        return cls.restore(*checkpoint.load(folder))

@@ -1,18 +1,91 @@
 """From the logits of all heads and of the router to one answer for each input.
 
-The router only chooses the task: the label is always the argmax over the chosen head's own
-logits. Written with tensor operations alone, so the same code runs eagerly and in an exported
-graph.
+The router and the rule only choose the task: the label is always the argmax over the chosen
+head's own logits. Written with tensor operations alone, so the same code runs eagerly and in an
+exported graph.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from eideticnet.errors import ConfigError
+from eideticnet.pruning import Pruning
+
+RouterKind = Literal["linear", "block", "taps", "moments", "none"]
+Decision = Literal["hard", "joint", "entropy"]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How a network is to find an input's task.
+
+    ``router``: what tells the tasks apart. ``linear``: one layer on the features there are;
+    ``block``: a block of free neurons; ``taps``: such a block whose head reads all layers and not
+    the last alone; ``moments``: class means and covariance of random features, from no example at
+    all; ``none``: the heads alone, which is the ``entropy`` decision.
+    ``decision``: the task that is likeliest for the router (``hard``), for router and head together
+    (``joint``: task probability times the head's best label), or whose head is surest (``entropy``).
+    ``pruning`` of the router's own neurons, which go back to the pool when the next task comes.
+    ``false_rejections``: the share of validation inputs that may be answered "none of mine".
+    """
+
+    router: RouterKind = "block"
+    decision: Decision = "hard"
+    pruning: Pruning | None = None
+    false_rejections: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, kind in (
+            ("router", self.router, RouterKind),
+            ("decision", self.decision, Decision),
+        ):
+            if value not in get_args(kind):
+                raise ConfigError(f"{name} {value!r}: use {', '.join(get_args(kind))}")
+        if (self.router == "none") != (self.decision == "entropy"):
+            raise ConfigError(
+                f"router {self.router!r} with decision {self.decision!r}: entropy over the heads is "
+                'what is left when the router is "none", and needs no other'
+            )
+        if not 0 <= self.false_rejections < 1:
+            raise ConfigError(f"false_rejections {self.false_rejections}: use a share such as 0.01")
+
+
+@dataclass(frozen=True)
+class FittedRouting:
+    """The rule by which a network answers, as ``fit_router`` left it.
+
+    ``temperature`` divides the router's log-probabilities (of ``entropy``: the heads' entropies);
+    ``head_temperatures`` the logits of each task's head where the decision looks at them.
+    ``threshold``: what a task's probability must reach to be answered where a call names none, so
+    that ``false_rejections`` of the validation inputs are below. ``calibration_error``: expected
+    calibration error of the task's probability there, before and after; both 0 if not calibrated.
+    """
+
+    router: RouterKind
+    decision: Decision
+    temperature: float = 1.0
+    head_temperatures: tuple[float, ...] = ()
+    threshold: float = 0.0
+    false_rejections: float = 0.0
+    calibration_error: tuple[float, float] = (0.0, 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> FittedRouting:
+        lists = {k: tuple(data[k]) for k in ("head_temperatures", "calibration_error")}
+        fitted = cls(**{**data, **lists})
+        Routing(fitted.router, fitted.decision)  # refuses what this version does not know
+        return fitted
 
 
 class Output(NamedTuple):
@@ -30,23 +103,52 @@ class RouteByLabel:
     """The router's objective: it learns the classes of all tasks, and answers with the task
     whose classes hold most of the probability. ``counts``: classes of each task."""
 
-    def __init__(self, counts: Sequence[int]) -> None:
+    def __init__(self, counts: Sequence[int], label_smoothing: float = 0.0) -> None:
         self.counts = list(counts)
         self.classes = sum(counts)
+        self.label_smoothing = label_smoothing
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits, y)
+        return nn.functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor:
         bounds = torch.tensor(self.counts, device=y.device).cumsum(0)
         task = torch.bucketize(y, bounds, right=True)
-        return task_probabilities(logits, self.counts).argmax(1) == task
+        return task_log_probabilities(logits, self.counts).argmax(1) == task
 
 
-def task_probabilities(router_logits: Tensor, counts: Sequence[int]) -> Tensor:
-    """(N, T): the softmax of ``router_logits`` (N, sum of counts), summed over each task."""
-    by_task = F.softmax(router_logits, 1).split(list(counts), 1)
-    return torch.stack([p.sum(1) for p in by_task], 1)
+def task_log_probabilities(router_logits: Tensor, counts: Sequence[int]) -> Tensor:
+    """(N, T): log of the softmax of ``router_logits`` (N, sum of counts), summed over each task."""
+    by_task = F.log_softmax(router_logits, 1).split(list(counts), 1)
+    return torch.stack([log_p.logsumexp(1) for log_p in by_task], 1)
+
+
+def decide(
+    fitted: FittedRouting,
+    heads: Sequence[Tensor],
+    router_logits: Tensor | None,
+    temperature: float | None = None,
+) -> Tensor:
+    """Probability of each task, (N, T), whose greatest is the decision. ``heads``: T tensors
+    (N, C_t); ``router_logits`` (N, sum of C_t), None where the router is "none";
+    ``temperature`` instead of the fitted one."""
+    temperature = fitted.temperature if temperature is None else temperature
+    temperatures = fitted.head_temperatures or (1.0,) * len(heads)
+    labels = [F.log_softmax(h / t, 1) for h, t in zip(heads, temperatures, strict=True)]
+    if router_logits is None:
+        scores = -torch.stack([_entropy(log_p) for log_p in labels], 1) / temperature
+    else:
+        counts = [head.shape[1] for head in heads]
+        scores = task_log_probabilities(router_logits, counts) / temperature
+    if fitted.decision == "joint":
+        scores = scores + torch.stack([log_p.amax(1) for log_p in labels], 1)
+    return F.softmax(scores, 1)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    """Entropy (N,) of ``log_probs`` (N, C), as a share of the greatest that C classes can have."""
+    uniform = math.log(log_probs.shape[1])
+    return -(log_probs.exp() * log_probs).sum(1) / uniform
 
 
 def answer(heads: Sequence[Tensor], task_probs: Tensor, task: Tensor, threshold: Tensor) -> Output:

@@ -22,6 +22,7 @@ from eideticnet.evaluation import evaluate
 from eideticnet.history import Recorder
 from eideticnet.inputs import DTYPES
 from eideticnet.journal import Journal
+from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork, Report
 from eideticnet.progress import Display
 from eideticnet.sources import TaskData, open_task
@@ -83,8 +84,10 @@ def alone_in(folder: Path, say: Callable[[str], Any]) -> Iterator[None]:
 
 
 def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
-    """The data of every task of ``config``: the router needs the old tasks' too."""
+    """The data of every task of ``config``: the router needs the old tasks' too, unless examples
+    or moments were kept of them."""
     found, missing = {}, []
+    known = {task.name: task for task in net.tasks}
     for task in config.tasks:
         try:
             found[task.name] = open_task(
@@ -93,12 +96,19 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
                 seed=config.seed,
                 held_out=config.test,
                 batch_size=config.training.batch_size,
+                validation=config.validation,
             )
         except (DataError, ConfigError) as error:
-            missing.append(str(error))
+            if task.name not in known or not _is_dispensable(known[task.name], config):
+                missing.append(str(error))
     if missing:
         raise DataError("the router needs the data of every task, old and new; " + "; ".join(missing))
     return found
+
+
+def _is_dispensable(task: Task, config: Config) -> bool:
+    """Whether a router can do without the data of a task that is learned already."""
+    return config.routing.router in ("moments", "none") or task.memory is not None
 
 
 def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...]) -> Config:
@@ -114,7 +124,7 @@ def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...])
 def is_complete(net: EideticNetwork, config: Config) -> bool:
     """Whether all tasks of ``config`` and a router for them are learned."""
     learned = {t.name for t in net.tasks}
-    return net.learned.router() is not None and learned == {t.name for t in config.tasks}
+    return net.learned.routing is not None and learned == {t.name for t in config.tasks}
 
 
 def complete(
@@ -137,7 +147,8 @@ def complete(
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
     net.fit_router(
         {name: d.train for name, d in data.items()},
-        pruning=config.router_pruning.build(),
+        routing=config.routing.build(config.router_pruning),
+        validation={name: d.validation for name, d in data.items() if d.validation is not None},
         training=training,
         when_full=config.when_full,
         report=report,
@@ -145,7 +156,7 @@ def complete(
     )
     reports = evaluate(net, {name: d.test for name, d in data.items()})
     net.metadata = {**net.metadata, "report": {name: asdict(r) for name, r in reports.items()}}
-    history.router_learned(reports, config.router_pruning.threshold)
+    history.router_learned(reports, config.router_pruning and config.router_pruning.threshold)
     net.save(folder)
     journal.remove()
     display.finished(f"router: {_neurons(net, 'router')}")
@@ -175,11 +186,13 @@ def _learn(
         training=config.training.build(),
         when_full=config.when_full,
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
+        memory=config.memory,
+        moments=config.moments,
         report=report,
         journal=journal,
     )
 
 
 def _neurons(net: EideticNetwork, name: str) -> str:
-    rows = [f"{layer[name]} of {layer['total']}" for layer in net.capacity().values()]
+    rows = [f"{layer.get(name, 0)} of {layer['total']}" for layer in net.capacity().values()]
     return f"{', '.join(rows)} neurons"

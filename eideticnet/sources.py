@@ -22,10 +22,12 @@ from eideticnet.seeding import derive
 
 @dataclass(frozen=True)
 class TaskData:
-    """Loaders of one task: shuffled training data, and held-out data in order."""
+    """Loaders of one task: shuffled training data, and held-out data in order; ``validation`` is
+    None where no share of the training data was set apart."""
 
     train: Loader
     test: Loader
+    validation: Loader | None = None
 
     def first_inputs(self, count: int) -> Tensor:
         """The first training inputs (count, *shape), in the order of the source."""
@@ -34,9 +36,17 @@ class TaskData:
         return torch.stack(rows)
 
 
-def open_task(task: TaskConfig, inputs: Inputs, *, seed: int, held_out: float, batch_size: int) -> TaskData:
+def open_task(
+    task: TaskConfig,
+    inputs: Inputs,
+    *,
+    seed: int,
+    held_out: float,
+    batch_size: int,
+    validation: float = 0.0,
+) -> TaskData:
     """Load a task's data. ``held_out`` is the share that is split off at random, the same for
-    equal seeds, where the task names no test data."""
+    equal seeds, where the task names no test data; ``validation`` is split off the rest."""
     dataset = _open(task.name, task.data, task.arguments, inputs)
     if task.test is not None:
         test = _open(task.name, task.test, task.test_arguments, inputs)
@@ -49,12 +59,16 @@ def open_task(task: TaskConfig, inputs: Inputs, *, seed: int, held_out: float, b
         if isinstance(part, TensorDataset):
             inputs.check(part.tensors[0])
             check_labels(part.tensors[1], len(task.classes), task.name)
+    apart: Loader | None = None
+    if validation:
+        train_rows, rows = _split(dataset, validation, derive(seed, task.name, "validation"))
+        apart, dataset = DataLoader(_take(dataset, rows), 256), _take(dataset, train_rows)
     if isinstance(dataset, TensorDataset):
         x, y = dataset.tensors
         train: Loader = batches(x, y, batch_size)
     else:
         train = DataLoader(dataset, batch_size, shuffle=True)
-    return TaskData(train, DataLoader(test, 256))
+    return TaskData(train, DataLoader(test, 256), apart)
 
 
 def _open(name: str, source: str, arguments: dict[str, Any], inputs: Inputs) -> Dataset[Any]:

@@ -33,14 +33,18 @@ class Training:
     """How weights are trained: until ``patience`` epochs in a row did not raise the training
     accuracy. What pruning left trains on for ``settle_patience`` such epochs before it is frozen:
     its accuracy is high by then, its margins are not. ``optimizer`` is called with the parameters
-    anew whenever their shapes change."""
+    anew whenever their shapes change. ``label_smoothing`` is cross-entropy's: the share of a
+    target's probability that is spread over all classes."""
 
     optimizer: OptimizerFactory = adam
     patience: int = 5
     settle_patience: int = 20
     max_epochs: int = 200
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing {self.label_smoothing}: use a share from 0 to below 1")
         if min(self.patience, self.settle_patience, self.max_epochs) < 1:
             raise ConfigError("patience, settle_patience and max_epochs must be at least 1")
 
@@ -75,9 +79,10 @@ class Classify:
     """Cross-entropy over one task's classes."""
 
     classes: int
+    label_smoothing: float = 0.0
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits, y)
+        return nn.functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
 
     def correct(self, logits: Tensor, y: Tensor) -> Tensor:
         return logits.argmax(1) == y

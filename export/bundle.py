@@ -19,7 +19,7 @@ from export.graph import ONNX_INPUTS, OPSET, OUTPUTS, write_onnx, write_torchscr
 
 Format = Literal["onnx", "torchscript"]
 
-SCHEMA = "1.0.0"
+SCHEMA = "1.1.0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}
 
@@ -50,6 +50,8 @@ def describe(
     net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int
 ) -> dict[str, Any]:
     """What ``bundle.json`` says."""
+    routing = net.learned.routing
+    assert routing is not None, "prepare() refuses a network that can't route"
     digests, reports = net.digests(), net.metadata.get("report", {})
     return {
         "schema": SCHEMA,
@@ -74,7 +76,7 @@ def describe(
             }
             for t in net.tasks
         ],
-        "routing": {"rule": "hard"},
+        "routing": {"rule": routing.decision, **routing.to_json()},
         "tools": _tools(format),
     }
 

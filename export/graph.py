@@ -44,7 +44,7 @@ def example(net: EideticNetwork, rows: int = 3) -> tuple[Tensor, Tensor, Tensor]
 def prepare(net: EideticNetwork) -> Graph:
     """A graph whose frozen weights were just checked. Raises if there is no router yet."""
     net.verify()
-    if net.learned.router() is None:
+    if net.learned.routing is None:
         raise NotReadyError("the network has no router for its present tasks; call fit_router first")
     return Graph(net).eval()
 

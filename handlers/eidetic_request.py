@@ -56,7 +56,7 @@ def parse(body: Any, bundle: dict[str, Any]) -> Request:
         raise BadRequest("data", 'give either "data" (one instance) or "instances" (a list of them)')
     many = "instances" in fields
     x = _instances(fields["instances"], bundle) if many else _one(fields["data"], bundle)
-    return Request(x, _task(fields.get("task"), bundle), _threshold(fields.get("threshold")), many)
+    return Request(x, _task(fields.get("task"), bundle), _threshold(fields.get("threshold"), bundle), many)
 
 
 def _json_object(body: Any) -> dict[str, Any]:
@@ -144,9 +144,10 @@ def _task(value: Any, bundle: dict[str, Any]) -> int:
     return names.index(value)
 
 
-def _threshold(value: Any) -> float:
+def _threshold(value: Any, bundle: dict[str, Any]) -> float:
+    """What was sent, else the calibrated threshold of the bundle, which is 0 if nobody asked for one."""
     if value is None:
-        return 0.0
+        return float(bundle.get("routing", {}).get("threshold", 0.0))
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise BadRequest("threshold", f"is {str(value)[:100]}; expected a number from 0 to 1")
     return float(value)

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
-        {"torch", "numpy", "scipy", "sklearn", "rich", "onnxruntime"},
+        {"torch", "numpy", "scipy", "sklearn", "rich", "onnxruntime", "matplotlib"},
     ),
 }
 # What serving may use of export: the reader of archives, which imports no torch.

@@ -37,9 +37,11 @@ from eideticnet.rules.shapes import (
     ReshapeRule,
     UnsqueezeRule,
 )
+from eideticnet.rules.taps import TapsRule, tapped
 
 RULES: dict[str, Rule] = {
     "linear": LinearRule(),
+    "taps": TapsRule(),
     "conv": ConvRule(),
     "grouped_conv": GroupedConvRule(),
     "embedding": EmbeddingRule(),
@@ -98,6 +100,11 @@ _LISTED = {
         mul.Scalar div.Scalar maximum.default minimum.default""",
 }
 OPERATIONS = {f"aten.{name}": rule for rule, names in _LISTED.items() for name in names.split()}
+
+
+def with_taps(program: Program) -> Program:
+    """``program`` with a head that reads, beside the features, every value that a layer reads."""
+    return tapped(program, [n for s in program.steps if RULES[s.rule].reads_prefix for n in s.inputs])
 
 
 def producers(program: Program, group: str) -> list[Step]:

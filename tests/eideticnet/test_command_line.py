@@ -134,6 +134,38 @@ def test_old_data_that_can_not_be_found_is_named_before_anything_is_trained(proj
     assert (project / "runs/mine/network.json").read_bytes() == before
 
 
+KEPT = """
+memory = 10
+validation = 0.2
+[routing]
+router = "taps"
+decision = "joint"
+false_rejections = 0.1
+[trunk]"""
+
+
+def test_a_run_that_keeps_examples_learns_on_without_the_old_files(project, run):
+    (project / "config.toml").write_text(CONFIG.replace("[trunk]", KEPT))
+    run("train", "config.toml")
+    fitted = EideticNetwork.load(project / "runs/mine").learned.routing
+    assert (fitted.router, fitted.decision, fitted.false_rejections) == ("taps", "joint", 0.1)
+    assert fitted.threshold > 0
+    (project / "birds.npz").unlink()
+    run("add-task", "runs/mine", "more.toml")
+    net = EideticNetwork.load(project / "runs/mine")
+    assert [len(t.memory.x) for t in net.tasks] == [10, 10, 10]
+    assert net.learned.routing is not None
+
+
+def test_a_run_that_keeps_moments_needs_no_old_file_and_no_neuron_for_its_router(project, run):
+    kept = 'moments = 16\n[routing]\nrouter = "moments"\n[trunk]'
+    (project / "config.toml").write_text(CONFIG.replace("[trunk]", kept))
+    run("train", "config.toml")
+    (project / "birds.npz").unlink()
+    assert "router: 0 of 24" in run("add-task", "runs/mine", "more.toml").stdout
+    assert EideticNetwork.load(project / "runs/mine").learned.routing.router == "moments"
+
+
 def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
     code = (
         "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"

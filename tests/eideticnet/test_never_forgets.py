@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from trunks import FEATURES, TRUNKS
 
-from eideticnet import EideticNetwork, Pruning, Training
+from eideticnet import EideticNetwork, Pruning, Routing, Training
+from eideticnet.routing import RouterKind
 
 
 class OneForAll:
@@ -57,7 +59,7 @@ def disturb(net, factory):
         optimizer.step()
         optimizer.zero_grad(set_to_none=False)
         optimizer.step()
-    if net.learned.router() is not None:
+    if net.learned.routing is not None:
         net(torch.randn(4, FEATURES))
     for module in net.modules():
         module.training = True
@@ -74,10 +76,11 @@ def disturb(net, factory):
     score=st.sampled_from(["l1", "l2", "taylor", "hybrid", "random"]),
     step=st.floats(0.1, 0.6),
     route_between=st.booleans(),
+    routers=st.lists(st.sampled_from(get_args(RouterKind)), min_size=1, max_size=3),
     seed=st.integers(0, 10_000),
 )
 def test_earlier_tasks_never_change_by_one_bit(
-    trunk, widths, classes, optimizer, keep, score, step, route_between, seed
+    trunk, widths, classes, optimizer, keep, score, step, route_between, routers, seed
 ):
     net = EideticNetwork(trunk(widths), torch.zeros(2, FEATURES), seed=seed)
     factory = keep(OPTIMIZERS[optimizer])
@@ -87,12 +90,20 @@ def test_earlier_tasks_never_change_by_one_bit(
     for i, count in enumerate(classes):
         loader = task_loader(seed + i, count)
         net.train_task(
-            f"task {i}", loader, names(count), pruning=pruning, training=training, when_full="reuse"
+            f"task {i}",
+            loader,
+            names(count),
+            pruning=pruning,
+            training=training,
+            when_full="reuse",
+            moments=8,
         )
         disturb(net, factory)
         if route_between or i == len(classes) - 1:
             loaders = {t.name: task_loader(seed + j, len(t.classes)) for j, t in enumerate(net.tasks)}
-            net.fit_router(loaders, pruning=pruning, training=training, when_full="reuse")
+            router = routers[i % len(routers)]
+            routing = Routing(router, "entropy" if router == "none" else "joint", pruning)
+            net.fit_router(loaders, routing=routing, training=training, when_full="reuse")
             disturb(net, factory)
         for name, logits in before.items():
             assert torch.equal(net.task_logits(x, name), logits), name

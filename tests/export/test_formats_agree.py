@@ -15,7 +15,7 @@ from nets import LIGHT, QUICK, held_out, names, task_loader, trained
 from tolerances import EXPORTED
 from trunks import TRUNKS
 
-from eideticnet import EideticNetwork, NotReadyError
+from eideticnet import EideticNetwork, NotReadyError, Routing
 from export.bundle import write_bundle
 from export.errors import ExportError
 
@@ -66,6 +66,35 @@ def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, sca
             assert_agree(net, run, x[clear], task[clear], threshold[clear])
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "routing",
+    [
+        Routing("linear", "joint"),
+        Routing("taps", "joint"),
+        Routing("moments", "hard"),
+        Routing("none", "entropy"),
+        Routing("block", "joint", false_rejections=0.3),
+    ],
+    ids=lambda r: f"{r.router}-{r.decision}",
+)
+def test_every_router_and_decision_is_in_the_graph(routing, format, tmp_path):
+    net = trained(3, router=False, moments=16)
+    loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
+    net.fit_router(loaders, routing=routing, training=QUICK, validation=loaders)
+    run, x = exported(net, tmp_path / format, format), held_out(30)
+    best = net(x).task_probs.topk(2, 1).values
+    x = x[best[:, 0] - best[:, 1] > EXPORTED]
+    assert len(x) > 10
+    assert_agree(net, run, x, torch.arange(len(x)) % 4 - 1, torch.zeros(len(x)))
+    bundle = json.loads((tmp_path / format / "bundle.json").read_text())
+    assert bundle["routing"]["rule"] == routing.decision
+    assert bundle["routing"]["threshold"] == net.learned.routing.threshold
+    default = torch.full((len(x),), bundle["routing"]["threshold"])
+    answered = run(x.numpy(), np.full(len(x), -1), default.numpy())["task"]
+    assert answered.tolist() == net(x).task.tolist()
+
+
 @pytest.fixture(scope="module")
 def agreeing(tmp_path_factory):
     net, folder = trained(3), tmp_path_factory.mktemp("agreeing")
@@ -102,7 +131,6 @@ def test_the_frozen_tasks_logits_in_onnx_do_not_change_when_a_task_is_added(tmp_
     net.fit_router(
         {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)},
         training=QUICK,
-        pruning=LIGHT,
     )
     after = exported(net, tmp_path / "three", "onnx")
     for task in (0, 1):
@@ -144,7 +172,13 @@ def _parts(net, classes):
     from eideticnet.learned import Learned
 
     tasks = [replace(net.tasks[0], classes=classes)]
-    return net.program, net.inputs, net.seed, Learned(tasks, net.learned.blocks.values()), {}
+    return (
+        net.program,
+        net.inputs,
+        net.seed,
+        Learned(tasks, net.learned.blocks.values(), net.learned.routing),
+        {},
+    )
 
 
 def test_exporting_says_nothing_on_standard_error(tmp_path, capfd):

@@ -28,6 +28,12 @@ def test_one_instance_becomes_an_array_of_one_row():
     assert (request.task, request.threshold, request.many) == (-1, 0.0, False)
 
 
+def test_a_calibrated_threshold_counts_where_the_request_names_none():
+    bundle = {**BUNDLE, "routing": {"rule": "hard", "threshold": 0.25}}
+    assert parse(body(data=GOOD), bundle).threshold == 0.25
+    assert parse(body(data=GOOD, threshold=0), bundle).threshold == 0.0
+
+
 def test_many_instances_become_one_array():
     request = parse(body(instances=[GOOD, GOOD], task="ünïcode", threshold=0.5), BUNDLE)
     assert request.x.shape == (2, 2, 2)

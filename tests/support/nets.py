@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from trunks import FEATURES, Mlp
 
-from eideticnet import EideticNetwork, Pruning, Training, batches
+from eideticnet import EideticNetwork, Pruning, Routing, Training, batches
 from eideticnet.data import Loader
 
 QUICK = Training(partial(torch.optim.Adam, lr=2e-2), patience=1, settle_patience=1, max_epochs=3)
@@ -71,7 +71,7 @@ def _trained(
 def fit(net: EideticNetwork) -> None:
     """Fit the router on the data of all of the network's random tasks."""
     loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
-    net.fit_router(loaders, training=QUICK, pruning=LIGHT, when_full="reuse")
+    net.fit_router(loaders, training=QUICK, routing=Routing(pruning=LIGHT), when_full="reuse")
 
 
 def held_out(rows: int = 9) -> Tensor:

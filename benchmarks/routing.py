@@ -1,0 +1,96 @@
+"""``make bench-routing``: every router, decision and memory, on digits and on MNIST in five tasks.
+
+Each seed's training part is split once more: everything is trained on the rest, choices and
+calibration are made on the validation part, test data is read once. The rule for the default: of
+the routers that learn from all data, the pair of router and decision with the highest validation
+accuracy, as the mean over the problems; K = 0 likewise among those that have no data at all. The
+plain net on all classes gets the same rows and the same recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.problems import problems
+from benchmarks.report import interval, publish
+from benchmarks.routers import run
+from benchmarks.routing_report import draw, table
+
+Results = dict[str, list[dict[str, Any]]]
+"""For each problem what ``run`` found, seed by seed."""
+Key = tuple[str, str, str]
+"""Router, decision, data."""
+KEYS = ("router", "decision", "data")
+
+
+def column(result: Sequence[dict[str, Any]], key: Key, what: str) -> list[float]:
+    """One figure of one row of the table, for each seed."""
+    return [float(r[what]) for seed in result for r in seed["rows"] if tuple(r[k] for k in KEYS) == key]
+
+
+def choose(results: Results, data: str) -> Key:
+    """The row with the highest validation accuracy among those that learn from ``data``."""
+    first = next(iter(results.values()))[0]["rows"]
+    candidates = [tuple(row[k] for k in KEYS) for row in first if row["data"] == data]
+    return max(candidates, key=lambda key: mean(mean(column(r, key, "validation")) for r in results.values()))
+
+
+def mean(values: Iterable[float]) -> float:
+    """The arithmetic mean."""
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
+    """Means over the seeds with their 95 % intervals, differences paired by seed."""
+    found: dict[str, float] = {}
+    for name, result in results.items():
+        plain = [seed["plain"]["test"] for seed in result]
+        routed, blind = column(result, default, "test"), column(result, without, "test")
+        columns = {
+            "oracle": [seed["oracle"] for seed in result],
+            "routed": routed,
+            "plain": plain,
+            "routed_minus_plain": [a - b for a, b in zip(routed, plain, strict=True)],
+            "memory0.routed": blind,
+            "memory0.routed_minus_plain": [a - b for a, b in zip(blind, plain, strict=True)],
+            "ece.before": column(result, default, "ece_before"),
+            "ece": column(result, default, "ece"),
+            **unknowns(result, default),
+        }
+        for key, values in columns.items():
+            found |= {f"{name}.{key}": mean(values), f"{name}.{key}.ci95": interval(values)}
+        found[f"{name}.drift"] = max(seed["drift"] for seed in result)
+    return found
+
+
+def unknowns(result: Sequence[dict[str, Any]], default: Key) -> dict[str, list[float]]:
+    """Shares of the known and of the unknown task's inputs that the default rejects."""
+    mine = [r for seed in result for r in seed["unknown"] if (r["router"], r["decision"]) == default[:2]]
+    if not mine:
+        return {}
+    return {f"unknown.{what}": [r[what] for r in mine] for what in ("false_rejections", "rejected")}
+
+
+def main() -> None:
+    """Run all seeds, or read them from the cache; publish figures, table and plot."""
+    torch.set_num_threads(1)
+    results: Results = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        for problem in problems():
+            for seed in progress.track(problem.seeds, description=problem.name):
+                results.setdefault(problem.name, []).append(run(problem, seed))
+    default, without = choose(results, "all"), choose(results, "none")
+    details = {"default": default, "memory0": without, "seeds": results}
+    table(results, default, without)
+    draw(results)
+    publish("routing", figures(results, default, without), details)
+
+
+if __name__ == "__main__":
+    main()

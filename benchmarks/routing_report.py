@@ -1,0 +1,100 @@
+"""The table and the picture of ``make bench-routing``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+
+from benchmarks.report import RESULTS, interval
+
+mpl.use("agg")
+from matplotlib import pyplot as plt
+
+HEAD = """# Routing
+
+Accuracy with the task found by the network, in percent, mean over the seeds ± 95 % interval.
+`make bench-routing` writes this table; choices are made by the validation column. ECE: expected
+calibration error of the task's probability on test data, without and with calibration. Data: what
+the router learns from; with a memory, that and all of the newest task's.
+"""
+
+
+def cell(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and interval in percent."""
+    return f"{100 * sum(values) / len(values):.{digits}f} ± {100 * interval(values):.{digits}f}"
+
+
+def table(results: dict[str, list[dict[str, Any]]], default: Sequence[str], without: Sequence[str]) -> None:
+    """Write ``results/routing.md``."""
+    lines = [HEAD]
+    for name, result in results.items():
+        lines += [f"## {name}, {len(result)} seeds", "", *_rows(result, default, without), ""]
+        lines += [
+            "Four tasks learned, the fifth unknown, the threshold calibrated for 1 % false rejections:",
+            "",
+        ]
+        lines += [*_unknown(result), ""]
+    (RESULTS / "routing.md").write_text("\n".join(lines))
+
+
+def _rows(result: list[dict[str, Any]], default: Sequence[str], without: Sequence[str]) -> list[str]:
+    lines = [
+        "| router | decision | data | validation | test | minus plain | ECE before, after | own neurons |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    plain = [seed["plain"]["test"] for seed in result]
+    for i, row in enumerate(result[0]["rows"]):
+        mine = [seed["rows"][i] for seed in result]
+        key = [row["router"], row["decision"], row["data"]]
+        mark = " **(default)**" if key == list(default) else " **(K = 0)**" if key == list(without) else ""
+        difference = [r["test"] - p for r, p in zip(mine, plain, strict=True)]
+        lines.append(
+            f"| {row['router']}{mark} | {row['decision']} | {row['data']} "
+            f"| {cell([r['validation'] for r in mine])} | {cell([r['test'] for r in mine])} "
+            f"| {cell(difference)} "
+            f"| {_mean(mine, 'ece_before'):.4f}, {_mean(mine, 'ece'):.4f} | {_mean(mine, 'neurons'):.0f} |"
+        )
+    validation = cell([seed["plain"]["validation"] for seed in result])
+    lines.append(f"| plain net, all classes at once | | all | {validation} | {cell(plain)} | | | |")
+    lines.append(f"| task given (oracle) | | | | {cell([seed['oracle'] for seed in result])} | | | |")
+    return lines
+
+
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    return float(sum(r[key] for r in rows) / len(rows))
+
+
+def _unknown(result: list[dict[str, Any]]) -> list[str]:
+    lines = ["| router | decision | known rejected | unknown rejected |", "|---|---|---|---|"]
+    for i, row in enumerate(result[0]["unknown"]):
+        mine = [seed["unknown"][i] for seed in result]
+        shares = " | ".join(cell([r[k] for r in mine], 1) for k in ("false_rejections", "rejected"))
+        lines.append(f"| {row['router']} | {row['decision']} | {shares} |")
+    return lines
+
+
+def draw(results: dict[str, list[dict[str, Any]]]) -> None:
+    """Write ``results/routing.svg``: test accuracy of each row, the plain net's as a line."""
+    figure, axes = plt.subplots(1, len(results), figsize=(7 * len(results), 7), squeeze=False)
+    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+        labels, means, widths = [], [], []
+        for i, row in enumerate(result[0]["rows"]):
+            values = [100 * seed["rows"][i]["test"] for seed in result]
+            labels.append(f"{row['router']}, {row['decision']}, {row['data']}")
+            means.append(sum(values) / len(values))
+            widths.append(interval(values))
+        places = range(len(labels))
+        axis.errorbar(means, places, xerr=widths, fmt="o", capsize=3)
+        axis.axvline(
+            100 * sum(s["plain"]["test"] for s in result) / len(result), color="gray", label="plain net"
+        )
+        axis.set_yticks(places, labels)
+        axis.invert_yaxis()
+        axis.set_xlabel("test accuracy, task found by the network, %")
+        axis.set_title(name)
+        axis.legend(loc="lower left")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "routing.svg", metadata={"Date": None})
+    plt.close(figure)

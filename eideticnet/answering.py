@@ -1,0 +1,123 @@
+"""A network that answers: what it has learned, one pass of the trunk, its proof and its checkpoint."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from eideticnet import checkpoint
+from eideticnet.errors import DataError, NotReadyError
+from eideticnet.inputs import Inputs
+from eideticnet.learned import Learned, Task
+from eideticnet.program import HEAD, Program
+from eideticnet.routing import Output, answer, decide
+
+Network = TypeVar("Network", bound="Answering")
+
+
+class Answering(nn.Module):
+    """What was ``learned`` of a trunk, the ``program``, about inputs of one kind."""
+
+    program: Program
+    inputs: Inputs
+    seed: int
+    learned: Learned
+    metadata: dict[str, Any]
+    _anchor: Tensor
+
+    def _start(
+        self, program: Program, inputs: Inputs, seed: int, learned: Learned, metadata: dict[str, Any]
+    ) -> None:
+        self.program, self.inputs, self.seed = program, inputs, seed
+        self.learned, self.metadata = learned, metadata
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+
+    @classmethod
+    def restore(
+        cls: type[Network],
+        program: Program,
+        inputs: Inputs,
+        seed: int,
+        learned: Learned,
+        metadata: dict[str, Any],
+    ) -> Network:
+        """A network put together from its parts, as a checkpoint holds them."""
+        net = cls.__new__(cls)
+        nn.Module.__init__(net)
+        net._start(program, inputs, seed, learned, metadata)
+        return net
+
+    @property
+    def device(self) -> torch.device:
+        return self._anchor.device
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks learned so far, in order; an answer's ``task`` is an index into them."""
+        return self.learned.current()
+
+    def task(self, name: str, revision: int | None = None) -> Task:
+        """The task called ``name``; ``DataError`` that lists the known ones if there is none."""
+        tasks = self.tasks if revision is None else self.learned.tasks
+        for task in tasks:
+            if task.name == name and revision in (None, task.revision):
+                return task
+        known = ", ".join(repr(t.name if revision is None else t.label) for t in tasks) or "none"
+        wanted = f"{name!r}" if revision is None else f"{name!r}, revision {revision}"
+        raise DataError(f"no task {wanted}; known: {known}")
+
+    def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
+        """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.
+
+        ``task`` (N,) int64 pins rows to a task index, -1 (the default) lets the network choose;
+        ``threshold`` (N,) float32 turns a less confident routing into "none of mine", by default
+        the calibrated one where ``fit_router`` was asked for one; 0 always answers.
+        """
+        fitted = self.learned.routing
+        if fitted is None:
+            raise NotReadyError(
+                "no router knows the present tasks: call fit_router, or pin the task with "
+                "net.task_logits(x, name)"
+            )
+        rows = x.shape[0]
+        task = torch.full((rows,), -1, device=x.device) if task is None else task
+        if threshold is None:
+            threshold = torch.full((rows,), fitted.threshold, device=x.device)
+        heads, router = self.learned.votes(self.inputs.normalise(x))
+        return answer(heads, decide(fitted, heads, router), task, threshold)
+
+    def task_logits(self, x: Tensor, name: str, revision: int | None = None) -> Tensor:
+        """Logits (N, C) of one task for raw ``x``, running only what the task reads; those of the
+        revision that answers unless another is named."""
+        task = self.task(name, revision)
+        pieces = self.learned.pieces(self.inputs.normalise(x), self.learned.closure(task.owner))
+        return pieces[task.owner][HEAD]
+
+    def capacity(self) -> dict[str, dict[str, int]]:
+        """For each feature group: its ``total``, what each owner has, and what is ``free``."""
+        owned, table = self.learned.owned(), {}
+        names = {t.owner: t.label for t in self.learned.tasks}
+        for group, total in self.program.groups.items():
+            mine = {names.get(o, o): widths.get(group, 0) for o, widths in owned.items()}
+            table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
+        return table
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each task and revision by its label, over all that its logits depend on."""
+        return self.learned.digests(self.inputs, self.program)
+
+    def verify(self) -> None:
+        """Raise ``DamagedError`` if any frozen weight is not what it was when it was frozen."""
+        self.learned.verify()
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write a checkpoint, whole or not at all; a damaged network is not written."""
+        checkpoint.save(self, folder)
+
+    @classmethod
+    def load(cls: type[Network], folder: str | PathLike[str]) -> Network:
+        """Read a checkpoint; every tensor is compared with the SHA-256 of when it was frozen."""
+        return cls.restore(*checkpoint.load(folder))

@@ -1,0 +1,125 @@
+"""A router from no example at all: class means and one covariance of random features.
+
+The features never change (relu of a random projection of the input), so what was summed over an
+old task's data stays true for ever, and adding up task by task gives what all data at once would
+have given. From the sums follow the Gaussian classifier with one covariance for all classes, in
+closed form: no training, no order, nothing to forget.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from eideticnet.block import Block
+from eideticnet.data import Loader, seeded_pass
+from eideticnet.errors import DataError
+from eideticnet.inputs import Inputs
+from eideticnet.program import HEAD
+from eideticnet.seeding import seeded
+from eideticnet.tracing import trace
+
+SHRINKAGE = 0.01
+"""Share of the mean variance that is added to every variance: random features are nearly collinear."""
+SPREAD = 0.3
+"""Standard deviation of the random biases, where inputs and projections have about 1."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What is kept of the tasks' data: sums of D random features, no examples.
+
+    ``weight`` (D, F) and ``bias`` (D,) project normalised inputs, flattened; ``products`` (D, D)
+    sums the outer products over all rows; ``sums`` holds, by task owner, the sum of each class's
+    features and in the last column its rows, (C, D + 1). All sums are float64, on the CPU.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    products: Tensor
+    sums: Mapping[str, Tensor]
+
+    def features(self, x: Tensor) -> Tensor:
+        """(N, D) for normalised ``x`` (N, *shape)."""
+        return F.relu(F.linear(x.flatten(1), self.weight, self.bias))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name; ``from_tensors`` is the inverse."""
+        own = {"weight": self.weight, "bias": self.bias, "products": self.products}
+        return own | {f"sums.{owner}": sums for owner, sums in self.sums.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Moments:
+        sums = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith("sums.")}
+        return cls(tensors["weight"], tensors["bias"], tensors["products"], sums)
+
+
+@torch.no_grad()
+def gather(
+    known: Moments | None, owner: str, loader: Loader, classes: int, inputs: Inputs, features: int, seed: int
+) -> Moments:
+    """``known`` and the sums over one more task's data; the first task decides the projection."""
+    names = (seed, owner, "moments")
+    if inputs.dtype != "float32":
+        raise DataError("moments are kept of float32 inputs alone; keep examples (memory=K) instead")
+    if known is not None and len(known.bias) != features:
+        raise DataError(f"moments={features}, but {len(known.bias)} features were kept of earlier tasks")
+    if known is None:
+        known = _projection(loader, inputs, features, *names)
+    products, sums = known.products.clone(), torch.zeros(classes, len(known.bias) + 1, dtype=torch.double)
+    for x, y in seeded_pass(loader, *names):
+        z = known.features(inputs.normalise(x.cpu()))
+        products += (z.T @ z).double()
+        sums.index_add_(0, y.cpu(), F.pad(z, (0, 1), value=1.0).double())
+    return replace(known, products=products, sums={**known.sums, owner: sums})
+
+
+def _projection(loader: Loader, inputs: Inputs, features: int, *names: object) -> Moments:
+    """Random weights for inputs brought to mean 0 and variance 1, as the first task's data has them."""
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    for x, _ in seeded_pass(loader, *names):
+        x = inputs.normalise(x.cpu()).flatten(1).double()
+        count, total, square = count + len(x), total + x.sum(0), square + x.square().sum()
+    mean = total / count
+    variance = square / count / len(mean) - mean.square().mean()
+    with seeded(*names):
+        weight = torch.randn(features, len(mean), dtype=torch.double) / len(mean) ** 0.5
+        bias = SPREAD * torch.randn(features, dtype=torch.double)
+    weight = weight / variance.clamp_min(1e-12).sqrt()
+    nothing = torch.zeros(features, features, dtype=torch.double)
+    return Moments(weight.float(), (bias - weight @ mean).float(), nothing, {})
+
+
+def router_block(moments: Moments, owner: str, tasks: Sequence[str], inputs: Inputs) -> Block:
+    """The Gaussian classifier as an unfrozen block of its own small program; it reads no other.
+
+    Its logits are the log-likelihoods of the classes of ``tasks``, owners in order, each class as
+    likely as any other beforehand, up to a number that is the same for all.
+    """
+    sums = torch.cat([moments.sums[task] for task in tasks])
+    rows = sums[:, -1:].clamp_min(1.0)
+    means = sums[:, :-1] / rows
+    features = len(moments.bias)
+    within = (moments.products - (means * rows).T @ means) / rows.sum()
+    ridge = SHRINKAGE * within.trace() / features
+    weight = torch.linalg.solve(within + ridge * torch.eye(features, dtype=torch.double), means.T).T
+    bias = -0.5 * (weight * means).sum(1)
+    example = torch.zeros(2, *inputs.shape)
+    projection = _linear(moments.weight, moments.bias)
+    trunk = OrderedDict(flat=nn.Flatten(), random_features=projection, relu=nn.ReLU())
+    program = trace(nn.Sequential(trunk), example)
+    (group,) = program.groups
+    widths = {owner: {group: features, HEAD: len(means)}}
+    layers = {"random_features": projection, HEAD: _linear(weight.float(), bias.float())}
+    return Block(program, owner, (), widths, layers)
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.load_state_dict({"weight": weight.clone(), "bias": bias.clone()}, assign=True)
+    return layer

@@ -1,0 +1,28 @@
+"""The head of a router that reads all layers. No trunk has it; it is put into a program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from eideticnet.program import Program, Step
+from eideticnet.rules.mixing import LinearRule
+
+
+class TapsRule(LinearRule):
+    """A Linear over several values side by side, each averaged over what are not its features."""
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        pairs = zip(inputs, step.options["dims"], strict=True)
+        flat = [x if x.ndim == 2 else x.movedim(dim, 1).flatten(2).mean(2) for x, dim in pairs]
+        return super().run(step, layer, [torch.cat(flat, 1)], training)
+
+
+def tapped(program: Program, values: list[str]) -> Program:
+    """``program`` with a head that reads ``values`` beside the features."""
+    *steps, head = program.steps
+    inputs = tuple(dict.fromkeys(n for n in (*values, *head.inputs) if not program.features[n].raw))
+    options = {**head.options, "dims": [program.features[n].dim for n in inputs]}
+    return Program((*steps, replace(head, rule="taps", inputs=inputs, options=options)), program.groups)
