@@ -150,7 +150,7 @@ class EideticNetwork(nn.Module):
         task = Task(name, owner, tuple(classes), probes, kept)
         sums = self.learned.moments
         if moments:
-            sums = gather(sums, owner, loader, len(classes), self.inputs, moments, self.seed)
+            sums = gather(sums, name, loader, len(classes), self.inputs, moments, self.seed, owner)
         self.learned.verify()
         self.learned = self.learned.with_task(task, block, sums)
         return task

@@ -46,13 +46,13 @@ def _kept(task: Task) -> Loader:
 def moments_router(learned: Learned, inputs: Inputs) -> Block:
     """The frozen router that follows from the moments that were kept of every task."""
     known = {} if learned.moments is None else learned.moments.sums
-    missing = [task.name for task in learned.tasks if task.owner not in known]
+    missing = [task.name for task in learned.tasks if task.name not in known]
     if learned.moments is None or missing:
         raise DataError(
             f"no moments were kept of {missing}: learn tasks with train_task(..., moments=1024), or "
             "fit another router"
         )
-    block = router_block(learned.moments, ROUTER, [task.owner for task in learned.tasks], inputs)
+    block = router_block(learned.moments, ROUTER, [task.name for task in learned.tasks], inputs)
     block.freeze()
     return block
 
