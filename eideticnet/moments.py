@@ -35,7 +35,7 @@ class Moments:
     """What is kept of the tasks' data: sums of D random features, no examples.
 
     ``weight`` (D, F) and ``bias`` (D,) project normalised inputs, flattened; ``products`` (D, D)
-    sums the outer products over all rows; ``sums`` holds, by task owner, the sum of each class's
+    sums the outer products over all rows; ``sums`` holds, by task name, the sum of each class's
     features and in the last column its rows, (C, D + 1). All sums are float64, on the CPU.
     """
 
@@ -51,7 +51,7 @@ class Moments:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name; ``from_tensors`` is the inverse."""
         own = {"weight": self.weight, "bias": self.bias, "products": self.products}
-        return own | {f"sums.{owner}": sums for owner, sums in self.sums.items()}
+        return own | {f"sums.{name}": sums for name, sums in self.sums.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Moments:
@@ -61,10 +61,16 @@ class Moments:
 
 @torch.no_grad()
 def gather(
-    known: Moments | None, owner: str, loader: Loader, classes: int, inputs: Inputs, features: int, seed: int
+    known: Moments | None,
+    task: str,
+    loader: Loader,
+    classes: int,
+    inputs: Inputs,
+    features: int,
+    *seed: object,
 ) -> Moments:
     """``known`` and the sums over one more task's data; the first task decides the projection."""
-    names = (seed, owner, "moments")
+    names = (*seed, "moments")
     if inputs.dtype != "float32":
         raise DataError("moments are kept of float32 inputs alone; keep examples (memory=K) instead")
     if known is not None and len(known.bias) != features:
@@ -76,7 +82,7 @@ def gather(
         z = known.features(inputs.normalise(x.cpu()))
         products += (z.T @ z).double()
         sums.index_add_(0, y.cpu(), F.pad(z, (0, 1), value=1.0).double())
-    return replace(known, products=products, sums={**known.sums, owner: sums})
+    return replace(known, products=products, sums={**known.sums, task: sums})
 
 
 def _projection(loader: Loader, inputs: Inputs, features: int, *names: object) -> Moments:
@@ -98,7 +104,7 @@ def _projection(loader: Loader, inputs: Inputs, features: int, *names: object) -
 def router_block(moments: Moments, owner: str, tasks: Sequence[str], inputs: Inputs) -> Block:
     """The Gaussian classifier as an unfrozen block of its own small program; it reads no other.
 
-    Its logits are the log-likelihoods of the classes of ``tasks``, owners in order, each class as
+    Its logits are the log-likelihoods of the classes of ``tasks``, names in order, each class as
     likely as any other beforehand, up to a number that is the same for all.
     """
     sums = torch.cat([moments.sums[task] for task in tasks])

@@ -51,14 +51,13 @@ def _kept(task: Task) -> Loader:
 def moments_router(learned: Learned, inputs: Inputs) -> Block:
     """The frozen router that follows from the moments that were kept of every task."""
     known = {} if learned.moments is None else learned.moments.sums
-    owners = {task.name: learned.revisions(task.name)[0].owner for task in learned.current()}
-    missing = [name for name, owner in owners.items() if owner not in known]
+    missing = [task.name for task in learned.current() if task.name not in known]
     if learned.moments is None or missing:
         raise DataError(
             f"no moments were kept of {missing}: learn tasks with train_task(..., moments=1024), or "
             "fit another router"
         )
-    block = router_block(learned.moments, ROUTER, list(owners.values()), inputs)
+    block = router_block(learned.moments, ROUTER, [task.name for task in learned.current()], inputs)
     block.freeze()
     return block
 

@@ -156,7 +156,9 @@ def complete(
     )
     reports = evaluate(net, {name: d.test for name, d in data.items()})
     net.metadata = {**net.metadata, "report": {name: asdict(r) for name, r in reports.items()}}
-    history.router_learned(reports, config.router_pruning and config.router_pruning.threshold)
+    history.router_learned(
+        reports, None if config.router_pruning is None else config.router_pruning.threshold
+    )
     net.save(folder)
     journal.remove()
     display.finished(f"router: {_neurons(net, 'router')}")
