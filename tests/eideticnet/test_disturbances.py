@@ -10,7 +10,7 @@ from nets import LIGHT, QUICK, held_out, names, task_loader, trained
 from torch import nn
 from zoo_nets import add, fit, zoo_inputs, zoo_loader, zoo_net
 
-from eideticnet import DamagedError, DataError, DivergedError, EideticNetwork, Pruning, Training
+from eideticnet import DamagedError, DataError, DivergedError, EideticNetwork, Pruning, Routing, Training
 
 KINDS = ["residual", "lstm", "transformer", "separable", "gru both ways", "grouped"]
 
@@ -146,7 +146,8 @@ def interrupts_in_every_phase(net, kind):
             add(net, kind, 2, report=stop)
         with pytest.raises(KeyboardInterrupt):
             loaders = {t.name: zoo_loader(kind, i) for i, t in enumerate(net.tasks)}
-            net.fit_router(loaders, training=QUICK, pruning=LIGHT, when_full="reuse", report=stop)
+            options = {"training": QUICK, "routing": Routing(pruning=LIGHT), "when_full": "reuse"}
+            net.fit_router(loaders, **options, report=stop)
         assert net.learned is before
 
 

@@ -7,7 +7,7 @@ import torch
 from foreign import FOREIGN, pixels
 from nets import LIGHT, QUICK, names
 
-from eideticnet import EideticNetwork, batches
+from eideticnet import EideticNetwork, Routing, batches
 from eideticnet.block import Block
 from eideticnet.program import HEAD
 from eideticnet.tracing import as_named
@@ -34,7 +34,9 @@ def test_two_tasks_are_learned_on_a_trunk_of_somebody_else(kind):
     net.train_task("first", loader(0, size), names(2), **options)
     logits, digest = net.task_logits(x, "first"), net.digests()["first"]
     net.train_task("second", loader(1, size), names(2), **options)
-    net.fit_router({"first": loader(0, size), "second": loader(1, size)}, when_full="reuse", **options)
+    loaders = {"first": loader(0, size), "second": loader(1, size)}
+    routing = Routing(pruning=options["pruning"])
+    net.fit_router(loaders, training=options["training"], routing=routing, when_full="reuse")
     assert torch.equal(net.task_logits(x, "first"), logits)
     assert net.digests()["first"] == digest
     assert net(x).task.shape == (5,)

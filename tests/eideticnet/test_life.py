@@ -10,7 +10,7 @@ from trunks import FEATURES, TRUNKS, Mlp, Residual
 from zoo import ZOO
 from zoo_nets import add, zoo_inputs, zoo_net
 
-from eideticnet import CapacityError, DataError, EideticNetwork
+from eideticnet import CapacityError, DataError, EideticNetwork, Routing
 from eideticnet.models import mlp
 from eideticnet.program import HEAD
 
@@ -123,7 +123,7 @@ def test_widening_adds_free_neurons_and_changes_no_bit(tmp_path):
     fitted.fit_router(
         {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)},
         training=QUICK,
-        pruning=LIGHT,
+        routing=Routing(pruning=LIGHT),
         when_full="widen",
     )
     assert_equals_twin(fitted, lambda: Mlp([fitted.program.groups[g] for g in ("layers.0", "layers.4")]), x)

@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from nets import names, task_loader, trained
 
-from eideticnet import EideticNetwork, Journal, Pruning, Training
+from eideticnet import EideticNetwork, Journal, Pruning, Routing, Training
 
 STEPS = [0]
 """Optimizer steps taken in this process."""
@@ -59,12 +59,12 @@ def learn(
 ) -> EideticNetwork:
     """A second task, or a router for the first, through BatchNorm and Dropout."""
     training = Training(OPTIMIZERS[optimizer], patience=1, settle_patience=2, max_epochs=4)
-    options: dict[str, Any] = {"training": training, "pruning": pruning, "report": report, "journal": journal}
+    options: dict[str, Any] = {"training": training, "report": report, "journal": journal}
     net, STEPS[0] = net or copy.deepcopy(begun()), 0
     if routing:
-        net.fit_router({"task 0": task_loader(0)}, **options)
+        net.fit_router({"task 0": task_loader(0)}, routing=Routing(pruning=pruning), **options)
     else:
-        net.train_task("second", task_loader(2, 3), names(3), **options)
+        net.train_task("second", task_loader(2, 3), names(3), pruning=pruning, **options)
     return net
 
 

@@ -10,7 +10,7 @@ from nets import LIGHT, QUICK, names
 from torch import Tensor
 from zoo import ZOO
 
-from eideticnet import EideticNetwork, batches
+from eideticnet import EideticNetwork, Routing, batches
 from eideticnet.data import Loader
 
 
@@ -49,7 +49,7 @@ def add(net: EideticNetwork, kind: str, number: int, **options: object) -> None:
 
 def fit(net: EideticNetwork, kind: str) -> None:
     loaders = {t.name: zoo_loader(kind, i) for i, t in enumerate(net.tasks)}
-    net.fit_router(loaders, training=QUICK, pruning=LIGHT, when_full="reuse")
+    net.fit_router(loaders, training=QUICK, routing=Routing(pruning=LIGHT), when_full="reuse")
 
 
 def zoo_inputs(kind: str, rows: int = 9) -> Tensor:
