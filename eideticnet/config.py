@@ -112,7 +112,9 @@ class RoutingConfig(_Section):
 class TaskConfig(_Section):
     """``data`` is an ``.npz`` or ``.safetensors`` file with ``x`` and ``y``, or a
     ``module:callable`` that returns ``(x, y)`` or a Dataset; ``test`` likewise, where held-out
-    data is not to be split off."""
+    data is not to be split off. ``reads`` names the earlier tasks to build on, by default all, or
+    does so by layer; ``pretrained`` is a ``module:callable`` that returns the trunk with the weights
+    that the first task starts from."""
 
     name: str
     classes: tuple[str, ...]
@@ -120,6 +122,8 @@ class TaskConfig(_Section):
     arguments: dict[str, Any] = {}
     test: str | None = None
     test_arguments: dict[str, Any] = {}
+    reads: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
+    pretrained: str | None = None
 
     @field_validator("classes")
     @classmethod
@@ -149,7 +153,7 @@ class Config(_Section):
     memory: int = Field(0, ge=0)
     moments: int = Field(0, ge=0)
     probes: Literal["real", "synthetic"] = "synthetic"
-    when_full: Literal["refuse", "reuse"] = "refuse"
+    when_full: Literal["refuse", "reuse", "widen"] = "refuse"
     training: TrainingConfig = TrainingConfig()
     pruning: PruningConfig = PruningConfig()
     routing: RoutingConfig = RoutingConfig()

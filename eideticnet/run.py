@@ -187,6 +187,8 @@ def _learn(
         pruning=config.pruning.build(),
         training=config.training.build(),
         when_full=config.when_full,
+        reads=task.reads,
+        pretrained=None if task.pretrained is None else resolve(task.pretrained)(),
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         memory=config.memory,
         moments=config.moments,

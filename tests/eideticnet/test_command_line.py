@@ -231,7 +231,9 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
     process = subprocess.Popen(
         command, cwd=project, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    time.sleep(8)
+    deadline = time.monotonic() + 60
+    while not (project / "runs/mine/journal.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.2)  # it is training once there is a journal
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode != 0
@@ -347,3 +349,16 @@ def test_labels_that_would_have_to_be_bent_are_refused(project, run, y, words):
     x, _ = task_data(1, 2, 60)
     np.savez(project / "birds.npz", x=x.numpy(), y=np.array(y))
     assert words in run("train", "config.toml", check=False).stderr
+
+
+def test_a_configuration_may_say_what_a_task_reads_and_where_the_first_one_starts(project, run):
+    (project / "trained.py").write_text(
+        "import torch\nfrom my_trunk import build\n"
+        "def trunk():\n    torch.manual_seed(5)\n    return build(24)\n"
+    )
+    config = CONFIG.replace('data = "birds.npz"', 'data = "birds.npz"\npretrained = "trained:trunk"')
+    config = config.replace('data = "fish.safetensors"', 'data = "fish.safetensors"\nreads = []')
+    (project / "config.toml").write_text(f'when_full = "widen"\n{config}')
+    run("train", "config.toml", "--out", "reads")
+    net = EideticNetwork.load(project / "reads")
+    assert net.learned.block("t1").reads == ()

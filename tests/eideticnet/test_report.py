@@ -39,6 +39,9 @@ settle_patience = 2
 [pruning]
 step = 0.5
 threshold = 0.3
+[router_pruning]
+step = 0.5
+threshold = 0.3
 [[tasks]]
 name = '<b>&" $x_1$'
 classes = ["owl", "</td>"]
