@@ -34,9 +34,10 @@ def column(result: Sequence[dict[str, Any]], key: Key, what: str) -> list[float]
 
 
 def choose(results: Results, data: str) -> Key:
-    """The row with the highest validation accuracy among those that learn from ``data``."""
-    first = next(iter(results.values()))[0]["rows"]
-    candidates = [tuple(row[k] for k in KEYS) for row in first if row["data"] == data]
+    """The row with the highest validation accuracy among those that learn from ``data`` on every
+    problem."""
+    keys = [[tuple(row[k] for k in KEYS) for row in r[0]["rows"]] for r in results.values()]
+    candidates = [key for key in keys[0] if key[2] == data and all(key in others for others in keys)]
     return max(candidates, key=lambda key: mean(mean(column(r, key, "validation")) for r in results.values()))
 
 
