@@ -34,9 +34,10 @@ def column(result: Sequence[dict[str, Any]], key: Key, what: str) -> list[float]
 
 
 def choose(results: Results, data: str) -> Key:
-    """The row with the highest validation accuracy among those that learn from ``data``."""
-    first = next(iter(results.values()))[0]["rows"]
-    candidates = [tuple(row[k] for k in KEYS) for row in first if row["data"] == data]
+    """The row with the highest validation accuracy among those that learn from ``data`` on every
+    problem."""
+    keys = [[tuple(row[k] for k in KEYS) for row in r[0]["rows"]] for r in results.values()]
+    candidates = [key for key in keys[0] if key[2] == data and all(key in others for others in keys)]
     return max(candidates, key=lambda key: mean(mean(column(r, key, "validation")) for r in results.values()))
 
 
@@ -61,7 +62,7 @@ def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
             "memory0.routed_minus_plain": [a - b for a, b in zip(blind, plain, strict=True)],
             "ece.before": column(result, default, "ece_before"),
             "ece": column(result, default, "ece"),
-            **unknowns(result, default),
+            **unknowns(result, default[1]),
         }
         for key, values in columns.items():
             found |= {f"{name}.{key}": mean(values), f"{name}.{key}.ci95": interval(values)}
@@ -69,12 +70,12 @@ def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
     return found
 
 
-def unknowns(result: Sequence[dict[str, Any]], default: Key) -> dict[str, list[float]]:
-    """Shares of the known and of the unknown task's inputs that the default rejects."""
-    mine = [r for seed in result for r in seed["unknown"] if (r["router"], r["decision"]) == default[:2]]
-    if not mine:
-        return {}
-    return {f"unknown.{what}": [r[what] for r in mine] for what in ("false_rejections", "rejected")}
+def unknowns(result: Sequence[dict[str, Any]], decision: str) -> dict[str, list[float]]:
+    """Shares of the known and of the unknown task's inputs that a router's block rejects."""
+    mine = [
+        r for seed in result for r in seed["unknown"] if (r["router"], r["decision"]) == ("block", decision)
+    ]
+    return {f"unknown.block.{what}": [r[what] for r in mine] for what in ("false_rejections", "rejected")}
 
 
 def main() -> None:

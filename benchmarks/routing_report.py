@@ -94,7 +94,7 @@ def draw(results: dict[str, list[dict[str, Any]]]) -> None:
         axis.invert_yaxis()
         axis.set_xlabel("test accuracy, task found by the network, %")
         axis.set_title(name)
-        axis.legend(loc="lower left")
+        axis.legend(loc="upper left")
     figure.tight_layout()
     figure.savefig(RESULTS / "routing.svg", metadata={"Date": None})
     plt.close(figure)

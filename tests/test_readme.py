@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from nets import task_data
 
+from eideticnet import Routing
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -44,6 +46,26 @@ def test_the_committed_results_reach_what_was_promised():
     assert figures["digits5.oracle"] >= 0.990
     assert figures["digits5.routed"] >= figures["digits5.plain"] - 0.01
     assert figures["digits5.drift"] == 0.0
+
+
+def test_the_committed_routing_results_are_whole_and_reach_what_they_must():
+    result = json.loads((ROOT / "benchmarks/results/routing.json").read_text())
+    figures, seeds = result["figures"], result["details"]["seeds"]
+    assert [seed["seed"] for seed in seeds["digits5"]] == list(range(10))
+    assert figures["digits5.drift"] == figures["mnist5.drift"] == 0.0
+    assert figures["mnist5.oracle"] >= 0.995
+    assert figures["mnist5.routed"] >= 0.986
+    assert figures["digits5.memory0.routed"] >= figures["digits5.plain"] - 0.005
+    for problem in seeds:
+        assert figures[f"{problem}.ece"] < figures[f"{problem}.ece.before"]
+
+
+def test_the_default_routing_is_the_one_that_the_benchmark_chose():
+    router, decision, data = json.loads((ROOT / "benchmarks/results/routing.json").read_text())["details"][
+        "default"
+    ]
+    assert (router, decision, data) == (Routing().router, Routing().decision, "all")
+    assert Routing().pruning is None
 
 
 def test_the_python_example_runs(tmp_path):
