@@ -176,7 +176,7 @@ def _parts(net, classes):
         net.program,
         net.inputs,
         net.seed,
-        Learned(tasks, net.learned.blocks.values(), net.learned.routing),
+        Learned(tasks, net.learned.blocks.values(), routing=net.learned.routing),
         {},
     )
 
