@@ -61,7 +61,7 @@ class Bin(BaseModel):
     right: float
 
 
-class Routing(BaseModel):
+class Answers(BaseModel):
     """Where held-out inputs were sent. ``confusion[i][j]`` counts inputs of task i that were answered
     as task j, or as none of them in the last column; ``bins`` of equal width over 0 to 1."""
 
@@ -82,7 +82,7 @@ class History(BaseModel):
     moments: list[Moment] = []
     pruning: dict[str, Curve] = {}
     held_out: dict[str, int] = {}
-    routing: Routing | None = None
+    routing: Answers | None = None
 
 
 def read(net: EideticNetwork) -> History:
@@ -118,7 +118,7 @@ class Recorder:
         self._remember(ROUTER, threshold, routed, measure_routing(self.net, self.data))
 
     def _remember(
-        self, name: str, threshold: float | None, routed: dict[str, float], routing: Routing | None
+        self, name: str, threshold: float | None, routed: dict[str, float], routing: Answers | None
     ) -> None:
         history = read(self.net)
         moment = self._moment(name)
@@ -164,7 +164,7 @@ def largest_change(before: Tensor, after: Tensor) -> float:
 
 
 @torch.no_grad()
-def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Routing:
+def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Answers:
     """Where the router sends held-out inputs, and how sure it is when it is right."""
     net.eval()
     names = [t.name for t in net.tasks]
@@ -180,7 +180,7 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Routing:
             sums += torch.stack([torch.bincount(place, w, BINS) for w in weights])
     count = sums[0].clamp(min=1)
     bins = zip(sums[0].tolist(), (sums[1] / count).tolist(), (sums[2] / count).tolist(), strict=True)
-    return Routing(
+    return Answers(
         tasks=names,
         confusion=confusion.tolist(),
         bins=[Bin(count=int(n), confidence=c, right=r) for n, c, r in bins],

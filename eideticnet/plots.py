@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from eideticnet.history import Curve, History, Routing
+from eideticnet.history import Answers, Curve, History
 from eideticnet.learned import ROUTER
 
 WIDTH = 380  # points, like all lengths here
@@ -225,7 +225,7 @@ def _mark_chosen(axes: Axes, chosen: int, reached: float | None, target: float) 
         axes.annotate(f"{chosen} kept", place, (9, 4), color=INK, weight="bold", **font)
 
 
-def reliability(routing: Routing) -> str:
+def reliability(routing: Answers) -> str:
     """How often the router is right, against how sure it says it is."""
     filled = [(i, b) for i, b in enumerate(routing.bins) if b.count]
     width = 100 / len(routing.bins)

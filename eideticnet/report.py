@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from eideticnet import history, plots
 from eideticnet.errors import ConfigError
-from eideticnet.history import History, Routing
+from eideticnet.history import Answers, History
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 
@@ -110,7 +110,7 @@ def _tasks(net: EideticNetwork, table: Mapping[str, Mapping[str, int]]) -> list[
 
 def _figures(
     past: History,
-    routing: Routing | None,
+    routing: Answers | None,
     table: Mapping[str, Mapping[str, int]],
     learners: list[str],
     colours: Mapping[str, str],

@@ -49,7 +49,7 @@ def add(net: EideticNetwork, kind: str, number: int, **options: object) -> None:
 
 def fit(net: EideticNetwork, kind: str) -> None:
     loaders = {t.name: zoo_loader(kind, i) for i, t in enumerate(net.tasks)}
-    net.fit_router(loaders, training=QUICK, routing=Routing(pruning=LIGHT), when_full="reuse")
+    net.fit_router(loaders, training=QUICK, routing=Routing("block", "hard", LIGHT), when_full="reuse")
 
 
 def zoo_inputs(kind: str, rows: int = 9) -> Tensor:
