@@ -20,10 +20,12 @@ LARGEST_CONSTANT = 65536
 @dataclass(frozen=True)
 class Constant:
     """A tensor that does not depend on the input; ``parameter`` is the dotted name of the
-    trunk's tensor that it was made from, None if it was computed from literals and buffers."""
+    trunk's tensor that it was made from, None if it was computed from literals and buffers, and
+    ``shown_by`` tells how it is shown in this shape, None if it was computed from the parameter."""
 
     value: Tensor
     parameter: str | None = None
+    shown_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,17 @@ class Call:
             }
             self.extra.append(Step(name, "constant", (INPUT,), Features(), None, literal))
             return name
+        if constant.shown_by is None:
+            raise self.refuse(
+                f"reads a value computed from the parameter {constant.parameter!r}", "the parameter as it is"
+            )
         deviation = float(constant.value.std(correction=0))
         options: dict[str, Any] = {
             "shape": shape,
             "mean": float(constant.value.float().mean()),
             "std": deviation,
             "raw_columns": 1,
+            "shown_by": constant.shown_by,
         }
         owned = features if columns > 1 else Features()
         self.extra.append(Step(name, "parameter", (), owned, constant.parameter, options))

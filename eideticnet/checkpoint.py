@@ -24,6 +24,7 @@ from torch import Tensor
 from eideticnet.block import Block
 from eideticnet.errors import CheckpointError, ConfigError
 from eideticnet.files import sync, write_whole
+from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
 from eideticnet.memory import Examples
@@ -49,6 +50,7 @@ def save(net: Answering, folder: str | PathLike[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _write_tensors(net, folder)
+        manifest["sha256"] = _manifest_hash(manifest)
         sync(folder)
         write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
         sync(folder)
@@ -137,6 +139,7 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
         program = Program.from_json(manifest["program"])
         check_program(program)
         probes = _read_tensors(folder, manifest["probes"])
+        _check_name(folder / manifest["probes"])
         memory, moments = _read_kept(folder, manifest)
         tasks = [
             Task(
@@ -159,8 +162,13 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
                 f"{folder / MANIFEST}: the routing is not what was saved; restore the file from a copy, "
                 "or call fit_router again"
             )
+        if manifest["sha256"] != _manifest_hash(manifest):
+            raise CheckpointError(
+                f"{folder / MANIFEST} is not what was saved (something in it was changed); "
+                "restore it from a copy"
+            )
         return program, inputs, seed, learned, manifest["metadata"]
-    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ConfigError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
 
 
@@ -182,6 +190,11 @@ def _check_name(path: Path) -> None:
     """A tensor file is named by the SHA-256 of its bytes."""
     if hashlib.sha256(path.read_bytes()).hexdigest()[:16] not in path.name:
         raise CheckpointError(f"{path} is not what was saved; restore the file from a copy")
+
+
+def _manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over all of the manifest but this entry, as it comes back from JSON."""
+    return json_hash(json.loads(json.dumps({k: v for k, v in manifest.items() if k != "sha256"})))
 
 
 def _check_digests(manifest: Mapping[str, Any], digests: Mapping[str, str], path: Path) -> None:

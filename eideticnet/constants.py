@@ -11,6 +11,11 @@ from torch.fx import Node
 
 from eideticnet.calls import Constant
 
+_SHAPES = (
+    *("view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "unflatten", "alias", "detach"),
+    *("contiguous", "clone", "slice", "select", "permute", "transpose", "t"),
+)
+
 
 def fold(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any]) -> Constant | None:
     """The value of ``node``; None if it depends on the input or on the batch size.
@@ -23,7 +28,20 @@ def fold(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any]) -> 
     if not isinstance(value, Tensor):
         return None
     trained = [name for name in used if isinstance(tensors[name], torch.nn.Parameter)]
-    return Constant(value.detach(), trained[0] if trained else None)
+    if not trained:
+        return Constant(value.detach())
+    return Constant(value.detach(), trained[0], _shown_by(node))
+
+
+def _shown_by(node: Node) -> str | None:
+    """The operations that show a parameter in another shape, as text; None if one computes with it."""
+    operations = []
+    while node.op != "placeholder":
+        if str(node.target).split(".")[1] not in _SHAPES or len(node.all_input_nodes) > 2:
+            return None
+        operations.append(f"{node.target}{node.args[1:]}")
+        node = node.all_input_nodes[0]
+    return " ".join(operations)
 
 
 def _value(node: Any, weights: Mapping[str, str], tensors: Mapping[str, Any], used: list[str]) -> Any:
@@ -38,7 +56,7 @@ def _value(node: Any, weights: Mapping[str, str], tensors: Mapping[str, Any], us
             return None
         used.append(name)
         return tensors[name]
-    if "sym" in str(node.target):
+    if "sym" in str(node.target) or _is_random(node) or _is_written_through_a_view(node):
         return None
     args = [_value(a, weights, tensors, used) for a in node.args]
     if "expand" in str(node.target) and isinstance(args[0], Tensor):
@@ -54,3 +72,27 @@ def _unknown(args: list[Any]) -> bool:
     """Whether an argument that was a node has no value, at any depth; a literal None has one too,
     but no operation that makes constants takes any but in its keywords."""
     return any(a is None or (isinstance(a, list) and _unknown(a)) for a in args)
+
+
+def _is_random(node: Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_mutable(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def _is_written_through_a_view(node: Node) -> bool:
+    """Whether something writes into a view of ``node``, so that its value is not what made it."""
+    for user in node.users:
+        schema = getattr(user.target, "_schema", None)
+        if schema is None or user.all_input_nodes[0] is not node or schema.is_mutable:
+            continue
+        if any(r.alias_info for r in schema.returns):
+            written = [
+                u for u in user.users if getattr(getattr(u.target, "_schema", None), "is_mutable", False)
+            ]
+            if any(u.all_input_nodes[0] is user for u in written) or _is_written_through_a_view(user):
+                return True
+    return False

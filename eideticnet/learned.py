@@ -142,17 +142,20 @@ class Learned(nn.Module):
     def digest(self, task: Task, contract: Mapping[str, Any]) -> str:
         """SHA-256 over everything that the task's logits depend on: the input contract and, for
         each block in its closure, the tensors, the wiring and what it reads."""
-        parts = [
-            {
-                "owner": o,
-                "reads": list(self.block(o).reads),
-                "unread": self.block(o).unread,
-                "widths": self.block(o).widths,
-                "tensors": self.block(o).fingerprint,
-            }
-            for o in self.closure(task.owner)
-        ]
+        parts = [self._identity(o) for o in self.closure(task.owner)]
         return json_hash({"classes": list(task.classes), "contract": contract, "blocks": parts})
+
+    def _identity(self, owner: str) -> dict[str, Any]:
+        """What a block's answers depend on, beside the blocks that it reads."""
+        block = self.block(owner)
+        return {
+            "owner": owner,
+            "reads": list(block.reads),
+            "unread": block.unread,
+            "widths": block.widths,
+            "steps": block.program.to_json()["steps"],
+            "tensors": block.fingerprint,
+        }
 
     def digests(self, inputs: Inputs, program: Program) -> dict[str, str]:
         """The digest of each task and revision by its label, for this input contract and program."""
@@ -161,9 +164,10 @@ class Learned(nn.Module):
 
     def routing_digest(self) -> str:
         """SHA-256 over all that decides which task answers, beside the heads: rule and router."""
-        router = self.router()
+        router = None if self.router() is None else self._identity(ROUTER)
         rule = None if self.routing is None else self.routing.to_json()
-        return json_hash({"rule": rule, "router": router and router.fingerprint})
+        tasks = [[task.name, task.revision, task.owner] for task in self.current()]
+        return json_hash({"rule": rule, "router": router, "tasks": tasks})
 
     def verify(self) -> None:
         """Raise ``DamagedError``, naming task and layer, if a frozen tensor is not what it was."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import ceil
+from math import ceil, inf
 from types import MappingProxyType
 from typing import Any
 
@@ -152,10 +152,12 @@ class EideticNetwork(Answering):
         """Add free neurons: ``by`` times as many as there are in each group, or so many in those
         that are named. No task changes."""
         groups = self.program.groups
+        if not isinstance(by, Mapping) and not 0 <= by < inf:
+            raise DataError(f"widen: {by} is no factor; use 0.5 for half as many neurons again")
         added = by if isinstance(by, Mapping) else {g: ceil(n * by) for g, n in groups.items()}
         unknown = sorted(set(added) - set(groups))
-        if unknown or any(n < 0 for n in added.values()):
-            what = f"no layer {unknown[0]!r}" if unknown else "a layer can't lose neurons"
+        if unknown or any(not isinstance(n, int) or n < 0 for n in added.values()):
+            what = f"no layer {unknown[0]!r}" if unknown else "give whole numbers, none negative"
             raise DataError(f"widen: {what}; layers: {', '.join(groups)}")
         self.program = self.program.widened(added)
 

@@ -40,6 +40,7 @@ def _simple(path: str, module: nn.Module) -> nn.Module | None:
 class SelfAttention(nn.Module):
     """nn.MultiheadAttention of one sequence with itself."""
 
+    tells_dropout = False  # a trunk is traced in evaluation mode, and the rate must not be lost
     in_proj_bias = None  # torch's encoder layer looks here whether it may take a shortcut
     num_heads: int
     head_dim: int
@@ -67,20 +68,30 @@ class SelfAttention(nn.Module):
                     part.bias.copy_(stock.in_proj_bias[i * width : (i + 1) * width])
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         """As in nn.MultiheadAttention; the averaged attention weights are not computed."""
-        causal = bool(kwargs.pop("is_causal", False))
-        kwargs.pop("need_weights", None), kwargs.pop("average_attn_weights", None)
-        masks = [m for m in (*args[:1], *args[2:3], *kwargs.values()) if m is not None]
-        if query is not key or key is not value or (masks and not causal):
+        padded = key_padding_mask is not None or (attn_mask is not None and attn_mask.ndim != 2)
+        if query is not key or key is not value or padded:
             raise UnsupportedError(
-                f"layer {self.path!r}: attention is supported of one sequence with itself, without masks"
+                f"layer {self.path!r}: attention is supported of one sequence with itself, with at most one "
+                "mask for all rows and heads"
             )
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = attn_mask.logical_not()  # here True hides, in the function below it shows
+        causal = is_causal and attn_mask is None
         x = query if self.batch_first else query.transpose(0, 1)
         q, k, v = (self._heads(part(x)) for part in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(
-            q, k, v, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
+            q, k, v, attn_mask, self.dropout if self.training or self.tells_dropout else 0.0, causal
         )
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None

@@ -15,14 +15,26 @@ from eideticnet.calls import Call
 from eideticnet.constants import fold
 from eideticnet.errors import UnsupportedError
 from eideticnet.groups import Groups, Layouts, Retrace
-from eideticnet.normal import normal_form
+from eideticnet.normal import SelfAttention, normal_form
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import rule_for
 
 MOST_RETRACES = 1000
 _VIEWS = (
     *("view", "reshape", "flatten", "transpose", "permute", "select", "slice", "squeeze", "expand"),
-    *("narrow", "chunk", "split", "unbind", "alias", "detach", "getitem", "contiguous", ".t.", "aten.to."),
+    *(
+        "narrow",
+        "chunk",
+        "split",
+        "unbind",
+        "alias",
+        "detach",
+        "getitem",
+        "contiguous",
+        ".t.",
+        "aten.to.",
+        "dropout",
+    ),
 )
 
 
@@ -46,12 +58,18 @@ def as_named(trunk: nn.Module) -> nn.Module:
     """The trunk in normal form, with a name for each layer, as blocks know them."""
     if not list(trunk.children()):
         trunk = nn.Sequential(trunk)  # a trunk that is one layer needs a name for it
-    return normal_form(trunk).eval()
+    try:
+        return normal_form(trunk).eval()
+    except RuntimeError as error:
+        raise UnsupportedError(f"the trunk can't be copied, which training needs: {error}") from error
 
 
 def _export(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     example = torch.cat([example, example])[:2]  # one instance would be exported as a constant
     shape = tuple(example.shape)
+    for module in trunk.modules():
+        if isinstance(module, SelfAttention):
+            module.tells_dropout = True
     try:
         with torch.no_grad():  # torch.export logs stack traces of what fails; this fails in a line
             trunk(example)
@@ -78,6 +96,7 @@ class _Walk:
         self.groups = Groups(layouts)
         self.steps: list[Step] = []
         self.values: dict[Node, tuple[str, Features]] = {}
+        self.batch = ""
 
     def program(self) -> Program:
         """The steps with every group named by its root, and the head as the last one."""
@@ -87,6 +106,7 @@ class _Walk:
                 if self.values:
                     raise UnsupportedError("the trunk takes more than one input; give it exactly one")
                 self.values[node] = INPUT, Features()
+                self.batch = str(node.meta["val"].shape[0])
             elif node.op == "call_function" and "sym" not in str(node.target):
                 self._visit(node)
         head = _head(*self._output(output))
@@ -105,13 +125,14 @@ class _Walk:
             return  # a constant, folded by whoever reads it
         operation = str(source.target)
         packet, _, overload = operation.removeprefix("aten.").partition(".")
+        writes = _writes(source)
         constants = {
             n: found
             for n in source.all_input_nodes
             if n not in self.values and (found := fold(n, self.weights, self.tensors)) is not None
         }
         changed = source.all_input_nodes[0]
-        if packet.endswith("_") and changed in self.values:
+        if writes and changed in self.values:
             operation = f"aten.{packet[:-1]}.{overload}"
             self._refuse_views(changed, node)
         call = Call(
@@ -124,8 +145,11 @@ class _Walk:
             self.values[changed] = self.values[node]
 
     def _refuse_views(self, changed: Node, by: Node) -> None:
-        earlier_views = [user for user in changed.users if _is_view(user) and user in self.values]
-        if earlier_views or (_is_view(changed) and len(changed.all_input_nodes[0].users) > 1):
+        """Nobody may read the memory that ``by`` writes to under another name than ``changed``."""
+        order = {node: i for i, node in enumerate(self.graph.nodes)}
+        others = [n for n in self.graph.nodes if n not in (changed, by) and _base(n) is _base(changed)]
+        before = [n for n in others if order[n] < order[by]]
+        if any(order[user] > order[by] for n in before for user in n.users):
             raise UnsupportedError(
                 f"{by.target} writes into a value of which there is a view (node {by.name}); "
                 "use the operation that returns a new tensor"
@@ -135,6 +159,8 @@ class _Walk:
         (values,) = node.args
         if not isinstance(values, tuple) or len(values) != 1 or not isinstance(values[0], Node):
             raise UnsupportedError("the trunk must return exactly one tensor of features (N, F)")
+        if str(values[0].meta["val"].shape[0]) != self.batch:
+            raise UnsupportedError("the trunk returns another number of rows than it was given")
         if values[0].meta["val"].ndim != 2:
             shape = tuple(values[0].meta["val"].shape)
             raise UnsupportedError(f"the trunk returns features of shape {shape}; flatten them to (N, F)")
@@ -156,9 +182,19 @@ def _live(nodes: torch.fx.graph._node_list) -> tuple[list[Node], Node]:
 
 
 def _in_place(nodes: torch.fx.graph._node_list) -> Iterator[Node]:
-    for node in nodes:
-        if str(node.target).split(".")[-2:-1] and str(node.target).split(".")[-2].endswith("_"):
-            yield node
+    yield from (node for node in nodes if _writes(node))
+
+
+def _writes(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and bool(node.all_input_nodes)
+
+
+def _base(node: Node) -> Node:
+    """The value whose memory ``node`` shows, as far as names tell; dropout that is off shows its input."""
+    while node.op == "call_function" and node.all_input_nodes and (_is_view(node) or _writes(node)):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _is_view(node: Node) -> bool:
@@ -171,10 +207,17 @@ def _head(output: str, features: Features) -> Step:
     return Step(HEAD, "linear", (output,), Features(-1, (Run(HEAD),)), HEAD, {"bias": True, "raw_columns": 0})
 
 
+def _differ(a: Step, b: Step) -> bool:
+    return a.options != b.options or a.features != b.features
+
+
 def _check_names(steps: list[Step]) -> None:
     """Blocks store ``a.b`` as ``a__b`` and their own head beside the trunk's layers."""
     paths = {s.layer for s in steps if s.layer}
+    shown: dict[str, Step] = {}
     for step in steps:
+        if step.rule == "parameter" and _differ(shown.setdefault(str(step.layer), step), step):
+            raise UnsupportedError(f"parameter {step.layer!r} is used in two shapes or places; make it two")
         if step.rule == "parameter" and (owner := str(step.layer).rpartition(".")[0]) in paths:
             raise UnsupportedError(f"the trunk uses {step.layer!r} beside layer {owner!r}; give it its own")
     if len({p.replace(".", "__") for p in paths} | {HEAD}) <= len(paths):

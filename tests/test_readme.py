@@ -37,6 +37,27 @@ def test_the_figures_are_those_of_the_committed_results():
     assert figures["digits5.drift"] == 0.0
 
 
+def test_the_routing_and_step_tables_are_those_of_the_committed_results():
+    routing = json.loads((ROOT / "benchmarks/results/routing.json").read_text())["figures"]
+    rows = {
+        "task given": "oracle",
+        "task found": "routed",
+        "plain network |": "plain",
+        "routed minus plain |": "routed_minus_plain",
+        "routed with no": "memory0.routed",
+    }
+    for words, key in rows.items():
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
+        shown = [float(number) for number in re.findall(r"-?\d+\.\d\d", row)]
+        keys = [f"{p}.{key}{ci}" for p in ("digits5", "mnist5") for ci in ("", ".ci95")]
+        assert shown == [round(100 * routing[k], 2) for k in keys], words
+    train = json.loads((ROOT / "benchmarks/results/train.json").read_text())["figures"]
+    for words, key in {"four of five": "frozen4of5", "one block that": "frozen0"}.items():
+        (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
+        shown = [float(number) for number in re.findall(r"\d\.\d\d", row)]
+        assert shown == [round(train[f"step.{net}.{key}"], 2) for net in ("mlp", "conv")]
+
+
 def test_the_committed_results_reach_what_was_promised():
     result = json.loads((ROOT / "benchmarks/results/train.json").read_text())
     assert result["bench"] == "train"
@@ -45,6 +66,10 @@ def test_the_committed_results_reach_what_was_promised():
     figures = result["figures"]
     assert figures["digits5.oracle"] >= 0.990
     assert figures["digits5.routed"] >= figures["digits5.plain"] - 0.01
+    assert max(figures["step.mlp.frozen4of5"], figures["step.conv.frozen4of5"]) <= 0.6
+    assert max(figures["step.mlp.frozen0"], figures["step.conv.frozen0"]) <= 1.1
+    assert figures["trace.resnet50.seconds"] < 5
+    assert figures["memory.ratio"] <= 1.05
     assert figures["digits5.drift"] == 0.0
 
 

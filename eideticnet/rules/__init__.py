@@ -97,7 +97,8 @@ _LISTED = {
         softplus.default sigmoid.default tanh.default exp.default abs.default neg.default clamp.default
         log_sigmoid.default softshrink.default hardshrink.default sin.default cos.default sqrt.default
         rsqrt.default pow.Tensor_Scalar add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar
-        mul.Scalar div.Scalar maximum.default minimum.default""",
+        mul.Scalar div.Scalar rsub.Scalar reciprocal.default square.default log1p.default erf.default
+        clamp_min.default clamp_max.default threshold.default maximum.default minimum.default""",
 }
 OPERATIONS = {f"aten.{name}": rule for rule, names in _LISTED.items() for name in names.split()}
 

@@ -15,6 +15,12 @@ from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Axis, Rule
 
+BATCH_NORMS = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNorm3d": nn.BatchNorm3d}
+INSTANCE_NORMS = {
+    "InstanceNorm1d": nn.InstanceNorm1d,
+    "InstanceNorm2d": nn.InstanceNorm2d,
+    "InstanceNorm3d": nn.InstanceNorm3d,
+}
 _AFFINE: dict[str, tuple[Axis, ...]] = {"weight": ("out",), "bias": ("out",)}
 
 
@@ -33,6 +39,8 @@ class BatchNormRule(Rule):
 
     def trace(self, call: Call, groups: Groups) -> Step:
         path, layer = call.stock_layer(_BatchNorm)
+        if type(layer).__name__ not in BATCH_NORMS:
+            raise call.refuse("is a norm over several processes", "nn.BatchNorm2d")
         if not layer.track_running_stats:
             raise call.refuse(
                 "normalises with the statistics of the batch that it is given", "track_running_stats=True"
@@ -50,8 +58,7 @@ class BatchNormRule(Rule):
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         options = {k: step.options[k] for k in ("eps", "momentum", "affine")}
-        kinds = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNorm3d": nn.BatchNorm3d}
-        return kinds[step.options["kind"]](columns_out, **options)
+        return BATCH_NORMS[step.options["kind"]](columns_out, **options)
 
 
 class InstanceNormRule(Rule):
@@ -74,8 +81,8 @@ class InstanceNormRule(Rule):
         return Step(call.name, "instance_norm", call.inputs, call.features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
-        kind = getattr(nn, step.options["kind"])
-        return kind(columns_out, eps=step.options["eps"], affine=step.options["affine"])  # type: ignore[no-any-return]
+        kind = INSTANCE_NORMS[step.options["kind"]]
+        return kind(columns_out, eps=step.options["eps"], affine=step.options["affine"])
 
 
 class GroupNormRule(Rule):

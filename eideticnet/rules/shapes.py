@@ -23,7 +23,8 @@ class ReshapeRule(Rule):
 
     def trace(self, call: Call, groups: Groups) -> Step:
         before, after = call.input_shape, call.shape
-        if batch_dim(before) is None or batch_dim(before) != 0 or batch_dim(after) != 0:
+        same_rows = call.features.raw or str(before[0]) == str(after[0])
+        if batch_dim(before) != 0 or batch_dim(after) != 0 or not same_rows:
             raise call.refuse("reshapes the batch dimension", FLAT)
         if call.features.raw:
             shape = [-1, *map(int, after[1:])]
@@ -48,41 +49,39 @@ def _reshaped(
     dimension is multiplied and divided."""
     here = len(before) + call.features.dim
     lead, size, trail = prod(before[1:here]), int(before[here]), prod(before[here + 1 :])
-    old, passed = call.features, 1
-    for index in range(1, len(after)):
-        new, dim = int(after[index]), index - len(after)
-        if lead % passed == 0 and new % size == 0:  # whole, perhaps with positions flattened into it
-            outer = lead // passed
-            inner, rest = divmod(new // size, outer)
-            if not rest and inner and trail % inner == 0:
-                runs = tuple(Run(r.group, r.repeat * inner) for r in old.runs)
-                return index, Features(dim, runs, old.tile * outer), new // size, 1
-        if passed == lead and new < size:
+    places = [(i, int(after[i]), prod(after[1:i])) for i in range(1, len(after))]
+    old = call.features
+    for index, new, passed in reversed(places):
+        if new == size and passed == lead:
+            return index, old.at(index - len(after)), 1, 1
+    for index, new, passed in reversed(places):  # positions are flattened into the features
+        outer, rest = divmod(lead, passed)
+        inner, more = divmod(new, size * outer) if outer else (0, 1)
+        if not rest and not more and inner and trail % inner == 0:
+            runs = tuple(Run(r.group, r.repeat * inner) for r in old.runs)
+            return index, Features(index - len(after), runs, old.tile * outer), new // size, 1
+    for index, new, passed in reversed(places):
+        if passed == lead and 1 < new < size:
             return _split(call, groups, after, index, size)
-        passed *= new
     raise call.refuse("reshapes features in a way that has no rule", FLAT)
 
 
 def _split(
     call: Call, groups: Groups, after: tuple[Any, ...], index: int, size: int
 ) -> tuple[int, Features, int, int]:
-    """Features split into (neurons, columns of each), (tiles, neurons, columns) or (tiles, neurons)."""
+    """Features split into neurons and the columns of each, or into tiles of these."""
     sizes, end = list[int](), index
     while end < len(after) and prod(sizes) < size:
         sizes.append(int(after[end]))
         end += 1
-    if prod(sizes) != size or len(sizes) > 3:
+    if prod(sizes) != size:
         raise call.refuse("reshapes features in a way that has no rule", FLAT)
-    tiles, each = 1, 1
-    if len(sizes) == 3:
-        tiles, _, each = sizes
-    elif call.features.tile > 1 and sizes[0] == call.features.tile:
-        tiles = sizes[0]
-    else:
-        each = sizes[1]
+    tiled = call.features.tile == sizes[0] > 1 or (len(sizes) == 3 and len(call.input_shape) > 2)
+    tiles = sizes[0] if tiled else 1
+    each = prod(sizes[2 if tiled else 1 :])
     groups.need_tile(call.features, tiles, call)
     groups.need_unit(call.features, each, call)
-    where = index + (1 if tiles > 1 else 0)
+    where = index + tiled
     runs = tuple(Run(r.group, r.repeat // each) for r in call.features.runs)
     return where, Features(where - len(after), runs), 1, tiles * each
 
@@ -125,7 +124,10 @@ class PositionsRule(Rule):
             here += sum(change for d in touched if d < here)
             features = features.at(here - len(call.shape))
         args, kwargs = call.literals({call.activations[0]: 0})
-        options = {"op": call.operation, "args": args, "kwargs": kwargs, "index": call.index}
+        if "squeeze" in call.operation:
+            args[1:] = [touched]  # a dimension that is not one stays, also where an owner has one neuron
+        operation = "aten.squeeze.dims" if "squeeze" in call.operation else call.operation
+        options = {"op": operation, "args": args, "kwargs": kwargs, "index": call.index}
         return Step(call.name, "positions", call.inputs, features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
@@ -144,6 +146,10 @@ def _touched(call: Call, rank: int) -> tuple[list[int], int]:
     """Dimensions that an operation works on, and how many each of them becomes more (or less)."""
     name, first = call.operation.split(".")[1], call.argument(1, 0)
     trailing = {"1": 1, "2": 2, "3": 3}
+    if name in ("chunk", "split", "split_with_sizes"):
+        first = call.argument(2, 0)
+    if first is None or first == []:
+        return list(range(rank)), 0
     if name in ("pad", "constant_pad_nd"):
         return list(range(rank - len(first) // 2, rank)), 0
     if "pool" in name or "upsample" in name:
@@ -202,6 +208,8 @@ class CatRule(Rule):
     joins_parts = True
 
     def trace(self, call: Call, groups: Groups) -> Step:
+        if any(n not in call.operands for n in call.argument(0)):
+            raise call.refuse("concatenates a value that no rule covers", "a parameter or a layer")
         dim = int(call.argument(1, 0))
         dim = dim if dim < 0 else dim - len(call.shape)
         own = [call.values[n][1] for n in call.activations]
@@ -219,6 +227,8 @@ class CatRule(Rule):
             names, features = call.inputs, Features(dim, tuple(r for f in own for r in f.runs))
         order = [call.operands.index(n) for n in call.argument(0)]
         batched = [call.operands[i] in call.values for i in order]
+        if not all(batched) and batch_dim(call.shape) != 0:
+            raise call.refuse("concatenates a parameter where the batch is not first", "batch_first=True")
         options = {"dim": dim, "like": batched.index(True), "expand": [not b for b in batched]}
         return Step(call.name, "cat", tuple(names[i] for i in order), features, None, options)
 

@@ -1,0 +1,205 @@
+"""Ordinary trunks that look harmless: what is taken is right, what is refused says why."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from eideticnet import EideticNetwork, UnsupportedError
+from eideticnet.block import Block
+from eideticnet.program import HEAD
+from eideticnet.tracing import as_named, trace
+
+
+class Net(nn.Module):
+    """A trunk of layers by name, some parameters, and a function over them."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def lin(a=5, b=6):
+    return nn.Linear(a, b)
+
+
+def parameter(*shape):
+    return nn.Parameter(torch.randn(*shape))
+
+
+def x3():
+    return torch.randn(4, 6, 5)
+
+
+def written(m, x):
+    y = m.drop(m.a(x))
+    y.relu_()
+    return (y + m.b(y)).mean(1)
+
+
+def under_view(m, x):
+    h = m.a(x)
+    h[:, 0].mul_(2)
+    return h.mean(1)
+
+
+def plus_equals(m, x):
+    h = m.a(x)
+    h[:, 1:] += 1
+    return h.mean(1)
+
+
+def dropout_alias(m, x):
+    h = m.a(x)
+    y = m.drop(h)
+    y.relu_()
+    return (h + m.b(y)).mean(1)
+
+
+def two_shapes(m, x):
+    return (m.a(x) * m.p.view(-1, 1)).mean(1) * m.p
+
+
+def one_head(m, x):
+    h = m.a(x)
+    return m.mha(h, h, h)[0].mean(1)
+
+
+REFUSED = {
+    "attention with one head, which could have one owner": (
+        one_head,
+        {"a": lin(), "mha": nn.MultiheadAttention(6, 1, batch_first=True)},
+        "mixes features; use heads",
+    ),
+    "a write through a view of a view": (under_view, {"a": lin()}, "view"),
+    "a sum into a view": (plus_equals, {"a": lin()}, "view"),
+    "a write through dropout that is off": (
+        dropout_alias,
+        {"a": lin(), "b": lin(6, 6), "drop": nn.Dropout(0.5)},
+        "view",
+    ),
+    "a function of a parameter": (
+        lambda m, x: (m.a(x) * torch.sigmoid(m.p)).mean(1),
+        {"a": lin(), "p": parameter(6)},
+        "computed from the parameter 'p'",
+    ),
+    "a multiple of a parameter": (
+        lambda m, x: (m.a(x) * (2 * m.p)).mean(1),
+        {"a": lin(), "p": parameter(6)},
+        "computed from the parameter",
+    ),
+    "a sum of parameters": (
+        lambda m, x: (m.a(x) + (m.p + m.q)).mean(1),
+        {"a": lin(), "p": parameter(6), "q": parameter(6)},
+        "computed from the parameter",
+    ),
+    "one parameter in two shapes": (two_shapes, {"a": lin(), "p": parameter(6)}, "two shapes"),
+    "two parts of one parameter": (
+        lambda m, x: (m.a(x) * m.p[0] + m.p[1]).mean(1),
+        {"a": lin(), "p": parameter(2, 6)},
+        "two shapes",
+    ),
+    "rows made into positions": (
+        lambda m, x: m.a(x.reshape(-1, 5)).view(x.shape[0], 6, 6).flatten(1),
+        {"a": lin()},
+        "batch",
+    ),
+    "more rows than were given": (lambda m, x: m.a(x.reshape(-1, 5)), {"a": lin()}, "rows"),
+    "a padding mask": (
+        lambda m, x: m.mha(m.a(x), m.a(x), m.a(x), key_padding_mask=x[..., 0].eq(3))[0].mean(1),
+        {"a": lin(), "mha": nn.MultiheadAttention(6, 2, batch_first=True)},
+        "attention is supported of one sequence",
+    ),
+    "numbers drawn in forward": (
+        lambda m, x: (m.a(x) + torch.randn(6, 1)).mean(1),
+        {"a": lin()},
+        "no rule covers",
+    ),
+    "a computed class token": (
+        lambda m, x: torch.cat([torch.zeros(x.shape[0], 1, 6), m.a(x)], 1).mean(1),
+        {"a": lin()},
+        "concatenates",
+    ),
+    "a mask that is written into": (
+        lambda m, x: (m.a(x) + mask_written(x)).mean(1),
+        {"a": lin()},
+        "no rule covers",
+    ),
+}
+
+
+def mask_written(x):
+    m = torch.zeros(6, 1)
+    m[2:] = 5
+    return m
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_would_be_wrong_is_refused(kind):
+    function, layers, words = REFUSED[kind]
+    with pytest.raises(UnsupportedError, match=words):
+        trace(Net(function, **layers), x3())
+
+
+def causal(m, x):
+    h = m.a(x)
+    mask = torch.triu(torch.ones(6, 6, dtype=torch.bool), 1)
+    return m.mha(h, h, h, attn_mask=mask, is_causal=True)[0].mean(1)
+
+
+TAKEN = {
+    "in place on its own": (written, {"a": lin(), "b": lin(6, 6), "drop": nn.Dropout(0.5)}),
+    "a causal mask": (causal, {"a": lin(), "mha": nn.MultiheadAttention(6, 2, batch_first=True)}),
+    "chunks of positions": (
+        lambda m, x: torch.cat(m.a(x).chunk(2, 1), 2).flatten(1),
+        {"a": lin()},
+    ),
+    "a decoder's view": (
+        lambda m, x: m.c(m.a(x.flatten(1)).view(x.shape[0], 8, 4, 4)).mean((2, 3)),
+        {"a": lin(30, 128), "c": nn.Conv2d(8, 3, 3)},
+    ),
+    "a new dimension before the features": (
+        lambda m, x: m.b(m.a(x.flatten(1)).view(x.shape[0], 1, 6)).flatten(1),
+        {"a": lin(30, 6), "b": lin(6, 4)},
+    ),
+    "one minus": (lambda m, x: (1 - torch.sigmoid(m.a(x))).mean(1), {"a": lin()}),
+    "slices of a parameter": (
+        lambda m, x: (m.a(x) + m.p[:, : x.shape[1]]).mean(1),
+        {"a": lin(), "p": parameter(1, 6, 6)},
+    ),
+    "a squeeze of nothing": (lambda m, x: m.a(x).mean(1, keepdim=True).squeeze(1), {"a": lin()}),
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_what_is_taken_is_computed_bit_for_bit(kind):
+    function, layers = TAKEN[kind]
+    plain, x = Net(function, **layers).eval(), x3()
+    net = EideticNetwork(plain, x)
+    block = Block(net.program, "t0", (), {"t0": {**net.program.groups, HEAD: 2}}).eval()
+    block.adopt(as_named(plain))
+    with torch.no_grad():
+        features = block(x, {})[net.program.steps[-1].inputs[0]]
+        assert torch.equal(features, as_named(plain)(x))
+        assert torch.allclose(features, plain(x), rtol=0, atol=1e-6)
+
+
+def test_a_decoders_view_makes_channels_neurons():
+    function, layers = TAKEN["a decoder's view"]
+    assert trace(Net(function, **layers), x3()).groups == {"a": 8, "c": 3}
+
+
+def test_attention_keeps_its_dropout():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.5, batch_first=True)
+    program = trace(nn.Sequential(nn.Linear(5, 8), layer, nn.Flatten()), x3())
+    assert [s.options["p"] for s in program.steps if s.rule == "attention"] == [0.5]
+
+
+def test_functional_layers_with_weights_of_others_are_refused():
+    with pytest.raises(UnsupportedError, match=r"nn\.Linear"):
+        trace(Net(lambda m, x: F.linear(m.a(x), m.b.weight).mean(1), a=lin(), b=lin(6, 6)), x3())
