@@ -79,7 +79,10 @@ def test_whatever_tasks_read_they_equal_the_twin_and_never_change(trunk, reads, 
     assert_equals_twin(net, lambda: trunk(widths), x)
 
 
-@pytest.mark.parametrize("kind", ZOO)
+OFTEN = ["separable", "grouped", "lstm two layers both ways", "transformer"]
+
+
+@pytest.mark.parametrize("kind", [k if k in OFTEN else pytest.param(k, marks=pytest.mark.slow) for k in ZOO])
 def test_every_layer_can_be_disjoint(kind):
     net, x = zoo_net(kind, 1, router=False), zoo_inputs(kind)
     logits = net.task_logits(x, "task 0")

@@ -70,10 +70,10 @@ def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, sca
 @pytest.mark.parametrize(
     "routing",
     [
-        Routing("linear", "joint"),
+        pytest.param(Routing("linear", "joint"), marks=pytest.mark.slow),
         Routing("taps", "joint"),
         Routing("moments", "hard"),
-        Routing("none", "entropy"),
+        pytest.param(Routing("none", "entropy"), marks=pytest.mark.slow),
         Routing("block", "joint", false_rejections=0.3),
     ],
     ids=lambda r: f"{r.router}-{r.decision}",
