@@ -121,7 +121,8 @@ class _Walk:
             (source,), index = node.all_input_nodes, int(node.args[1])  # type: ignore[arg-type]
         elif isinstance(node.meta.get("val"), list | tuple):
             return  # its outputs are visited one by one
-        if not any(n in self.values for n in source.all_input_nodes):
+        is_layer = str(source.target) == "aten.embedding.default"  # of positions, say
+        if not is_layer and not any(n in self.values for n in source.all_input_nodes):
             return  # a constant, folded by whoever reads it
         operation = str(source.target)
         packet, _, overload = operation.removeprefix("aten.").partition(".")

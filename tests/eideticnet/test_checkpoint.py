@@ -207,3 +207,28 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_was_saved(tmp_path, monkeyp
     monkeypatch.undo()
     assert len(EideticNetwork.load(tmp_path).tasks) == 1
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["blocks"][0].update(unread={"layers.0": []}),
+        lambda m: m["program"]["groups"].update({"layers.0": 99}),
+        lambda m: m.update(seed=7),
+        lambda m: m.update(answering={"task 0": 5}),
+        lambda m: m["tasks"][0].update(name="another"),
+        lambda m: m["tasks"].reverse(),
+        lambda m: m["metadata"].update(note="new"),
+        lambda m: m["blocks"][0]["reads"].append(1),
+        lambda m: m["blocks"][-1].update(unread=[1]),
+        lambda m: m["program"]["steps"][0].update(inputs=[1]),
+    ],
+)
+def test_whatever_is_changed_in_the_manifest_is_noticed(change, tmp_path):
+    trained(2).save(tmp_path)
+    path = tmp_path / "network.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError):
+        EideticNetwork.load(tmp_path)

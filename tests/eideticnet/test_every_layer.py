@@ -12,6 +12,8 @@ from eideticnet.program import HEAD
 from eideticnet.tracing import as_named
 
 DOUBLE_ROUNDING = 1e-12
+RARE = {"rnn", "gru both ways", "transformer post-norm", "chunked attention", "conv1d", "dense"}
+MOST = [pytest.param(kind, marks=pytest.mark.slow) if kind in RARE else kind for kind in ZOO]
 RAW_LAYERS = {"layer norms"}  # every owner has its own norm of the raw input, the dense twin has one
 
 
@@ -42,7 +44,7 @@ def test_all_blocks_equal_their_masked_dense_twin(kind):
         assert float((pieces[owner][HEAD] - logits).abs().max()) < DOUBLE_ROUNDING, owner
 
 
-@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("kind", MOST)
 def test_a_further_task_changes_no_bit_of_the_earlier_ones(kind):
     net, x = zoo_net(kind, 2), zoo_inputs(kind)
     before = {t.name: net.task_logits(x, t.name) for t in net.tasks}
@@ -55,7 +57,7 @@ def test_a_further_task_changes_no_bit_of_the_earlier_ones(kind):
         assert net.digests()[name] == digests[name]
 
 
-@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("kind", MOST)
 def test_every_owner_has_neurons_in_every_group_and_nobody_owns_too_many(kind):
     net = zoo_net(kind, 3)
     for group, row in net.capacity().items():
@@ -63,7 +65,7 @@ def test_every_owner_has_neurons_in_every_group_and_nobody_owns_too_many(kind):
         assert row["task 0"] >= 1, group
 
 
-@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("kind", MOST)
 def test_a_network_of_any_layers_survives_saving(kind, tmp_path):
     net, x = zoo_net(kind, 2), zoo_inputs(kind)
     net.save(tmp_path)

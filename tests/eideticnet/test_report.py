@@ -1,8 +1,8 @@
 """``report``: one page about a run, from what was remembered while it went on."""
 
+import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -287,9 +287,10 @@ def test_a_page_that_can_not_be_written_is_one_line_and_no_half_file(project, tm
 
 
 def test_a_damaged_history_is_one_line_that_names_the_field(project, tmp_path, capsys):
-    shutil.copytree(project / "run", tmp_path / "run")
-    manifest = tmp_path / "run/network.json"
-    manifest.write_text(manifest.read_text().replace('"bins": [', '"bims": ['))
+    net = EideticNetwork.load(project / "run")
+    text = json.dumps(net.metadata["history"]).replace('"bins": [', '"bims": [')
+    net.metadata = {**net.metadata, "history": json.loads(text)}
+    net.save(tmp_path / "run")
     assert call("report", tmp_path / "run") == 1
     assert "history in the checkpoint is damaged at routing.bins" in capsys.readouterr().err
 
