@@ -1,0 +1,62 @@
+"""The ready trunks are what their names say, and tasks are learned on them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from nets import LIGHT, QUICK, names
+
+from eideticnet import EideticNetwork, Routing, batches, models
+from eideticnet.tracing import trace
+
+SMALL = {
+    "mlp": lambda: models.mlp(192, (12, 10), dropout=0.1, batch_norm=True),
+    "convnet": lambda: models.convnet(3, (6, 8), pool_every=1),
+    "resnet18": lambda: models.resnet18(width=4, low_resolution=True),
+    "vit_tiny": lambda: models.vit_tiny(8, 4, width=16, depth=2, heads=4),
+    "lstm": lambda: models.lstm(11, width=6, hidden=8, layers=2, dropout=0.1),
+}
+
+
+def inputs(kind, rows):
+    if kind == "lstm":
+        return torch.randint(0, 11, (rows, 7), generator=torch.Generator().manual_seed(rows))
+    return torch.randn(rows, 3, 8, 8, generator=torch.Generator().manual_seed(rows))
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_two_tasks_are_learned_on_a_ready_trunk(kind):
+    torch.manual_seed(0)
+    net, x = EideticNetwork(SMALL[kind](), inputs(kind, 2)), inputs(kind, 5)
+    loaders = {
+        name: batches(inputs(kind, rows), torch.arange(rows) % 2, 8) for name, rows in (("a", 16), ("b", 24))
+    }
+    brief, light = replace(QUICK, max_epochs=1), replace(LIGHT, step=0.8, min_width=1)
+    net.train_task("a", loaders["a"], names(2), training=brief, pruning=light)
+    logits = net.task_logits(x, "a")
+    net.train_task("b", loaders["b"], names(2), training=brief, pruning=light, when_full="widen")
+    net.fit_router(loaders, training=brief, routing=Routing(), when_full="reuse")
+    assert torch.equal(net.task_logits(x, "a"), logits)
+    assert net(x).label.shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "shape", "features", "millions"),
+    [
+        (lambda: models.resnet18(), (3, 64, 64), 512, 11.2),
+        (lambda: models.resnet18(1, low_resolution=True), (1, 28, 28), 512, 11.2),
+        (lambda: models.resnet50(), (3, 64, 64), 2048, 23.5),
+        (lambda: models.vit_tiny(), (3, 32, 32), 192, 5.4),
+    ],
+)
+def test_sizes_are_those_of_the_papers(trunk, shape, features, millions):
+    with torch.device("meta"):
+        made = trunk()
+        assert made(torch.zeros(2, *shape)).shape == (2, features)
+    assert sum(p.numel() for p in made.parameters()) / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_channels_that_residual_blocks_add_up_are_one_group():
+    groups = trace(models.resnet18(width=4), torch.zeros(2, 3, 32, 32)).groups
+    assert len(groups) == 12  # the sums of four stages, and the inner layer of each of eight blocks
+    assert sorted(groups.values()) == [4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32]
