@@ -12,7 +12,16 @@ from eideticnet.program import HEAD
 from eideticnet.tracing import as_named
 
 DOUBLE_ROUNDING = 1e-12
-RARE = {"rnn", "gru both ways", "transformer post-norm", "chunked attention", "conv1d", "dense"}
+RARE = {
+    "rnn",
+    "fused attention",
+    "convolutions",
+    "gru both ways",
+    "transformer post-norm",
+    "chunked attention",
+    "conv1d",
+    "dense",
+}
 MOST = [pytest.param(kind, marks=pytest.mark.slow) if kind in RARE else kind for kind in ZOO]
 RAW_LAYERS = {"layer norms"}  # every owner has its own norm of the raw input, the dense twin has one
 

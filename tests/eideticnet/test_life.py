@@ -57,7 +57,7 @@ def test_tasks_may_be_nested_in_one_layer_and_disjoint_in_another():
     assert_equals_twin(net, lambda: Mlp((40, 40)), held_out())
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     trunk=st.sampled_from(TRUNKS[:3]),
     reads=st.lists(st.sets(st.integers(0, 3)), min_size=4, max_size=4),
