@@ -102,7 +102,7 @@ def _tasks(net: EideticNetwork, table: Mapping[str, Mapping[str, int]]) -> list[
             "neurons": sum(layer.get(task.name, 0) for layer in table.values()),
             "oracle": reports.get(task.name, {}).get("oracle"),
             "routed": reports.get(task.name, {}).get("routed"),
-            "digest": digests[task.name],
+            "digest": digests[task.label],
         }
         for task in net.tasks
     ]

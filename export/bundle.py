@@ -70,7 +70,8 @@ def describe(
                 "name": t.name,
                 "owner": t.owner,
                 "classes": list(t.classes),
-                "digest": digests[t.name],
+                "revision": t.revision,
+                "digest": digests[t.label],
                 "neurons": sum(net.learned.block(t.owner).own.values()),
                 "report": reports.get(t.name, {}),
             }

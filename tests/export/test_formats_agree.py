@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, held_out, names, task_loader, trained
+from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from tolerances import EXPORTED
 from trunks import TRUNKS
 
@@ -186,3 +186,13 @@ def test_exporting_says_nothing_on_standard_error(tmp_path, capfd):
         warnings.simplefilter("error")
         write_bundle(trained(1), tmp_path, name="net", model_version="1.0")
     assert capfd.readouterr().err == ""
+
+
+def test_the_revision_that_answers_is_the_one_that_is_exported(tmp_path):
+    net = trained(2, (60, 60))
+    net.revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT)
+    fit(net)
+    write_bundle(net, tmp_path, name="net", model_version="1.0", format="torchscript")
+    (first, _) = json.loads((tmp_path / "bundle.json").read_text())["tasks"]
+    assert (first["name"], first["revision"], first["owner"]) == ("task 0", 1, "t2")
+    assert first["digest"] == net.digests()["task 0 (revision 1)"] != net.digests()["task 0"]
