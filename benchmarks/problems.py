@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from benchmarks.train import INPUTS, TASKS
 from eideticnet import Inputs, Pruning, Training, batches
 from eideticnet.data import Loader
 
-TASKS = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
 NAMES = [f"{a} or {b}" for a, b in TASKS]
 DATA = "EIDETIC_DATA"
 PRUNED = Pruning(step=0.25, threshold=0.002, recovery_epochs=2)
@@ -89,11 +89,10 @@ def digits() -> Problem:
         rest, test = everything.halves(0.25, seed)
         return Split(*rest.halves(0.2, seed), test)
 
-    inputs = Inputs((64,), low=0.0, high=16.0, std=(16.0,))
     training = Training(label_smoothing=0.1)
     pruning = Pruning(threshold=0.002, min_width=24)
     return Problem(
-        "digits5", 64, (256, 256), inputs, training, 64, pruning, tuple(range(10)), 20, (PRUNED,), split
+        "digits5", 64, (256, 256), INPUTS, training, 64, pruning, tuple(range(10)), 20, (PRUNED,), split
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.problems import NAMES, TASKS, Part, Problem, Split
+from benchmarks.problems import NAMES, Part, Problem, Split
+from benchmarks.train import TASKS
 from eideticnet import EideticNetwork, FittedRouting, Pruning, Routing, batches
 from eideticnet.calibration import calibrate, expected_calibration_error
 from eideticnet.learned import Learned

@@ -169,6 +169,12 @@ def shape_of(node: Node, index: int | None = None) -> tuple[Any, ...]:
     return tuple(value.shape if index is None else value[index].shape)
 
 
+def writes(node: Node) -> bool:
+    """Whether the operation writes into what it is given."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable and bool(node.all_input_nodes)
+
+
 def batch_dim(shape: tuple[Any, ...]) -> int | None:
     """Which dimension is the batch, the only one whose size is symbolic."""
     found = [i for i, n in enumerate(shape) if isinstance(n, torch.SymInt)]

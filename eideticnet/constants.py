@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from eideticnet.calls import Constant
+from eideticnet.calls import Constant, writes
 
 _SHAPES = (
     *("view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "unflatten", "alias", "detach"),
@@ -78,21 +78,14 @@ def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _is_mutable(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable
-
-
 def _is_written_through_a_view(node: Node) -> bool:
     """Whether something writes into a view of ``node``, so that its value is not what made it."""
     for user in node.users:
         schema = getattr(user.target, "_schema", None)
-        if schema is None or user.all_input_nodes[0] is not node or schema.is_mutable:
+        if schema is None or user.all_input_nodes[0] is not node or writes(user):
             continue
         if any(r.alias_info for r in schema.returns):
-            written = [
-                u for u in user.users if getattr(getattr(u.target, "_schema", None), "is_mutable", False)
-            ]
-            if any(u.all_input_nodes[0] is user for u in written) or _is_written_through_a_view(user):
+            written = [u for u in user.users if u.all_input_nodes[0] is user and writes(u)]
+            if written or _is_written_through_a_view(user):
                 return True
     return False

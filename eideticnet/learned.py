@@ -65,6 +65,8 @@ class Learned(nn.Module):
         super().__init__()
         self.tasks = tuple(tasks)
         self.answering = dict(answering or {})
+        names = dict.fromkeys(t.name for t in self.tasks)
+        self._current = tuple(self.revisions(n)[self.answering.get(n, -1)] for n in names)
         self.routing = routing
         self.moments = moments
         self.blocks = nn.ModuleDict({block.owner: block for block in blocks})
@@ -105,8 +107,7 @@ class Learned(nn.Module):
 
     def current(self) -> tuple[Task, ...]:
         """The revision of each task that answers, in the order in which they were first learned."""
-        names = dict.fromkeys(t.name for t in self.tasks)
-        return tuple(self.revisions(n)[self.answering.get(n, -1)] for n in names)
+        return self._current
 
     def _task_blocks(self) -> list[Block]:
         return [self.block(task.owner) for task in self.tasks]
@@ -153,13 +154,13 @@ class Learned(nn.Module):
             "reads": list(block.reads),
             "unread": block.unread,
             "widths": block.widths,
-            "steps": block.program.to_json()["steps"],
+            "steps": block.program.steps_json,
             "tensors": block.fingerprint,
         }
 
     def digests(self, inputs: Inputs, program: Program) -> dict[str, str]:
         """The digest of each task and revision by its label, for this input contract and program."""
-        contract = {"inputs": asdict(inputs), "steps": program.to_json()["steps"]}
+        contract = {"inputs": asdict(inputs), "steps": program.steps_json}
         return {task.label: self.digest(task, contract) for task in self.tasks}
 
     def routing_digest(self) -> str:

@@ -196,7 +196,7 @@ class EideticNetwork(Answering):
             lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
             plan, pruning = router_plan(self.learned, program, routing, when_full)
             block = plan.learn(lesson, self.learned, pruning, self.device)
-            program = program.widened({g: plan.program.groups[g] - n for g, n in program.groups.items()})
+            program = replace(program, groups=plan.program.groups)
         learned = self.learned.with_router(block, FittedRouting(routing.router, routing.decision))
         if validation:
             learned = calibrated(learned, self.inputs, self.device, validation, routing.false_rejections)

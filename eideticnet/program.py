@@ -88,6 +88,11 @@ class Program:
         """The same with so many more neurons in these groups; blocks that exist are not concerned."""
         return Program(self.steps, {g: n + added.get(g, 0) for g, n in self.groups.items()})
 
+    @cached_property
+    def steps_json(self) -> list[dict[str, Any]]:
+        """The steps as JSON; every digest needs them."""
+        return [asdict(step) for step in self.steps]
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

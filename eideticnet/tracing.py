@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
-from eideticnet.calls import Call
+from eideticnet.calls import Call, writes
 from eideticnet.constants import fold
 from eideticnet.errors import UnsupportedError
 from eideticnet.groups import Groups, Layouts, Retrace
@@ -126,19 +126,16 @@ class _Walk:
             return  # a constant, folded by whoever reads it
         operation = str(source.target)
         packet, _, overload = operation.removeprefix("aten.").partition(".")
-        writes = _writes(source)
         constants = {
             n: found
             for n in source.all_input_nodes
             if n not in self.values and (found := fold(n, self.weights, self.tensors)) is not None
         }
         changed = source.all_input_nodes[0]
-        if writes and changed in self.values:
+        if writes(source) and changed in self.values:
             operation = f"aten.{packet[:-1]}.{overload}"
             self._refuse_views(changed, node)
-        call = Call(
-            source, operation, self.trunk, self.weights, dict(self.values), constants, node.name, index
-        )
+        call = Call(source, operation, self.trunk, self.weights, self.values, constants, node.name, index)
         step = rule_for(call).trace(call, self.groups)
         self.steps += [*call.extra, step]
         self.values[node] = step.name, step.features
@@ -183,17 +180,12 @@ def _live(nodes: torch.fx.graph._node_list) -> tuple[list[Node], Node]:
 
 
 def _in_place(nodes: torch.fx.graph._node_list) -> Iterator[Node]:
-    yield from (node for node in nodes if _writes(node))
-
-
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.is_mutable and bool(node.all_input_nodes)
+    yield from (node for node in nodes if writes(node))
 
 
 def _base(node: Node) -> Node:
     """The value whose memory ``node`` shows, as far as names tell; dropout that is off shows its input."""
-    while node.op == "call_function" and node.all_input_nodes and (_is_view(node) or _writes(node)):
+    while node.op == "call_function" and node.all_input_nodes and (_is_view(node) or writes(node)):
         node = node.all_input_nodes[0]
     return node
 

@@ -120,9 +120,8 @@ class PrefixNormRule(Rule):
             raise call.refuse("normalises over several dimensions", "nn.LayerNorm over the features alone")
         _channels_are_features(call, call.features, -1)
         columns = int(layer.normalized_shape[-1])
-        if call.features.raw:
-            return self._step(call, groups, path, layer, columns, list(layer.normalized_shape))
-        return self._step(call, groups, path, layer, columns, None)
+        whole = list(layer.normalized_shape) if call.features.raw else None
+        return self._step(call, groups, path, layer, columns, whole)
 
     def over_channels(self, call: Call, groups: Groups, path: str, layer: nn.GroupNorm) -> Step:
         """The step for a GroupNorm whose one group is all channels."""
