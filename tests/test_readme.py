@@ -21,8 +21,18 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+def figures_of(bench):
+    return json.loads((ROOT / f"benchmarks/results/{bench}.json").read_text())["figures"]
+
+
+def shown(words, decimals):
+    """The numbers with so many decimals in the README's one table row that begins with ``words``."""
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
+    return [float(number) for number in re.findall(rf"-?\d+\.\d{{{decimals}}}", row)]
+
+
 def test_the_figures_are_those_of_the_committed_results():
-    figures = json.loads((ROOT / "benchmarks/results/train.json").read_text())["figures"]
+    figures = figures_of("train")
     rows = {
         "oracle accuracy": "digits5.oracle",
         "routed accuracy": "digits5.routed",
@@ -30,15 +40,12 @@ def test_the_figures_are_those_of_the_committed_results():
         "routed minus plain,": "digits5.routed_minus_plain",
     }
     for words, key in rows.items():
-        (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
-        mean, width = re.findall(r"-?\d\.\d{4}", row)
-        assert float(mean) == round(figures[key], 4)
-        assert float(width) == round(figures[f"{key}.ci95"], 4)
+        assert shown(words, 4) == [round(figures[key], 4), round(figures[f"{key}.ci95"], 4)]
     assert figures["digits5.drift"] == 0.0
 
 
 def test_the_routing_and_step_tables_are_those_of_the_committed_results():
-    routing = json.loads((ROOT / "benchmarks/results/routing.json").read_text())["figures"]
+    routing = figures_of("routing")
     rows = {
         "task given": "oracle",
         "task found": "routed",
@@ -47,15 +54,11 @@ def test_the_routing_and_step_tables_are_those_of_the_committed_results():
         "routed with no": "memory0.routed",
     }
     for words, key in rows.items():
-        (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
-        shown = [float(number) for number in re.findall(r"-?\d+\.\d\d", row)]
         keys = [f"{p}.{key}{ci}" for p in ("digits5", "mnist5") for ci in ("", ".ci95")]
-        assert shown == [round(100 * routing[k], 2) for k in keys], words
-    train = json.loads((ROOT / "benchmarks/results/train.json").read_text())["figures"]
+        assert shown(words, 2) == [round(100 * routing[k], 2) for k in keys], words
+    train = figures_of("train")
     for words, key in {"four of five": "frozen4of5", "one block that": "frozen0"}.items():
-        (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
-        shown = [float(number) for number in re.findall(r"\d\.\d\d", row)]
-        assert shown == [round(train[f"step.{net}.{key}"], 2) for net in ("mlp", "conv")]
+        assert shown(words, 2) == [round(train[f"step.{net}.{key}"], 2) for net in ("mlp", "conv")]
 
 
 def test_the_committed_results_reach_what_was_promised():

@@ -166,19 +166,24 @@ def test_a_run_that_keeps_moments_needs_no_old_file_and_no_neuron_for_its_router
     assert EideticNetwork.load(project / "runs/mine").learned.routing.router == "moments"
 
 
-def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
-    code = (
-        "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
-        "from eideticnet import network, __main__\n"
-        "def stop(*args, **kwargs): os.kill(os.getpid(), 9)\n"
-        "network.EideticNetwork.fit_router = stop\n"
-        "__main__.app()\n"
-    )
+def train_until_killed(project, changes):
+    """Run ``train config.toml`` in a process of its own whose code is changed to kill it."""
+    start = "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
+    code = f"{start}{changes}__main__.app()\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     killed = subprocess.run(
         [sys.executable, "-c", code], cwd=project, env=environment, check=False, timeout=60
     )
     assert killed.returncode == -signal.SIGKILL
+
+
+def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
+    code = (
+        "from eideticnet import network, __main__\n"
+        "def stop(*args, **kwargs): os.kill(os.getpid(), 9)\n"
+        "network.EideticNetwork.fit_router = stop\n"
+    )
+    train_until_killed(project, code)
     half = EideticNetwork.load(project / "runs/mine")
     assert len(half.tasks) == 2
     assert half.learned.router() is None
@@ -195,7 +200,6 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
 
 def test_a_run_that_is_killed_inside_a_task_goes_on_there(project, run):
     code = (
-        "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
         "from functools import partial\n"
         "from eideticnet import run, training, __main__\n"
         "run.Journal = partial(run.Journal, interval=0.0)\n"
@@ -205,13 +209,8 @@ def test_a_run_that_is_killed_inside_a_task_goes_on_there(project, run):
         "    epochs.append(args)\n"
         "    return train_epoch(*args)\n"
         "training.train_epoch = counted\n"
-        "__main__.app()\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, env=environment, check=False, timeout=60
-    )
-    assert killed.returncode == -signal.SIGKILL
+    train_until_killed(project, code)
     assert (project / "runs/mine/journal.safetensors").exists()
     output = run("train", "config.toml").stdout
     assert re.search(r"going on after \d+ epochs that were done before the interruption", output)

@@ -3,13 +3,12 @@
 import pytest
 import torch
 from masked import masked_logits
+from one_block import assert_one_block_is
 from zoo import ZOO
 from zoo_nets import add, fit, zoo_inputs, zoo_net
 
 from eideticnet import EideticNetwork
-from eideticnet.block import Block
 from eideticnet.program import HEAD
-from eideticnet.tracing import as_named
 
 DOUBLE_ROUNDING = 1e-12
 RARE = {
@@ -30,15 +29,7 @@ RAW_LAYERS = {"layer norms"}  # every owner has its own norm of the raw input, t
 def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     trunk, data = ZOO[kind]
     torch.manual_seed(0)
-    plain = trunk().eval()
-    x = data(5)
-    net = EideticNetwork(plain, x)
-    block = Block(net.program, "t0", (), {"t0": {**net.program.groups, HEAD: 2}}).eval()
-    block.adopt(as_named(plain))
-    with torch.no_grad():
-        features = block(x, {})[net.program.steps[-1].inputs[0]]
-        assert torch.equal(features, as_named(plain)(x))
-        assert torch.allclose(features, plain(x), rtol=0, atol=1e-6)
+    assert_one_block_is(trunk().eval(), data(5))
 
 
 @pytest.mark.parametrize("kind", ZOO)

@@ -6,11 +6,9 @@ import pytest
 import torch
 from foreign import FOREIGN, pixels
 from nets import LIGHT, QUICK, names
+from one_block import assert_one_block_is
 
 from eideticnet import EideticNetwork, Routing, batches
-from eideticnet.block import Block
-from eideticnet.program import HEAD
-from eideticnet.tracing import as_named
 
 
 def loader(seed, size):
@@ -25,11 +23,8 @@ def test_two_tasks_are_learned_on_a_trunk_of_somebody_else(kind):
     make, size = FOREIGN[kind]
     torch.manual_seed(0)
     plain, x = make().eval(), pixels(5, size)
+    assert torch.equal(assert_one_block_is(plain, x), plain(x).detach())
     net = EideticNetwork(plain, x)
-    block = Block(net.program, "t0", (), {"t0": {**net.program.groups, HEAD: 2}}).eval()
-    block.adopt(as_named(plain))
-    with torch.no_grad():
-        assert torch.equal(block(x, {})[net.program.steps[-1].inputs[0]], plain(x))
     options = {"training": replace(QUICK, max_epochs=1), "pruning": replace(LIGHT, step=0.8, min_width=1)}
     net.train_task("first", loader(0, size), names(2), **options)
     logits, digest = net.task_logits(x, "first"), net.digests()["first"]

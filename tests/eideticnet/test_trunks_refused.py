@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from one_block import assert_one_block_is
 from torch import nn
 
-from eideticnet import EideticNetwork, UnsupportedError
-from eideticnet.block import Block
-from eideticnet.program import HEAD
-from eideticnet.tracing import as_named, trace
+from eideticnet import UnsupportedError
+from eideticnet.tracing import trace
 
 
 class Net(nn.Module):
@@ -179,14 +178,7 @@ TAKEN = {
 @pytest.mark.parametrize("kind", TAKEN)
 def test_what_is_taken_is_computed_bit_for_bit(kind):
     function, layers = TAKEN[kind]
-    plain, x = Net(function, **layers).eval(), x3()
-    net = EideticNetwork(plain, x)
-    block = Block(net.program, "t0", (), {"t0": {**net.program.groups, HEAD: 2}}).eval()
-    block.adopt(as_named(plain))
-    with torch.no_grad():
-        features = block(x, {})[net.program.steps[-1].inputs[0]]
-        assert torch.equal(features, as_named(plain)(x))
-        assert torch.allclose(features, plain(x), rtol=0, atol=1e-6)
+    assert_one_block_is(Net(function, **layers).eval(), x3())
 
 
 def test_a_decoders_view_makes_channels_neurons():
