@@ -65,8 +65,6 @@ class Learned(nn.Module):
         super().__init__()
         self.tasks = tuple(tasks)
         self.answering = dict(answering or {})
-        names = dict.fromkeys(t.name for t in self.tasks)
-        self._current = tuple(self.revisions(n)[self.answering.get(n, -1)] for n in names)
         self.routing = routing
         self.moments = moments
         self.blocks = nn.ModuleDict({block.owner: block for block in blocks})
@@ -107,7 +105,8 @@ class Learned(nn.Module):
 
     def current(self) -> tuple[Task, ...]:
         """The revision of each task that answers, in the order in which they were first learned."""
-        return self._current
+        names = dict.fromkeys(t.name for t in self.tasks)
+        return tuple(self.revisions(n)[self.answering.get(n, -1)] for n in names)
 
     def _task_blocks(self) -> list[Block]:
         return [self.block(task.owner) for task in self.tasks]
