@@ -33,6 +33,9 @@ def build(
     format: Annotated[Format, typer.Option(help="Graph format.")] = "onnx",
     store: Annotated[Path, typer.Option(help="Where the archive goes.")] = Path("model_store"),
     bundle: Annotated[Path | None, typer.Option(help="Also keep the bundle in this new folder.")] = None,
+    prefix: Annotated[
+        list[int], typer.Option(help="Also a graph for requests pinned to one of so many first tasks.")
+    ] = [],  # noqa: B006
     max_instances: Annotated[int, typer.Option(min=1, help="Instances that one request may hold.")] = 64,
 ) -> None:
     """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed."""
@@ -44,7 +47,13 @@ def build(
     with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as temporary:
         folder = Path(temporary)
         write_bundle(
-            net, folder, name=name, model_version=model_version, format=format, max_instances=max_instances
+            net,
+            folder,
+            name=name,
+            model_version=model_version,
+            format=format,
+            prefixes=prefix,
+            max_instances=max_instances,
         )
         archive = store / f"{name}-{model_version}.mar"
         write_archive(folder, HANDLERS, archive)

@@ -39,7 +39,8 @@ def write_archive(bundle: Path, handlers: Path, destination: Path) -> None:
     """Pack ``bundle`` and the flat Python files in ``handlers`` into ``destination``, whole or
     not at all; equal inputs give equal bytes."""
     description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    files = {path.name: path.read_bytes() for path in [*bundle.iterdir(), *handlers.glob("eidetic_*.py")]}
+    files = {path.name: path.read_bytes() for path in handlers.glob("eidetic_*.py")}
+    files |= {str(p.relative_to(bundle)): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     files["model-config.yaml"] = yaml.safe_dump(SERVING, sort_keys=True).encode()
     files[MANIFEST] = json.dumps(_manifest(description), indent=1, sort_keys=True).encode()
     partial = destination.with_name(destination.name + ".partial")

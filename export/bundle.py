@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import onnx
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
+from export.body import body, example, owners
+from export.digest import digests
 from export.errors import ExportError
-from export.graph import ONNX_INPUTS, OPSET, OUTPUTS, write_onnx, write_torchscript
+from export.onnx_body import OPSET, to_onnx
+from export.prefix import prefix
+from export.tail import INPUTS, OUTPUTS, Rule, attach, logits_name
+from export.torch_formats import write_pt2, write_torchscript
 
-Format = Literal["onnx", "torchscript"]
+Format = Literal["onnx", "torchscript", "pt2"]
+Json = dict[str, Any]
 
-SCHEMA = "1.1.0"
+SCHEMA = "1.2.0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}
+_FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
 
 
 def write_bundle(
@@ -31,28 +38,35 @@ def write_bundle(
     name: str,
     model_version: str,
     format: Format = "onnx",
+    prefixes: Sequence[int] = (),
     max_instances: int = 64,
 ) -> None:
-    """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``."""
+    """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
+
+    ``prefixes``: for each number in it a graph that answers requests pinned to one of so many first
+    tasks (ONNX only)."""
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
             raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
-    _check_names(net.tasks)
-    writer = write_onnx if format == "onnx" else write_torchscript
-    writer(net, folder / _FILES[format])
+    _check_names(net.learned.tasks)
+    _check_prefixes(prefixes, format, len(net.tasks))
+    module = body(net)
     bundle = describe(net, name, model_version, format, max_instances)
+    if format == "onnx":
+        bundle |= _write_onnx(net, to_onnx(module, example(net), owners(net)), bundle, prefixes, folder)
+    else:
+        write = write_torchscript if format == "torchscript" else write_pt2
+        write(net, module, folder / _FILES[format])
     text = json.dumps(bundle, indent=1, ensure_ascii=False, sort_keys=True)
     (folder / "bundle.json").write_text(text, encoding="utf-8")
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
 
 
-def describe(
-    net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int
-) -> dict[str, Any]:
-    """What ``bundle.json`` says."""
+def describe(net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int) -> Json:
+    """What ``bundle.json`` says of any format."""
     routing = net.learned.routing
-    assert routing is not None, "prepare() refuses a network that can't route"
-    digests, reports = net.digests(), net.metadata.get("report", {})
+    assert routing is not None, "body() refuses a network that can't route"
+    answering = net.tasks
     return {
         "schema": SCHEMA,
         "name": name,
@@ -62,30 +76,69 @@ def describe(
         "layout": "nested",
         "neurons": sum(net.program.groups.values()),
         "precision": "float32",
-        "graph": {"inputs": list(ONNX_INPUTS), "outputs": list(OUTPUTS)},
+        "graph": {"inputs": list(INPUTS), "outputs": list(OUTPUTS)},
         "input": asdict(net.inputs),
         "limits": {"max_instances": max_instances},
-        "tasks": [
-            {
-                "name": t.name,
-                "owner": t.owner,
-                "classes": list(t.classes),
-                "revision": t.revision,
-                "digest": digests[t.label],
-                "neurons": sum(net.learned.block(t.owner).own.values()),
-                "report": reports.get(t.name, {}),
-            }
-            for t in net.tasks
-        ],
+        "tasks": _tasks(net, answering),
+        "superseded": _tasks(net, [t for t in net.learned.tasks if t not in answering]),
         "routing": {"rule": routing.decision, **routing.to_json()},
         "tools": _tools(format),
     }
 
 
+def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:
+    digests, reports = net.digests(), net.metadata.get("report", {})
+    return [
+        {
+            "name": t.name,
+            "owner": t.owner,
+            "classes": list(t.classes),
+            "revision": t.revision,
+            "network_digest": digests[t.label],
+            "neurons": sum(net.learned.block(t.owner).own.values()),
+            "report": reports.get(t.name, {}),
+        }
+        for t in tasks
+    ]
+
+
+def _write_onnx(
+    net: EideticNetwork, body: onnx.ModelProto, bundle: Json, prefixes: Sequence[int], folder: Path
+) -> Json:
+    """Write the graph and its prefixes; what ``bundle.json`` says of them."""
+    rule = Rule.of(bundle)
+    _save(attach(body, rule), folder / bundle["model"])
+    found = digests(body, [logits_name(t.owner) for t in net.learned.tasks])
+    cuts = []
+    for tasks in prefixes:
+        path = folder / "prefix" / f"{tasks}.onnx"
+        path.parent.mkdir(exist_ok=True)
+        _save(prefix(body, rule, tasks), path)
+        cuts.append({"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size})
+    lists = {
+        key: [{**task, "digest": found[logits_name(task["owner"])]} for task in bundle[key]]
+        for key in ("tasks", "superseded")
+    }
+    return {**lists, "prefixes": cuts}
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_prefixes(prefixes: Sequence[int], format: Format, tasks: int) -> None:
+    if prefixes and format != "onnx":
+        raise ExportError(f"prefixes are ONNX graphs; the format is {format}")
+    wrong = [n for n in prefixes if not 1 <= n <= tasks]
+    if wrong or len(set(prefixes)) < len(prefixes):
+        raise ExportError(f"prefixes {list(prefixes)}: use different numbers of tasks from 1 to {tasks}")
+
+
 def _tools(format: Format) -> dict[str, str]:
-    tools = {"python": platform.python_version(), "torch": torch.__version__}
+    tools = {"python": platform.python_version(), "torch": version("torch")}
     if format == "onnx":
-        tools |= {"onnx": version("onnx"), "opset": str(OPSET)}
+        tools |= {"onnx": version("onnx"), "onnxscript": version("onnxscript"), "opset": str(OPSET)}
     return tools
 
 
