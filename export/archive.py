@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from export.errors import ArchiveError
+from export.packing import pack
 
 HANDLER = "eidetic_handler.py"
 MANIFEST = "MAR-INF/MANIFEST.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_MAX_JSON = 8 << 20
+MAX_JSON = 8 << 20
 SERVING = {
     "minWorkers": 1,
     "maxWorkers": 1,
@@ -43,24 +43,7 @@ def write_archive(bundle: Path, handlers: Path, destination: Path) -> None:
     files |= {str(p.relative_to(bundle)): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     files["model-config.yaml"] = yaml.safe_dump(SERVING, sort_keys=True).encode()
     files[MANIFEST] = json.dumps(_manifest(description), indent=1, sort_keys=True).encode()
-    partial = destination.with_name(destination.name + ".partial")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-            for name in sorted(files):
-                archive.writestr(_entry(name), files[name])
-        partial.replace(destination)
-    except OSError as error:
-        raise ArchiveError(f"can't write {destination}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.create_system, entry.external_attr = 3, 0o644 << 16
-    return entry
+    pack(files, destination)
 
 
 def _manifest(bundle: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +61,7 @@ def _manifest(bundle: dict[str, Any]) -> dict[str, Any]:
 
 
 # Everything that zipfile, zlib, json and safetensors raise on bytes that nobody wrote on purpose.
-_BROKEN = (
+BROKEN = (
     *(OSError, EOFError, KeyError, ValueError, RuntimeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, SafetensorError),
 )
@@ -104,6 +87,23 @@ class Archive:
     def tasks(self) -> list[dict[str, Any]]:
         return list(self.bundle["tasks"])
 
+    def files(self) -> dict[str, bytes]:
+        """All files in it, by name."""
+        return {name: self.file(name) for name in self.names()}
+
+    def names(self) -> list[str]:
+        """The names of all files in it."""
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.namelist()
+
+    def file(self, name: str) -> bytes:
+        """One of the files in it. ``ArchiveError`` if there is none."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return archive.read(name)
+        except BROKEN as error:
+            raise ArchiveError(f"{self.path}: can't read {name}: {error}") from error
+
 
 def read_archive(path: Path) -> Archive:
     """Read ``bundle.json`` and the probes. ``ArchiveError`` names the file and what is wrong."""
@@ -114,9 +114,9 @@ def read_archive(path: Path) -> Archive:
             broken = archive.testzip()
             if broken:
                 raise ArchiveError(f"{path}: {broken} is damaged; copy or export the archive again")
-            bundle = json.loads(_read(archive, "bundle.json", _MAX_JSON))
+            bundle = json.loads(_read(archive, "bundle.json", MAX_JSON))
             probes = load_tensors(_read(archive, "probes.safetensors"))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ArchiveError(f"{path} is not a model archive of ours: {error}") from error
     _check(path, bundle, probes)
     return Archive(path, bundle, probes)

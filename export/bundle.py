@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
+import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
@@ -20,6 +21,7 @@ from export.digest import digests
 from export.errors import ExportError
 from export.onnx_body import OPSET, to_onnx
 from export.prefix import prefix
+from export.routing_check import VALIDATION, read_inputs
 from export.tail import INPUTS, OUTPUTS, Rule, attach, logits_name
 from export.torch_formats import write_pt2, write_torchscript
 
@@ -39,12 +41,14 @@ def write_bundle(
     model_version: str,
     format: Format = "onnx",
     prefixes: Sequence[int] = (),
+    validation: Path | None = None,
     max_instances: int = 64,
 ) -> None:
     """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
 
     ``prefixes``: for each number in it a graph that answers requests pinned to one of so many first
-    tasks (ONNX only)."""
+    tasks (ONNX only). ``validation``: real inputs that may travel in the bundle, by which the routing of
+    later versions is judged."""
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
             raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
@@ -60,6 +64,8 @@ def write_bundle(
     text = json.dumps(bundle, indent=1, ensure_ascii=False, sort_keys=True)
     (folder / "bundle.json").write_text(text, encoding="utf-8")
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
+    if validation is not None:
+        _keep_validation(validation, bundle["input"], folder)
 
 
 def describe(net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int) -> Json:
@@ -120,6 +126,13 @@ def _write_onnx(
         for key in ("tasks", "superseded")
     }
     return {**lists, "prefixes": cuts}
+
+
+def _keep_validation(source: Path, spec: Json, folder: Path) -> None:
+    real = read_inputs(source, spec)
+    known = {"x": real.x, "task": real.task, "label": real.label}
+    tensors = {name: torch.from_numpy(values) for name, values in known.items() if values is not None}
+    (folder / VALIDATION).write_bytes(save_tensors(tensors))
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

@@ -9,7 +9,6 @@ Imports neither torch nor eideticnet.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import onnx
 
@@ -18,7 +17,7 @@ from export.tail import Rule, attach_pinned
 
 def prefix(body: onnx.ModelProto, rule: Rule, tasks: int) -> onnx.ModelProto:
     """The graph that answers requests pinned to one of the first ``tasks`` tasks of ``rule``."""
-    first = replace(rule, heads=rule.heads[:tasks], counts=rule.counts[:tasks])
+    first = rule.first(tasks)
     return attach_pinned(cut(body, first.heads), first)
 
 

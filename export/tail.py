@@ -9,7 +9,7 @@ Values: ``all`` (N, sum of C_t) are the logits of the answering heads side by si
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,10 @@ class Rule:
     @property
     def widest(self) -> int:
         return max(self.counts)
+
+    def first(self, tasks: int) -> Rule:
+        """The rule of the first ``tasks`` tasks."""
+        return replace(self, heads=self.heads[:tasks], counts=self.counts[:tasks])
 
 
 def attach(body: onnx.ModelProto, rule: Rule) -> onnx.ModelProto:
