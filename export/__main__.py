@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -15,6 +16,7 @@ from eideticnet import EideticError, EideticNetwork
 from export.archive import write_archive
 from export.bundle import Format, write_bundle
 from export.errors import ArchiveError, ExportError
+from export.releases import RELEASES, release
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 HANDLERS = Path(__file__).parent.parent / "handlers"
@@ -51,6 +53,13 @@ def build(
         if bundle is not None:
             shutil.copytree(folder, bundle)
     typer.echo(archive)
+
+
+@app.command()
+def release_handlers() -> None:
+    """Add the files in handlers/ to the released handlers, the only code that an archive may carry."""
+    added = release(HANDLERS, version("eideticnet"))
+    typer.echo(f"{RELEASES}: {'added' if added else 'they are in it already'}")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

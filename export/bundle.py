@@ -6,6 +6,7 @@ import json
 import platform
 import re
 from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -13,13 +14,13 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save as save_tensors
 
-from eideticnet import EideticNetwork, Task
-from export.errors import ExportError
+from eideticnet import EideticNetwork
+from export.contract import SCHEMA, names_problem, read_bundle
+from export.errors import ArchiveError, ExportError
 from export.graph import ONNX_INPUTS, OPSET, OUTPUTS, write_onnx, write_torchscript
 
 Format = Literal["onnx", "torchscript"]
 
-SCHEMA = "1.1.0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}
 
@@ -37,13 +38,26 @@ def write_bundle(
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
             raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
-    _check_names(net.tasks)
+    problem = names_problem((task.name, task.classes) for task in net.tasks)
+    if problem:
+        raise ExportError(problem)
     writer = write_onnx if format == "onnx" else write_torchscript
     writer(net, folder / _FILES[format])
-    bundle = describe(net, name, model_version, format, max_instances)
-    text = json.dumps(bundle, indent=1, ensure_ascii=False, sort_keys=True)
-    (folder / "bundle.json").write_text(text, encoding="utf-8")
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
+    bundle = describe(net, name, model_version, format, max_instances)
+    write_description(bundle, folder)
+
+
+def write_description(bundle: dict[str, Any], folder: Path) -> None:
+    """Write ``bundle.json``, with the SHA-256 of every other file in ``folder``, once they are all there."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    sums = {name: sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    text = json.dumps({**bundle, "files": sums}, indent=1, ensure_ascii=False, sort_keys=True)
+    try:
+        read_bundle(text.encode())
+    except ArchiveError as error:
+        raise ExportError(f"what was to be written can't be read: {error}") from error
+    (folder / "bundle.json").write_text(text, encoding="utf-8")
 
 
 def describe(
@@ -87,11 +101,3 @@ def _tools(format: Format) -> dict[str, str]:
     if format == "onnx":
         tools |= {"onnx": version("onnx"), "opset": str(OPSET)}
     return tools
-
-
-def _check_names(tasks: tuple[Task, ...]) -> None:
-    """Names go into JSON answers, tables and terminals: any script, but no control characters."""
-    for task in tasks:
-        for text in (task.name, *task.classes):
-            if not text.strip() or not text.isprintable() or len(text) > 200:
-                raise ExportError(f"{text!r} can't name a task or class: use up to 200 printable characters")
