@@ -101,8 +101,6 @@ class _Entry:
             raise ArchiveError(f"{self.name!r} is encrypted")
         if self.method not in (_STORED, _DEFLATED):
             raise ArchiveError(f"{self.name!r} has the unknown compression method {self.method}")
-        if _LARGEST in (self.size, self.packed, self.offset):
-            raise ArchiveError(f"{self.name!r} is in zip64 form; archives are smaller than 4 GiB")
         if self.size > limit:
             raise ArchiveError(f"{self.name!r} declares {self.size} bytes, more than the {limit} allowed")
         if self.method == _STORED and self.size != self.packed:
@@ -155,6 +153,8 @@ def _record(data: memoryview) -> tuple[memoryview, _Entry]:
     comment, disk, internal, external, offset = struct.unpack("<3H2I", data[32:_CENTRAL_SIZE])
     raw_name, rest = bytes(data[_CENTRAL_SIZE:][:length]), data[_CENTRAL_SIZE + length :]
     name = raw_name.decode("utf-8", "backslashreplace")
+    if _LARGEST in (size, packed, offset):
+        raise ArchiveError(f"{name[:200]!r} is in zip64 form; our archives are smaller than 4 GiB")
     if extra or comment or disk:
         raise ArchiveError(f"{name[:200]!r} has extra fields or a comment, which our archives never have")
     numbers = flags, method, crc, packed, size, internal, external, offset
@@ -186,8 +186,8 @@ def _check_places(entries: Sequence[_Entry], start: int) -> None:
     position = 0
     for entry in entries:
         if entry.offset != position:
-            what = "overlaps what is before it" if entry.offset < position else "has something before it"
-            raise ArchiveError(f"{entry.name!r} {what} that the directory does not list")
+            what = "overlaps" if entry.offset < position else "does not begin at the end of"
+            raise ArchiveError(f"{entry.name!r} {what} the file before it")
         position = entry.end
     if position != start:
         raise ArchiveError("its files do not end where its directory begins")

@@ -76,11 +76,13 @@ def _check_listed(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
 
 def _check_sums(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
     """Every file of the bundle must be the one that bundle.json was written for."""
-    if minor(bundle) < 2 and "files" not in bundle:
-        return
+    if "files" not in bundle:
+        if minor(bundle) < 2:
+            return
+        raise ArchiveError("bundle.json lacks 'files', which it has since schema 1.2")
     ours = {BUNDLE, CONFIG, MANIFEST}
     found = {n: sha256(d).hexdigest() for n, d in members.items() if n not in ours and not is_handler(n)}
-    stated = bundle.get("files", {})
+    stated = bundle["files"]
     for name in sorted({*found, *stated}):
         if found.get(name) != stated.get(name):
             raise ArchiveError(f"the SHA-256 of {name!r} is not the one that bundle.json states")
@@ -146,7 +148,7 @@ def _check_config(data: bytes) -> None:
         found = yaml.safe_load(data)
         error = next(_CONFIG.iter_errors(found), None)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise ArchiveError(f"{CONFIG} is not ours: {str(problem)[:200]}") from None
+        raise ArchiveError(f"{CONFIG} is not ours: {' '.join(str(problem).split())[:200]}") from None
     if error:
         raise ArchiveError(f"{CONFIG} is not ours: {error.message[:200]}")
 
