@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from eideticnet.block import Block
 from eideticnet.program import Features, Program, Step
@@ -40,19 +40,15 @@ def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program)
     for block in blocks:
         own = block.layer(step.layer)
         if own is not None and places.has(step.features, block.owner):
-            where = {"out": places.columns(step.features, block.owner), "in": torch.arange(wide)}
+            where = {"out": places.columns(step.features, block.owner), "in": list(range(wide))}
             if rule.reads_prefix and not read.raw:
                 seen = (*block.read_in(step), block.owner)
-                where["in"] = torch.cat([places.columns(read, owner) for owner in seen])
+                where["in"] = [column for owner in seen for column in places.columns(read, owner)]
             for name, tensor in own.state_dict().items():
                 axes = rule.axes_of(step, name)
-                index = [where[a] if a else torch.arange(n) for a, n in zip(axes, tensor.shape, strict=False)]
+                index = [where[a] if a else range(n) for a, n in zip(axes, tensor.shape, strict=False)]
                 state[name] = state[name].to(tensor.device)
-                state[name][_grid(index)] = tensor
+                state[name][tuple(map(torch.from_numpy, np.ix_(*index)))] = tensor
     layer.load_state_dict(state, assign=True)
     return layer.requires_grad_(False)
 
-
-def _grid(index: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Indices by axis as an index of the block of elements that they span."""
-    return tuple(map(torch.from_numpy, np.ix_(*[i.numpy() for i in index])))

@@ -1,13 +1,16 @@
-"""Where each owner's columns are in a value that holds all owners'."""
+"""Where each owner's columns are in a value that holds all owners'.
+
+Plain numbers throughout: while a module is exported its tensors have no values to compute places with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from eideticnet.columns import Widths, kept_columns
+from eideticnet.columns import Widths
 from eideticnet.program import Features
 
 
@@ -21,13 +24,10 @@ class Places:
     def __init__(self, widths: Mapping[str, Widths]) -> None:
         self.widths = {owner: dict(own) for owner, own in widths.items()}
         self.whole: dict[str, int] = {}
-        self.neurons: dict[str, dict[str, Tensor]] = {}
+        self.starts: dict[str, dict[str, int]] = {}
         for owner, own in self.widths.items():
-            self.neurons[owner] = {}
-            for group, count in own.items():
-                start = self.whole.get(group, 0)
-                self.neurons[owner][group] = torch.arange(start, start + count)
-                self.whole[group] = start + count
+            self.starts[owner] = {group: self.whole.get(group, 0) for group in own}
+            self.whole |= {group: self.whole.get(group, 0) + count for group, count in own.items()}
 
     def width(self, features: Features) -> int:
         """Columns of a whole value."""
@@ -37,9 +37,14 @@ class Places:
         """Whether ``owner`` has a part of such values; of raw ones everyone has."""
         return features.raw or features.columns(self.widths[owner]) > 0
 
-    def columns(self, features: Features, owner: str) -> Tensor:
+    def columns(self, features: Features, owner: str) -> list[int]:
         """Where the owner's columns are, in the order of its piece."""
-        return kept_columns(features, self.whole, self.neurons[owner])
+        once, start = list[int](), 0
+        for run in features.runs:
+            first = start + self.starts[owner][run.group] * run.repeat
+            once += range(first, first + self.widths[owner][run.group] * run.repeat)
+            start += self.whole[run.group] * run.repeat
+        return [tile * start + column for tile in range(features.tile) for column in once]
 
     def cut(self, value: Tensor, features: Features, owner: str) -> Tensor:
         """The owner's piece of a whole value."""
@@ -47,13 +52,14 @@ class Places:
 
     def join(self, pieces: Mapping[str, Tensor], features: Features) -> Tensor:
         """The whole value of which these are the pieces, by owner in the order of learning."""
-        order = torch.cat([self.columns(features, owner) for owner in pieces])
-        return _select(torch.cat(list(pieces.values()), features.dim), features.dim, order.argsort())
+        lie = [column for owner in pieces for column in self.columns(features, owner)]
+        order = sorted(range(len(lie)), key=lie.__getitem__)
+        return _select(torch.cat(list(pieces.values()), features.dim), features.dim, order)
 
 
-def _select(value: Tensor, dim: int, columns: Tensor) -> Tensor:
-    """A slice where it is one: exporters turn that into something cheaper than a gather."""
-    start, count = int(columns[0]), len(columns)
-    if torch.equal(columns, torch.arange(start, start + count)):
+def _select(value: Tensor, dim: int, columns: Sequence[int]) -> Tensor:
+    """These columns; as a slice where they are one, which is cheaper than to gather."""
+    start, count = columns[0], len(columns)
+    if list(columns) == list(range(start, start + count)):
         return value if count == value.shape[dim] else value.narrow(dim, start, count)
-    return value.index_select(dim, torch.tensor(columns.tolist(), device=value.device))
+    return value.index_select(dim, torch.tensor(columns, device=value.device))
