@@ -37,7 +37,7 @@ _FORMAT = {
     "type": "object",
     "required": ["schema", "old", "new", "files"],
     "properties": {
-        **dict.fromkeys(("old", "new"), {"type": "string"}),
+        **{key: {"type": "string"} for key in ("old", "new")},
         "schema": {"type": "string", "pattern": r"^1\.", "description": "this version reads schema 1"},
         "files": {"type": "array", "items": _FILE},
     },

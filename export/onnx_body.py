@@ -37,6 +37,7 @@ def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.Mod
     model = program.model_proto
     _strip(model)
     _check_batch(model)
+    _share_prefixes(model)
     return model
 
 
@@ -66,3 +67,16 @@ def _strip(model: onnx.ModelProto) -> None:
     for node in graph.node:
         node.doc_string = ""
     del graph.value_info[:]  # they repeat what shape inference tells
+
+
+def _share_prefixes(model: onnx.ModelProto) -> None:
+    """Let a block concatenate its own piece to the prefix that the block before put together, instead
+    of all pieces anew: copies are exact, and two long ones cost less than many short ones."""
+    made: dict[tuple[object, ...], str] = {}
+    for node in model.graph.node:
+        if node.op_type == "Concat":
+            axis, pieces = node.attribute[0].i, tuple(node.input)
+            longest = next((n for n in range(len(pieces) - 1, 1, -1) if (axis, pieces[:n]) in made), 0)
+            if longest:
+                node.input[:] = [made[axis, pieces[:longest]], *pieces[longest:]]
+            made.setdefault((axis, pieces), node.output[0])
