@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from eideticnet.block import Block, Pieces
+from eideticnet.block import Block
 from eideticnet.columns import by_neuron
 from eideticnet.program import HEAD, Features
 from eideticnet.rules import RULES

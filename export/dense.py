@@ -20,6 +20,7 @@ from eideticnet.block import Block
 from eideticnet.program import HEAD, INPUT, Program, Step
 from eideticnet.rules import RULES
 from export.body import owners
+from export.errors import ExportError
 from export.fusing import fusable, fused
 from export.places import Places
 
@@ -45,6 +46,8 @@ class Dense(nn.Module):
                 self.layers[_key(step.layer)] = fused(step, alike, self.places, self.program)
         self.blocks = nn.ModuleDict({b.owner: _only(b, self.apart, not usual[b.owner]) for b in alike})
         self.strangers = nn.ModuleDict({b.owner: b for b in blocks if b not in alike})
+        if any(b.reads for b in blocks if b not in alike):
+            raise ExportError("a block of another program reads the others; only the nested layout has that")
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.logits(self.inputs.normalise(x))

@@ -35,7 +35,8 @@ def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program)
     wide = int(step.options["raw_columns"]) if read.raw else places.width(read)
     with torch.device("meta"):  # no random numbers drawn for weights to replace
         layer = rule.build(step, wide, places.width(step.features))
-    assert layer is not None and step.layer is not None
+    assert layer is not None
+    assert step.layer is not None
     state = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in layer.state_dict().items()}
     for block in blocks:
         own = block.layer(step.layer)
@@ -51,4 +52,3 @@ def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program)
                 state[name][tuple(map(torch.from_numpy, np.ix_(*index)))] = tensor
     layer.load_state_dict(state, assign=True)
     return layer.requires_grad_(False)
-

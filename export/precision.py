@@ -35,7 +35,7 @@ class Reduced(nn.Module):
     def __init__(self, body: Body | Dense, inputs: Inputs, dtype: torch.dtype) -> None:
         super().__init__()
         self.inputs, self.dtype = inputs, dtype
-        self.body = copy.deepcopy(body).to(dtype)
+        self.body = copy.deepcopy(body).to(dtype).eval()
         for block in self.body.modules():
             if isinstance(block, Block):
                 block.program = _cast_constants(block.program, dtype)
@@ -58,11 +58,6 @@ def _cast_constants(program: Program, dtype: torch.dtype) -> Program:
     return Program(steps, program.groups)
 
 
-def reduced(body: Body | Dense, inputs: Inputs, precision: Precision) -> nn.Module:
-    """``body`` in this precision as far as that is a matter of the module: int8 is made of the graph."""
-    return Reduced(body, inputs, HALVES[precision]) if precision in HALVES else body
-
-
 def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` with int8 weights and dynamically quantised activations.
 
@@ -74,7 +69,9 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
         with tempfile.TemporaryDirectory(prefix="eidetic-int8-") as folder:
             path = Path(folder) / "int8.onnx"
             quantize_dynamic(model, path, weight_type=QuantType.QUInt8)  # its int8 convolution has no kernel
-            return onnx.load(path)
+            made = onnx.load(path)
+    del made.metadata_props[:]
+    return made
 
 
 @contextmanager
