@@ -53,7 +53,7 @@ def measure(runs: Mapping[Layout, Run], x: Array) -> dict[str, dict[str, float]]
     times: dict[str, dict[str, float]] = {name: {} for name in runs}
     for batch in BATCHES:
         inputs = feed(np.ascontiguousarray(np.resize(x, (batch, *x.shape[1:]))))
-        rounds: dict[str, list[float]] = {name: [] for name in runs}
+        rounds: dict[Layout, list[float]] = {name: [] for name in runs}
         end = time.monotonic() + _SECONDS
         for number in range(_ROUNDS):
             for name, run in runs.items():
