@@ -19,7 +19,10 @@ MAY_IMPORT = {
     "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE, *REPORT}),
     "export": (
         {"eideticnet"},
-        {"torch", "onnx", "google", "numpy", "safetensors", "yaml", "jsonschema", "typer"},
+        {
+            *("torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml"),
+            *("jsonschema", "typer", "rich"),
+        },
     ),
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
     "serving": (
@@ -30,13 +33,13 @@ MAY_IMPORT = {
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
-        {"torch", "numpy", "scipy", "sklearn", "rich", "onnxruntime", "matplotlib"},
+        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib"},
     ),
 }
 # What serving may use of export: the reader of archives, which imports no torch.
 READER = {
     *("export.archive", "export.container", "export.contents", "export.contract"),
-    *("export.errors", "export.releases"),
+    *("export.errors", "export.hashing", "export.releases"),
 }
 # Files of the method that only the command line needs.
 SHELL = {"__main__.py", "config.py", "history.py", "plots.py", "progress.py", "report.py", "run.py"}
