@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE, *REPORT}),
     "export": (
         {"eideticnet"},
-        {"torch", "onnx", "google", "numpy", "safetensors", "yaml", "jsonschema", "typer"},
+        {"torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml", "jsonschema"}
+        | COMMAND_LINE,
     ),
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
     "serving": (
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
-        {"torch", "numpy", "scipy", "sklearn", "rich", "onnxruntime", "matplotlib"},
+        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib"},
     ),
 }
 # What serving may use of export: the reader of archives, which imports no torch.

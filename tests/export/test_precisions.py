@@ -10,9 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from histories import add_task, archived, normalised
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import held_out, task_data, trained
+from nets import fit, held_out, task_data, trained
 from safetensors.numpy import save_file
 from tolerances import HALF
 from trunks import Functional, Mlp
@@ -27,6 +28,7 @@ from export.errors import ExportError
 from export.onnx_body import to_onnx
 from export.precision import quantised
 from export.session import session
+from export.verify import verify
 
 
 def written(folder, net=None, **options):
@@ -189,6 +191,21 @@ def test_accuracy_on_real_inputs_is_what_counting_gives(suffix, tmp_path):
         "model.onnx",
         "probes.safetensors",
     ]  # what only judges does not travel
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_nested_blocks_of_another_precision_are_proven_between_versions_and_not_against_float32(
+    precision, tmp_path
+):
+    net = normalised(2)
+    plain = archived(net, tmp_path / "plain")
+    old = archived(net, tmp_path / "old", precision=precision)
+    add_task(net)
+    fit(net)
+    new = archived(net, tmp_path / "new", "2.0", precision=precision)
+    proof = verify(new, old)
+    assert (proof.verdict, proof.reasons) == ("proven", [])
+    assert verify(new, plain).verdict == "not comparable"
 
 
 def test_a_float32_bundle_of_nested_blocks_needs_no_such_figures(tmp_path):
