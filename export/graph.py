@@ -53,12 +53,14 @@ def write_graph(net: EideticNetwork, form: Form, rule: Rule, path: Path) -> onnx
     if form.format == "onnx":
         model = to_onnx(computes, example(net), owners(net))
         model = quantised(model) if form.precision == "int8" else model
-        save(attach(model, rule), path)
+        path.write_bytes(attach(model, rule).SerializeToString())
     else:
         write = write_torchscript if form.format == "torchscript" else write_pt2
         write(net, computes, path)
     if form.precision != "float32":
         _try(net, form, path)
+    if model is not None:  # checked last: a runtime says more of what it lacks
+        save(attach(model, rule), path)
     return model
 
 

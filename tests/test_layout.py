@@ -19,10 +19,8 @@ MAY_IMPORT = {
     "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE, *REPORT}),
     "export": (
         {"eideticnet"},
-        {
-            *("torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml"),
-            *("jsonschema", "typer", "rich"),
-        },
+        {"torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml", "jsonschema"}
+        | COMMAND_LINE,
     ),
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
     "serving": (

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from tolerances import EXPORTED
 from trunks import FEATURES, TRUNKS
+from typer.testing import CliRunner
 from zoo import ZOO
 from zoo_nets import zoo_inputs, zoo_net
 
 from eideticnet import EideticNetwork, Routing
+from export.__main__ import app
+from export.archive import read_archive
 from export.body import Body, example, owners
 from export.bundle import write_bundle
 from export.dense import Dense
@@ -82,9 +85,10 @@ def test_models_that_nobody_here_wrote_give_the_nested_logits(kind):
     trunk, size = FOREIGN[kind]
     torch.manual_seed(0)
     net = EideticNetwork(trunk(), pixels(2, size))
+    options = {"training": QUICK, "pruning": LIGHT, "when_full": "widen"}
     for i in range(2):
         data = batches(pixels(8, size), torch.arange(8) % 2, 4)
-        net.train_task(f"task {i}", data, names(2), training=QUICK, pruning=LIGHT)
+        net.train_task(f"task {i}", data, names(2), **options)
     net.fit_router({t.name: data for t in net.tasks}, routing=Routing("linear", "hard"), training=QUICK)
     assert_same_logits(net, pixels(5, size))
 
@@ -167,6 +171,16 @@ def test_auto_measures_both_layouts_and_says_which_it_took(format, tmp_path):
     }
     assert ("accuracy" in bundle) == (measured["taken"] == "dense")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_command_line_says_which_layout_it_took_and_why(tmp_path):
+    trained(2).save(tmp_path / "run")
+    command = ["build", str(tmp_path / "run"), "--store", str(tmp_path), "--format", "torchscript"]
+    result = CliRunner().invoke(app, [*command, "--layout", "auto"])
+    assert result.exit_code == 0
+    measured = read_archive(tmp_path / "run-2.0.mar").bundle["layout_measured"]
+    shown = " ".join(result.stderr.split())
+    assert f"layout: {measured['taken']} ({measured['reason']})" in shown
 
 
 def followers(graph, kind):

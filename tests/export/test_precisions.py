@@ -6,14 +6,17 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from histories import add_task, archived, normalised
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import held_out, task_data, trained
+from nets import fit, held_out, task_data, trained
 from safetensors.numpy import save_file
 from tolerances import HALF
+from trunks import Functional, Mlp
 from typer.testing import CliRunner
 from zoo_nets import zoo_net
 
@@ -25,6 +28,7 @@ from export.errors import ExportError
 from export.onnx_body import to_onnx
 from export.precision import quantised
 from export.session import session
+from export.verify import verify
 
 
 def written(folder, net=None, **options):
@@ -75,12 +79,12 @@ def test_a_graph_in_float16_takes_and_gives_float32(tmp_path):
     }
 
 
-def test_a_half_sized_type_halves_the_weights(tmp_path):
-    net, sizes = trained(2, (200, 200)), []
-    for precision in ("float32", "float16"):
-        written(tmp_path / precision, net, precision=precision)
-        sizes.append((tmp_path / precision / "model.onnx").stat().st_size)
-    assert sizes[1] < 0.75 * sizes[0]
+def test_every_weight_is_stored_in_the_half_type(tmp_path):
+    written(tmp_path, trained(2), precision="float16")
+    stored = onnx.load(tmp_path / "model.onnx").graph.initializer
+    kinds = {t.data_type for t in stored if not t.name.startswith("tail_")}
+    assert onnx.TensorProto.FLOAT16 in kinds
+    assert onnx.TensorProto.FLOAT not in kinds
 
 
 def test_inputs_beyond_the_range_of_float16_are_normalised_before_they_are_cast(tmp_path):
@@ -102,9 +106,10 @@ def test_constants_and_tokens_pass_through_a_half_type(kind, tmp_path):
     assert bundle["accuracy"]["max_difference"]["logits"] <= HALF["float16"]
 
 
-def test_a_precision_that_the_runtime_lacks_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize("trunk", [Mlp, Functional])
+def test_a_precision_that_the_runtime_lacks_is_refused_by_name(trunk, tmp_path):
     with pytest.raises(ExportError, match=r"precision bfloat16: onnxruntime \d.* can't run the graph"):
-        written(tmp_path, precision="bfloat16")
+        written(tmp_path, trained(3, trunk=trunk), precision="bfloat16")
 
 
 @pytest.mark.parametrize("format", ["torchscript", "pt2"])
@@ -186,6 +191,21 @@ def test_accuracy_on_real_inputs_is_what_counting_gives(suffix, tmp_path):
         "model.onnx",
         "probes.safetensors",
     ]  # what only judges does not travel
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_nested_blocks_of_another_precision_are_proven_between_versions_and_not_against_float32(
+    precision, tmp_path
+):
+    net = normalised(2)
+    plain = archived(net, tmp_path / "plain")
+    old = archived(net, tmp_path / "old", precision=precision)
+    add_task(net)
+    fit(net)
+    new = archived(net, tmp_path / "new", "2.0", precision=precision)
+    proof = verify(new, old)
+    assert (proof.verdict, proof.reasons) == ("proven", [])
+    assert verify(new, plain).verdict == "not comparable"
 
 
 def test_a_float32_bundle_of_nested_blocks_needs_no_such_figures(tmp_path):
