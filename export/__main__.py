@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
@@ -14,10 +15,12 @@ import typer
 from export.archive import read_archive
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError, ExportError
+from export.releases import RELEASES, release
 from export.show import show
 from export.verify import MAX_DROP, STATUS
 from export.verify import verify as prove
 
+HANDLERS = Path(__file__).parent.parent / "handlers"
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
 
@@ -115,6 +118,13 @@ def apply(
         destination = store / f"{archive.name}-{archive.version}.mar"
         made.replace(destination)
     typer.echo(destination)
+
+
+@app.command()
+def release_handlers() -> None:
+    """Add the files in handlers/ to the released handlers, the only code that an archive may carry."""
+    added = release(HANDLERS, version("eideticnet"))
+    typer.echo(f"{RELEASES}: {'added' if added else 'they are in it already'}")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,18 +18,19 @@ from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
 from export.body import body, example, owners
+from export.contents import VALIDATION
+from export.contract import SCHEMA, names_problem, read_bundle
 from export.digest import digests
-from export.errors import ExportError
+from export.errors import ArchiveError, ExportError
 from export.onnx_body import OPSET, to_onnx
 from export.prefix import prefix
-from export.routing_check import VALIDATION, read_inputs
+from export.routing_check import read_inputs
 from export.tail import INPUTS, OUTPUTS, Rule, attach, logits_name
 from export.torch_formats import write_pt2, write_torchscript
 
 Format = Literal["onnx", "torchscript", "pt2"]
 Json = dict[str, Any]
 
-SCHEMA = "1.2.0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
 
@@ -52,7 +54,9 @@ def write_bundle(
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
             raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
-    _check_names(net.learned.tasks)
+    problem = names_problem((task.name, task.classes) for task in net.tasks)
+    if problem:
+        raise ExportError(problem)
     _check_prefixes(prefixes, format, len(net.tasks))
     module = body(net)
     bundle = describe(net, name, model_version, format, max_instances)
@@ -61,11 +65,22 @@ def write_bundle(
     else:
         write = write_torchscript if format == "torchscript" else write_pt2
         write(net, module, folder / _FILES[format])
-    text = json.dumps(bundle, indent=1, ensure_ascii=False, sort_keys=True)
-    (folder / "bundle.json").write_text(text, encoding="utf-8")
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
     if validation is not None:
         _keep_validation(validation, bundle["input"], folder)
+    write_description(bundle, folder)
+
+
+def write_description(bundle: Json, folder: Path) -> None:
+    """Write ``bundle.json``, with the SHA-256 of every other file in ``folder``, once they are all there."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    sums = {name: sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    text = json.dumps({**bundle, "files": sums}, indent=1, ensure_ascii=False, sort_keys=True)
+    try:
+        read_bundle(text.encode())
+    except ArchiveError as error:
+        raise ExportError(f"what was to be written can't be read: {error}") from error
+    (folder / "bundle.json").write_text(text, encoding="utf-8")
 
 
 def describe(net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int) -> Json:
@@ -153,11 +168,3 @@ def _tools(format: Format) -> dict[str, str]:
     if format == "onnx":
         tools |= {"onnx": version("onnx"), "onnxscript": version("onnxscript"), "opset": str(OPSET)}
     return tools
-
-
-def _check_names(tasks: tuple[Task, ...]) -> None:
-    """Names go into JSON answers, tables and terminals: any script, but no control characters."""
-    for task in tasks:
-        for text in (task.name, *task.classes):
-            if not text.strip() or not text.isprintable() or len(text) > 200:
-                raise ExportError(f"{text!r} can't name a task or class: use up to 200 printable characters")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -20,13 +19,15 @@ import onnx
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from export.archive import BROKEN, MAX_JSON, read_archive
+from export.archive import read_files
+from export.container import read_members, write_members
+from export.contract import parse_json
 from export.errors import ArchiveError
 from export.hashing import file_sha256
-from export.packing import pack
 
 SCHEMA = "1.0.0"
 _HEADER, _STORED = "delta.json", "new.bin"
+_LARGEST = 64 << 20, (1 << 32) - 1
 _PIECES = {"type": "array", "items": {"type": ["string", "integer"], "minimum": 0}}
 _FILE = {
     "type": "object",
@@ -49,7 +50,7 @@ _LEAST = 64
 def write_delta(old: Path, new: Path, destination: Path) -> None:
     """Write what ``new`` adds to ``old``, whole or not at all."""
     known, stored, files = set(_pool(old)), bytearray(), []
-    for name, data in read_archive(new).files().items():
+    for name, data in read_files(new)[1].items():
         pieces = list[str | int]()
         for piece in _pieces(name, data):
             digest = sha256(piece).hexdigest()
@@ -60,7 +61,7 @@ def write_delta(old: Path, new: Path, destination: Path) -> None:
                 stored += piece
         files.append({"name": name, "pieces": pieces})
     header = {"schema": SCHEMA, "old": file_sha256(old), "new": file_sha256(new), "files": files}
-    pack({_HEADER: json.dumps(header).encode(), _STORED: bytes(stored)}, destination)
+    write_members({_HEADER: json.dumps(header).encode(), _STORED: bytes(stored)}, destination)
 
 
 def apply_delta(old: Path, delta: Path, destination: Path) -> None:
@@ -76,12 +77,12 @@ def apply_delta(old: Path, delta: Path, destination: Path) -> None:
             raise ArchiveError(f"{delta} needs a piece that {old} does not hold")
         pieces = [rest.read(p) if isinstance(p, int) else pool[p] for p in file["pieces"]]
         files[file["name"]] = b"".join(pieces)
-    pack(files, destination, sha256=header["new"])
+    write_members(files, destination, sha256=header["new"])
 
 
 def _pool(archive: Path) -> dict[str, bytes]:
     """All pieces of an archive that are worth naming, by their SHA-256."""
-    files = read_archive(archive).files().items()
+    files = read_files(archive)[1].items()
     pieces = (piece for name, data in files for piece in _pieces(name, data))
     return {sha256(piece).hexdigest(): piece for piece in pieces if len(piece) >= _LEAST}
 
@@ -114,20 +115,18 @@ def _tensors(name: str, data: bytes) -> list[bytes]:
 
 
 def _read(delta: Path) -> tuple[dict[str, Any], bytes]:
-    """Header and stored bytes; sizes are checked before anything is unpacked."""
+    """Header and stored bytes."""
     try:
-        with zipfile.ZipFile(delta) as file:
-            if sorted(file.namelist()) != sorted([_HEADER, _STORED]):
-                raise ArchiveError(f"{delta} holds {file.namelist()}, not a delta of ours")
-            if file.getinfo(_HEADER).file_size > MAX_JSON:
-                raise ArchiveError(f"{delta}: {_HEADER} has more than {MAX_JSON} bytes")
-            header = json.loads(file.read(_HEADER))
-            wrong = best_match(Draft202012Validator(_FORMAT).iter_errors(header))
-            if wrong is not None:
-                raise ArchiveError(f"{delta}: {_HEADER}: {wrong.json_path}: {wrong.message}")
-            size = sum(p for f in header["files"] for p in f["pieces"] if isinstance(p, int))
-            if file.getinfo(_STORED).file_size != size:
-                raise ArchiveError(f"{delta}: {_STORED} has not the {size} bytes that {_HEADER} tells of")
-            return header, file.read(_STORED)
-    except BROKEN as error:
-        raise ArchiveError(f"{delta} is not a delta of ours: {error}") from error
+        members = read_members(delta, lambda name: _LARGEST[name == _STORED])
+        if sorted(members) != [_HEADER, _STORED]:
+            raise ArchiveError(f"it holds {sorted(members)}, and is no delta of ours")
+        header = parse_json(members[_HEADER], _HEADER)
+    except ArchiveError as error:
+        raise ArchiveError(f"{delta}: {error}") from error
+    wrong = best_match(Draft202012Validator(_FORMAT).iter_errors(header))
+    if wrong is not None:
+        raise ArchiveError(f"{delta}: {_HEADER}: {wrong.json_path}: {wrong.message[:200]}")
+    size = sum(p for f in header["files"] for p in f["pieces"] if isinstance(p, int))
+    if len(members[_STORED]) != size:
+        raise ArchiveError(f"{delta}: {_STORED} has not the {size} bytes that {_HEADER} tells of")
+    return header, members[_STORED]

@@ -16,13 +16,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from scipy.stats import binomtest
 
+from export.contents import VALIDATION
 from export.errors import ArchiveError
 from export.session import Run, session
 from export.tail import PINNED, THRESHOLD, X
 from export.version import Version
 
 Array = npt.NDArray[Any]
-VALIDATION = "validation.safetensors"
 ENOUGH = 200
 """Inputs of a task below which its figure is no measurement."""
 _BATCH = 256
@@ -99,9 +99,12 @@ def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> 
 
 def kept_inputs(version: Version) -> Real | None:
     """The real inputs that an archive carries by permission."""
-    if VALIDATION not in version.archive.names():
+    if VALIDATION not in version.files:
         return None
-    arrays = load_tensors(version.archive.file(VALIDATION))
+    try:
+        arrays = load_tensors(version.files[VALIDATION])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArchiveError(f"{version.archive.path}: {VALIDATION} can't be read: {error}") from error
     return real_inputs(arrays, version.bundle["input"], f"{version.archive.path}: {VALIDATION}")
 
 

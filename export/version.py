@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
 
-from export.archive import Archive, read_archive
+from export.archive import Archive, read_files
 from export.digest import digests
 from export.errors import ArchiveError
 from export.tail import ROUTER, Rule, attach, attach_pinned, detach, logits_name
@@ -24,6 +23,7 @@ class Version:
     """``digests`` are those of the graph, by the value's name: what is true, whatever the bundle claims."""
 
     archive: Archive
+    files: dict[str, bytes]
     graph: onnx.ModelProto
     digests: dict[str, str]
 
@@ -47,25 +47,22 @@ class Version:
 def open_version(path: Path) -> Version | None:
     """Read an archive and digest its graph; None where nested blocks in ONNX are not what it holds.
     ``ArchiveError`` says what is wrong with it."""
-    archive = read_archive(path)
+    archive, files = read_files(path)
     if (archive.bundle["format"], archive.bundle["layout"]) != ("onnx", "nested"):
         return None
-    graph = _graph(archive, archive.bundle["model"])
+    graph = _graph(files, archive.bundle["model"])
     held = [*archive.bundle["tasks"], *archive.bundle.get("superseded", [])]
     names = [logits_name(task["owner"]) for task in held]
     if archive.bundle["routing"]["router"] != "none":
         names.append(ROUTER)
     try:
-        return Version(archive, graph, digests(graph, names))
+        return Version(archive, files, graph, digests(graph, names))
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
 
 
-def _graph(archive: Archive, name: str) -> onnx.ModelProto:
-    try:
-        return onnx.load_model_from_string(archive.file(name))
-    except DecodeError as error:
-        raise ArchiveError(f"{archive.path}: {name} is no ONNX graph: {error}") from error
+def _graph(files: dict[str, bytes], name: str) -> onnx.ModelProto:
+    return onnx.load_model_from_string(files[name])
 
 
 def contradictions(version: Version) -> Iterator[str]:
@@ -82,7 +79,7 @@ def contradictions(version: Version) -> Iterator[str]:
 
 
 def _prefix_contradictions(version: Version, file: str, tasks: int) -> Iterator[str]:
-    graph, rule = _graph(version.archive, file), version.rule.first(tasks)
+    graph, rule = _graph(version.files, file), version.rule.first(tasks)
     try:
         found = digests(graph, rule.heads)
     except ArchiveError as error:

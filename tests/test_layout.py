@@ -17,7 +17,10 @@ REPORT = {"matplotlib", "jinja2", "markupsafe"}
 # Part: the other parts that it may import, and the libraries.
 MAY_IMPORT = {
     "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE, *REPORT}),
-    "export": ({"eideticnet"}, {"torch", "onnx", "numpy", "safetensors", "yaml", "typer"}),
+    "export": (
+        {"eideticnet"},
+        {"torch", "onnx", "google", "numpy", "safetensors", "yaml", "jsonschema", "typer"},
+    ),
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
     "serving": (
         {"export"},
@@ -31,7 +34,10 @@ MAY_IMPORT = {
     ),
 }
 # What serving may use of export: the reader of archives, which imports no torch.
-READER = {"export.archive", "export.errors"}
+READER = {
+    *("export.archive", "export.container", "export.contents", "export.contract"),
+    *("export.errors", "export.releases"),
+}
 # Files of the method that only the command line needs.
 SHELL = {"__main__.py", "config.py", "history.py", "plots.py", "progress.py", "report.py", "run.py"}
 

@@ -11,10 +11,10 @@ from nets import fit
 from typer.testing import CliRunner
 
 from export.__main__ import app
-from export.archive import read_archive
+from export.archive import read_files
+from export.container import write_members
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError
-from export.packing import pack
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_delta_holds_no_tensor_that_the_old_archive_has(made):
     old, _, delta = made
     with zipfile.ZipFile(delta) as file:
         stored = file.read("new.bin")
-    graph = onnx.load_model_from_string(read_archive(old).file("model.onnx")).graph
+    graph = onnx.load_model_from_string(read_files(old)[1]["model.onnx"]).graph
     large = [
         t.raw_data for t in graph.initializer if len(t.raw_data) >= 64 and b"_router" not in t.name.encode()
     ]
@@ -104,7 +104,7 @@ def test_a_damaged_delta_gives_the_new_archive_or_nothing(made, tmp_path_factory
 @example(value={"schema": "1.0.0", "files": []})
 def test_a_header_that_nobody_wrote_on_purpose_is_refused(made, tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("header")
-    pack({"delta.json": json.dumps(value).encode(), "new.bin": b""}, folder / "net.delta")
+    write_members({"delta.json": json.dumps(value).encode(), "new.bin": b""}, folder / "net.delta")
     with pytest.raises(ArchiveError):
         apply_delta(made[0], folder / "net.delta", folder / "made.mar")
     assert not (folder / "made.mar").exists()
@@ -115,6 +115,6 @@ def test_a_delta_with_an_unknown_piece_is_refused(made, tmp_path):
     with zipfile.ZipFile(delta) as file:
         header, stored = json.loads(file.read("delta.json")), file.read("new.bin")
     header["files"][0]["pieces"].append("0" * 64)
-    pack({"delta.json": json.dumps(header).encode(), "new.bin": stored}, tmp_path / "net.delta")
+    write_members({"delta.json": json.dumps(header).encode(), "new.bin": stored}, tmp_path / "net.delta")
     with pytest.raises(ArchiveError, match="does not hold"):
         apply_delta(old, tmp_path / "net.delta", tmp_path / "made.mar")

@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from trunks import FEATURES, Mlp
 from eideticnet import EideticNetwork, Inputs
 from export.archive import write_archive
 from export.bundle import write_bundle
-from export.packing import pack
+from export.container import write_members
+from export.contents import MANIFEST, manifest
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 INPUTS = Inputs((FEATURES,), mean=(0.1,), std=(1.5,))
@@ -59,14 +61,23 @@ def edited(
     destination: Path,
     graph: Callable[[onnx.ModelProto], object] = lambda model: None,
     bundle: Callable[[dict[str, Any]], object] = lambda bundle: None,
+    files: Callable[[dict[str, bytes]], object] = lambda files: None,
 ) -> Path:
-    """A copy whose graph and ``bundle.json`` somebody edited, otherwise a whole archive of ours."""
+    """A copy that somebody edited with care: sizes and sums are right, so it reads as a whole archive."""
     with zipfile.ZipFile(archive) as file:
-        files = {name: file.read(name) for name in file.namelist()}
-    model, described = onnx.load_model_from_string(files["model.onnx"]), json.loads(files["bundle.json"])
+        held = {name: file.read(name) for name in file.namelist()}
+    files(held)
+    model, described = onnx.load_model_from_string(held["model.onnx"]), json.loads(held["bundle.json"])
     graph(model)
     bundle(described)
-    files["model.onnx"] = model.SerializeToString(deterministic=True)
-    files["bundle.json"] = json.dumps(described).encode()
-    pack(files, destination)
+    held["model.onnx"] = model.SerializeToString(deterministic=True)
+    stated = described["files"]
+    kept = {cut["file"]: cut for cut in described["prefixes"]}
+    held = {name: data for name, data in held.items() if name in kept or not name.startswith("prefix/")}
+    for name, cut in kept.items():
+        cut["bytes"] = len(held[name])
+    described["files"] = {name: sha256(held[name]).hexdigest() for name in stated if name in held}
+    held["bundle.json"] = json.dumps(described).encode()
+    held[MANIFEST] = json.dumps(manifest(described)).encode()
+    write_members(held, destination)
     return destination
