@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
-from export.body import body, example, owners
+from export.body import body, evaluating, example, owners
 from export.contents import VALIDATION
 from export.contract import SCHEMA, names_problem, read_bundle
 from export.digest import digests
@@ -58,13 +58,14 @@ def write_bundle(
     if problem:
         raise ExportError(problem)
     _check_prefixes(prefixes, format, len(net.tasks))
-    module = body(net)
-    bundle = describe(net, name, model_version, format, max_instances)
-    if format == "onnx":
-        bundle |= _write_onnx(net, to_onnx(module, example(net), owners(net)), bundle, prefixes, folder)
-    else:
-        write = write_torchscript if format == "torchscript" else write_pt2
-        write(net, module, folder / _FILES[format])
+    with evaluating(net):
+        module = body(net)
+        bundle = describe(net, name, model_version, format, max_instances)
+        if format == "onnx":
+            bundle |= _write_onnx(net, to_onnx(module, example(net), owners(net)), bundle, prefixes, folder)
+        else:
+            write = write_torchscript if format == "torchscript" else write_pt2
+            write(net, module, folder / _FILES[format])
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
     if validation is not None:
         _keep_validation(validation, bundle["input"], folder)

@@ -20,7 +20,7 @@ from export.session import session
 from export.tail import detach, logits_name
 
 ROWS = (1, 7, 32)
-DEFAULT = {"gated", "conv1d", "grouped", "lstm"}
+DEFAULT = {"conv1d", "gated"}
 
 
 def assert_kept(old, new, inputs):
@@ -87,19 +87,19 @@ STEPS = {
 HISTORIES = {
     "trunk": st.sampled_from(TRUNKS),
     "widths": st.lists(st.integers(3, 40), min_size=2, max_size=3),
-    "steps": st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=4),
+    "steps": st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=3),
     "seed": st.integers(0, 99),
 }
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=1, deadline=None)
 @given(**HISTORIES)
 def test_no_history_moves_a_bit_of_an_earlier_task(trunk, widths, steps, seed, tmp_path_factory):
     live(trunk, widths, steps, seed, tmp_path_factory.mktemp("history"))
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(**HISTORIES)
 def test_no_history_of_many_moves_a_bit(trunk, widths, steps, seed, tmp_path_factory):
     live(trunk, widths, steps, seed, tmp_path_factory.mktemp("history"))
