@@ -16,7 +16,7 @@ from export.archive import read_archive
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError, ExportError
 from export.releases import RELEASES, release
-from export.show import show
+from export.show import show, show_build
 from export.verify import MAX_DROP, STATUS
 from export.verify import verify as prove
 
@@ -47,6 +47,17 @@ def build(
             help="Real inputs, .npz or .safetensors, that may travel in the archive: x, task, label."
         ),
     ] = None,
+    layout: Annotated[
+        Literal["nested", "dense", "auto"],
+        typer.Option(help="Blocks one by one, or fused; auto measures both here. Bits need nested."),
+    ] = "nested",
+    precision: Annotated[
+        Literal["float32", "float16", "bfloat16", "int8"], typer.Option(help="What the graph computes in.")
+    ] = "float32",
+    routing_data: Annotated[
+        Path | None,
+        typer.Option(help="Real inputs by which another layout or precision is judged; default: validation."),
+    ] = None,
     max_instances: Annotated[int, typer.Option(min=1, help="Instances that one request may hold.")] = 64,
 ) -> None:
     """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed."""
@@ -61,9 +72,13 @@ def build(
         format=format,
         prefixes=prefix,
         validation=validation,
+        layout=layout,
+        precision=precision,
+        routing_data=routing_data,
         max_instances=max_instances,
     )
     typer.echo(archive)
+    show_build(read_archive(archive).bundle)
 
 
 @app.command()

@@ -56,14 +56,19 @@ def write_archive(bundle: Path, handlers: Path, destination: Path) -> None:
     not at all; equal inputs give equal bytes. What ``read_archive`` would refuse is not written."""
     members = {p.relative_to(bundle).as_posix(): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     members |= handler_files(handlers)
-    members[CONFIG] = yaml.safe_dump(SERVING, sort_keys=True).encode()
     try:
         description = read_bundle(members.get(BUNDLE, b""))
+        members[CONFIG] = yaml.safe_dump(_serving(description), sort_keys=True).encode()
         members[MANIFEST] = json.dumps(manifest(description), indent=1, sort_keys=True).encode()
         check_contents(members)
     except ArchiveError as error:
         raise ArchiveError(f"{destination} was not written: {error}") from error
     write_members(members, destination)
+
+
+def _serving(bundle: dict[str, Any]) -> dict[str, Any]:
+    """TorchServe's configuration; no larger batches than an answer may depend on."""
+    return {**SERVING, "batchSize": bundle["limits"].get("max_batch", SERVING["batchSize"])}
 
 
 def read_archive(path: Path) -> Archive:

@@ -29,8 +29,11 @@ class Body(nn.Module):
         self.net = net
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        learned = self.net.learned
-        pieces = learned.pieces(self.net.inputs.normalise(x), learned.blocks)
+        return self.logits(self.net.inputs.normalise(x))
+
+    def logits(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The same for normalised ``x``."""
+        pieces = self.net.learned.pieces(x, self.net.learned.blocks)
         return tuple(pieces[owner][HEAD] for owner in owners(self.net))
 
 

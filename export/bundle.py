@@ -6,7 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -17,18 +17,20 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
-from export.body import body, evaluating, example, owners
+from export.agreement import agreement
+from export.body import evaluating
 from export.contents import VALIDATION
 from export.contract import SCHEMA, names_problem, read_bundle
 from export.digest import digests
 from export.errors import ArchiveError, ExportError
-from export.onnx_body import OPSET, to_onnx
+from export.graph import Form, Format, Layout, runner, save, write_graph
+from export.layout import write_faster
+from export.onnx_body import OPSET
+from export.precision import Precision
 from export.prefix import prefix
 from export.routing_check import read_inputs
-from export.tail import INPUTS, OUTPUTS, Rule, attach, logits_name
-from export.torch_formats import write_pt2, write_torchscript
+from export.tail import INPUTS, OUTPUTS, Rule, logits_name
 
-Format = Literal["onnx", "torchscript", "pt2"]
 Json = dict[str, Any]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -42,30 +44,34 @@ def write_bundle(
     name: str,
     model_version: str,
     format: Format = "onnx",
+    layout: Layout | Literal["auto"] = "nested",
+    precision: Precision = "float32",
     prefixes: Sequence[int] = (),
     validation: Path | None = None,
+    routing_data: Path | None = None,
     max_instances: int = 64,
 ) -> None:
     """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
 
-    ``prefixes``: for each number in it a graph that answers requests pinned to one of so many first
-    tasks (ONNX only). ``validation``: real inputs that may travel in the bundle, by which the routing of
-    later versions is judged."""
+    ``layout`` "auto" takes the dense one if it is clearly faster here. ``prefixes``: for each number in
+    it a graph that answers requests pinned to one of so many first tasks (nested ONNX only).
+    ``validation``: real inputs that may travel in the bundle, by which the routing of later versions is
+    judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it."""
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
             raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
     problem = names_problem((task.name, task.classes) for task in net.tasks)
     if problem:
         raise ExportError(problem)
-    _check_prefixes(prefixes, format, len(net.tasks))
+    _check_prefixes(prefixes, format, layout, len(net.tasks))
+    bundle = describe(net, name, model_version, format, max_instances)
+    data = routing_data or validation
+    real = None if data is None else read_inputs(data, bundle["input"])
     with evaluating(net):
-        module = body(net)
-        bundle = describe(net, name, model_version, format, max_instances)
-        if format == "onnx":
-            bundle |= _write_onnx(net, to_onnx(module, example(net), owners(net)), bundle, prefixes, folder)
-        else:
-            write = write_torchscript if format == "torchscript" else write_pt2
-            write(net, module, folder / _FILES[format])
+        bundle |= _write_graphs(net, folder, bundle, Form(format, "nested", precision), layout, prefixes)
+    if (bundle["layout"], precision) != ("nested", "float32"):
+        run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
+        bundle["accuracy"] = agreement(net, run, real, *([limit] if limit else []))
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
     if validation is not None:
         _keep_validation(validation, bundle["input"], folder)
@@ -124,24 +130,46 @@ def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:
     ]
 
 
-def _write_onnx(
-    net: EideticNetwork, body: onnx.ModelProto, bundle: Json, prefixes: Sequence[int], folder: Path
+def _write_graphs(
+    net: EideticNetwork,
+    folder: Path,
+    bundle: Json,
+    form: Form,
+    layout: Layout | Literal["auto"],
+    prefixes: Sequence[int],
 ) -> Json:
     """Write the graph and its prefixes; what ``bundle.json`` says of them."""
-    rule = Rule.of(bundle)
-    _save(attach(body, rule), folder / bundle["model"])
+    rule, path = Rule.of(bundle), folder / bundle["model"]
+    said: Json = {"precision": form.precision}
+    if layout == "auto":
+        form, body, said["layout_measured"] = write_faster(net, form, rule, path)
+    else:
+        form = replace(form, layout=layout)
+        body = write_graph(net, form, rule, path)
+    said["layout"] = form.layout
+    if form.precision == "int8":  # the scale of a value is that of the whole batch
+        said |= {"batch_dependent": True, "limits": {**bundle["limits"], "max_batch": 1}}
+    if body is None:
+        return said
+    if form.layout == "nested":
+        said |= _digested(net, body, bundle)
+    return {**said, "prefixes": [_write_prefix(body, rule, tasks, folder) for tasks in prefixes]}
+
+
+def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Json) -> Json:
+    """The lists of tasks, each with the digest of its logits in the graph."""
     found = digests(body, [logits_name(t.owner) for t in net.learned.tasks])
-    cuts = []
-    for tasks in prefixes:
-        path = folder / "prefix" / f"{tasks}.onnx"
-        path.parent.mkdir(exist_ok=True)
-        _save(prefix(body, rule, tasks), path)
-        cuts.append({"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size})
-    lists = {
+    return {
         key: [{**task, "digest": found[logits_name(task["owner"])]} for task in bundle[key]]
         for key in ("tasks", "superseded")
     }
-    return {**lists, "prefixes": cuts}
+
+
+def _write_prefix(body: onnx.ModelProto, rule: Rule, tasks: int, folder: Path) -> Json:
+    path = folder / "prefix" / f"{tasks}.onnx"
+    path.parent.mkdir(exist_ok=True)
+    save(prefix(body, rule, tasks), path)
+    return {"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size}
 
 
 def _keep_validation(source: Path, spec: Json, folder: Path) -> None:
@@ -151,14 +179,12 @@ def _keep_validation(source: Path, spec: Json, folder: Path) -> None:
     (folder / VALIDATION).write_bytes(save_tensors(tensors))
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))
-
-
-def _check_prefixes(prefixes: Sequence[int], format: Format, tasks: int) -> None:
-    if prefixes and format != "onnx":
-        raise ExportError(f"prefixes are ONNX graphs; the format is {format}")
+def _check_prefixes(prefixes: Sequence[int], format: Format, layout: str, tasks: int) -> None:
+    if prefixes and (format, layout) != ("onnx", "nested"):
+        raise ExportError(
+            f"prefixes are cut from ONNX graphs of the nested layout, where a task's logits depend on its "
+            f"own blocks alone; this is to be {format}, {layout}"
+        )
     wrong = [n for n in prefixes if not 1 <= n <= tasks]
     if wrong or len(set(prefixes)) < len(prefixes):
         raise ExportError(f"prefixes {list(prefixes)}: use different numbers of tasks from 1 to {tasks}")

@@ -27,10 +27,10 @@ def handler_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("eidetic_*.py"))}
 
 
-def check_released(files: Mapping[str, bytes]) -> None:
+def check_released(files: Mapping[str, bytes], listed: Path = RELEASES) -> None:
     """Raise ``ArchiveError`` unless ``files`` are the handler of one release, whole and unchanged."""
     found = _sums(files)
-    releases = [release["files"] for release in json.loads(RELEASES.read_text(encoding="utf-8"))]
+    releases = [release["files"] for release in json.loads(listed.read_text(encoding="utf-8"))]
     if found in releases:
         return
     known = {(name, digest) for release in releases for name, digest in release.items()}
@@ -42,13 +42,13 @@ def check_released(files: Mapping[str, bytes]) -> None:
     )
 
 
-def release(folder: Path, version: str) -> bool:
+def release(folder: Path, version: str, listed: Path = RELEASES) -> bool:
     """Append the handler in ``folder`` to the list, unless it is there; whether it was appended."""
-    releases, files = json.loads(RELEASES.read_text(encoding="utf-8")), _sums(handler_files(folder))
+    releases, files = json.loads(listed.read_text(encoding="utf-8")), _sums(handler_files(folder))
     if any(files == known["files"] for known in releases):
         return False
     releases.append({"version": version, "files": files})
-    RELEASES.write_text(json.dumps(releases, indent=1) + "\n", encoding="utf-8")
+    listed.write_text(json.dumps(releases, indent=1) + "\n", encoding="utf-8")
     return True
 
 
