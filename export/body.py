@@ -7,6 +7,9 @@ it is a function of ``bundle.json`` alone, so it can be built anew and compared.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +50,17 @@ def body(net: EideticNetwork) -> Body:
     if net.learned.routing is None:
         raise NotReadyError("the network has no router for its present tasks; call fit_router first")
     return Body(net).eval()
+
+
+@contextmanager
+def evaluating(net: EideticNetwork) -> Iterator[None]:
+    """The network in evaluation mode; afterwards in the mode that it was in."""
+    training = net.training
+    try:
+        net.eval()
+        yield
+    finally:
+        net.train(training)
 
 
 def example(net: EideticNetwork, rows: int = 3) -> Tensor:

@@ -18,6 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
 from export.agreement import agreement
+from export.body import evaluating
 from export.contents import VALIDATION
 from export.contract import SCHEMA, names_problem, read_bundle
 from export.digest import digests
@@ -66,7 +67,8 @@ def write_bundle(
     bundle = describe(net, name, model_version, format, max_instances)
     data = routing_data or validation
     real = None if data is None else read_inputs(data, bundle["input"])
-    bundle |= _write_graphs(net, folder, bundle, Form(format, "nested", precision), layout, prefixes)
+    with evaluating(net):
+        bundle |= _write_graphs(net, folder, bundle, Form(format, "nested", precision), layout, prefixes)
     if (bundle["layout"], precision) != ("nested", "float32"):
         run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
         bundle["accuracy"] = agreement(net, run, real, *([limit] if limit else []))

@@ -4,6 +4,7 @@ trusted publishers."""
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ def write_torchscript(net: EideticNetwork, body: nn.Module, path: Path) -> None:
         warnings.filterwarnings("ignore", category=TracerWarning)
         traced = torch.jit.trace(Answer(net, body).eval(), _examples(net), check_trace=False)
         torch.jit.freeze(traced).save(str(path))
+    _without_debug_records(path)
 
 
 def write_pt2(net: EideticNetwork, body: nn.Module, path: Path) -> None:
@@ -55,4 +57,17 @@ def write_pt2(net: EideticNetwork, body: nn.Module, path: Path) -> None:
         program = torch.export.export(Answer(net, body).eval(), _examples(net), dynamic_shapes=shapes)
     if not isinstance(program.graph_signature.user_inputs, tuple) or not program.range_constraints:
         raise ExportError("the batch dimension became a constant during export")
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # source paths of this machine
     torch.export.save(program, path)
+
+
+def _without_debug_records(path: Path) -> None:
+    """Remove what TorchScript keeps for error messages: source paths of this machine."""
+    whole = path.with_suffix(".whole")
+    path.replace(whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as kept:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                kept.writestr(entry.filename, source.read(entry))
+    whole.unlink()
