@@ -57,7 +57,7 @@ def _ratios(
     name: str, net: EideticNetwork, batches: tuple[int, ...], rounds: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
     runs, limit = layouts(net)
-    figures, details = {}, {}
+    figures, details = dict[str, float](), dict[str, Any]()
     for batch in batches:
         taken = times(runs, rows(net, batch), rounds)
         figures[f"{name}.b{batch}"] = ratio(taken, "nested", "dense")
@@ -158,7 +158,7 @@ def main() -> None:
     if sys.argv[1:] == ["resnet50"]:
         print(json.dumps(resnet50_export()))
         return
-    figures, details = {}, {}
+    figures, details = dict[str, float](), dict[str, Any]()
     with Progress(console=Console(stderr=True)) as progress:
         for part in progress.track(
             [mlp_ratios, conv_ratios, digits_ratios, routing_cost], description="graphs"
