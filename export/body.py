@@ -43,12 +43,16 @@ def owners(net: EideticNetwork) -> list[str]:
     return [task.owner for task in net.learned.tasks] + router
 
 
-def body(net: EideticNetwork) -> Body:
-    """The body of a network whose frozen weights were just checked; ``NotReadyError`` if no router
-    knows its present tasks."""
+def check(net: EideticNetwork) -> None:
+    """``DamagedError`` if a frozen weight changed, ``NotReadyError`` if no router knows the present tasks."""
     net.verify()
     if net.learned.routing is None:
         raise NotReadyError("the network has no router for its present tasks; call fit_router first")
+
+
+def body(net: EideticNetwork) -> Body:
+    """The body of a network that was just checked."""
+    check(net)
     return Body(net).eval()
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
 from export.agreement import agreement
-from export.body import evaluating
+from export.body import check, evaluating
 from export.contents import VALIDATION
 from export.contract import SCHEMA, names_problem, read_bundle
 from export.digest import digests
@@ -60,6 +60,7 @@ def write_bundle(
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
             raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
+    check(net)
     problem = names_problem((task.name, task.classes) for task in net.tasks)
     if problem:
         raise ExportError(problem)
@@ -93,7 +94,7 @@ def write_description(bundle: Json, folder: Path) -> None:
 def describe(net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int) -> Json:
     """What ``bundle.json`` says of any format."""
     routing = net.learned.routing
-    assert routing is not None, "body() refuses a network that can't route"
+    assert routing is not None, "check() refuses a network that can't route"
     answering = net.tasks
     return {
         "schema": SCHEMA,
