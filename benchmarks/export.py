@@ -25,7 +25,9 @@ from benchmarks.graphs import (
     dense_body,
     equal_tasks,
     layouts,
+    multiply_adds,
     nested_body,
+    profile,
     ratio,
     rows,
     times,
@@ -56,19 +58,22 @@ def conv_ratios() -> tuple[dict[str, float], dict[str, Any]]:
 def _ratios(
     name: str, net: EideticNetwork, batches: tuple[int, ...], rounds: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    runs, limit = layouts(net)
+    models = layouts(net)
+    limit = multiply_adds(models["nested"]) / multiply_adds(models["dense"])
+    runs = {name: session(model) for name, model in models.items()}
     figures, details = dict[str, float](), dict[str, Any]()
     for batch in batches:
         taken = times(runs, rows(net, batch), rounds)
         figures[f"{name}.b{batch}"] = ratio(taken, "nested", "dense")
         figures[f"{name}.b{batch}.limit"] = limit
         details[f"{name}.b{batch}"] = {
-            k: {
+            layout: {
                 "milliseconds": dict(
                     zip(("p10", "p50", "p90"), np.percentile(v, (10, 50, 90)) * 1e3, strict=True)
-                )
+                ),
+                "profile_us": profile(models[layout], rows(net, batch), rounds),
             }
-            for k, v in taken.items()
+            for layout, v in taken.items()
         }
     return figures, details
 

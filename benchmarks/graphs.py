@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 import torch
-from export.dense import Dense
 from onnx import helper, shape_inference
 from torch import nn
 
@@ -21,11 +24,13 @@ from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD
 from eideticnet.routing import FittedRouting
 from export.body import Body, example, owners
+from export.dense import Dense
 from export.onnx_body import to_onnx
-from export.session import Run, session
+from export.session import Run
 from export.tail import X
 
 CLASSES = 2
+Profile = dict[str, float]
 
 
 def equal_tasks(trunk: nn.Module, shape: tuple[int, ...], tasks: int, router: bool = False) -> EideticNetwork:
@@ -57,13 +62,21 @@ def dense_body(net: EideticNetwork) -> onnx.ModelProto:
 
 
 def one_output(body: onnx.ModelProto) -> onnx.ModelProto:
-    """All logits side by side, so that fetching them costs both layouts the same."""
+    """All logits side by side, so that fetching them costs both layouts the same. Where they are slices
+    of one layer's output, as in the dense layout, that output is taken as it is."""
     model = onnx.ModelProto()
     model.CopyFrom(body)
-    names = [output.name for output in model.graph.output]
-    model.graph.node.append(helper.make_node("Concat", names, ["all"], axis=1))
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info("all", onnx.TensorProto.FLOAT, ["batch", None]))
+    graph, names = model.graph, [output.name for output in body.graph.output]
+    slices = [node for node in graph.node if node.op_type == "Slice" and node.output[0] in names]
+    whole = {node.input[0] for node in slices}
+    if len(slices) == len(names) and len(whole) == 1:
+        kept = [node for node in graph.node if node not in slices]
+        del graph.node[:]
+        graph.node.extend([*kept, helper.make_node("Identity", list(whole), ["all"])])
+    else:
+        graph.node.append(helper.make_node("Concat", names, ["all"], axis=1))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("all", onnx.TensorProto.FLOAT, ["batch", None]))
     return model
 
 
@@ -112,11 +125,34 @@ def ratio(taken: Mapping[str, list[float]], one: str, other: str) -> float:
     return statistics.median(a / b for a, b in zip(taken[one], taken[other], strict=True))
 
 
-def layouts(net: EideticNetwork) -> tuple[dict[str, Run], float]:
-    """Both layouts' bodies, ready to run, and the ratio of their multiply-adds."""
-    models = {"nested": one_output(nested_body(net)), "dense": one_output(dense_body(net))}
-    limit = multiply_adds(models["nested"]) / multiply_adds(models["dense"])
-    return {name: session(model) for name, model in models.items()}, limit
+def layouts(net: EideticNetwork) -> dict[str, onnx.ModelProto]:
+    """The bodies of both layouts, each with one output."""
+    return {"nested": one_output(nested_body(net)), "dense": one_output(dense_body(net))}
+
+
+def profile(model: onnx.ModelProto, inputs: Mapping[str, npt.NDArray[np.generic]], rounds: int) -> Profile:
+    """Microseconds of each kind of operator in a run, medians summed, and what the run takes beside
+    them: scheduling, memory, and the profiler itself."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        loaded = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        for _ in range(rounds):
+            loaded.run(None, dict(inputs))
+        events = json.loads(Path(loaded.end_profiling()).read_text())
+    taken: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event["name"].endswith("_kernel_time") or event["name"] == "model_run":
+            kind = event.get("args", {}).get("op_name", "run")
+            taken.setdefault((kind, event["name"]), []).append(event["dur"])
+    found: Profile = {}
+    for (kind, _), durations in taken.items():
+        found[kind] = found.get(kind, 0.0) + statistics.median(durations)
+    return {**found, "beside": found["run"] - sum(v for k, v in found.items() if k != "run")}
 
 
 def rows(net: EideticNetwork, count: int) -> dict[str, npt.NDArray[np.generic]]:

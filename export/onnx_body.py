@@ -38,6 +38,7 @@ def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.Mod
     _strip(model)
     _check_batch(model)
     _share_prefixes(model)
+    _drop_unused(model)
     return model
 
 
@@ -80,3 +81,12 @@ def _share_prefixes(model: onnx.ModelProto) -> None:
             if longest:
                 node.input[:] = [made[axis, pieces[:longest]], *pieces[longest:]]
             made.setdefault((axis, pieces), node.output[0])
+
+
+def _drop_unused(model: onnx.ModelProto) -> None:
+    """Remove tensors that the exporter folded into others and left behind."""
+    used = {name for node in model.graph.node for name in node.input}
+    used |= {output.name for output in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
