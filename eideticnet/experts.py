@@ -25,6 +25,9 @@ SHARES = 10
 """The say is shared in tenths."""
 ROWS = 10_000
 """So many validation rows decide how, at most."""
+REACH = 10.0
+"""The temperature of logits of spread 1 lies between a tenth and this. Validation data on which
+nobody errs would have it at 0, where all weights look alike."""
 PREFIX = "moments."
 
 
@@ -52,7 +55,7 @@ def weigh(first: Tensor, second: Tensor, y: Tensor) -> tuple[float, float]:
     tried = []
     for share in (i / SHARES for i in range(SHARES + 1)):
         total = (1 - share) / spread[0] * first + share / spread[1] * second
-        temperature = best_temperature(partial(_unlikelihood, total, y))
+        temperature = best_temperature(partial(_unlikelihood, total, y), REACH)
         tried.append((float(_unlikelihood(total, y, temperature)), share, temperature))
     _, share, temperature = min(tried)
     return (1 - share) / spread[0] / temperature, share / spread[1] / temperature

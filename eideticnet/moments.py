@@ -26,6 +26,9 @@ from eideticnet.tracing import trace
 
 FEATURES = 1024
 """How many random features there are where nobody says it."""
+WIDEST = 4096
+"""Inputs of more numbers get no moments unasked: the projection would outgrow most trunks, and what
+random features of whole photographs tell is little."""
 SHRINKAGE = 0.01
 """Share of the mean variance that is added to every variance: random features are nearly collinear."""
 SPREAD = 0.3

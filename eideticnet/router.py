@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.learning import Plan, WhenFull, free, with_room
-from eideticnet.moments import FEATURES, gather, router_block
+from eideticnet.moments import FEATURES, WIDEST, gather, router_block
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
 from eideticnet.reading import resolve
@@ -103,8 +104,8 @@ def kind_of(
         raise DataError('router "experts" is weighed on validation data: pass some, or fit the router "taps"')
     if routing.router != "auto":
         return routing.router
-    has_moments = inputs.dtype == "float32" and not without_moments(learned, loaders)
-    return "experts" if validation and has_moments else "taps"
+    suited = inputs.dtype == "float32" and math.prod(inputs.shape) <= WIDEST
+    return "experts" if suited and validation and not without_moments(learned, loaders) else "taps"
 
 
 @torch.no_grad()

@@ -33,8 +33,8 @@ class Routing:
     the last alone; ``moments``: class means and covariance of random features, from no example at
     all; ``experts``: the product of the last two, weighed on validation data; ``none``: the heads
     alone, which is the ``entropy`` decision. ``auto``: ``experts`` where ``fit_router`` gets
-    validation data and every task's moments (kept, or from its loader), else ``taps``; the
-    ``FittedRouting`` says which it was.
+    validation data and every task's moments (kept, or from its loader) and inputs are float32, of
+    4,096 numbers at most; else ``taps``. The ``FittedRouting`` says which it was.
     ``decision``: the task that is likeliest for the router (``hard``), for router and head together
     (``joint``: task probability times the head's best label), or whose head is surest (``entropy``).
     ``pruning`` of the router's own neurons, which go back to the pool when the next task comes.
