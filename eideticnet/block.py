@@ -12,7 +12,7 @@ from eideticnet.hashing import tensor_hash
 from eideticnet.program import HEAD, INPUT, Program, Step
 from eideticnet.rules import RULES
 
-Pieces = dict[str, Tensor]
+Pieces = Mapping[str, Tensor]
 """What one owner contributes to each value of the program, by the value's name."""
 
 
@@ -77,18 +77,26 @@ class Block(nn.Module):
         """
         if self.frozen and any(layer.training for layer in self.layers.children()):
             self.eval()
-        own: Pieces = {INPUT: x}
+        own = {INPUT: x}
         for step in self.program.steps:
-            rule, layer = RULES[step.rule], self.layer(step.layer) if step.layer else None
-            if step.layer and layer is None:
-                continue
-            inputs = [self._read(step, name, own, earlier) for name in step.inputs]
-            present = [value for value in inputs if value is not None]
-            if len(present) == len(inputs) or (rule.joins_parts and present):
-                if rule.reads_back:
-                    present += self._pieces(step, step.name, {}, earlier)
-                own[step.name] = rule.run(step, layer, present, self.training)
+            value = self.compute(step, own, earlier)
+            if value is not None:
+                own[step.name] = value
         return own
+
+    def compute(self, step: Step, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
+        """The own piece of what ``step`` gives; None if this block has none. ``own`` and ``earlier``
+        hold the pieces that the step reads."""
+        rule, layer = RULES[step.rule], self.layer(step.layer) if step.layer else None
+        if step.layer and layer is None:
+            return None
+        inputs = [self._read(step, name, own, earlier) for name in step.inputs]
+        present = [value for value in inputs if value is not None]
+        if len(present) < len(inputs) and not (rule.joins_parts and present):
+            return None
+        if rule.reads_back:
+            present += self._pieces(step, step.name, {}, earlier)
+        return rule.run(step, layer, present, self.training)
 
     def _read(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
         """The value ``name`` as ``step`` sees it; None where nobody owns a part of it."""

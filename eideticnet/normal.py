@@ -87,6 +87,8 @@ class SelfAttention(nn.Module):
             )
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = attn_mask.logical_not()  # here True hides, in the function below it shows
+        if is_causal and not need_weights:
+            attn_mask = None  # the stock layer takes the caller's word that the mask is the causal one
         causal = is_causal and attn_mask is None
         x = query if self.batch_first else query.transpose(0, 1)
         q, k, v = (self._heads(part(x)) for part in (self.q, self.k, self.v))

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from eideticnet.block import Block, Pieces
+from eideticnet.block import Block
 from eideticnet.columns import by_neuron
 from eideticnet.program import HEAD, Features
 from eideticnet.rules import RULES
@@ -76,7 +76,7 @@ def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
     divided by the group's L2 norm (Molchanov 2017, eq. 8)."""
     read = _values_read(block)
     totals = {g: torch.zeros(block.own[g]) for g in groups}
-    captured: Pieces = {}
+    captured: dict[str, Tensor] = {}
     hook = block.register_forward_hook(lambda module, args, pieces: captured.update(pieces))
     block.eval()
     try:

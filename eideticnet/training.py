@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from eideticnet.data import Loader, check_labels, fingerprint, seeded_pass
@@ -134,10 +135,10 @@ def device_of(module: nn.Module) -> torch.device:
 def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
     """One pass with gradient steps; the mean loss. Raises ``DivergedError`` on NaN or infinity."""
     module.train()
-    total, count, least = 0.0, 0, _least_rows(module)
+    total, count = 0.0, 0
     with seeded(*lesson.seed, *names, "layers"):
         for x, y in lesson.batches(device_of(module), *names):
-            if len(y) < least:
+            if len(y) == 1 and not _learns_from(lesson, module, x):
                 continue
             optimizer.zero_grad(set_to_none=True)
             loss = lesson.objective.loss(lesson.logits(module, x), y)
@@ -154,10 +155,26 @@ def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names:
     return total / count
 
 
-def _least_rows(module: nn.Module) -> int:
-    """A batch norm can't train on the single row that may be left over at the end of an epoch;
-    the order is another in each, so no row is left out for good."""
-    return 2 if any(isinstance(m, nn.BatchNorm1d) for m in module.modules()) else 1
+@torch.no_grad()
+def _learns_from(lesson: Lesson, module: nn.Module, x: Tensor) -> bool:
+    """Whether the one row ``x`` has several values of each channel for every batch norm: of one
+    value there is no variance. Such a row may be left over at the end of an epoch; the order is
+    another in each, so no row is left out for good."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    enough: list[bool] = []
+    hooks = [
+        m.register_forward_pre_hook(lambda _, args: enough.append(args[0].numel() > args[0].shape[1]))
+        for m in norms
+    ]
+    module.eval()
+    try:
+        if norms:
+            lesson.logits(module, x)
+    finally:
+        module.train()
+        for hook in hooks:
+            hook.remove()
+    return all(enough)
 
 
 @torch.no_grad()

@@ -7,23 +7,18 @@ the model's name in the temporary directory. Imports neither torch nor eideticne
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import yaml
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
+from export.container import read_members, write_members
+from export.contents import BUNDLE, CONFIG, MANIFEST, Probes, check_contents, limit, manifest
+from export.contract import read_bundle
 from export.errors import ArchiveError
+from export.releases import handler_files
 
-HANDLER = "eidetic_handler.py"
-MANIFEST = "MAR-INF/MANIFEST.json"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_MAX_JSON = 8 << 20
 SERVING = {
     "minWorkers": 1,
     "maxWorkers": 1,
@@ -35,61 +30,13 @@ SERVING = {
 }
 
 
-def write_archive(bundle: Path, handlers: Path, destination: Path) -> None:
-    """Pack ``bundle`` and the flat Python files in ``handlers`` into ``destination``, whole or
-    not at all; equal inputs give equal bytes."""
-    description = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
-    files = {path.name: path.read_bytes() for path in [*bundle.iterdir(), *handlers.glob("eidetic_*.py")]}
-    files["model-config.yaml"] = yaml.safe_dump(SERVING, sort_keys=True).encode()
-    files[MANIFEST] = json.dumps(_manifest(description), indent=1, sort_keys=True).encode()
-    partial = destination.with_name(destination.name + ".partial")
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-            for name in sorted(files):
-                archive.writestr(_entry(name), files[name])
-        partial.replace(destination)
-    except OSError as error:
-        raise ArchiveError(f"can't write {destination}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _entry(name: str) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo(name, _EPOCH)
-    entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.create_system, entry.external_attr = 3, 0o644 << 16
-    return entry
-
-
-def _manifest(bundle: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "runtime": "python",
-        "archiverVersion": "0.12.0",
-        "model": {
-            "modelName": bundle["name"],
-            "modelVersion": bundle["model_version"],
-            "serializedFile": bundle["model"],
-            "handler": HANDLER,
-            "configFile": "model-config.yaml",
-        },
-    }
-
-
-# Everything that zipfile, zlib, json and safetensors raise on bytes that nobody wrote on purpose.
-_BROKEN = (
-    *(OSError, EOFError, KeyError, ValueError, RuntimeError, NotImplementedError),
-    *(zipfile.BadZipFile, zlib.error, SafetensorError),
-)
-
-
 @dataclass(frozen=True)
 class Archive:
     """What can be read of an archive without running anything in it."""
 
     path: Path
     bundle: dict[str, Any]
-    probes: dict[str, npt.NDArray[Any]]
+    probes: Probes
 
     @property
     def name(self) -> str:
@@ -104,53 +51,38 @@ class Archive:
         return list(self.bundle["tasks"])
 
 
+def write_archive(bundle: Path, handlers: Path, destination: Path) -> None:
+    """Pack ``bundle`` and the flat Python files in ``handlers`` into ``destination``, whole or
+    not at all; equal inputs give equal bytes. What ``read_archive`` would refuse is not written."""
+    members = {p.relative_to(bundle).as_posix(): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
+    members |= handler_files(handlers)
+    try:
+        description = read_bundle(members.get(BUNDLE, b""))
+        members[CONFIG] = yaml.safe_dump(_serving(description), sort_keys=True).encode()
+        members[MANIFEST] = json.dumps(manifest(description), indent=1, sort_keys=True).encode()
+        check_contents(members)
+    except ArchiveError as error:
+        raise ArchiveError(f"{destination} was not written: {error}") from error
+    write_members(members, destination)
+
+
+def _serving(bundle: dict[str, Any]) -> dict[str, Any]:
+    """TorchServe's configuration; no larger batches than an answer may depend on."""
+    return {**SERVING, "batchSize": bundle["limits"].get("max_batch", SERVING["batchSize"])}
+
+
 def read_archive(path: Path) -> Archive:
-    """Read ``bundle.json`` and the probes. ``ArchiveError`` names the file and what is wrong."""
-    if not path.exists():
+    """Read and check a whole archive. ``ArchiveError`` names the file and what is wrong."""
+    return read_files(path)[0]
+
+
+def read_files(path: Path) -> tuple[Archive, dict[str, bytes]]:
+    """The archive, and all of its files by name, every one checked."""
+    if not path.is_file():
         raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives")
     try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
-            if broken:
-                raise ArchiveError(f"{path}: {broken} is damaged; copy or export the archive again")
-            bundle = json.loads(_read(archive, "bundle.json", _MAX_JSON))
-            probes = load_tensors(_read(archive, "probes.safetensors"))
-    except _BROKEN as error:
-        raise ArchiveError(f"{path} is not a model archive of ours: {error}") from error
-    _check(path, bundle, probes)
-    return Archive(path, bundle, probes)
-
-
-def _read(archive: zipfile.ZipFile, name: str, limit: int | None = None) -> bytes:
-    size = archive.getinfo(name).file_size
-    if limit is not None and size > limit:
-        raise ValueError(f"{name} has {size} bytes, more than {limit}")
-    return archive.read(name)
-
-
-_NEEDED: dict[str, type] = {
-    **dict.fromkeys(("schema", "name", "model_version", "format", "model"), str),
-    **dict.fromkeys(("input", "limits"), dict),
-    "tasks": list,
-    "neurons": int,
-}
-_NEEDED_OF_TASK: dict[str, type] = {"name": str, "owner": str, "classes": list, "neurons": int}
-
-
-def _check(path: Path, bundle: Any, probes: dict[str, Any]) -> None:
-    problem = _first_problem(bundle, _NEEDED, "bundle.json")
-    if not problem and bundle["schema"].partition(".")[0] != "1":
-        problem = f"bundle.json has schema {bundle['schema']}; this version reads schema 1"
-    for task in [] if problem else bundle["tasks"]:
-        problem = problem or _first_problem(task, _NEEDED_OF_TASK, "a task in bundle.json")
-        if not problem and not len(probes.get(task["owner"], ())):
-            problem = f"probes.safetensors holds none for task {task['name']!r}"
-    if problem or not bundle["tasks"]:
-        raise ArchiveError(f"{path}: {problem or 'it holds no task'}")
-
-
-def _first_problem(value: Any, needed: dict[str, type], what: str) -> str:
-    if not isinstance(value, dict):
-        return f"{what} is no JSON object"
-    wrong = [key for key, kind in needed.items() if not isinstance(value.get(key), kind)]
-    return f"{what} lacks {wrong[0]!r}, or it is not {needed[wrong[0]].__name__}" if wrong else ""
+        members = read_members(path, limit)
+        bundle, probes = check_contents(members)
+    except ArchiveError as error:
+        raise ArchiveError(f"{path}: {error}") from error
+    return Archive(path, bundle, probes), members

@@ -5,23 +5,36 @@ from __future__ import annotations
 import json
 import platform
 import re
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+import onnx
 import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
-from export.errors import ExportError
-from export.graph import ONNX_INPUTS, OPSET, OUTPUTS, write_onnx, write_torchscript
+from export.agreement import agreement
+from export.body import check, evaluating
+from export.contents import VALIDATION
+from export.contract import SCHEMA, names_problem, read_bundle
+from export.digest import digests
+from export.errors import ArchiveError, ExportError
+from export.graph import Form, Format, Layout, runner, save, write_graph
+from export.layout import write_faster
+from export.onnx_body import OPSET
+from export.precision import Precision
+from export.prefix import prefix
+from export.routing_check import read_inputs
+from export.tail import INPUTS, OUTPUTS, Rule, logits_name
 
-Format = Literal["onnx", "torchscript"]
+Json = dict[str, Any]
 
-SCHEMA = "1.1.0"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_FILES = {"onnx": "model.onnx", "torchscript": "model.pt"}
+_FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
 
 
 def write_bundle(
@@ -31,28 +44,58 @@ def write_bundle(
     name: str,
     model_version: str,
     format: Format = "onnx",
+    layout: Layout | Literal["auto"] = "nested",
+    precision: Precision = "float32",
+    prefixes: Sequence[int] = (),
+    validation: Path | None = None,
+    routing_data: Path | None = None,
     max_instances: int = 64,
 ) -> None:
-    """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``."""
+    """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
+
+    ``layout`` "auto" takes the dense one if it is clearly faster here. ``prefixes``: for each number in
+    it a graph that answers requests pinned to one of so many first tasks (nested ONNX only).
+    ``validation``: real inputs that may travel in the bundle, by which the routing of later versions is
+    judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it."""
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
             raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
-    _check_names(net.tasks)
-    writer = write_onnx if format == "onnx" else write_torchscript
-    writer(net, folder / _FILES[format])
+    check(net)
+    problem = names_problem((task.name, task.classes) for task in net.tasks)
+    if problem:
+        raise ExportError(problem)
+    _check_prefixes(prefixes, format, layout, len(net.tasks))
     bundle = describe(net, name, model_version, format, max_instances)
-    text = json.dumps(bundle, indent=1, ensure_ascii=False, sort_keys=True)
-    (folder / "bundle.json").write_text(text, encoding="utf-8")
+    data = routing_data or validation
+    real = None if data is None else read_inputs(data, bundle["input"])
+    with evaluating(net):
+        bundle |= _write_graphs(net, folder, bundle, Form(format, "nested", precision), layout, prefixes)
+    if (bundle["layout"], precision) != ("nested", "float32"):
+        run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
+        bundle["accuracy"] = agreement(net, run, real, *([limit] if limit else []))
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
+    if validation is not None:
+        _keep_validation(validation, bundle["input"], folder)
+    write_description(bundle, folder)
 
 
-def describe(
-    net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int
-) -> dict[str, Any]:
-    """What ``bundle.json`` says."""
+def write_description(bundle: Json, folder: Path) -> None:
+    """Write ``bundle.json``, with the SHA-256 of every other file in ``folder``, once they are all there."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    sums = {name: sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    text = json.dumps({**bundle, "files": sums}, indent=1, ensure_ascii=False, sort_keys=True)
+    try:
+        read_bundle(text.encode())
+    except ArchiveError as error:
+        raise ExportError(f"what was to be written can't be read: {error}") from error
+    (folder / "bundle.json").write_text(text, encoding="utf-8")
+
+
+def describe(net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int) -> Json:
+    """What ``bundle.json`` says of any format."""
     routing = net.learned.routing
-    assert routing is not None, "prepare() refuses a network that can't route"
-    digests, reports = net.digests(), net.metadata.get("report", {})
+    assert routing is not None, "check() refuses a network that can't route"
+    answering = net.tasks
     return {
         "schema": SCHEMA,
         "name": name,
@@ -62,36 +105,94 @@ def describe(
         "layout": "nested",
         "neurons": sum(net.program.groups.values()),
         "precision": "float32",
-        "graph": {"inputs": list(ONNX_INPUTS), "outputs": list(OUTPUTS)},
+        "graph": {"inputs": list(INPUTS), "outputs": list(OUTPUTS)},
         "input": asdict(net.inputs),
         "limits": {"max_instances": max_instances},
-        "tasks": [
-            {
-                "name": t.name,
-                "owner": t.owner,
-                "classes": list(t.classes),
-                "revision": t.revision,
-                "digest": digests[t.label],
-                "neurons": sum(net.learned.block(t.owner).own.values()),
-                "report": reports.get(t.name, {}),
-            }
-            for t in net.tasks
-        ],
+        "tasks": _tasks(net, answering),
+        "superseded": _tasks(net, [t for t in net.learned.tasks if t not in answering]),
         "routing": {"rule": routing.decision, **routing.to_json()},
         "tools": _tools(format),
     }
 
 
+def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:
+    digests, reports = net.digests(), net.metadata.get("report", {})
+    return [
+        {
+            "name": t.name,
+            "owner": t.owner,
+            "classes": list(t.classes),
+            "revision": t.revision,
+            "network_digest": digests[t.label],
+            "neurons": sum(net.learned.block(t.owner).own.values()),
+            "report": reports.get(t.name, {}),
+        }
+        for t in tasks
+    ]
+
+
+def _write_graphs(
+    net: EideticNetwork,
+    folder: Path,
+    bundle: Json,
+    form: Form,
+    layout: Layout | Literal["auto"],
+    prefixes: Sequence[int],
+) -> Json:
+    """Write the graph and its prefixes; what ``bundle.json`` says of them."""
+    rule, path = Rule.of(bundle), folder / bundle["model"]
+    said: Json = {"precision": form.precision}
+    if layout == "auto":
+        form, body, said["layout_measured"] = write_faster(net, form, rule, path)
+    else:
+        form = replace(form, layout=layout)
+        body = write_graph(net, form, rule, path)
+    said["layout"] = form.layout
+    if form.precision == "int8":  # the scale of a value is that of the whole batch
+        said |= {"batch_dependent": True, "limits": {**bundle["limits"], "max_batch": 1}}
+    if body is None:
+        return said
+    if form.layout == "nested":
+        said |= _digested(net, body, bundle)
+    return {**said, "prefixes": [_write_prefix(body, rule, tasks, folder) for tasks in prefixes]}
+
+
+def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Json) -> Json:
+    """The lists of tasks, each with the digest of its logits in the graph."""
+    found = digests(body, [logits_name(t.owner) for t in net.learned.tasks])
+    return {
+        key: [{**task, "digest": found[logits_name(task["owner"])]} for task in bundle[key]]
+        for key in ("tasks", "superseded")
+    }
+
+
+def _write_prefix(body: onnx.ModelProto, rule: Rule, tasks: int, folder: Path) -> Json:
+    path = folder / "prefix" / f"{tasks}.onnx"
+    path.parent.mkdir(exist_ok=True)
+    save(prefix(body, rule, tasks), path)
+    return {"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size}
+
+
+def _keep_validation(source: Path, spec: Json, folder: Path) -> None:
+    real = read_inputs(source, spec)
+    known = {"x": real.x, "task": real.task, "label": real.label}
+    tensors = {name: torch.from_numpy(values) for name, values in known.items() if values is not None}
+    (folder / VALIDATION).write_bytes(save_tensors(tensors))
+
+
+def _check_prefixes(prefixes: Sequence[int], format: Format, layout: str, tasks: int) -> None:
+    if prefixes and (format, layout) != ("onnx", "nested"):
+        raise ExportError(
+            f"prefixes are cut from ONNX graphs of the nested layout, where a task's logits depend on its "
+            f"own blocks alone; this is to be {format}, {layout}"
+        )
+    wrong = [n for n in prefixes if not 1 <= n <= tasks]
+    if wrong or len(set(prefixes)) < len(prefixes):
+        raise ExportError(f"prefixes {list(prefixes)}: use different numbers of tasks from 1 to {tasks}")
+
+
 def _tools(format: Format) -> dict[str, str]:
-    tools = {"python": platform.python_version(), "torch": torch.__version__}
+    tools = {"python": platform.python_version(), "torch": version("torch")}
     if format == "onnx":
-        tools |= {"onnx": version("onnx"), "opset": str(OPSET)}
+        tools |= {"onnx": version("onnx"), "onnxscript": version("onnxscript"), "opset": str(OPSET)}
     return tools
-
-
-def _check_names(tasks: tuple[Task, ...]) -> None:
-    """Names go into JSON answers, tables and terminals: any script, but no control characters."""
-    for task in tasks:
-        for text in (task.name, *task.classes):
-            if not text.strip() or not text.isprintable() or len(text) > 200:
-                raise ExportError(f"{text!r} can't name a task or class: use up to 200 printable characters")

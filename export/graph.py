@@ -1,95 +1,101 @@
-"""The network as one graph: trunk, router, heads and the routing itself, one trunk pass."""
+"""The graph file of a bundle, in a format, a layout and a precision, and running it on this machine."""
 
 from __future__ import annotations
 
-import logging
-import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import onnx
 import torch
-from torch import Tensor, nn
-from torch.jit._trace import TracerWarning
 
-from eideticnet import EideticNetwork, NotReadyError
-from eideticnet.inputs import DTYPES
-from export.errors import ExportError
+from eideticnet import EideticNetwork
+from export.body import body, example, owners
+from export.dense import Dense
+from export.errors import ArchiveError, ExportError
+from export.onnx_body import to_onnx
+from export.precision import HALVES, Precision, Reduced, quantised
+from export.session import Array, Run, session
+from export.tail import INPUTS, OUTPUTS, PINNED, THRESHOLD, Rule, X, attach
+from export.torch_formats import write_pt2, write_torchscript
 
-OPSET = 20
-INPUTS = ("x", "task", "threshold")
-OUTPUTS = ("task", "label", "task_probs", "label_probs", "logits")
-# A graph can't give an input and an output the same name, so ONNX's inputs carry a prefix.
-logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
-ONNX_INPUTS = ("x", "pinned_task", "threshold")
-
-
-class Graph(nn.Module):
-    """The network's forward pass with all three inputs given and a plain tuple as answer."""
-
-    def __init__(self, net: EideticNetwork) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor, task: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.net(x, task, threshold))
+Format = Literal["onnx", "torchscript", "pt2"]
+Layout = Literal["nested", "dense"]
 
 
-def example(net: EideticNetwork, rows: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs of the right shapes and types; more than one row, for a batch of one would be
-    exported as a constant."""
-    x = torch.zeros(rows, *net.inputs.shape, dtype=DTYPES[net.inputs.dtype])
-    return x, torch.full((rows,), -1), torch.zeros(rows)
+@dataclass(frozen=True)
+class Form:
+    """``nested`` runs block by block and promises bits across versions; ``dense`` runs all blocks as
+    one layer and does not."""
+
+    format: Format = "onnx"
+    layout: Layout = "nested"
+    precision: Precision = "float32"
+
+    @property
+    def runtime(self) -> str:
+        package = "onnxruntime" if self.format == "onnx" else "torch"
+        return f"{package} {version(package)}"
 
 
-def prepare(net: EideticNetwork) -> Graph:
-    """A graph whose frozen weights were just checked. Raises if there is no router yet."""
-    net.verify()
-    if net.learned.routing is None:
-        raise NotReadyError("the network has no router for its present tasks; call fit_router first")
-    return Graph(net).eval()
+def write_graph(net: EideticNetwork, form: Form, rule: Rule, path: Path) -> onnx.ModelProto | None:
+    """Write the whole graph to ``path`` and run it once; its body if the format is ONNX.
+    ``ExportError`` if the precision is none of the format's, or this machine can't run it."""
+    if form.precision == "int8" and form.format != "onnx":
+        raise ExportError(f"precision int8 is made by ONNX Runtime's tools; the format is {form.format}")
+    nested = body(net)  # which checks the network
+    module = nested if form.layout == "nested" else Dense(net).eval()
+    dtype = HALVES.get(form.precision)
+    computes = module if dtype is None else Reduced(module, net.inputs, dtype).eval()
+    model = None
+    if form.format == "onnx":
+        model = to_onnx(computes, example(net), owners(net))
+        model = quantised(model) if form.precision == "int8" else model
+        path.write_bytes(attach(model, rule).SerializeToString())
+    else:
+        write = write_torchscript if form.format == "torchscript" else write_pt2
+        write(net, computes, path)
+    if form.precision != "float32":
+        _try(net, form, path)
+    if model is not None:  # checked last: a runtime says more of what it lacks
+        save(attach(model, rule), path)
+    return model
 
 
-def write_onnx(net: EideticNetwork, path: Path) -> None:
-    """Write one ONNX file with dynamic batch size and no paths of this machine in it."""
-    batch = torch.export.Dim("batch")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("ignore", message="# The axis name")
-        program = torch.onnx.export(
-            prepare(net),
-            example(net),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=ONNX_INPUTS,
-            output_names=OUTPUTS,
-            dynamic_shapes=({0: batch}, {0: batch}, {0: batch}),
-            external_data=False,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    _strip_metadata(model)
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Check and write a whole ONNX graph."""
     onnx.checker.check_model(model, full_check=True)
-    for value in model.graph.input:
-        if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ExportError(f"the batch dimension of {value.name!r} became a constant during export")
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _strip_metadata(model: onnx.ModelProto) -> None:
-    """Remove the exporter's notes, which hold source paths of the machine it ran on."""
-    del model.metadata_props[:]
-    graph = model.graph
-    for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-    for node in graph.node:
-        node.doc_string = ""
+def runner(format: Format, path: Path) -> Run:
+    """The graph at ``path`` on one thread, with the options that it is served with."""
+    if format == "onnx":
+        return session(onnx.load(path))
+    module = torch.jit.load(str(path)) if format == "torchscript" else torch.export.load(path).module()
+
+    def run(inputs: dict[str, Array]) -> dict[str, Array]:
+        with torch.inference_mode():
+            outputs = module(*(torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in INPUTS))
+        return {name: value.numpy() for name, value in zip(OUTPUTS, outputs, strict=True)}
+
+    return run  # type: ignore[return-value]
 
 
-def write_torchscript(net: EideticNetwork, path: Path) -> None:
-    """Write a traced and frozen TorchScript file."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=TracerWarning)
-        traced = torch.jit.trace(prepare(net), example(net), check_trace=False)
-        torch.jit.freeze(traced).save(str(path))
+def feed(x: Array, task: Array | None = None) -> dict[str, Array]:
+    """The inputs of a graph for raw ``x`` (N, *shape), pinned to ``task`` (N,) or routed."""
+    task = np.full(len(x), -1) if task is None else task
+    return {X: x, PINNED: task, THRESHOLD: np.zeros(len(x), np.float32)}
+
+
+def _try(net: EideticNetwork, form: Form, path: Path) -> None:
+    """Run one batch; ``ExportError`` names precision and runtime if it fails."""
+    try:
+        runner(form.format, path)(feed(example(net).numpy()))
+    except (ArchiveError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"precision {form.precision}: {form.runtime} on this machine can't run the graph: {reason}"
+        ) from error

@@ -1,4 +1,4 @@
-"""The served graph in ONNX Runtime or TorchScript: arrays in, arrays out."""
+"""The served graph in ONNX Runtime or torch: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Run = Callable[[Array, Array, Array], dict[str, Array]]
 def load(folder: Path, bundle: dict[str, Any], threads: int) -> Run:
     """A function from ``x`` (N, *shape), ``task`` (N,) int64 and ``threshold`` (N,) float32 to
     the graph's outputs by name."""
-    loaders = {"onnx": _onnx, "torchscript": _torchscript}
+    loaders = {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2}
     if bundle["format"] not in loaders:
         raise ValueError(f"bundle.json: format {bundle['format']!r} is none of {', '.join(loaders)}")
     return loaders[bundle["format"]](folder / bundle["model"], bundle["graph"], threads)
@@ -42,7 +42,18 @@ def _torchscript(path: Path, names: dict[str, list[str]], threads: int) -> Run:
     import torch
 
     torch.set_num_threads(threads)
-    module = torch.jit.load(str(path), map_location="cpu").eval()
+    return _in_torch(torch.jit.load(str(path), map_location="cpu").eval(), names)
+
+
+def _pt2(path: Path, names: dict[str, list[str]], threads: int) -> Run:
+    import torch
+
+    torch.set_num_threads(threads)
+    return _in_torch(torch.export.load(path).module(), names)
+
+
+def _in_torch(module: Callable[..., Any], names: dict[str, list[str]]) -> Run:
+    import torch
 
     def run(*inputs: Array) -> dict[str, Array]:
         with torch.inference_mode():

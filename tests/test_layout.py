@@ -17,7 +17,11 @@ REPORT = {"matplotlib", "jinja2", "markupsafe"}
 # Part: the other parts that it may import, and the libraries.
 MAY_IMPORT = {
     "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE, *REPORT}),
-    "export": ({"eideticnet"}, {"torch", "onnx", "numpy", "safetensors", "yaml", "typer"}),
+    "export": (
+        {"eideticnet"},
+        {"torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml", "jsonschema"}
+        | COMMAND_LINE,
+    ),
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
     "serving": (
         {"export"},
@@ -27,11 +31,14 @@ MAY_IMPORT = {
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
-        {"torch", "numpy", "scipy", "sklearn", "rich", "onnxruntime", "matplotlib"},
+        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib"},
     ),
 }
 # What serving may use of export: the reader of archives, which imports no torch.
-READER = {"export.archive", "export.errors"}
+READER = {
+    *("export.archive", "export.container", "export.contents", "export.contract"),
+    *("export.errors", "export.hashing", "export.releases"),
+}
 # Files of the method that only the command line needs.
 SHELL = {"__main__.py", "config.py", "history.py", "plots.py", "progress.py", "report.py", "run.py"}
 

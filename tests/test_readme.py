@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from nets import QUICK, task_data, task_loader, trained
+from tolerances import EXPORTED
 
-from eideticnet import Routing
+from eideticnet import EideticNetwork, Routing
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -129,13 +131,20 @@ def test_a_users_own_trunk_and_files_go_from_the_configuration_to_curl(tmp_path)
     assert answer["model_version"] == "2.0"
 
 
-def test_the_plain_onnx_runtime_example_runs(store, tmp_path):
-    import zipfile
-
-    code = next(b for b in blocks("python") if "InferenceSession" in b)
-    with zipfile.ZipFile(store / "digits-onnx-3.0.mar") as archive:
-        archive.extract("model.onnx", tmp_path)
-    assert_runs([sys.executable, "-c", code + "\nassert task.shape == label.shape == (2,)"], tmp_path)
+def test_the_plain_onnx_runtime_example_gives_the_networks_answers(digits_run, tmp_path):
+    section = README.split("### Answers with plain ONNX Runtime")[1].split("\n#")[0]
+    (command,) = re.findall(r"^\.venv/bin/python (-m export build .*)$", section, re.MULTILINE)
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/digits").symlink_to(digits_run)
+    assert_runs([sys.executable, *command.split()], tmp_path)
+    code += "\nnp.savez('answers', x=x, task=task, label=label, task_probs=task_probs)"
+    assert_runs([sys.executable, "-c", code], tmp_path)
+    answers = np.load(tmp_path / "answers.npz")
+    expected = EideticNetwork.load(digits_run)(torch.from_numpy(answers["x"]))
+    assert answers["task"].tolist() == expected.task.tolist()
+    assert answers["label"].tolist() == expected.label.tolist()
+    assert np.allclose(answers["task_probs"], expected.task_probs, rtol=0, atol=EXPORTED)
 
 
 def test_the_error_example_is_what_the_handler_says():

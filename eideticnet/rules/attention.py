@@ -39,8 +39,10 @@ class AttentionRule(Rule):
         }
         order = [call.activations.index(n) for n in call.node.args[:3]]  # type: ignore[arg-type]
         inputs = [call.inputs[i] for i in order]
-        mask = call.argument(3, kwargs.get("attn_mask"))
-        return Step(call.name, "attention", (*inputs, *_mask(call, mask)), features, None, options)
+        mask = _mask(call, call.argument(3, kwargs.get("attn_mask")))
+        if mask and options["causal"]:
+            raise call.refuse("takes a mask beside is_causal=True", "one mask that hides what both hide")
+        return Step(call.name, "attention", (*inputs, *mask), features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         q, k, v, *mask = inputs

@@ -5,23 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from nets import LIGHT, QUICK, names
+from ready import SMALL, inputs
 
 from eideticnet import EideticNetwork, Routing, batches, models
 from eideticnet.tracing import trace
-
-SMALL = {
-    "mlp": lambda: models.mlp(192, (12, 10), dropout=0.1, batch_norm=True),
-    "convnet": lambda: models.convnet(3, (6, 8), pool_every=1),
-    "resnet18": lambda: models.resnet18(width=4, low_resolution=True),
-    "vit_tiny": lambda: models.vit_tiny(8, 4, width=16, depth=2, heads=4),
-    "lstm": lambda: models.lstm(11, width=6, hidden=8, layers=2, dropout=0.1),
-}
-
-
-def inputs(kind, rows):
-    if kind == "lstm":
-        return torch.randint(0, 11, (rows, 7), generator=torch.Generator().manual_seed(rows))
-    return torch.randn(rows, 3, 8, 8, generator=torch.Generator().manual_seed(rows))
 
 
 @pytest.mark.parametrize("kind", SMALL)

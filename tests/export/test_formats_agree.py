@@ -19,7 +19,7 @@ from eideticnet import EideticNetwork, NotReadyError, Routing
 from export.bundle import write_bundle
 from export.errors import ExportError
 
-FORMATS = ["onnx", "torchscript"]
+FORMATS = ["onnx", "torchscript", "pt2"]
 
 
 def exported(net, folder, format):
@@ -196,4 +196,4 @@ def test_the_revision_that_answers_is_the_one_that_is_exported(tmp_path):
     write_bundle(net, tmp_path, name="net", model_version="1.0", format="torchscript")
     (first, _) = json.loads((tmp_path / "bundle.json").read_text())["tasks"]
     assert (first["name"], first["revision"], first["owner"]) == ("task 0", 1, "t2")
-    assert first["digest"] == net.digests()["task 0 (revision 1)"] != net.digests()["task 0"]
+    assert first["network_digest"] == net.digests()["task 0 (revision 1)"] != net.digests()["task 0"]

@@ -3,14 +3,18 @@
 import concurrent.futures
 import os
 import socket
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from export.archive import read_archive
+from export.archive import read_archive, read_files
+from export.container import write_members
 from export.errors import ArchiveError
 from serving.client import Client
 from serving.errors import RequestError, ServingError
@@ -18,6 +22,7 @@ from serving.process import TorchServe
 from serving.ready import wait_until_ready
 from serving.settings import free_ports
 
+ROOT = Path(__file__).parents[2]
 FORMATS = ["onnx", "torchscript"]
 
 
@@ -50,8 +55,6 @@ def probes(archive):
 
 
 def test_the_servers_java_lies_in_the_environment_and_not_on_the_machine(server):
-    import sys
-
     java = Path(psutil.Process(server.pid).exe()).resolve()
     assert java.is_relative_to(Path(sys.prefix).resolve())
 
@@ -156,13 +159,9 @@ def test_two_instances_run_side_by_side_and_each_leaves_nothing_behind(server, a
 
 
 def test_a_model_that_can_not_be_loaded_is_a_clear_error_and_leaves_nothing(store, tmp_path):
-    import zipfile
-
-    source, broken = store / "digits-onnx-3.0.mar", tmp_path / "broken-3.0.mar"
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(broken, "w") as new:
-        for name in old.namelist():
-            new.writestr(name, b"not a graph" if name == "model.onnx" else old.read(name))
-    archive = read_archive(broken)
+    good, members = read_files(store / "digits-onnx-3.0.mar")
+    archive = replace(good, path=tmp_path / "broken-3.0.mar")  # changed after it was read
+    write_members({**members, "model.onnx": b"not a graph"}, archive.path)
     with TorchServe([archive], free_ports(prefer_usual=False)) as running:
         with pytest.raises(ServingError, match=r"digits-onnx 3\.0 gave no prediction within 12 s"):
             wait_until_ready(running, [archive], 12)
@@ -173,6 +172,23 @@ def test_what_is_no_archive_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "x.mar").write_bytes(b"nonsense")
     with pytest.raises(ArchiveError, match=r"x\.mar"):
         read_archive(tmp_path / "x.mar")
+
+
+def test_an_archive_that_was_tampered_with_is_refused_before_anything_starts():
+    attack = ROOT / "tests/export/attacks/flipped-bit-with-its-checksum.mar"
+    result = subprocess.run(
+        [sys.executable, "-m", "serving", "start", str(attack)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"error: {attack}: the SHA-256 of 'model.onnx' is not the one that bundle.json states\n"
+    )
 
 
 def test_a_killed_worker_comes_back_by_itself(server, client, archives):

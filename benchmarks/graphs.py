@@ -1,0 +1,124 @@
+"""Graphs to measure: networks of equal frozen blocks, their dense twins, and what a graph multiplies."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from export.dense import Dense
+from onnx import helper, shape_inference
+from torch import nn
+
+from eideticnet import EideticNetwork
+from eideticnet.block import Block
+from eideticnet.learned import ROUTER, Learned, Task
+from eideticnet.program import HEAD
+from eideticnet.routing import FittedRouting
+from export.body import Body, example, owners
+from export.onnx_body import to_onnx
+from export.session import Run, session
+from export.tail import X
+
+CLASSES = 2
+
+
+def equal_tasks(trunk: nn.Module, shape: tuple[int, ...], tasks: int, router: bool = False) -> EideticNetwork:
+    """``trunk`` cut into equal frozen blocks of random weights, one for each task; the router, if any,
+    has one of them too."""
+    torch.manual_seed(0)
+    x = torch.rand(2, *shape)
+    net = EideticNetwork(trunk, x)
+    names = [f"t{i}" for i in range(tasks)] + [ROUTER] * router
+    own = {group: width // len(names) for group, width in net.program.groups.items()}
+    widths = {o: own | {HEAD: CLASSES * tasks if o == ROUTER else CLASSES} for o in names}
+    blocks = [Block(net.program, o, tuple(names[:i]), widths) for i, o in enumerate(names)]
+    for block in blocks:
+        block.freeze()
+    learned = [Task(f"task {o}", o, ("a", "b"), x) for o in names[:tasks]]
+    routing = FittedRouting("block", "joint") if router else FittedRouting("none", "entropy")
+    net.learned = Learned(learned, blocks, routing=routing)
+    return net
+
+
+def nested_body(net: EideticNetwork) -> onnx.ModelProto:
+    """The network's body in blocks."""
+    return to_onnx(Body(net).eval(), example(net), owners(net))
+
+
+def dense_body(net: EideticNetwork) -> onnx.ModelProto:
+    """The dense network of the same numbers, zeros where a block does not read."""
+    return to_onnx(Dense(net).eval(), example(net), owners(net))
+
+
+def one_output(body: onnx.ModelProto) -> onnx.ModelProto:
+    """All logits side by side, so that fetching them costs both layouts the same."""
+    model = onnx.ModelProto()
+    model.CopyFrom(body)
+    names = [output.name for output in model.graph.output]
+    model.graph.node.append(helper.make_node("Concat", names, ["all"], axis=1))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("all", onnx.TensorProto.FLOAT, ["batch", None]))
+    return model
+
+
+def multiply_adds(model: onnx.ModelProto) -> int:
+    """Multiplications of the matrix products and convolutions for one row."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    inferred = shape_inference.infer_shapes(fixed).graph
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in (*inferred.value_info, *inferred.output, *inferred.input)
+    }
+    shapes |= {t.name: list(t.dims) for t in inferred.initializer}
+    total = 0
+    for node in inferred.node:
+        if node.op_type in ("Gemm", "Conv"):
+            weight = shapes[node.input[1]]
+            total += math.prod(shapes[node.output[0]]) * math.prod(weight) // _written(node, weight)
+    return total
+
+
+def _written(node: onnx.NodeProto, weight: list[int]) -> int:
+    """Columns that a layer writes, by the shape of its weight."""
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return weight[0] if node.op_type == "Conv" or transposed else weight[1]
+
+
+def times(
+    runs: Mapping[str, Run], inputs: Mapping[str, npt.NDArray[np.generic]], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of each run, in turns, so that a busy machine slows all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 3):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(inputs)
+            if turn >= 3:  # the first ones warm up
+                taken[name].append(time.perf_counter() - start)
+    return taken
+
+
+def ratio(taken: Mapping[str, list[float]], one: str, other: str) -> float:
+    """Median of the rounds' ratios."""
+    return statistics.median(a / b for a, b in zip(taken[one], taken[other], strict=True))
+
+
+def layouts(net: EideticNetwork) -> tuple[dict[str, Run], float]:
+    """Both layouts' bodies, ready to run, and the ratio of their multiply-adds."""
+    models = {"nested": one_output(nested_body(net)), "dense": one_output(dense_body(net))}
+    limit = multiply_adds(models["nested"]) / multiply_adds(models["dense"])
+    return {name: session(model) for name, model in models.items()}, limit
+
+
+def rows(net: EideticNetwork, count: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Random inputs of a body."""
+    return {X: np.random.default_rng(0).random((count, *net.inputs.shape), np.float32)}

@@ -1,0 +1,46 @@
+"""From a run's folder to an archive in a model store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from eideticnet import EideticError, EideticNetwork
+from export.archive import write_archive
+from export.bundle import write_bundle
+from export.errors import ExportError
+
+HANDLERS = Path(__file__).parent.parent / "handlers"
+
+
+def build(
+    run: Path,
+    store: Path,
+    *,
+    name: str = "",
+    model_version: str = "",
+    keep: Path | None = None,
+    **options: Any,
+) -> Path:
+    """Write STORE/NAME-VERSION.mar, by default named like the folder ``run`` and with the number of
+    tasks as version, and keep the bundle in the new folder ``keep``; ``options`` are ``write_bundle``'s.
+
+    ``ExportError`` says what is wrong with the network, or with what was asked."""
+    if keep is not None and keep.exists():
+        raise ExportError(f"{keep} exists already; name a new folder")
+    name = name or run.resolve().name
+    try:
+        net = EideticNetwork.load(run)
+        model_version = model_version or f"{len(net.tasks)}.0"
+        archive = store / f"{name}-{model_version}.mar"
+        with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as temporary:
+            folder = Path(temporary)
+            write_bundle(net, folder, name=name, model_version=model_version, **options)
+            write_archive(folder, HANDLERS, archive)
+            if keep is not None:
+                shutil.copytree(folder, keep)
+    except EideticError as error:
+        raise ExportError(str(error)) from error
+    return archive

@@ -1,0 +1,209 @@
+"""What an archive may hold, file by file: nothing but what we write, and nothing that reaches outside.
+
+Nothing is executed, unpickled or written. Imports neither torch nor eideticnet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import yaml
+from google.protobuf.message import DecodeError, Message
+from jsonschema import Draft202012Validator
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from export.contract import minor, parse_json, read_bundle
+from export.errors import ArchiveError
+from export.releases import HANDLER, check_released, is_handler
+
+BUNDLE, PROBES, VALIDATION, CONFIG, MANIFEST = (
+    *("bundle.json", "probes.safetensors", "validation.safetensors"),
+    *("model-config.yaml", "MAR-INF/MANIFEST.json"),
+)
+_SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
+_LARGEST_TEXT, _LARGEST_PROBES, _LARGEST_GRAPH = 8 << 20, 256 << 20, 2 << 30
+_LARGEST_CONFIG = 64 << 10
+
+Probes = dict[str, npt.NDArray[Any]]
+
+
+def limit(name: str) -> int:
+    """The most bytes that a file of this name may have."""
+    if name in (CONFIG, MANIFEST):
+        return _LARGEST_CONFIG
+    if name.endswith((".json", ".py")):
+        return _LARGEST_TEXT
+    return _LARGEST_PROBES if name in (PROBES, VALIDATION) else _LARGEST_GRAPH
+
+
+def check_contents(members: Mapping[str, bytes]) -> tuple[dict[str, Any], Probes]:
+    """The bundle and its probes, if ``members`` are an archive that may be served.
+
+    Raises ``ArchiveError`` with the reason, which names the file.
+    """
+    if BUNDLE not in members:
+        raise ArchiveError("it is no model archive of ours: it holds no 'bundle.json'")
+    bundle = read_bundle(members[BUNDLE])
+    _check_listed(bundle, members)
+    _check_sums(bundle, members)
+    _check_manifest(parse_json(members[MANIFEST], MANIFEST), bundle)
+    _check_config(members[CONFIG])
+    check_released({name: data for name, data in members.items() if is_handler(name)})
+    _check_graphs(bundle, members)
+    return bundle, _probes(bundle, members[PROBES])
+
+
+def _check_listed(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
+    if not bundle["model"].endswith(_SUFFIXES[bundle["format"]]):
+        raise ArchiveError(f"bundle.json calls {bundle['model']!r} a file of format {bundle['format']!r}")
+    prefixes = {prefix["file"]: prefix["bytes"] for prefix in bundle.get("prefixes", [])}
+    needed = {BUNDLE, PROBES, CONFIG, MANIFEST, HANDLER, bundle["model"], *prefixes}
+    for name in sorted(needed - members.keys()):
+        raise ArchiveError(f"it lacks {name!r}")
+    for name in sorted(members.keys() - needed):
+        if not is_handler(name) and name != VALIDATION:
+            raise ArchiveError(f"it holds {name!r}, which belongs to no archive of ours")
+    for name, size in prefixes.items():
+        if len(members[name]) != size:
+            raise ArchiveError(f"{name!r} has {len(members[name])} bytes, and {size} in bundle.json")
+
+
+def _check_sums(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
+    """Every file of the bundle must be the one that bundle.json was written for."""
+    if "files" not in bundle:
+        if minor(bundle) < 2:
+            return
+        raise ArchiveError("bundle.json lacks 'files', which it has since schema 1.2")
+    ours = {BUNDLE, CONFIG, MANIFEST}
+    found = {n: sha256(d).hexdigest() for n, d in members.items() if n not in ours and not is_handler(n)}
+    stated = bundle["files"]
+    for name in sorted({*found, *stated}):
+        if found.get(name) != stated.get(name):
+            raise ArchiveError(f"the SHA-256 of {name!r} is not the one that bundle.json states")
+
+
+def manifest(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """TorchServe's manifest for an archive of ``bundle``."""
+    return {
+        "runtime": "python",
+        "archiverVersion": "0.12.0",
+        "model": {
+            "modelName": bundle["name"],
+            "modelVersion": bundle["model_version"],
+            "serializedFile": bundle["model"],
+            "handler": HANDLER,
+            "configFile": CONFIG,
+        },
+    }
+
+
+def _check_manifest(found: Any, bundle: dict[str, Any]) -> None:
+    """The manifest is what TorchServe acts on, so it may say nothing but what bundle.json says."""
+    expected = manifest(bundle)
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        raise ArchiveError(f"{MANIFEST} is no manifest of ours")
+    for ours, theirs in ((expected["model"], found["model"]), (expected, found)):
+        for key in sorted({*ours, *theirs}):
+            if ours.get(key) != theirs.get(key):
+                what = f"{key!r} is {str(theirs.get(key))[:100]!r}, expected {ours.get(key)!r}"
+                raise ArchiveError(f"{MANIFEST}: {what}")
+
+
+def _count(least: int, most: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": least, "maximum": most}
+
+
+# TorchServe's configuration has options that run commands, so only these are accepted.
+_CONFIG = Draft202012Validator(
+    {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "minWorkers": _count(1, 1024),
+            "maxWorkers": _count(1, 1024),
+            "batchSize": _count(1, 65536),
+            "maxBatchDelay": _count(0, 60_000),
+            "responseTimeout": _count(1, 86_400),
+            "startupTimeout": _count(1, 86_400),
+            "handler": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {"threads": _count(1, 1024)},
+            },
+        },
+    }
+)
+
+
+def _check_config(data: bytes) -> None:
+    if b"&" in data:  # a few anchors, each naming the one before it many times, are gigabytes in print
+        raise ArchiveError(f"{CONFIG} is not ours: it holds anchors")
+    try:
+        found = yaml.safe_load(data)
+        error = next(_CONFIG.iter_errors(found), None)
+    except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        raise ArchiveError(f"{CONFIG} is not ours: {' '.join(str(problem).split())[:200]}") from None
+    if error:
+        raise ArchiveError(f"{CONFIG} is not ours: {error.message[:200]}")
+
+
+def _check_graphs(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
+    for prefix in bundle.get("prefixes", []):
+        _graph(members[prefix["file"]], prefix["file"])
+    if bundle["format"] != "onnx":
+        return  # TorchScript and .pt2 can't be looked into without running what they hold
+    graph, names = _graph(members[bundle["model"]], bundle["model"]), bundle["graph"]
+    if {value.name for value in graph.input} != set(names["inputs"]):
+        raise ArchiveError(f"{bundle['model']!r} has other inputs than bundle.json says")
+    if not {value.name for value in graph.output} >= set(names["outputs"]):
+        raise ArchiveError(f"{bundle['model']!r} lacks outputs that bundle.json names")
+
+
+def _graph(data: bytes, name: str) -> onnx.GraphProto:
+    """The graph in the ONNX file ``data``, which must be valid and hold all of its weights itself."""
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+        if any(_is_external(tensor) for tensor in _tensors(model)):
+            raise ArchiveError(f"{name!r} refers to external data; a graph here holds its weights itself")
+        onnx.checker.check_model(data)
+    except (DecodeError, onnx.checker.ValidationError, RecursionError, ValueError) as error:
+        raise ArchiveError(f"{name!r} is no valid ONNX file: {str(error)[:200]}") from None
+    return model.graph
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0
+
+
+def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
+    """Every tensor anywhere in ``message``: initializers, attributes, inner graphs, functions."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if field.is_repeated else [value]:
+                yield from _tensors(inner)
+
+
+def _probes(bundle: dict[str, Any], data: bytes) -> Probes:
+    """A few inputs (n, *shape) for each task, by owner."""
+    try:
+        probes = load_tensors(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArchiveError(f"{PROBES} can't be read: {error}") from None
+    shape, dtype = tuple(bundle["input"]["shape"]), bundle["input"]["dtype"]
+    for task in bundle["tasks"]:
+        found = probes.get(task["owner"])
+        if found is None or not found.size:
+            raise ArchiveError(f"{PROBES} holds none for task {task['name']!r}")
+        if found.shape[1:] != shape or found.dtype != dtype or not np.isfinite(found).all():
+            raise ArchiveError(f"{PROBES} for task {task['name']!r}: expected finite {dtype}, each {shape}")
+    return probes

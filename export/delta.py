@@ -1,0 +1,132 @@
+"""Deltas: what one archive has that an earlier one has not, and how to make the one from the other.
+
+A file is a sequence of pieces, tensors and what lies between them. A piece that the old archive
+holds too is named by its SHA-256, the rest is stored. Applied to just that old archive, a delta gives
+the new one byte for byte; to any other, or damaged, it gives an error and nothing. Imports neither
+torch nor eideticnet.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import onnx
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from export.archive import read_files
+from export.container import read_members, write_members
+from export.contract import parse_json
+from export.errors import ArchiveError
+from export.hashing import file_sha256
+
+SCHEMA = "1.0.0"
+_HEADER, _STORED = "delta.json", "new.bin"
+_LARGEST = 64 << 20, (1 << 32) - 1
+_PIECES = {"type": "array", "items": {"type": ["string", "integer"], "minimum": 0}}
+_FILE = {
+    "type": "object",
+    "required": ["name", "pieces"],
+    "properties": {"name": {"type": "string"}, "pieces": _PIECES},
+}
+_FORMAT = {
+    "type": "object",
+    "required": ["schema", "old", "new", "files"],
+    "properties": {
+        **{key: {"type": "string"} for key in ("old", "new")},
+        "schema": {"type": "string", "pattern": r"^1\.", "description": "this version reads schema 1"},
+        "files": {"type": "array", "items": _FILE},
+    },
+}
+_LEAST = 64
+"""Bytes below which naming a piece costs more than storing it."""
+
+
+def write_delta(old: Path, new: Path, destination: Path) -> None:
+    """Write what ``new`` adds to ``old``, whole or not at all."""
+    known, stored, files = set(_pool(old)), bytearray(), []
+    for name, data in read_files(new)[1].items():
+        pieces = list[str | int]()
+        for piece in _pieces(name, data):
+            digest = sha256(piece).hexdigest()
+            if digest in known:
+                pieces.append(digest)
+            else:
+                pieces.append(len(piece))
+                stored += piece
+        files.append({"name": name, "pieces": pieces})
+    header = {"schema": SCHEMA, "old": file_sha256(old), "new": file_sha256(new), "files": files}
+    write_members({_HEADER: json.dumps(header).encode(), _STORED: bytes(stored)}, destination)
+
+
+def apply_delta(old: Path, delta: Path, destination: Path) -> None:
+    """Make the new archive from ``old`` and ``delta``, whole or not at all. ``ArchiveError`` where the
+    delta was made for another archive or is damaged."""
+    header, stored = _read(delta)
+    if file_sha256(old) != header["old"]:
+        raise ArchiveError(f"{delta} was made for another archive than {old}")
+    pool, rest, files = _pool(old), io.BytesIO(stored), {}
+    for file in header["files"]:
+        unknown = [p for p in file["pieces"] if not isinstance(p, int) and p not in pool]
+        if unknown:
+            raise ArchiveError(f"{delta} needs a piece that {old} does not hold")
+        pieces = [rest.read(p) if isinstance(p, int) else pool[p] for p in file["pieces"]]
+        files[file["name"]] = b"".join(pieces)
+    write_members(files, destination, sha256=header["new"])
+
+
+def _pool(archive: Path) -> dict[str, bytes]:
+    """All pieces of an archive that are worth naming, by their SHA-256."""
+    files = read_files(archive)[1].items()
+    pieces = (piece for name, data in files for piece in _pieces(name, data))
+    return {sha256(piece).hexdigest(): piece for piece in pieces if len(piece) >= _LEAST}
+
+
+def _pieces(name: str, data: bytes) -> Iterator[bytes]:
+    """``data`` cut before and after each of its tensors."""
+    at = 0
+    for tensor in _tensors(name, data):
+        start = data.find(tensor, at)
+        if len(tensor) >= _LEAST and start >= 0:
+            if start > at:
+                yield data[at:start]
+            yield tensor
+            at = start + len(tensor)
+    if at < len(data):
+        yield data[at:]
+
+
+def _tensors(name: str, data: bytes) -> list[bytes]:
+    """The bytes of each tensor in a file, in the order in which they stand there."""
+    if name.endswith(".onnx"):
+        return [bytes(t.raw_data) for t in onnx.load_model_from_string(data).graph.initializer]
+    if name.endswith(".safetensors"):
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        header.pop("__metadata__", None)
+        spans = sorted(tensor["data_offsets"] for tensor in header.values())
+        return [data[start + a : start + b] for a, b in spans]
+    return []
+
+
+def _read(delta: Path) -> tuple[dict[str, Any], bytes]:
+    """Header and stored bytes."""
+    try:
+        members = read_members(delta, lambda name: _LARGEST[name == _STORED])
+        if sorted(members) != [_HEADER, _STORED]:
+            raise ArchiveError(f"it holds {sorted(members)}, and is no delta of ours")
+        header = parse_json(members[_HEADER], _HEADER)
+    except ArchiveError as error:
+        raise ArchiveError(f"{delta}: {error}") from error
+    wrong = best_match(Draft202012Validator(_FORMAT).iter_errors(header))
+    if wrong is not None:
+        raise ArchiveError(f"{delta}: {_HEADER}: {wrong.json_path}: {wrong.message[:200]}")
+    size = sum(p for f in header["files"] for p in f["pieces"] if isinstance(p, int))
+    if len(members[_STORED]) != size:
+        raise ArchiveError(f"{delta}: {_STORED} has not the {size} bytes that {_HEADER} tells of")
+    return header, members[_STORED]

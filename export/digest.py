@@ -1,0 +1,87 @@
+"""What a value of an ONNX graph is, as one SHA-256: the sub-graph from the inputs to it.
+
+A Merkle hash over tensors, operators, attributes and wiring. Names of nodes, values and initializers
+do not count, nor does the order of nodes or whether a tensor is shared; whatever could change a
+number does. Imports neither torch nor eideticnet, and believes nothing that ``bundle.json`` says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import onnx
+from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
+
+from export.errors import ArchiveError
+
+_PLAIN = {
+    *(AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING),
+    *(AttributeProto.FLOATS, AttributeProto.INTS, AttributeProto.STRINGS),
+}
+
+
+def digests(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
+    """Hex digest of each of these values. ``ArchiveError`` where the graph has no such value, or
+    uses what no body of ours does: functions, sub-graphs, sparse or external tensors."""
+    if model.functions or model.graph.sparse_initializer:
+        raise ArchiveError("the graph holds functions or sparse tensors; ours have none")
+    known = _leaves(model.graph)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    for node in model.graph.node:
+        made = _node(node, opsets, known)
+        for index, output in enumerate(node.output):
+            if output:
+                _define(known, output, _hash(made, index))
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ArchiveError(f"the graph has no value {missing[0]!r}")
+    return {name: known[name] for name in names}
+
+
+def _leaves(graph: onnx.GraphProto) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for tensor in graph.initializer:
+        _define(known, tensor.name, tensor_digest(tensor))
+    for index, value in enumerate(graph.input):
+        kind = value.type.tensor_type
+        shape = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim]
+        _define(known, value.name, _hash("input", index, kind.elem_type, shape))
+    return known
+
+
+def _define(known: dict[str, str], name: str, digest: str) -> None:
+    if name in known:  # a runtime would take one of them, we don't know which
+        raise ArchiveError(f"the graph defines {name!r} twice")
+    known[name] = digest
+
+
+def tensor_digest(tensor: TensorProto) -> str:
+    """SHA-256 over type, shape and bytes, however they are stored."""
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        raise ArchiveError(f"the graph keeps {tensor.name!r} outside the file; ours are self-contained")
+    values = numpy_helper.to_array(tensor)
+    return _hash("tensor", tensor.data_type, list(tensor.dims), hashlib.sha256(values.tobytes()).hexdigest())
+
+
+def _node(node: NodeProto, opsets: Mapping[str, int], known: Mapping[str, str]) -> str:
+    unknown = [name for name in node.input if name and name not in known]
+    if unknown:
+        raise ArchiveError(f"node {node.name!r} reads {unknown[0]!r}, which nothing before it makes")
+    inputs = [known[name] if name else "" for name in node.input]
+    attributes = sorted((a.name, a.type, _attribute(node, a)) for a in node.attribute)
+    return _hash(node.domain, opsets.get(node.domain, 0), node.op_type, attributes, inputs)
+
+
+def _attribute(node: NodeProto, attribute: AttributeProto) -> str:
+    if attribute.type == AttributeProto.TENSOR:
+        return tensor_digest(attribute.t)
+    if attribute.type not in _PLAIN or attribute.ref_attr_name:
+        raise ArchiveError(
+            f"node {node.name!r} has an attribute {attribute.name!r} of a kind that ours have not"
+        )
+    return repr(helper.get_attribute_value(attribute))
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

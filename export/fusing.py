@@ -1,0 +1,54 @@
+"""One layer that holds the layers of all blocks, for the rules where that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from eideticnet.block import Block
+from eideticnet.program import Features, Program, Step
+from eideticnet.rules import RULES
+from export.places import Places
+
+FUSED = frozenset(
+    {
+        *("linear", "conv", "grouped_conv", "embedding", "parameter"),
+        *("batch_norm", "instance_norm", "group_norm"),
+    }
+)
+"""Rules whose layers, one for each block, are together a wider layer of the same kind."""
+
+
+def fusable(step: Step) -> bool:
+    """Whether one run of ``step`` does for all owners. What has no weights treats each owner's columns
+    alone; weights on values of the raw input give every owner another one of these."""
+    return step.layer is None or (step.rule in FUSED and not step.features.raw)
+
+
+def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program) -> nn.Module:
+    """The layers that ``blocks`` have for ``step`` as one, zero where a block does not read."""
+    rule = RULES[step.rule]
+    read = program.features[step.inputs[0]] if step.inputs else Features()
+    wide = int(step.options["raw_columns"]) if read.raw else places.width(read)
+    with torch.device("meta"):  # no random numbers drawn for weights to replace
+        layer = rule.build(step, wide, places.width(step.features))
+    assert layer is not None
+    assert step.layer is not None
+    state = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in layer.state_dict().items()}
+    for block in blocks:
+        own = block.layer(step.layer)
+        if own is not None and places.has(step.features, block.owner):
+            where = {"out": places.columns(step.features, block.owner), "in": list(range(wide))}
+            if rule.reads_prefix and not read.raw:
+                seen = (*block.read_in(step), block.owner)
+                where["in"] = [column for owner in seen for column in places.columns(read, owner)]
+            for name, tensor in own.state_dict().items():
+                axes = rule.axes_of(step, name)
+                index = [where[a] if a else range(n) for a, n in zip(axes, tensor.shape, strict=False)]
+                state[name] = state[name].to(tensor.device)
+                state[name][tuple(map(torch.from_numpy, np.ix_(*index)))] = tensor
+    layer.load_state_dict(state, assign=True)
+    return layer.requires_grad_(False)

@@ -1,0 +1,65 @@
+"""Where each owner's columns are in a value that holds all owners'.
+
+Plain numbers throughout: while a module is exported its tensors have no values to compute places with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from eideticnet.columns import Widths
+from eideticnet.program import Features
+
+
+class Places:
+    """``widths``: the neurons of each owner by group, owners in the order of learning.
+
+    A whole value is laid out like the plain trunk's: run by run, in each run owner by owner, all
+    that ``tile`` times. So what the trunk does to its values can be done to whole ones.
+    """
+
+    def __init__(self, widths: Mapping[str, Widths]) -> None:
+        self.widths = {owner: dict(own) for owner, own in widths.items()}
+        self.whole: dict[str, int] = {}
+        self.starts: dict[str, dict[str, int]] = {}
+        for owner, own in self.widths.items():
+            self.starts[owner] = {group: self.whole.get(group, 0) for group in own}
+            self.whole |= {group: self.whole.get(group, 0) + count for group, count in own.items()}
+
+    def width(self, features: Features) -> int:
+        """Columns of a whole value."""
+        return features.columns(self.whole)
+
+    def has(self, features: Features, owner: str) -> bool:
+        """Whether ``owner`` has a part of such values; of raw ones everyone has."""
+        return features.raw or features.columns(self.widths[owner]) > 0
+
+    def columns(self, features: Features, owner: str) -> list[int]:
+        """Where the owner's columns are, in the order of its piece."""
+        once, start = list[int](), 0
+        for run in features.runs:
+            first = start + self.starts[owner][run.group] * run.repeat
+            once += range(first, first + self.widths[owner][run.group] * run.repeat)
+            start += self.whole[run.group] * run.repeat
+        return [tile * start + column for tile in range(features.tile) for column in once]
+
+    def cut(self, value: Tensor, features: Features, owner: str) -> Tensor:
+        """The owner's piece of a whole value."""
+        return _select(value, features.dim, self.columns(features, owner))
+
+    def join(self, pieces: Mapping[str, Tensor], features: Features) -> Tensor:
+        """The whole value of which these are the pieces, by owner in the order of learning."""
+        lie = [column for owner in pieces for column in self.columns(features, owner)]
+        order = sorted(range(len(lie)), key=lie.__getitem__)
+        return _select(torch.cat(list(pieces.values()), features.dim), features.dim, order)
+
+
+def _select(value: Tensor, dim: int, columns: Sequence[int]) -> Tensor:
+    """These columns; as a slice where they are one, which is cheaper than to gather."""
+    start, count = columns[0], len(columns)
+    if list(columns) == list(range(start, start + count)):
+        return value if count == value.shape[dim] else value.narrow(dim, start, count)
+    return value.index_select(dim, torch.tensor(columns, device=value.device))

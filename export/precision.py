@@ -1,0 +1,86 @@
+"""Precisions below float32: half types by casting a copy of the body, int8 by ONNX Runtime's tool."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from eideticnet import Inputs
+from eideticnet.block import Block
+from eideticnet.program import Program
+from export.body import Body
+from export.dense import Dense
+
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+HALVES: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Reduced(nn.Module):
+    """A body that computes in ``dtype``, from float32 inputs to float32 logits.
+
+    Normalisation stays in float32, for raw values may be out of a half type's range. The body is a
+    copy: the network's own frozen weights are as they were.
+    """
+
+    def __init__(self, body: Body | Dense, inputs: Inputs, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.inputs, self.dtype = inputs, dtype
+        self.body = copy.deepcopy(body).to(dtype).eval()
+        for block in self.body.modules():
+            if isinstance(block, Block):
+                block.program = _cast_constants(block.program, dtype)
+        if isinstance(self.body, Dense):
+            self.body.program = _cast_constants(self.body.program, dtype)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.inputs.normalise(x)
+        x = x.to(self.dtype) if x.is_floating_point() else x
+        return tuple(logits.float() for logits in self.body.logits(x))
+
+
+def _cast_constants(program: Program, dtype: torch.dtype) -> Program:
+    """Constants of the trunk in ``dtype``, which would turn what they meet into float32 again."""
+    name = str(dtype).partition(".")[2]
+    steps = tuple(
+        replace(s, options={**s.options, "dtype": name}) if s.options.get("dtype") == "float32" else s
+        for s in program.steps
+    )
+    return Program(steps, program.groups)
+
+
+def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with int8 weights and dynamically quantised activations.
+
+    The scale of an activation is that of the whole batch, so an answer depends on its batchmates.
+    """
+    with _quiet():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        with tempfile.TemporaryDirectory(prefix="eidetic-int8-") as folder:
+            path = Path(folder) / "int8.onnx"
+            quantize_dynamic(model, path, weight_type=QuantType.QUInt8)  # its int8 convolution has no kernel
+            made = onnx.load(path)
+    del made.metadata_props[:]
+    return made
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tool advises, by the root logger, a preprocessing that has nothing left to do here."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)

@@ -1,0 +1,118 @@
+"""Retention: whether every task of one version stands unchanged in another.
+
+Proven from the graphs (each task's digest) and by running both versions here and now, each probe
+pinned to its task, same batch, same thread count, bits compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from export.session import Run, session
+from export.tail import PINNED, THRESHOLD, X, logits_name
+from export.version import Key, Version
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TaskProof:
+    """What was seen of one revision of one task. ``bits`` is None where it could not be run: it does
+    not answer in both versions. ``batch_sizes`` are those that it was run with."""
+
+    name: str
+    revision: int
+    answers: bool
+    digest: str
+    unchanged: bool
+    bits: bool | None
+    batch_sizes: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def changed_promises(old: Version, new: Version) -> Iterator[str]:
+    """What clients of ``old`` rely on and ``new`` does not keep, digests and bits aside."""
+    if old.archive.name != new.archive.name:
+        yield f"the model is called {new.archive.name!r}, and {old.archive.name!r} before"
+    for key in sorted({*old.bundle["input"], *new.bundle["input"]}):
+        before, after = old.bundle["input"].get(key), new.bundle["input"].get(key)
+        if before != after:
+            yield f"the input contract changed: {key} was {before!r} and is {after!r}"
+    for key, task in old.tasks().items():
+        if key in new.tasks() and new.tasks()[key]["classes"] != task["classes"]:
+            yield f"{label(key)}: classes were {task['classes']} and are {new.tasks()[key]['classes']}"
+    before, after = ([task["name"] for task in v.bundle["tasks"]] for v in (old, new))
+    if after[: len(before)] != before and set(before) <= set(after):
+        yield f"tasks answer in another order: {before} were first, now {after[: len(before)]}"
+
+
+def task_proofs(old: Version, new: Version, run: bool = True) -> tuple[list[TaskProof], list[str]]:
+    """For each revision of each task of ``old`` what was seen, and a sentence for what is wrong.
+    Without ``run`` the digests alone are compared."""
+    runs = (session(old.graph), session(_with_heads(new))) if run else None
+    proofs, problems = [], []
+    for key, before in old.tasks().items():
+        after = new.tasks().get(key)
+        if after is None:
+            problems.append(f"{label(key)} is missing")
+            continue
+        unchanged = old.digest(before) == new.digest(after)
+        if not unchanged:
+            problems.append(f"{label(key)} changed: its digest is another")
+        answers = after in new.bundle["tasks"]
+        bits: bool | None = None
+        sizes = list[int]()
+        if runs and answers and before in old.bundle["tasks"]:
+            bits, sizes, wrong = _run_both(old, new, key, runs)
+            problems += wrong
+        proofs.append(TaskProof(*key, answers, new.digest(after), unchanged, bits, tuple(sizes)))
+    return proofs, problems
+
+
+def label(key: Key) -> str:
+    """A task as messages name it."""
+    name, revision = key
+    return f"task {name!r}" + (f", revision {revision}" if revision else "")
+
+
+def _with_heads(version: Version) -> onnx.ModelProto:
+    """The graph with each head's unpadded logits among its outputs."""
+    model = onnx.ModelProto()
+    model.CopyFrom(version.graph)
+    for task in version.bundle["tasks"]:
+        model.graph.output.append(onnx.ValueInfoProto(name=logits_name(task["owner"])))
+    return model
+
+
+def _run_both(
+    old: Version, new: Version, key: Key, runs: tuple[Run, Run]
+) -> tuple[bool, list[int], list[str]]:
+    before, after = old.tasks()[key], new.tasks()[key]
+    probes = old.archive.probes[before["owner"]]
+    classes, equal, wrong = len(before["classes"]), True, list[str]()
+    sizes = sorted({1, len(probes)})
+    for size in sizes:
+        x = np.ascontiguousarray(probes[:size])
+        was, now = (
+            run(_pinned(x, version.bundle["tasks"].index(task)))
+            for run, version, task in zip(runs, (old, new), (before, after), strict=True)
+        )
+        if was["logits"][:, :classes].tobytes() != now["logits"][:, :classes].tobytes():
+            equal = False
+            wrong.append(f"{label(key)}: the logits of its probes differ at batch size {size}")
+        head = now[logits_name(after["owner"])]
+        if head.tobytes() != np.ascontiguousarray(now["logits"][:, :classes]).tobytes():
+            wrong.append(f"{label(key)}: the new version answers with something else than its head's logits")
+    return equal, sizes, wrong
+
+
+def _pinned(x: Array, task: int) -> dict[str, Array]:
+    return {X: x, PINNED: np.full(len(x), task), THRESHOLD: np.zeros(len(x), np.float32)}

@@ -1,0 +1,161 @@
+"""Routing: whether a new version still finds the tasks of the old one, on real inputs.
+
+The router is retrained with every task, so inputs of an old task can be sent elsewhere although its
+logits are the same to the last bit. What synthetic probes say of that is nothing, so they are not asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from scipy.stats import binomtest
+
+from export.contents import VALIDATION
+from export.errors import ArchiveError
+from export.session import Run, session
+from export.tail import PINNED, THRESHOLD, X
+from export.version import Version
+
+Array = npt.NDArray[Any]
+ENOUGH = 200
+"""Inputs of a task below which its figure is no measurement."""
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real inputs ``x`` (N, *shape); ``task`` and ``label`` (N,) are indices, None where unknown."""
+
+    x: Array
+    task: Array | None
+    label: Array | None
+    source: str
+
+
+@dataclass(frozen=True)
+class TaskRouting:
+    """``kind``: accuracy (task and, where known, label are right) where tasks are known, else the
+    share of the rows that the old version routed here and the new one does too. ``interval``: Wilson's
+    for ``new``, 95 %."""
+
+    name: str
+    rows: int
+    kind: Literal["accuracy", "agreement"]
+    old: float
+    new: float
+    interval: tuple[float, float]
+
+    @property
+    def drop(self) -> float:
+        return self.old - self.new
+
+
+@dataclass(frozen=True)
+class RoutingCheck:
+    """``status``: ``kept``, ``dropped`` past ``bound`` for some task, or ``not measured`` for some."""
+
+    status: Literal["kept", "dropped", "not measured"]
+    bound: float
+    source: str | None = None
+    tasks: list[TaskRouting] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_inputs(path: Path, spec: dict[str, Any]) -> Real:
+    """``x``, and where known ``task`` and ``label``, of an .npz or .safetensors file that fits the
+    input contract ``spec``; ``ArchiveError`` names what does not."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        else:
+            arrays = load_tensors(path.read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArchiveError(f"can't read routing data {path}: {error}") from error
+    return real_inputs(arrays, spec, str(path))
+
+
+def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> Real:
+    """``arrays`` by name as checked inputs."""
+    x = arrays.get("x")
+    if x is None or x.ndim < 1 or list(x.shape[1:]) != list(spec["shape"]) or not len(x):
+        shape = "no x" if x is None else f"x of shape {list(x.shape)}"
+        raise ArchiveError(f"{source} holds {shape}; expected x of shape [N, {str(spec['shape'])[1:-1]}]")
+    for name in ("task", "label"):
+        if name in arrays and (arrays[name].shape != (len(x),) or arrays[name].dtype.kind not in "iu"):
+            raise ArchiveError(f"{source}: {name} must hold one whole number for each of the {len(x)} rows")
+    task, label = (None if n not in arrays else arrays[n].astype(np.int64) for n in ("task", "label"))
+    return Real(np.ascontiguousarray(x, spec["dtype"]), task, label, source)
+
+
+def kept_inputs(version: Version) -> Real | None:
+    """The real inputs that an archive carries by permission."""
+    if VALIDATION not in version.files:
+        return None
+    try:
+        arrays = load_tensors(version.files[VALIDATION])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArchiveError(f"{version.archive.path}: {VALIDATION} can't be read: {error}") from error
+    return real_inputs(arrays, version.bundle["input"], f"{version.archive.path}: {VALIDATION}")
+
+
+def check_routing(old: Version, new: Version, real: Real | None, bound: float) -> RoutingCheck:
+    """Route ``real`` by both versions; each of the old one's tasks may lose at most ``bound``."""
+    if real is None:
+        reason = "no real inputs: none are kept in the archives, and no --routing-data was given"
+        return RoutingCheck("not measured", bound, reasons=[reason])
+    was, now = (_route(session(version.graph), real.x) for version in (old, new))
+    tasks = [_of_task(i, t["name"], real, was, now) for i, t in enumerate(old.bundle["tasks"])]
+    few = [t for t in tasks if t.rows < ENOUGH]
+    dropped = [t for t in tasks if t.rows >= ENOUGH and t.drop > bound]
+    reasons = [f"task {t.name!r}: {t.rows} real inputs, {ENOUGH} are needed" for t in few]
+    reasons += [
+        f"task {t.name!r}: {t.kind} of the routing fell from {t.old:.4f} to {t.new:.4f} on {t.rows} "
+        f"inputs, by more than {bound}"
+        for t in dropped
+    ]
+    status: Literal["kept", "dropped", "not measured"] = "kept"
+    if few or dropped:
+        status = "dropped" if dropped else "not measured"
+    return RoutingCheck(status, bound, real.source, tasks, reasons)
+
+
+def _route(run: Run, x: Array) -> dict[str, Array]:
+    """``task`` and ``label`` for each row, routed, "none of mine" left out."""
+    parts = [x[i : i + _BATCH] for i in range(0, len(x), _BATCH)]
+    found = [
+        run({X: part, PINNED: np.full(len(part), -1), THRESHOLD: np.zeros(len(part), np.float32)})
+        for part in parts
+    ]
+    return {name: np.concatenate([f[name] for f in found]) for name in ("task", "label")}
+
+
+def _of_task(index: int, name: str, real: Real, was: dict[str, Array], now: dict[str, Array]) -> TaskRouting:
+    if real.task is None:
+        rows = was["task"] == index
+        count, before, right = int(rows.sum()), int(rows.sum()), int((now["task"][rows] == index).sum())
+    else:
+        rows = real.task == index
+        before, right = (int(_right(real, version, rows).sum()) for version in (was, now))
+        count = int(rows.sum())
+    low, high = binomtest(right, count).proportion_ci(method="wilson") if count else (0.0, 1.0)
+    kind: Literal["accuracy", "agreement"] = "agreement" if real.task is None else "accuracy"
+    shares = (before / count, right / count) if count else (0.0, 0.0)
+    return TaskRouting(name, count, kind, *shares, (float(low), float(high)))
+
+
+def _right(real: Real, found: dict[str, Array], rows: Array) -> Array:
+    assert real.task is not None
+    right: Array = found["task"][rows] == real.task[rows]
+    if real.label is not None:
+        right = right & (found["label"][rows] == real.label[rows])
+    return right

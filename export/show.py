@@ -1,0 +1,72 @@
+"""What commands found, as people read it: on standard error, beside what they print for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from export.verify import Report
+
+_COLOURS = {"proven": "green", "refused": "red", "not comparable": "yellow"}
+
+
+def show(report: Report) -> None:
+    """The verdict, its reasons, and a row for each task."""
+    console = Console(stderr=True)
+    console.print(f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/]: {report.new} against {report.old}")
+    for reason in report.reasons:
+        console.print(f"  {reason}", markup=False)
+    if report.tasks:
+        console.print(_table(report))
+    if report.routing is not None:
+        console.print(f"routing: {report.routing.status}")
+        for reason in report.routing.reasons:
+            console.print(f"  {reason}", markup=False)
+
+
+def _table(report: Report) -> Table:
+    table = Table("task", "digest", "probes' bits", "routing before", "now", "inputs", box=None)
+    checked = report.routing.tasks if report.routing is not None else []
+    routed = {task.name: task for task in checked}
+    for proof in report.tasks:
+        route = routed.get(proof.name)
+        table.add_row(
+            proof.name + (f" (revision {proof.revision})" if proof.revision else ""),
+            "same" if proof.unchanged else "[red]changed[/]",
+            {True: "same", False: "[red]differ[/]", None: "not run"}[proof.bits],
+            f"{route.old:.4f}" if route else "",
+            f"{route.new:.4f}" if route else "",
+            str(route.rows) if route else "",
+        )
+    return table
+
+
+BATCH_DEPENDENT = (
+    "warning: dynamic int8 takes its scales from the whole batch, so an answer depends on its batchmates; "
+    "this model is to be served one request at a time, and instances of one request still share scales"
+)
+
+
+def show_build(bundle: dict[str, Any]) -> None:
+    """What an export chose, how far it agrees with the network, and what to mind; often nothing."""
+    console = Console(stderr=True)
+    if measured := bundle.get("layout_measured"):
+        console.print(f"layout: {measured['taken']} ({measured['reason']})", markup=False)
+    if found := bundle.get("accuracy"):
+        console.print(_agreement(found, f"{bundle['layout']} {bundle['precision']}"))
+        console.print(f"on {found['rows']} rows: {found['inputs']}", markup=False)
+    if bundle.get("batch_dependent"):
+        console.print(BATCH_DEPENDENT, style="yellow", markup=False)
+
+
+def _agreement(found: dict[str, Any], form: str) -> Table:
+    table = Table("against the network in float32", form, box=None)
+    table.add_row("same task", f"{found['same_task']:.4f}")
+    table.add_row("same label", f"{found['same_label']:.4f}")
+    for who, share in found.get("accuracy", {}).items():
+        table.add_row(f"accuracy of the {who}", f"{share:.4f}")
+    for what, largest in found["max_difference"].items():
+        table.add_row(f"largest difference of {what}", f"{largest:.2g}")
+    return table

@@ -1,0 +1,73 @@
+"""A body with its tail as TorchScript or as a torch.export program. Both hold pickled parts: for
+trusted publishers."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
+
+from eideticnet import EideticNetwork
+from eideticnet.routing import answer, decide
+from export.body import example, owners
+from export.errors import ExportError
+
+
+class Answer(nn.Module):
+    """Raw inputs, pinned tasks and thresholds to a plain tuple, as ``EideticNetwork.forward`` answers."""
+
+    def __init__(self, net: EideticNetwork, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+        assert net.learned.routing is not None
+        self.fitted = net.learned.routing
+        self.owners = owners(net)
+        self.heads = [self.owners.index(task.owner) for task in net.tasks]
+
+    def forward(self, x: Tensor, task: Tensor, threshold: Tensor) -> tuple[Tensor, ...]:
+        logits = self.body(x)
+        heads = [logits[i] for i in self.heads]
+        router = None if self.fitted.router == "none" else logits[-1]
+        return tuple(answer(heads, decide(self.fitted, heads, router), task, threshold))
+
+
+def _examples(net: EideticNetwork, rows: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    return example(net, rows), torch.full((rows,), -1), torch.zeros(rows)
+
+
+def write_torchscript(net: EideticNetwork, body: nn.Module, path: Path) -> None:
+    """Write a traced and frozen TorchScript file."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=TracerWarning)
+        traced = torch.jit.trace(Answer(net, body).eval(), _examples(net), check_trace=False)
+        torch.jit.freeze(traced).save(str(path))
+    _without_debug_records(path)
+
+
+def write_pt2(net: EideticNetwork, body: nn.Module, path: Path) -> None:
+    """Write a ``torch.export`` program with dynamic batch size."""
+    batch = torch.export.Dim("batch", min=1)
+    shapes = {"x": {0: batch}, "task": {0: batch}, "threshold": {0: batch}}
+    with torch.no_grad():
+        program = torch.export.export(Answer(net, body).eval(), _examples(net), dynamic_shapes=shapes)
+    if not isinstance(program.graph_signature.user_inputs, tuple) or not program.range_constraints:
+        raise ExportError("the batch dimension became a constant during export")
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # source paths of this machine
+    torch.export.save(program, path)
+
+
+def _without_debug_records(path: Path) -> None:
+    """Remove what TorchScript keeps for error messages: source paths of this machine."""
+    whole = path.with_suffix(".whole")
+    path.replace(whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as kept:
+        for entry in source.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                kept.writestr(entry.filename, source.read(entry))
+    whole.unlink()

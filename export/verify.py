@@ -1,0 +1,101 @@
+"""The retention proof: whether one archive may replace another.
+
+Proven: every task of the old version stands in the new one with the same digest, recomputed from the
+graphs, and gives the same bits on the probes, run here and now. Refused: something that was promised
+is not kept. Not comparable: bits are promised for nested ONNX graphs of one precision and opset, and these
+two are not that. Imports neither torch nor eideticnet.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any, Literal
+
+from export.hashing import file_sha256
+from export.retention import TaskProof, changed_promises, task_proofs
+from export.routing_check import RoutingCheck, check_routing, kept_inputs, read_inputs
+from export.session import THREADS
+from export.version import Version, contradictions, open_version
+
+Verdict = Literal["proven", "refused", "not comparable"]
+STATUS: dict[Verdict, int] = {"proven": 0, "refused": 1, "not comparable": 3}
+"""Exit status of the command for each verdict; 2 is for a wrong command line."""
+MAX_DROP = 0.02
+"""By how much a task's routing may fall, as a fraction of 1, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found, ``reasons`` in sentences; ``to_json`` is what is kept of a deploy."""
+
+    verdict: Verdict
+    old: Path
+    new: Path
+    reasons: list[str] = field(default_factory=list)
+    tasks: list[TaskProof] = field(default_factory=list)
+    routing: RoutingCheck | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "reasons": self.reasons,
+            "old": {"file": self.old.name, "sha256": file_sha256(self.old)},
+            "new": {"file": self.new.name, "sha256": file_sha256(self.new)},
+            "tasks": [proof.to_json() for proof in self.tasks],
+            "routing": None if self.routing is None else self.routing.to_json(),
+            "run": {
+                "onnxruntime": installed("onnxruntime"),
+                "threads": THREADS,
+                "machine": platform.machine(),
+                "system": platform.system(),
+            },
+        }
+
+
+def verify(new: Path, against: Path, routing_data: Path | None = None, max_drop: float = MAX_DROP) -> Report:
+    """Whether ``new`` may replace ``against``. ``ArchiveError`` where one of them can't be read."""
+    before, after = open_version(against), open_version(new)
+    if before is None or after is None:
+        which = " and ".join(str(p) for p, v in ((against, before), (new, after)) if v is None)
+        reason = f"bits are promised for nested ONNX graphs, and {which} holds something else"
+        return Report("not comparable", against, new, [reason])
+    differences = _toolchain(before, after)
+    if differences:
+        return Report("not comparable", against, new, differences)
+    problems = [f"{against}: {sentence}" for sentence in contradictions(before)]
+    problems += [f"{new}: {sentence}" for sentence in contradictions(after)]
+    proofs, wrong = task_proofs(before, after, run=not problems)
+    problems += changed_promises(before, after)
+    if wrong and not problems and (tools := _other_tools(before, after)):
+        return Report("not comparable", against, new, [*wrong, tools], proofs)
+    problems += wrong
+    routing = None
+    if not problems:
+        spec = before.bundle["input"]
+        real = read_inputs(routing_data, spec) if routing_data else kept_inputs(after) or kept_inputs(before)
+        routing = check_routing(before, after, real, max_drop)
+        problems += routing.reasons if routing.status == "dropped" else []
+    return Report("refused" if problems else "proven", against, new, problems, proofs, routing)
+
+
+def _toolchain(old: Version, new: Version) -> list[str]:
+    """Why equal bits can't be expected of these two: precision and opset."""
+    found = [("precision", v.bundle["precision"]) for v in (old, new)]
+    opsets = [sorted((o.domain, o.version) for o in v.graph.opset_import) for v in (old, new)]
+    reasons = []
+    if found[0] != found[1]:
+        reasons.append(f"precision is {found[1][1]}, and was {found[0][1]}")
+    if opsets[0] != opsets[1]:
+        reasons.append(f"opsets are {opsets[1]}, and were {opsets[0]}")
+    return reasons
+
+
+def _other_tools(old: Version, new: Version) -> str:
+    """Other exporters write other graphs of the same blocks."""
+    tools = [{k: v.bundle["tools"].get(k) for k in ("torch", "onnx", "onnxscript")} for v in (old, new)]
+    if tools[0] == tools[1]:
+        return ""
+    return f"they were exported with other tools, {tools[0]} and {tools[1]}: export both with the same"

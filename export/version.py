@@ -1,0 +1,99 @@
+"""One version of a network as a proof sees it: an archive whose graph was opened and digested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from export.archive import Archive, read_files
+from export.digest import digests
+from export.errors import ArchiveError
+from export.tail import ROUTER, Rule, attach, attach_pinned, detach, logits_name
+
+Key = tuple[str, int]
+"""A task's name and its revision."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """``digests`` are those of the graph, by the value's name: what is true, whatever the bundle claims."""
+
+    archive: Archive
+    files: dict[str, bytes]
+    graph: onnx.ModelProto
+    digests: dict[str, str]
+
+    @property
+    def bundle(self) -> dict[str, Any]:
+        return self.archive.bundle
+
+    @property
+    def rule(self) -> Rule:
+        return Rule.of(self.bundle)
+
+    def tasks(self) -> dict[Key, dict[str, Any]]:
+        """Every revision of every task that the graph holds, whether or not it answers."""
+        held = [*self.bundle["tasks"], *self.bundle.get("superseded", [])]
+        return {(task["name"], task["revision"]): task for task in held}
+
+    def digest(self, task: dict[str, Any]) -> str:
+        return self.digests[logits_name(task["owner"])]
+
+
+def open_version(path: Path) -> Version | None:
+    """Read an archive and digest its graph; None where nested blocks in ONNX are not what it holds.
+    ``ArchiveError`` says what is wrong with it."""
+    archive, files = read_files(path)
+    if (archive.bundle["format"], archive.bundle["layout"]) != ("onnx", "nested"):
+        return None
+    graph = _graph(files, archive.bundle["model"])
+    held = [*archive.bundle["tasks"], *archive.bundle.get("superseded", [])]
+    names = [logits_name(task["owner"]) for task in held]
+    if archive.bundle["routing"]["router"] != "none":
+        names.append(ROUTER)
+    try:
+        return Version(archive, files, graph, digests(graph, names))
+    except ArchiveError as error:
+        raise ArchiveError(f"{path}: {error}") from error
+
+
+def _graph(files: dict[str, bytes], name: str) -> onnx.ModelProto:
+    return onnx.load_model_from_string(files[name])
+
+
+def contradictions(version: Version) -> Iterator[str]:
+    """Where an archive is not what its own ``bundle.json`` says, one sentence each."""
+    for (name, revision), task in version.tasks().items():
+        if task.get("digest") != version.digest(task):
+            yield f"bundle.json claims a digest for {_label(name, revision)} that its graph does not have"
+    heads = list(version.digests)
+    body = detach(version.graph, heads)
+    if not _same(attach(body, version.rule), version.graph):
+        yield "the graph does not route and answer as bundle.json says (its tail is another)"
+    for cut in version.bundle.get("prefixes", []):
+        yield from _prefix_contradictions(version, cut["file"], cut["tasks"])
+
+
+def _prefix_contradictions(version: Version, file: str, tasks: int) -> Iterator[str]:
+    graph, rule = _graph(version.files, file), version.rule.first(tasks)
+    try:
+        found = digests(graph, rule.heads)
+    except ArchiveError as error:
+        yield f"{file}: {error}"
+        return
+    if any(found[head] != version.digests[head] for head in rule.heads):
+        yield f"{file} computes other logits than {version.bundle['model']}"
+    if not _same(attach_pinned(detach(graph, rule.heads), rule), graph):
+        yield f"{file} does not answer as bundle.json says (its tail is another)"
+
+
+def _label(name: str, revision: int) -> str:
+    return f"task {name!r}" + (f", revision {revision}" if revision else "")
+
+
+def _same(one: onnx.ModelProto, other: onnx.ModelProto) -> bool:
+    return bool(one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True))

@@ -1,0 +1,207 @@
+"""What bundle.json may say: the schema, the versions, the names, and JSON that is none."""
+
+import json
+import math
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from export.contract import CONTRACT, SCHEMA, names_problem, read_bundle
+from export.errors import ArchiveError
+
+ATTACKS = Path(__file__).parent / "attacks"
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@cache
+def _text():
+    from export.archive import read_files
+
+    return read_files(ATTACKS / "base.mar")[1]["bundle.json"]
+
+
+@pytest.fixture
+def bundle():
+    return json.loads(_text())
+
+
+def read(bundle):
+    return read_bundle(json.dumps(bundle).encode())
+
+
+def places(value, path=()):
+    """The path of every value in a JSON document."""
+    yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in inner:
+        yield from places(child, (*path, key))
+
+
+def schemas(schema, path=""):
+    """Every schema of a property or item in ``schema``."""
+    for name, inner in schema.get("properties", {}).items():
+        yield f"{path}.{name}", inner
+        yield from schemas(inner, f"{path}.{name}")
+    if "items" in schema:
+        yield from schemas(schema["items"], f"{path}[]")
+
+
+def test_the_schema_is_valid_and_describes_every_property_in_one_line():
+    Draft202012Validator.check_schema(CONTRACT)
+    assert SCHEMA in CONTRACT["$id"]
+    described = dict(schemas(CONTRACT))
+    assert len(described) > 30
+    for path, schema in described.items():
+        assert schema["description"].endswith("."), path
+        assert "\n" not in schema["description"], path
+
+
+def test_what_the_exporter_wrote_fits_the_published_schema_by_itself(bundle):
+    assert list(Draft202012Validator(CONTRACT).iter_errors(bundle)) == []
+    assert read(bundle) == bundle
+    assert bundle["schema"] == SCHEMA
+
+
+def test_every_property_that_is_written_is_described(bundle):
+    def known(value, schema):
+        for key in value if isinstance(value, dict) else ():
+            properties = schema.get("properties", {})
+            assert key in properties or schema.get("additionalProperties") not in (None, False), key
+            known(value[key], properties.get(key, {}))
+
+    known(bundle, {**CONTRACT, "additionalProperties": False})
+    for task in bundle["tasks"]:
+        known(task, {**CONTRACT["properties"]["tasks"]["items"], "additionalProperties": False})
+
+
+@pytest.mark.parametrize("optional", ["files", "layout", "precision", "routing", "tools"])
+def test_an_older_bundle_without_the_later_properties_is_read(optional, bundle):
+    del bundle[optional]
+    assert optional not in read({**bundle, "schema": "1.0.0"})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("neurons",), "x", ["bundle.json, neurons", "'x' is not of type 'integer'", "free ones included"]),
+        (("tasks",), [], ["bundle.json, tasks", "non-empty"]),
+        (("tasks", 0, "classes"), "ab", ["bundle.json, tasks[0].classes", "not of type 'array'"]),
+        (("tasks", 0, "report"), {"oracle": 1.5}, ["tasks[0].report.oracle", "1.5", "task given"]),
+        (("format",), "pickle", ["bundle.json, format", "'onnx', 'torchscript', 'pt2'"]),
+        (("layout",), "mixed", ["bundle.json, layout", "'nested', 'dense'"]),
+        (("precision",), "float8", ["bundle.json, precision", "bfloat16"]),
+        (("prefixes",), [{"tasks": 1, "file": "prefix/1.onnx"}], ["prefixes[0]", "'bytes'"]),
+        (("name",), "a\n", ["bundle.json, name"]),
+        (("files", "\x1b[2J"), "no", ["bundle.json, files['\\x1b[2J']"]),
+        (("schema",), "1", ["bundle.json, schema", "'1'"]),
+        (("schema",), None, ["bundle.json, schema", "None"]),
+        (("schema",), "0.9.0", ["schema 0.9.0", "reads schema 1"]),
+        (("schema",), "10.0.0", ["schema 10.0.0", "reads schema 1"]),
+    ],
+)
+def test_an_error_names_the_place_and_what_is_expected(path, value, words, bundle):
+    at = bundle
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value
+    with pytest.raises(ArchiveError) as error:
+        read(bundle)
+    assert [w for w in words if w not in str(error.value)] == []
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"a": 1, "a": 2}', "'a' twice"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": -Infinity}', "-Infinity"),
+        (b'{"a": 1e400}', "1e400"),
+        (b'{"a": 99999999999999999999}', "64 bits"),
+        (b"9" * 10_000, "64 bits"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        (b"[" * 70 + b"]" * 70, "nested too deeply"),
+        (b'{"a": "\xff"}', "utf-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+        (b"", "Expecting value"),
+        (b"[1]", "not of type 'object'"),
+    ],
+)
+def test_what_is_no_strict_json_is_refused(text, words):
+    with pytest.raises(ArchiveError, match=r"bundle\.json") as error:
+        read_bundle(text)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["猫", "ñandú", "до свидания", "قطة", "👍", "e\u0301", "a b", "<b>", "..", "'"]
+)
+def test_names_in_any_script_are_welcome(name):
+    assert names_problem([(name, [name, "other"])]) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "a\n",
+        "\x00",
+        "\x1b[2J",
+        "\x7f",
+        "\u202e",
+        "a\u2066b",
+        "\u200b",
+        "\ufeff",
+        "\u2028",
+        "\ud800",
+        "x" * 201,
+    ],
+)
+def test_names_that_can_not_be_seen_are_refused(name, bundle):
+    assert "printable" in names_problem([(name, ["a", "b"])])
+    assert "printable" in names_problem([("a", ["b", name])])
+
+
+@given(st.text(max_size=300))
+def test_a_name_is_accepted_only_if_a_terminal_shows_all_of_it(name):
+    accepted = not names_problem([("task", [name])])
+    assert accepted == (name.isprintable() and len(name.strip()) > 0 and len(name) <= 200)
+
+
+@settings(max_examples=300)
+@given(ANY_JSON)
+def test_arbitrary_json_raises_nothing_but_our_error(value):
+    with pytest.raises(ArchiveError):
+        read(value)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200) | st.text().map(lambda t: t.encode("utf-8", "surrogatepass")))
+def test_arbitrary_bytes_raise_nothing_but_our_error(data):
+    with pytest.raises(ArchiveError):
+        read_bundle(data)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_a_good_bundle_with_anything_anywhere_is_read_or_refused_by_our_error(data):
+    bundle = json.loads(_text())
+    path = data.draw(st.sampled_from([p for p in places(bundle) if p]))
+    at = bundle
+    for step in path[:-1]:
+        at = at[step]
+    at[path[-1]] = value = data.draw(ANY_JSON | st.sampled_from([0, 1.0, math.pi, "onnx", "1.0.0", "2.0.0"]))
+    try:
+        assert read(bundle) == bundle
+    except ArchiveError as error:
+        assert str(error).isprintable(), (path, value)

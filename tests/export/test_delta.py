@@ -1,0 +1,120 @@
+"""A delta and the old archive give the new one byte for byte, or an error and nothing."""
+
+import json
+import zipfile
+
+import pytest
+from histories import add_task, archived, normalised
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from nets import fit
+from typer.testing import CliRunner
+
+from export.__main__ import app
+from export.archive import read_files
+from export.container import write_members
+from export.delta import apply_delta, write_delta
+from export.errors import ArchiveError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Old archive, new archive, and the delta from the one to the other."""
+    folder, net = tmp_path_factory.mktemp("made"), normalised(2)
+    old = archived(net, folder / "old", "1.0", prefixes=[2])
+    add_task(net)
+    fit(net)
+    new = archived(net, folder / "new", "2.0", prefixes=[2, 3])
+    write_delta(old, new, folder / "net.delta")
+    return old, new, folder / "net.delta"
+
+
+def test_a_delta_applied_to_the_old_archive_gives_exactly_the_new_one(made, tmp_path):
+    old, new, delta = made
+    apply_delta(old, delta, tmp_path / "made.mar")
+    assert (tmp_path / "made.mar").read_bytes() == new.read_bytes()
+
+
+def test_a_delta_holds_no_tensor_that_the_old_archive_has(made):
+    import onnx
+
+    old, _, delta = made
+    with zipfile.ZipFile(delta) as file:
+        stored = file.read("new.bin")
+    graph = onnx.load_model_from_string(read_files(old)[1]["model.onnx"]).graph
+    large = [
+        t.raw_data for t in graph.initializer if len(t.raw_data) >= 64 and b"_router" not in t.name.encode()
+    ]
+    held = [raw for raw in large if raw in stored]
+    assert len(large) > 4
+    assert not held
+
+
+def test_the_sizes_are_reported(made, tmp_path):
+    old, new, _ = made
+    out = tmp_path / "net.delta"
+    result = CliRunner().invoke(app, ["delta", str(new), "--against", str(old), "--out", str(out)])
+    assert f"{out}: {out.stat().st_size} bytes" in result.stdout
+    result = CliRunner().invoke(app, ["apply", str(old), str(out), "--store", str(tmp_path)])
+    assert result.stdout.strip() == str(tmp_path / "net-2.0.mar")
+    assert (tmp_path / "net-2.0.mar").read_bytes() == new.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net-2.0.mar", "net.delta"]
+
+
+def test_a_delta_for_another_archive_is_refused(made, tmp_path):
+    _, new, delta = made
+    with pytest.raises(ArchiveError, match="made for another archive"):
+        apply_delta(new, delta, tmp_path / "made.mar")
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(at=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), cut=st.booleans())
+def test_a_damaged_delta_gives_the_new_archive_or_nothing(made, tmp_path_factory, at, value, cut):
+    old, new, delta = made
+    folder = tmp_path_factory.mktemp("damaged")
+    data = bytearray(delta.read_bytes())
+    if cut:
+        del data[int(at * len(data)) :]
+    else:
+        data[int(at * len(data))] = value
+    (folder / "net.delta").write_bytes(data)
+    try:
+        apply_delta(old, folder / "net.delta", folder / "made.mar")
+    except ArchiveError:
+        assert not (folder / "made.mar").exists()
+    else:
+        assert (folder / "made.mar").read_bytes() == new.read_bytes()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers(-5, 1 << 70) | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(["schema", "old", "new", "files", "name", "pieces"]), inner)
+        ),
+        max_leaves=8,
+    )
+)
+@example(value={"schema": "1.0.0", "old": "0", "new": "0", "files": [{"name": "../x", "pieces": [0]}]})
+@example(value={"schema": "1.0.0", "old": "0", "new": "0", "files": [{"name": "x", "pieces": [-1]}]})
+@example(value={"schema": "2.0.0", "old": "0", "new": "0", "files": []})
+@example(value={"schema": "1.0.0", "files": []})
+def test_a_header_that_nobody_wrote_on_purpose_is_refused(made, tmp_path_factory, value):
+    folder = tmp_path_factory.mktemp("header")
+    write_members({"delta.json": json.dumps(value).encode(), "new.bin": b""}, folder / "net.delta")
+    with pytest.raises(ArchiveError):
+        apply_delta(made[0], folder / "net.delta", folder / "made.mar")
+    assert not (folder / "made.mar").exists()
+
+
+def test_a_delta_with_an_unknown_piece_is_refused(made, tmp_path):
+    old, _, delta = made
+    with zipfile.ZipFile(delta) as file:
+        header, stored = json.loads(file.read("delta.json")), file.read("new.bin")
+    header["files"][0]["pieces"].append("0" * 64)
+    write_members({"delta.json": json.dumps(header).encode(), "new.bin": stored}, tmp_path / "net.delta")
+    with pytest.raises(ArchiveError, match="does not hold"):
+        apply_delta(old, tmp_path / "net.delta", tmp_path / "made.mar")

@@ -1,0 +1,232 @@
+"""The dense layout computes what the nested one computes, and is taken where it is clearly faster."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from histories import add_task, archived, normalised
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tolerances import EXPORTED
+from trunks import FEATURES, TRUNKS
+from typer.testing import CliRunner
+from zoo import ZOO
+from zoo_nets import zoo_inputs, zoo_net
+
+from eideticnet import EideticNetwork, Routing
+from export.__main__ import app
+from export.archive import read_archive
+from export.body import Body, example, owners
+from export.bundle import write_bundle
+from export.dense import Dense
+from export.errors import ExportError
+from export.layout import CLEARLY, decide
+from export.onnx_body import to_onnx
+from export.verify import verify
+
+SLOW = {"rnn", "lstm two layers both ways", "gru both ways", "transformer", "residual", "conv1d"}
+
+
+def assert_same_logits(net, x):
+    with torch.no_grad():
+        nested, dense = Body(net).eval()(x), Dense(net).eval()(x)
+    assert len(dense) == len(nested) == len(owners(net))
+    for ours, theirs in zip(dense, nested, strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, rtol=0, atol=EXPORTED)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in ZOO]
+)
+def test_every_kind_of_layer_gives_the_nested_logits(kind):
+    assert_same_logits(zoo_net(kind), zoo_inputs(kind))
+
+
+REVISIONS = st.sampled_from(["task", "revise", "widen", "disjoint", "some", "narrow"])
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    trunk=st.sampled_from(TRUNKS),
+    steps=st.lists(REVISIONS, min_size=1, max_size=4),
+    router=st.sampled_from(["block", "taps", "linear", "moments", "none"]),
+)
+def test_any_history_gives_the_nested_logits(trunk, steps, router):
+    net = EideticNetwork(trunk((14, 12)), torch.zeros(2, FEATURES))
+    options = {"training": QUICK, "pruning": LIGHT, "moments": 16}
+    for step in ["task", *steps]:
+        learned = [t.name for t in net.tasks]
+        if step == "revise":
+            net.revise_task(learned[0], task_loader(0), when_full="widen", training=QUICK, pruning=LIGHT)
+            continue
+        layers = [p for p in net.program.layers if p != "task_head"]
+        reads = {"disjoint": [], "some": learned[-1:], "narrow": {layers[-1]: learned[:1]}}.get(step)
+        if step == "widen":
+            net.widen(dict.fromkeys(net.program.groups, 3))
+        add_task(net, reads=reads, **options)
+    decision = "entropy" if router == "none" else "hard"
+    loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
+    net.fit_router(loaders, routing=Routing(router, decision), training=QUICK, when_full="widen")
+    assert_same_logits(net, held_out(9))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["resnet", "mobilenet", "vit"])
+def test_models_that_nobody_here_wrote_give_the_nested_logits(kind):
+    from foreign import FOREIGN, pixels
+
+    from eideticnet import batches
+
+    trunk, size = FOREIGN[kind]
+    torch.manual_seed(0)
+    net = EideticNetwork(trunk(), pixels(2, size))
+    options = {"training": QUICK, "pruning": LIGHT, "when_full": "widen"}
+    for i in range(2):
+        data = batches(pixels(8, size), torch.arange(8) % 2, 4)
+        net.train_task(f"task {i}", data, names(2), **options)
+    net.fit_router({t.name: data for t in net.tasks}, routing=Routing("linear", "hard"), training=QUICK)
+    assert_same_logits(net, pixels(5, size))
+
+
+def test_a_dense_layer_is_as_wide_as_what_is_owned_and_no_wider():
+    net = trained(2, (24, 20))
+    dense = Dense(net)
+    owned = net.learned.owned()
+    for path, step in net.program.layers.items():
+        if step.rule == "linear" and path != "task_head":
+            total = sum(step.features.columns(own) for own in owned.values())
+            assert dense.layers[path.replace(".", "__")].weight.shape[0] == total
+    assert not list(dense.blocks.parameters()) + list(dense.blocks.buffers())  # nothing is there twice
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
+def test_a_dense_bundle_answers_like_the_network_and_claims_no_digest(format, tmp_path):
+    net = normalised(3)
+    write_bundle(net, tmp_path, name="net", model_version="1.0", format=format, layout="dense")
+    bundle = json.loads((tmp_path / "bundle.json").read_text())
+    assert bundle["layout"] == "dense"
+    assert not [task for task in bundle["tasks"] if "digest" in task]
+    assert bundle["accuracy"]["max_difference"]["logits"] <= EXPORTED
+    assert bundle["accuracy"]["max_difference"]["task_probs"] <= EXPORTED
+    assert "probes" in bundle["accuracy"]["inputs"]
+    if format == "onnx":
+        run = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+        for rows in (1, 7):
+            x, pins = held_out(rows), np.full(rows, -1)
+            task, label, *_, logits = run.run(
+                None, {"x": x.numpy(), "pinned_task": pins, "threshold": np.zeros(rows, np.float32)}
+            )
+            eager = net(x)
+            assert np.abs(logits - eager.logits.numpy()).max() <= EXPORTED
+            assert (task.tolist(), label.tolist()) == (eager.task.tolist(), eager.label.tolist())
+
+
+def test_a_dense_graph_has_one_layer_where_a_nested_one_has_one_for_each_owner():
+    net = trained(3)
+    nodes = {}
+    for kind in (Body, Dense):
+        graph = to_onnx(kind(net).eval(), example(net), owners(net)).graph
+        nodes[kind] = [n.op_type for n in graph.node].count("Gemm")
+    assert nodes == {Dense: 3, Body: 3 * len(owners(net))}
+
+
+def test_a_nested_version_and_a_dense_one_are_not_comparable(tmp_path):
+    nested = archived(normalised(2), tmp_path / "nested")
+    dense = archived(normalised(2), tmp_path / "dense", "2.0", layout="dense")
+    assert verify(dense, nested).verdict == "not comparable"
+
+
+@pytest.mark.parametrize("layout", ["dense", "auto"])
+def test_prefixes_of_a_layout_that_may_be_dense_are_refused(layout, tmp_path):
+    with pytest.raises(ExportError, match="nested layout"):
+        write_bundle(trained(2), tmp_path, name="net", model_version="1.0", layout=layout, prefixes=[1])
+
+
+@settings(max_examples=50)
+@given(shares=st.lists(st.floats(0.01, 3), min_size=3, max_size=3))
+def test_the_dense_layout_is_taken_only_if_clearly_faster_at_every_batch_size(shares):
+    batches = ("1", "8", "32")
+    times = {
+        "nested": dict.fromkeys(batches, 2.0),
+        "dense": {b: 2 * share for b, share in zip(batches, shares, strict=True)},
+    }
+    taken, reason = decide(times)
+    assert (taken == "dense") == (max(shares) < CLEARLY)
+    assert f"{shares[0]:.2f} at batch 1," in reason
+
+
+@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+def test_auto_measures_both_layouts_and_says_which_it_took(format, tmp_path):
+    write_bundle(trained(2), tmp_path, name="net", model_version="1.0", format=format, layout="auto")
+    bundle = json.loads((tmp_path / "bundle.json").read_text())
+    measured = bundle["layout_measured"]
+    assert bundle["layout"] == measured["taken"] == decide(measured["seconds"])[0]
+    assert {name: sorted(times) for name, times in measured["seconds"].items()} == {
+        name: ["1", "32", "8"] for name in ("nested", "dense")
+    }
+    assert ("accuracy" in bundle) == (measured["taken"] == "dense")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_command_line_says_which_layout_it_took_and_why(tmp_path):
+    trained(2).save(tmp_path / "run")
+    command = ["build", str(tmp_path / "run"), "--store", str(tmp_path), "--format", "torchscript"]
+    result = CliRunner().invoke(app, [*command, "--layout", "auto"])
+    assert result.exit_code == 0
+    measured = read_archive(tmp_path / "run-2.0.mar").bundle["layout_measured"]
+    shown = " ".join(result.stderr.split())
+    assert f"layout: {measured['taken']} ({measured['reason']})" in shown
+
+
+def followers(graph, kind):
+    """The operations whose only reader is a node of this kind."""
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    readers = [name for node in graph.node for name in node.input]
+    return [
+        made.get(n.input[0], "input")
+        for n in graph.node
+        if n.op_type == kind and readers.count(n.input[0]) == 1
+    ]
+
+
+@pytest.mark.parametrize("layout", [Body, Dense])
+@pytest.mark.parametrize("kind", ["convolutions", "dense", pytest.param("residual", marks=pytest.mark.slow)])
+def test_no_batch_norm_is_left_after_a_convolution_that_nobody_else_reads(kind, layout):
+    net = zoo_net(kind)
+    graph = to_onnx(layout(net).eval(), example(net), owners(net)).graph
+    assert not {"Conv", "Gemm", "MatMul", "Add"} & set(followers(graph, "BatchNormalization"))
+    norms = [n for n in graph.node if n.op_type == "BatchNormalization"]
+    assert bool(norms) == (kind != "convolutions")  # a norm before the activation stays
+
+
+def test_torchscript_has_no_batch_norm_after_a_linear_layer_either(tmp_path):
+    write_bundle(trained(2), tmp_path, name="net", model_version="1.0", format="torchscript")
+    assert "batch_norm" not in str(torch.jit.load(str(tmp_path / "model.pt")).inlined_graph)
+
+
+def test_a_folded_batch_norm_keeps_its_tasks_digest_when_a_task_is_added(tmp_path):
+    net = trained(2, (60, 60))
+    digests = []
+    for version in ("old", "new"):
+        (tmp_path / version).mkdir()
+        write_bundle(net, tmp_path / version, name="net", model_version="1.0")
+        model = onnx.load(tmp_path / version / "model.onnx")
+        assert not [n for n in model.graph.node if n.op_type == "BatchNormalization"]
+        bundle = json.loads((tmp_path / version / "bundle.json").read_text())
+        digests.append([task["digest"] for task in bundle["tasks"]])
+        add_task(net)
+        fit(net)
+    assert digests[0] == digests[1][:2]
+    assert len(set(digests[1])) == 3
+
+
+def test_the_network_is_checked_before_a_dense_export(tmp_path):
+    net = trained(2)
+    next(net.learned.block("t0").layers.buffers()).add_(1)
+    with pytest.raises(Exception, match="not those that were frozen"):
+        write_bundle(net, tmp_path, name="net", model_version="1.0", layout="dense")

@@ -1,0 +1,83 @@
+"""Networks with a past, and the archives of it: for tests of what one version promises to the next."""
+
+from __future__ import annotations
+
+import copy
+import json
+import zipfile
+from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from nets import LIGHT, QUICK, fit, names, task_loader
+from trunks import FEATURES, Mlp
+
+from eideticnet import EideticNetwork, Inputs
+from export.archive import write_archive
+from export.bundle import write_bundle
+from export.container import write_members
+from export.contents import MANIFEST, manifest
+
+HANDLERS = Path(__file__).parents[2] / "handlers"
+INPUTS = Inputs((FEATURES,), mean=(0.1,), std=(1.5,))
+
+
+def add_task(net: EideticNetwork, **options: Any) -> None:
+    """One more random task; tasks have 2, 3, 2, 3, ... classes."""
+    i = len(net.tasks)
+    options = {"training": QUICK, "pruning": LIGHT, "when_full": "widen", **options}
+    net.train_task(f"task {i}", task_loader(i, 2 + i % 2), names(2 + i % 2), **options)
+
+
+@cache
+def _normalised(tasks: int) -> EideticNetwork:
+    net = EideticNetwork(Mlp((24, 20)), torch.zeros(2, FEATURES), inputs=INPUTS)
+    for _ in range(tasks):
+        add_task(net)
+    fit(net)
+    return net
+
+
+def normalised(tasks: int) -> EideticNetwork:
+    """A network whose inputs are normalised, with so many tasks and a router."""
+    return copy.deepcopy(_normalised(tasks))
+
+
+def archived(net: EideticNetwork, folder: Path, version: str = "1.0", **options: Any) -> Path:
+    """The network's archive in the new folder ``folder``."""
+    bundle = folder / "bundle"
+    bundle.mkdir(parents=True)
+    write_bundle(net, bundle, name="net", model_version=version, **options)
+    write_archive(bundle, HANDLERS, folder / f"net-{version}.mar")
+    return folder / f"net-{version}.mar"
+
+
+def edited(
+    archive: Path,
+    destination: Path,
+    graph: Callable[[onnx.ModelProto], object] = lambda model: None,
+    bundle: Callable[[dict[str, Any]], object] = lambda bundle: None,
+    files: Callable[[dict[str, bytes]], object] = lambda files: None,
+) -> Path:
+    """A copy that somebody edited with care: sizes and sums are right, so it reads as a whole archive."""
+    with zipfile.ZipFile(archive) as file:
+        held = {name: file.read(name) for name in file.namelist()}
+    files(held)
+    model, described = onnx.load_model_from_string(held["model.onnx"]), json.loads(held["bundle.json"])
+    graph(model)
+    bundle(described)
+    held["model.onnx"] = model.SerializeToString(deterministic=True)
+    stated = described["files"]
+    kept = {cut["file"]: cut for cut in described["prefixes"]}
+    held = {name: data for name, data in held.items() if name in kept or not name.startswith("prefix/")}
+    for name, cut in kept.items():
+        cut["bytes"] = len(held[name])
+    described["files"] = {name: sha256(held[name]).hexdigest() for name in stated if name in held}
+    held["bundle.json"] = json.dumps(described).encode()
+    held[MANIFEST] = json.dumps(manifest(described)).encode()
+    write_members(held, destination)
+    return destination
