@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks import plain
+from benchmarks.plain import mean_over_classes
 from benchmarks.problems import NAMES, Part, Problem, Split
 from benchmarks.train import TASKS
-from eideticnet import EideticNetwork, FittedRouting, Pruning, Routing, batches
+from eideticnet import EideticNetwork, FittedRouting, Journal, Pruning, Routing
 from eideticnet.calibration import calibrate, expected_calibration_error
-from eideticnet.learned import Learned
+from eideticnet.learned import Learned, Task
 from eideticnet.memory import choose
 from eideticnet.models import mlp
 from eideticnet.routing import Decision, RouterKind, decide
-from eideticnet.seeding import seeded
-from eideticnet.training import Classify, Lesson, converge
 
 CACHE = Path("runs/bench-routing")
 MOMENTS = 1024
@@ -47,21 +47,19 @@ class Fit:
         return ("entropy",) if self.router == "none" else ("hard", "joint")
 
 
-TRAINED: tuple[RouterKind, ...] = ("linear", "block", "taps")
-
-
 def fits(problem: Problem) -> list[Fit]:
-    """The routers of the table."""
+    """The routers of the table. What experts train is what taps are: it comes next, from the journal."""
+    trained: tuple[RouterKind, ...] = ("linear", "block", "taps", "experts")
     return [
-        *(Fit(router, "all") for router in TRAINED),
-        *(Fit("block", "all", pruning) for pruning in problem.router_prunings),
-        *(Fit(router, f"memory {problem.memory}") for router in TRAINED),
         Fit("moments", "none"),
         Fit("none", "none"),
+        *(Fit(router, "all") for router in trained),
+        *(Fit("block", "all", pruning) for pruning in problem.router_prunings),
+        *(Fit(router, f"memory {problem.memory}") for router in trained[2:]),
     ]
 
 
-UNKNOWN = [Fit("block", "all"), Fit("moments", "none"), Fit("none", "none")]
+UNKNOWN = [Fit("moments", "none"), Fit("none", "none"), Fit("taps", "all"), Fit("experts", "all")]
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,7 @@ class Votes:
         """Accuracy of task and label where ``task`` (N,) is chosen, mean over the ten classes."""
         labels = torch.stack([head.argmax(1) for head in self.heads], 1)
         right = (task == self.task) & (labels.gather(1, task[:, None]).squeeze(1) == self.label)
-        return _mean_over_classes(right, 2 * self.task + self.label)
-
-
-def _mean_over_classes(right: Tensor, digit: Tensor) -> float:
-    return float(torch.stack([right[digit == c].double().mean() for c in digit.unique()]).mean())
+        return mean_over_classes(right, 2 * self.task + self.label)
 
 
 @torch.no_grad()
@@ -133,20 +127,23 @@ def _neurons(net: EideticNetwork) -> int:
     return 0 if router is None else sum(router.own.values())
 
 
-def fit_router(net: EideticNetwork, fit: Fit, problem: Problem, train: Part) -> float:
+def fit_router(net: EideticNetwork, fit: Fit, problem: Problem, train: Part, validation: Part) -> float:
     """Fit one router on ``net``; from memory all tasks but the newest, whose data is at hand."""
+    journal = Journal(CACHE / f"{problem.name}-{net.seed}.journal", interval=0.5)
     start, count = time.perf_counter(), len(net.tasks)
     loaders = {} if fit.data == "none" else train.tasks(problem.batch_size, count)
+    tasks: Sequence[Task] = net.tasks
     if fit.data.startswith("memory"):
         kept = int(fit.data.split()[1])
         memory = {n: choose(loader, kept, 2, net.seed, n) for n, loader in loaders.items()}
-        tasks = [replace(t, memory=memory[t.name]) for t in net.tasks]
+        tasks = [replace(t, memory=memory[t.name]) for t in tasks]
         loaders = {NAMES[count - 1]: loaders[NAMES[count - 1]]}
-        blocks = [net.learned.block(t.owner) for t in tasks]
-        net.learned = Learned(tasks, blocks, moments=net.learned.moments)
+    blocks = [net.learned.block(t.owner) for t in tasks]
+    net.learned = Learned(tasks, blocks, moments=net.learned.moments)
     decision: Decision = fit.decisions[0]
     routing = Routing(fit.router, decision, fit.pruning)
-    net.fit_router(loaders, routing=routing, training=problem.training)
+    held_out = validation.tasks(problem.batch_size, count)
+    net.fit_router(loaders, routing=routing, validation=held_out, training=problem.training, journal=journal)
     return time.perf_counter() - start
 
 
@@ -168,27 +165,6 @@ def learn_tasks(problem: Problem, seed: int, split: Split) -> tuple[EideticNetwo
     return net, four
 
 
-def plain(problem: Problem, seed: int, split: Split) -> dict[str, float]:
-    """The same trunk with one head of ten classes, on all training data, by the same recipe."""
-    start, training = time.perf_counter(), problem.training
-    with seeded(seed, "plain"):
-        net = nn.Sequential(mlp(problem.pixels, problem.hidden), nn.Linear(problem.hidden[-1], 10))
-    loader = batches(split.train.x, split.train.y, problem.batch_size)
-    objective = Classify(10, training.label_smoothing)
-    lesson = Lesson(
-        "plain", loader, objective, problem.inputs, training, (seed, "plain"), lambda module, x: module(x)
-    )
-    converge(lesson, net, "train", training.patience)
-    converge(lesson, net, "settle", training.settle_patience)
-    net.eval()
-    result = {"seconds": time.perf_counter() - start}
-    for name, part in (("validation", split.validation), ("test", split.test)):
-        with torch.no_grad():
-            right = net(problem.inputs.normalise(part.x)).argmax(1) == part.y
-        result[name] = _mean_over_classes(right, part.y)
-    return result
-
-
 def unknowns(net: EideticNetwork, problem: Problem, split: Split) -> Iterator[dict[str, Any]]:
     """With four tasks learned: which share of the fifth's inputs is answered "none of mine"."""
     first = TASKS[-1][0]
@@ -197,7 +173,7 @@ def unknowns(net: EideticNetwork, problem: Problem, split: Split) -> Iterator[di
     )
     fifth = Part(split.test.x[split.test.y >= first], split.test.y[split.test.y >= first])
     for fit in UNKNOWN:
-        fit_router(net, fit, problem, train)
+        fit_router(net, fit, problem, train, validation)
         on, *parts = (votes(net, part) for part in (validation, test, fifth))
         for decision in fit.decisions:
             fitted = calibrated(fit, decision, on)
@@ -221,10 +197,17 @@ def run(problem: Problem, seed: int) -> dict[str, Any]:
     net, four = learn_tasks(problem, seed, split)
     frozen = {name: net.task_logits(split.test.x, name) for name in NAMES}
     result: dict[str, Any] = {"recipe": recipe, "seed": seed, "task_seconds": time.perf_counter() - start}
-    result["plain"] = plain(problem, seed, split)
+    rival, seconds = plain.train(problem, seed, split)
     result["rows"] = []
     for fit in fits(problem):
-        result["rows"] += rows(net, fit, split, fit_router(net, fit, problem, split.train))
+        taken = fit_router(net, fit, problem, split.train, split.validation)
+        result["rows"] += rows(net, fit, split, taken)
+        if fit.router == "moments":
+            moments = [votes(net, part).router for part in (split.validation, split.test)]
+            assert moments[0] is not None
+            assert moments[1] is not None
+            result["plain"] = plain.accuracies(rival, problem, split, moments[0], moments[1])
+    result["plain"]["seconds"] = seconds
     drift = [float((net.task_logits(split.test.x, name) - f).abs().max()) for name, f in frozen.items()]
     test = votes(net, split.test)
     result |= {"drift": max(drift), "oracle": test.routed(test.task), "neurons": net.capacity()}
@@ -233,4 +216,5 @@ def run(problem: Problem, seed: int) -> dict[str, Any]:
     result["seconds"] = time.perf_counter() - start
     CACHE.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result))
+    path.with_suffix(".journal").unlink(missing_ok=True)
     return result

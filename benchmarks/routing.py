@@ -4,7 +4,8 @@ Each seed's training part is split once more: everything is trained on the rest,
 calibration are made on the validation part, test data is read once. The rule for the default: of
 the routers that learn from all data, the pair of router and decision with the highest validation
 accuracy, as the mean over the problems; K = 0 likewise among those that have no data at all. The
-plain net on all classes gets the same rows and the same recipe.
+plain net on all classes gets the same rows and the same recipe; a further row is its product with
+the moments, weighed on validation data like the routers "experts".
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
             "memory0.routed_minus_plain": [a - b for a, b in zip(blind, plain, strict=True)],
             "ece.before": column(result, default, "ece_before"),
             "ece": column(result, default, "ece"),
-            **unknowns(result, default[1]),
+            "plain_with_moments": [seed["plain"]["moments_test"] for seed in result],
+            **unknowns(result, default),
         }
         for key, values in columns.items():
             found |= {f"{name}.{key}": mean(values), f"{name}.{key}.ci95": interval(values)}
@@ -70,12 +72,10 @@ def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
     return found
 
 
-def unknowns(result: Sequence[dict[str, Any]], decision: str) -> dict[str, list[float]]:
-    """Shares of the known and of the unknown task's inputs that a router's block rejects."""
-    mine = [
-        r for seed in result for r in seed["unknown"] if (r["router"], r["decision"]) == ("block", decision)
-    ]
-    return {f"unknown.block.{what}": [r[what] for r in mine] for what in ("false_rejections", "rejected")}
+def unknowns(result: Sequence[dict[str, Any]], default: Key) -> dict[str, list[float]]:
+    """Shares of the known and of the unknown task's inputs that the default router rejects."""
+    mine = [r for seed in result for r in seed["unknown"] if (r["router"], r["decision"]) == default[:2]]
+    return {f"unknown.{what}": [r[what] for r in mine] for what in ("false_rejections", "rejected")}
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ HEAD = """# Routing
 Accuracy with the task found by the network, in percent, mean over the seeds ± 95 % interval.
 `make bench-routing` writes this table; choices are made by the validation column. ECE: expected
 calibration error of the task's probability on test data, without and with calibration. Data: what
-the router learns from; with a memory, that and all of the newest task's.
+the router learns from; with a memory, that and all of the newest task's. Experts with a memory have the
+moments that were kept of every task; the last row but one gives the plain net the same moments.
 """
 
 
@@ -56,8 +57,15 @@ def _rows(result: list[dict[str, Any]], default: Sequence[str], without: Sequenc
             f"| {cell(difference)} "
             f"| {_mean(mine, 'ece_before'):.4f}, {_mean(mine, 'ece'):.4f} | {_mean(mine, 'neurons'):.0f} |"
         )
-    validation = cell([seed["plain"]["validation"] for seed in result])
-    lines.append(f"| plain net, all classes at once | | all | {validation} | {cell(plain)} | | | |")
+    for name, prefix in (("", ""), (", times moments", "moments_")):
+        on_validation, on_test = (
+            [seed["plain"][f"{prefix}{part}"] for seed in result] for part in ("validation", "test")
+        )
+        minus_plain = cell([a - b for a, b in zip(on_test, plain, strict=True)]) if prefix else ""
+        lines.append(
+            f"| plain net{name}, all classes at once | | all | {cell(on_validation)} | {cell(on_test)} "
+            f"| {minus_plain} | | |"
+        )
     lines.append(f"| task given (oracle) | | | | {cell([seed['oracle'] for seed in result])} | | | |")
     return lines
 

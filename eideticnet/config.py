@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from eideticnet.errors import ConfigError
 from eideticnet.inputs import Inputs
 from eideticnet.pruning import Pruning
-from eideticnet.routing import Decision, RouterKind, Routing
+from eideticnet.routing import Auto, Decision, RouterKind, Routing
 from eideticnet.schedules import Schedule
 from eideticnet.scores import Score
 from eideticnet.training import Training
@@ -96,7 +96,7 @@ class PruningConfig(_Section):
 class RoutingConfig(_Section):
     """As in ``Routing``."""
 
-    router: RouterKind = Routing().router
+    router: RouterKind | Auto = Routing().router
     decision: Decision = Routing().decision
     false_rejections: float = 0.0
 

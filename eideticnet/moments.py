@@ -24,6 +24,11 @@ from eideticnet.program import HEAD
 from eideticnet.seeding import seeded
 from eideticnet.tracing import trace
 
+FEATURES = 1024
+"""How many random features there are where nobody says it."""
+WIDEST = 4096
+"""Inputs of more numbers get no moments unasked: the projection would outgrow most trunks, and what
+random features of whole photographs tell is little."""
 SHRINKAGE = 0.01
 """Share of the mean variance that is added to every variance: random features are nearly collinear."""
 SPREAD = 0.3
@@ -116,16 +121,17 @@ def router_block(moments: Moments, owner: str, tasks: Sequence[str], inputs: Inp
     weight = torch.linalg.solve(within + ridge * torch.eye(features, dtype=torch.double), means.T).T
     bias = -0.5 * (weight * means).sum(1)
     example = torch.zeros(2, *inputs.shape)
-    projection = _linear(moments.weight, moments.bias)
+    projection = linear(moments.weight, moments.bias)
     trunk = OrderedDict(flat=nn.Flatten(), random_features=projection, relu=nn.ReLU())
     program = trace(nn.Sequential(trunk), example)
     (group,) = program.groups
     widths = {owner: {group: features, HEAD: len(means)}}
-    layers = {"random_features": projection, HEAD: _linear(weight.float(), bias.float())}
+    layers = {"random_features": projection, HEAD: linear(weight.float(), bias.float())}
     return Block(program, owner, (), widths, layers)
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A layer with these weights (out, in) and bias (out,), copied."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.load_state_dict({"weight": weight.clone(), "bias": bias.clone()}, assign=True)
     return layer

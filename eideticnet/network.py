@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from eideticnet.answering import Answering
 from eideticnet.data import Loader
 from eideticnet.errors import DataError
+from eideticnet.experts import joined
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Learned, Task
@@ -22,7 +23,14 @@ from eideticnet.memory import choose
 from eideticnet.moments import Moments, gather
 from eideticnet.pruning import Pruning
 from eideticnet.reading import Reads, resolve
-from eideticnet.router import calibrated, moments_router, router_lesson, router_plan
+from eideticnet.router import (
+    calibrated,
+    kind_of,
+    moments_router,
+    router_lesson,
+    router_plan,
+    validation_lesson,
+)
 from eideticnet.routing import FittedRouting, Routing
 from eideticnet.seeding import seeded
 from eideticnet.tracing import trace
@@ -175,8 +183,8 @@ class EideticNetwork(Answering):
         """Learn which task an input belongs to, from the tasks' data by name.
 
         A task without a loader is learned from its memory; routers without training need neither.
-        ``validation`` holds raw (x, y) of tasks that nothing was trained on: probabilities and
-        threshold are calibrated on them. A router with neurons gets a block of the free ones,
+        ``validation`` holds raw (x, y) of tasks that nothing was trained on: experts are weighed,
+        probabilities and threshold calibrated on them. A router with neurons gets a block of the free ones,
         reads everything and is read by nobody; with ``when_full="reuse"`` and no free neuron it
         is linear on the features there are.
         """
@@ -187,17 +195,21 @@ class EideticNetwork(Answering):
         if routing.false_rejections and not validation:
             raise DataError("a threshold for false_rejections needs validation data; pass some")
         self.learned.verify()
+        kind = kind_of(routing, self.learned, self.inputs, loaders, validation)
         block, program = None, self.program
-        if routing.router == "moments":
-            block = moments_router(self.learned, self.inputs).to(self.device)
-        elif routing.router != "none":
+        if kind in ("moments", "experts"):
+            block = moments_router(self.learned, loaders, self.inputs, self.seed).to(self.device)
+        if kind not in ("moments", "none"):
             data, objective = router_lesson(self.tasks, loaders, training.label_smoothing)
             seed = f"{ROUTER}{len(self.learned.tasks)}"
             lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
-            plan, pruning = router_plan(self.learned, program, routing, when_full)
-            block = plan.learn(lesson, self.learned, pruning, self.device)
+            plan, pruning = router_plan(self.learned, program, kind, routing.pruning, when_full)
+            trained = plan.learn(lesson, self.learned, pruning, self.device)
+            if block is not None:
+                trained = joined(trained, block, validation_lesson(lesson, self.tasks, validation))
+            block = trained
             program = replace(program, groups=plan.program.groups)
-        learned = self.learned.with_router(block, FittedRouting(routing.router, routing.decision))
+        learned = self.learned.with_router(block, FittedRouting(kind, routing.decision))
         if validation:
             learned = calibrated(learned, self.inputs, self.device, validation, routing.false_rejections)
         self.learned.verify()

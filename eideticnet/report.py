@@ -80,6 +80,7 @@ def _page(net: EideticNetwork, title: str) -> dict[str, Any]:
         "history": past,
         "drifts": [d for moment in past.moments for d in moment.drift.values()],
         "routing": routing,
+        "fitted": net.learned.routing,
         "has_router": has_router,
         "pruned": {n: past.pruning.get(n) for n in learners},
         "config": net.metadata.get("config"),

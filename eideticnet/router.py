@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,12 +16,13 @@ from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.learning import Plan, WhenFull, free, with_room
-from eideticnet.moments import router_block
+from eideticnet.moments import FEATURES, WIDEST, gather, router_block
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
 from eideticnet.reading import resolve
-from eideticnet.routing import RouteByLabel, Routing
+from eideticnet.routing import RouteByLabel, RouterKind, Routing
 from eideticnet.rules import with_taps
+from eideticnet.training import Lesson
 
 
 def router_lesson(
@@ -37,10 +40,24 @@ def router_lesson(
             'train_task(..., memory=K); Routing(router="none", decision="entropy") needs no data'
         )
     counts = [len(t.classes) for t in tasks]
-    offsets = [sum(counts[:i]) for i in range(len(counts))]
     parts = [loaders[t.name] if t.name in loaders else _kept(t) for t in tasks]
     balance = None if all(t.name in loaders for t in tasks) else counts
-    return pooled(parts, offsets, balance), RouteByLabel(counts, label_smoothing)
+    return pooled(parts, _offsets(tasks), balance), RouteByLabel(counts, label_smoothing)
+
+
+def validation_lesson(lesson: Lesson, tasks: Sequence[Task], validation: Mapping[str, Loader]) -> Lesson:
+    """The router's ``lesson`` over validation data, labels numbered through as in training."""
+    known = [
+        (validation[t.name], o) for t, o in zip(tasks, _offsets(tasks), strict=True) if t.name in validation
+    ]
+    loaders, offsets = zip(*known, strict=True)
+    return replace(lesson, loader=pooled(loaders, offsets))
+
+
+def _offsets(tasks: Sequence[Task]) -> list[int]:
+    """The number of each task's first class, where all classes are numbered through."""
+    counts = [len(t.classes) for t in tasks]
+    return [sum(counts[:i]) for i in range(len(counts))]
 
 
 def _kept(task: Task) -> Loader:
@@ -48,18 +65,47 @@ def _kept(task: Task) -> Loader:
     return batches(task.memory.x, task.memory.y)
 
 
-def moments_router(learned: Learned, inputs: Inputs) -> Block:
-    """The frozen router that follows from the moments that were kept of every task."""
-    known = {} if learned.moments is None else learned.moments.sums
-    missing = [task.name for task in learned.current() if task.name not in known]
-    if learned.moments is None or missing:
+def without_moments(learned: Learned, loaders: Mapping[str, Loader]) -> list[str]:
+    """The tasks whose moments neither were kept nor can be summed over a loader."""
+    kept = {} if learned.moments is None else learned.moments.sums
+    return [task.name for task in learned.current() if task.name not in kept and task.name not in loaders]
+
+
+def moments_router(learned: Learned, loaders: Mapping[str, Loader], inputs: Inputs, seed: int) -> Block:
+    """The frozen router that follows from the moments that were kept of each task, or else from
+    those of its loader, which are not kept."""
+    missing = without_moments(learned, loaders)
+    if missing:
         raise DataError(
-            f"no moments were kept of {missing}: learn tasks with train_task(..., moments=1024), or "
-            "fit another router"
+            f"no moments were kept of {missing}: pass their loaders, learn tasks with "
+            f"train_task(..., moments={FEATURES}), or fit another router"
         )
-    block = router_block(learned.moments, ROUTER, [task.name for task in learned.current()], inputs)
+    moments = learned.moments
+    for task in learned.current():
+        if moments is None or task.name not in moments.sums:
+            features = FEATURES if moments is None else len(moments.bias)
+            loader, classes = loaders[task.name], len(task.classes)
+            moments = gather(moments, task.name, loader, classes, inputs, features, seed, task.owner)
+    assert moments is not None, "there is a task"
+    block = router_block(moments, ROUTER, [task.name for task in learned.current()], inputs)
     block.freeze()
     return block
+
+
+def kind_of(
+    routing: Routing,
+    learned: Learned,
+    inputs: Inputs,
+    loaders: Mapping[str, Loader],
+    validation: Mapping[str, Loader],
+) -> RouterKind:
+    """The router that ``routing`` asks for; ``DataError`` where it can't be fitted from this data."""
+    if routing.router == "experts" and not validation:
+        raise DataError('router "experts" is weighed on validation data: pass some, or fit the router "taps"')
+    if routing.router != "auto":
+        return routing.router
+    suited = inputs.dtype == "float32" and math.prod(inputs.shape) <= WIDEST
+    return "experts" if suited and validation and not without_moments(learned, loaders) else "taps"
 
 
 @torch.no_grad()
@@ -89,14 +135,13 @@ def calibrated(
 
 
 def router_plan(
-    learned: Learned, program: Program, routing: Routing, when_full: WhenFull
+    learned: Learned, program: Program, kind: RouterKind, pruning: Pruning | None, when_full: WhenFull
 ) -> tuple[Plan, Pruning | None]:
-    """The block that the router gets, and how it is pruned; a linear one has no neurons of its own."""
+    """The block that is trained for a router, and how it is pruned; a linear one has no neurons of
+    its own."""
     reading = resolve(None, learned, program)
-    if routing.router == "linear":
+    if kind == "linear":
         return Plan(program, ROUTER, reading, dict.fromkeys(program.groups, 0)), None
     program = with_room(learned, program, ROUTER, reading, when_full)
     own = free(learned, program)
-    return Plan(
-        with_taps(program) if routing.router == "taps" else program, ROUTER, reading, own
-    ), routing.pruning
+    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), pruning

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 from eideticnet.errors import ConfigError
 from eideticnet.pruning import Pruning
 
-RouterKind = Literal["linear", "block", "taps", "moments", "none"]
+RouterKind = Literal["linear", "block", "taps", "moments", "experts", "none"]
+Auto = Literal["auto"]
 Decision = Literal["hard", "joint", "entropy"]
 
 
@@ -30,7 +31,10 @@ class Routing:
     ``router``: what tells the tasks apart. ``linear``: one layer on the features there are;
     ``block``: a block of free neurons; ``taps``: such a block whose head reads all layers and not
     the last alone; ``moments``: class means and covariance of random features, from no example at
-    all; ``none``: the heads alone, which is the ``entropy`` decision.
+    all; ``experts``: the product of the last two, weighed on validation data; ``none``: the heads
+    alone, which is the ``entropy`` decision. ``auto``: ``experts`` where ``fit_router`` gets
+    validation data and every task's moments (kept, or from its loader) and inputs are float32, of
+    4,096 numbers at most; else ``taps``. The ``FittedRouting`` says which it was.
     ``decision``: the task that is likeliest for the router (``hard``), for router and head together
     (``joint``: task probability times the head's best label), or whose head is surest (``entropy``).
     ``pruning`` of the router's own neurons, which go back to the pool when the next task comes.
@@ -38,18 +42,18 @@ class Routing:
     The defaults are chosen on validation data, by the rule that ``make bench-routing`` states.
     """
 
-    router: RouterKind = "taps"
+    router: RouterKind | Auto = "auto"
     decision: Decision = "joint"
     pruning: Pruning | None = None
     false_rejections: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value, kind in (
-            ("router", self.router, RouterKind),
-            ("decision", self.decision, Decision),
+        for name, value, known in (
+            ("router", self.router, (*get_args(RouterKind), *get_args(Auto))),
+            ("decision", self.decision, get_args(Decision)),
         ):
-            if value not in get_args(kind):
-                raise ConfigError(f"{name} {value!r}: use {', '.join(get_args(kind))}")
+            if value not in known:
+                raise ConfigError(f"{name} {value!r}: use {', '.join(known)}")
         if (self.router == "none") != (self.decision == "entropy"):
             raise ConfigError(
                 f"router {self.router!r} with decision {self.decision!r}: entropy over the heads is "
@@ -86,6 +90,8 @@ class FittedRouting:
         lists = {k: tuple(data[k]) for k in ("head_temperatures", "calibration_error")}
         fitted = cls(**{**data, **lists})
         Routing(fitted.router, fitted.decision)  # refuses what this version does not know
+        if fitted.router not in get_args(RouterKind):
+            raise ConfigError(f"router {fitted.router!r} is none that can be fitted")
         return fitted
 
 

@@ -99,16 +99,20 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
                 validation=config.validation,
             )
         except (DataError, ConfigError) as error:
-            if task.name not in known or not _is_dispensable(known[task.name], config):
+            if task.name not in known or not _is_dispensable(net, known[task.name], config):
                 missing.append(str(error))
     if missing:
         raise DataError("the router needs the data of every task, old and new; " + "; ".join(missing))
     return found
 
 
-def _is_dispensable(task: Task, config: Config) -> bool:
+def _is_dispensable(net: EideticNetwork, task: Task, config: Config) -> bool:
     """Whether a router can do without the data of a task that is learned already."""
-    return config.routing.router in ("moments", "none") or task.memory is not None
+    kind, moments = config.routing.router, net.learned.moments
+    has_moments = moments is not None and task.name in moments.sums
+    if kind in ("moments", "none"):
+        return has_moments or kind == "none"
+    return task.memory is not None and (has_moments or kind != "experts")
 
 
 def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...]) -> Config:
@@ -161,7 +165,8 @@ def complete(
     )
     net.save(folder)
     journal.remove()
-    display.finished(f"router: {_neurons(net, 'router')}")
+    assert net.learned.routing is not None, "it was just fitted"
+    display.finished(f"router: {_neurons(net, 'router')} ({net.learned.routing.router})")
 
 
 def _to_both(first: Report, second: Report) -> Report:

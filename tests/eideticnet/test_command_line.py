@@ -157,6 +157,25 @@ def test_a_run_that_keeps_examples_learns_on_without_the_old_files(project, run)
     assert net.learned.routing is not None
 
 
+def test_a_run_says_which_router_it_came_to_have(project, run):
+    assert re.search(r"router: \d+ of 24.* \(taps\)", run("train", "config.toml", "--out", "a").stdout)
+    apart = CONFIG.replace("[trunk]", "validation = 0.2\n[trunk]")
+    (project / "config.toml").write_text(apart)
+    assert "(experts)" in run("train", "config.toml", "--out", "b").stdout
+    assert EideticNetwork.load(project / "b").learned.routing.router == "experts"
+
+
+def test_experts_need_moments_of_a_task_whose_data_is_gone(project, run):
+    kept = 'validation = 0.2\nmemory = 10\n[routing]\nrouter = "experts"\n[trunk]'
+    for moments, code in (("", 1), ("moments = 16\n", 0)):
+        (project / "config.toml").write_text(CONFIG.replace("[trunk]", moments + kept))
+        run("train", "config.toml", "--out", f"run{code}")
+        (project / "birds.npz").rename(project / "gone.npz")
+        result = run("add-task", f"run{code}", "more.toml", check=False)
+        assert (result.returncode, "birds.npz" in result.stderr) == (code, bool(code))
+        (project / "gone.npz").rename(project / "birds.npz")
+
+
 def test_a_run_that_keeps_moments_needs_no_old_file_and_no_neuron_for_its_router(project, run):
     kept = 'moments = 16\n[routing]\nrouter = "moments"\n[trunk]'
     (project / "config.toml").write_text(CONFIG.replace("[trunk]", kept))

@@ -103,7 +103,7 @@ def test_earlier_tasks_never_change_by_one_bit(
             loaders = {t.name: task_loader(seed + j, len(t.classes)) for j, t in enumerate(net.tasks)}
             router = routers[i % len(routers)]
             routing = Routing(router, "entropy" if router == "none" else "joint", pruning)
-            net.fit_router(loaders, routing=routing, training=training, when_full="reuse")
+            net.fit_router(loaders, routing=routing, validation=loaders, training=training, when_full="reuse")
             disturb(net, factory)
         for name, logits in before.items():
             assert torch.equal(net.task_logits(x, name), logits), name

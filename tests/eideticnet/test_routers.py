@@ -187,6 +187,7 @@ def test_an_impossible_routing_is_refused(arguments, message):
         lambda m: m["routing"].update(decision="joint"),
         lambda m: m.update(routing=None),
         lambda m: m["routing"].update(decision="vote"),
+        lambda m: m["routing"].update(router="auto"),
     ],
 )
 def test_a_changed_rule_is_noticed_when_a_checkpoint_is_read(change, tmp_path):
@@ -196,7 +197,7 @@ def test_a_changed_rule_is_noticed_when_a_checkpoint_is_read(change, tmp_path):
     manifest = json.loads((tmp_path / "network.json").read_text())
     change(manifest)
     (tmp_path / "network.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match=r"routing|decision"):
+    with pytest.raises(CheckpointError, match=r"routing|decision|router"):
         EideticNetwork.load(tmp_path)
 
 

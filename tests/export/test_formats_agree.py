@@ -72,7 +72,8 @@ def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, sca
     [
         pytest.param(Routing("linear", "joint"), marks=pytest.mark.slow),
         Routing("taps", "joint"),
-        Routing("moments", "hard"),
+        pytest.param(Routing("moments", "hard"), marks=pytest.mark.slow),
+        Routing("experts", "joint"),
         pytest.param(Routing("none", "entropy"), marks=pytest.mark.slow),
         Routing("block", "joint", false_rejections=0.3),
     ],

@@ -1,0 +1,55 @@
+"""What the routers are compared with: one plain net of the same trunk that sees all classes at once."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.problems import Part, Problem, Split
+from eideticnet import batches
+from eideticnet.experts import weigh
+from eideticnet.models import mlp
+from eideticnet.seeding import seeded
+from eideticnet.training import Classify, Lesson, converge
+
+
+def train(problem: Problem, seed: int, split: Split) -> tuple[nn.Module, float]:
+    """The trunk with one head of ten classes, on all training data, by the same recipe; seconds."""
+    start, training = time.perf_counter(), problem.training
+    with seeded(seed, "plain"):
+        net = nn.Sequential(mlp(problem.pixels, problem.hidden), nn.Linear(problem.hidden[-1], 10))
+    loader = batches(split.train.x, split.train.y, problem.batch_size)
+    objective = Classify(10, training.label_smoothing)
+    lesson = Lesson(
+        "plain", loader, objective, problem.inputs, training, (seed, "plain"), lambda module, x: module(x)
+    )
+    converge(lesson, net, "train", training.patience)
+    converge(lesson, net, "settle", training.settle_patience)
+    return net.eval(), time.perf_counter() - start
+
+
+@torch.no_grad()
+def accuracies(
+    net: nn.Module, problem: Problem, split: Split, validation: Tensor, test: Tensor
+) -> dict[str, float]:
+    """Of the plain ``net``, and of its product with the moments' logits (N, 10) on both parts, which
+    is weighed on validation data as the routers' is."""
+    plain = [net(problem.inputs.normalise(part.x)) for part in (split.validation, split.test)]
+    first, second = weigh(plain[0], validation, split.validation.y)
+    product = [first * a + second * b for a, b in zip(plain, (validation, test), strict=True)]
+    found = {}
+    for name, logits in (("", plain), ("moments_", product)):
+        found[f"{name}validation"] = _accuracy(logits[0], split.validation)
+        found[f"{name}test"] = _accuracy(logits[1], split.test)
+    return found
+
+
+def _accuracy(logits: Tensor, part: Part) -> float:
+    return mean_over_classes(logits.argmax(1) == part.y, part.y)
+
+
+def mean_over_classes(right: Tensor, digit: Tensor) -> float:
+    """The mean over the ten classes ``digit`` (N,) of the share that is ``right`` (N,)."""
+    return float(torch.stack([right[digit == c].double().mean() for c in digit.unique()]).mean())
