@@ -248,7 +248,6 @@ def set_path(*path, to):
         (lambda b: b["tasks"].reverse(), "tasks answer in another order"),
         (lambda b: b["superseded"].clear(), "task 'task 0' is missing"),
     ],
-    ids=str,
 )
 def test_a_promise_that_bundle_json_no_longer_keeps_is_refused(pair, tmp_path, change, message):
     assert message in refused(pair[0], edited(pair[1], tmp_path / "net.mar", bundle=change))
