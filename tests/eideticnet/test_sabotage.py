@@ -27,8 +27,8 @@ RESISTANCE = [
     ),
     (
         "block.py",
-        "                own[step.name] = rule.run(step, layer, present, self.training)\n",
-        "                own[step.name] = rule.run(step, layer, present, self.training)\n"
+        "                own[step.name] = value\n",
+        "                own[step.name] = value\n"
         "                leak = getattr(self, 'leak', {})\n"
         "                if step.rule == 'linear' and step.name in leak and step.name != 'task_head':\n"
         "                    own[step.name] = own[step.name] + leak[step.name].mean()\n",
