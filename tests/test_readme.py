@@ -46,6 +46,20 @@ def test_the_figures_are_those_of_the_committed_results():
     assert figures["digits5.drift"] == 0.0
 
 
+def test_the_table_of_exported_graphs_is_that_of_the_committed_results():
+    figures = figures_of("export")
+    rows = {"MLP 784-2000-2000": "mlp.b1", "MLP, batch 8 |": "mlp.b8", "MLP, batch 32 |": "mlp.b32"}
+    for words, key in {**rows, "ConvNet 4x160, five": "conv.b8"}.items():
+        expected = [round(figures[f"nested.{key}{part}"], 2) for part in ("", ".limit")]
+        assert shown(words, 2)[-2:] == expected, words
+    for text in (
+        f"{figures['pruned.digits5.size']:.2f} of the size",
+        f"adds {figures['routing.cost']:.0f} %",
+        f"{figures['resnet50.seconds']:.0f} seconds with a peak of {figures['resnet50.peak_gib']:.2f} GiB",
+    ):
+        assert text in README
+
+
 def test_the_routing_and_step_tables_are_those_of_the_committed_results():
     routing = figures_of("routing")
     rows = {

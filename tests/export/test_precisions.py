@@ -193,7 +193,7 @@ def test_accuracy_on_real_inputs_is_what_counting_gives(suffix, tmp_path):
     ]  # what only judges does not travel
 
 
-@pytest.mark.parametrize("precision", ["float16", "int8"])
+@pytest.mark.parametrize("precision", [pytest.param("float16", marks=pytest.mark.slow), "int8"])
 def test_nested_blocks_of_another_precision_are_proven_between_versions_and_not_against_float32(
     precision, tmp_path
 ):

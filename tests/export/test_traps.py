@@ -200,6 +200,7 @@ def test_a_network_in_training_mode_is_exported_in_evaluation_mode_and_left_as_i
     assert not net.training
 
 
+@pytest.mark.slow
 def test_the_fast_path_of_an_encoder_is_in_no_graph():
     net = network("zoo/transformer", 1)
     route(net, "zoo/transformer", "linear")
@@ -229,6 +230,7 @@ def test_a_network_exported_twice_gives_the_same_bytes(lstm):
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
 
+@pytest.mark.slow
 def test_a_network_exported_in_another_process_gives_the_same_bytes(lstm, tmp_path):
     lstm.save(tmp_path / "run")
     (tmp_path / "here").mkdir()
