@@ -150,6 +150,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except (ExportError, ArchiveError) as error:
+    except (ExportError, ArchiveError, OSError) as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise SystemExit(1) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -75,11 +76,11 @@ def read_inputs(path: Path, spec: dict[str, Any]) -> Real:
     input contract ``spec``; ``ArchiveError`` names what does not."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         else:
             arrays = load_tensors(path.read_bytes())
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
         raise ArchiveError(f"can't read routing data {path}: {error}") from error
     return real_inputs(arrays, spec, str(path))
 

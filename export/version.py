@@ -12,7 +12,7 @@ import onnx
 from export.archive import Archive, read_files
 from export.digest import digests
 from export.errors import ArchiveError
-from export.tail import ROUTER, Rule, attach, attach_pinned, detach, logits_name
+from export.tail import INPUTS, OUTPUTS, ROUTER, Rule, attach, attach_pinned, detach, logits_name
 
 Key = tuple[str, int]
 """A task's name and its revision."""
@@ -70,6 +70,8 @@ def contradictions(version: Version) -> Iterator[str]:
     for (name, revision), task in version.tasks().items():
         if task.get("digest") != version.digest(task):
             yield f"bundle.json claims a digest for {_label(name, revision)} that its graph does not have"
+    if version.bundle["graph"] != {"inputs": list(INPUTS), "outputs": list(OUTPUTS)}:
+        yield "bundle.json gives the graph's inputs or outputs other meanings than they have"
     heads = list(version.digests)
     body = detach(version.graph, heads)
     if not _same(attach(body, version.rule), version.graph):

@@ -2,6 +2,9 @@
 
 import copy
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -16,9 +19,12 @@ from onnx import numpy_helper
 from eideticnet import Routing
 from export.__main__ import app
 from export.digest import digests
+from export.errors import ArchiveError
 from export.prefix import cut
 from export.tail import logits_name
 from export.verify import verify
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +251,8 @@ def set_path(*path, to):
         (set_path("name", to="other"), "the model is called 'other'"),
         (set_path("tasks", 0, "digest", to="0" * 64), "claims a digest"),
         (set_path("routing", "temperature", to=9.0), "its tail is another"),
+        (lambda b: b["graph"]["outputs"].reverse(), "other meanings than they have"),
+        (lambda b: b["graph"]["inputs"].reverse(), "other meanings than they have"),
         (lambda b: b["tasks"].reverse(), "tasks answer in another order"),
         (lambda b: b["superseded"].clear(), "task 'task 0' is missing"),
     ],
@@ -372,3 +380,33 @@ def test_the_command_says_the_verdict_by_its_exit_status_and_in_json(pair, tmp_p
     assert report == json.loads((tmp_path / "report.json").read_text())
     assert report["verdict"] == ["proven", "refused"][status]
     assert {"reasons", "tasks", "routing", "old", "new", "run"} < set(report)
+
+
+@pytest.mark.parametrize("name", ["real.npz", "real.safetensors", "missing.npz"])
+def test_routing_data_that_can_not_be_read_is_named(pair, tmp_path, name):
+    if name.startswith("real"):
+        (tmp_path / name).write_bytes(b"PK\3\4 no such file")
+    with pytest.raises(ArchiveError, match=f"can't read routing data .*{name}"):
+        verify(pair[1], pair[0], tmp_path / name)
+
+
+def test_routing_data_of_another_shape_is_refused_with_both_shapes(pair, tmp_path):
+    np.savez(tmp_path / "real.npz", x=np.zeros((3, 5), np.float32))
+    with pytest.raises(ArchiveError, match=r"x of shape \[3, 5\]; expected x of shape \[N, 6\]"):
+        verify(pair[1], pair[0], tmp_path / "real.npz")
+
+
+def test_a_report_that_can_not_be_written_is_one_line_on_standard_error(pair, tmp_path):
+    arguments = [
+        "verify",
+        str(pair[0]),
+        "--against",
+        str(pair[0]),
+        "--report",
+        str(tmp_path / "no" / "report.json"),
+    ]
+    command = [sys.executable, "-m", "export", *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
