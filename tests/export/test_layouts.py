@@ -204,9 +204,9 @@ def test_no_batch_norm_is_left_after_a_convolution_that_nobody_else_reads(kind, 
     assert bool(norms) == (kind != "convolutions")  # a norm before the activation stays
 
 
-def test_torchscript_has_no_batch_norm_after_a_linear_layer_either(tmp_path):
+def test_torchscript_keeps_its_norms_as_they_were_trained(tmp_path):
     write_bundle(trained(2), tmp_path, name="net", model_version="1.0", format="torchscript")
-    assert "batch_norm" not in str(torch.jit.load(str(tmp_path / "model.pt")).inlined_graph)
+    assert "batch_norm" in str(torch.jit.load(str(tmp_path / "model.pt")).inlined_graph)
 
 
 def test_a_folded_batch_norm_keeps_its_tasks_digest_when_a_task_is_added(tmp_path):
