@@ -1,4 +1,7 @@
-"""Predictions over gRPC. Errors are the same as over HTTP."""
+"""Predictions over gRPC. Errors are the same as over HTTP.
+
+TorchServe hands the handler the entries of the request's map and no metadata: options are entries.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +59,12 @@ class _Base:
         try:
             yield
         except grpc.RpcError as error:
-            raise named(error, self.target, call.late()) from None
+            raise named(error, self.target, call.time.late()) from None
 
 
 def _message(call: Call) -> dict[str, Any]:
-    """The request's fields; TorchServe hands no metadata on, so id and trace travel as entries too."""
-    entries = {**call.fields, **call.headers, "content_type": call.payload.content_type}
+    """The fields of a PredictionsRequest."""
+    entries = {**call.fields, "content_type": call.payload.content_type}
     body = {"body": call.payload.content}
     return {
         "model_name": call.model,
@@ -71,7 +74,8 @@ def _message(call: Call) -> dict[str, Any]:
 
 
 class GrpcClient(_Base):
-    """As ``Client``, over gRPC. ``target``: host:port. May be shared by threads."""
+    """As ``Client``, over gRPC. ``target``: host:port. ``ca``: certificates (PEM) to trust, which turns
+    TLS on."""
 
     def __init__(
         self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
@@ -91,7 +95,7 @@ class GrpcClient(_Base):
 
     def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
-            answer = self._predictions(self._metadata(call), call.limit(), **_message(call))
+            answer = self._predictions(self._metadata(call), call.time.limit(), **_message(call))
         return call.result(200, answer.prediction)
 
     def close(self) -> None:
@@ -131,7 +135,7 @@ class AsyncGrpcClient(_Base):
 
     async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
-            answer = await self._predictions(self._metadata(call), call.limit(), **_message(call))
+            answer = await self._predictions(self._metadata(call), call.time.limit(), **_message(call))
         return call.result(200, answer.prediction)
 
     async def close(self) -> None:

@@ -40,7 +40,7 @@ class _Base:
                 "Content-Type": call.payload.content_type,
                 **call.headers,
             },
-            "timeout": call.limit(),
+            "timeout": call.time.limit(),
         }
 
     @contextmanager
@@ -49,7 +49,7 @@ class _Base:
         try:
             yield
         except httpx.TimeoutException:
-            raise call.late() from None
+            raise call.time.late() from None
         except httpx.HTTPError as error:
             raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
 
@@ -62,9 +62,7 @@ class _Request(TypedDict):
     timeout: float
 
 
-def _settings(url: str, ca: Path | None) -> dict[str, Any]:
-    """``ca``: certificates to trust instead of the system's."""
-    verify = ssl.create_default_context(cafile=str(ca)) if ca else True
+def _settings(url: str, verify: ssl.SSLContext | bool) -> dict[str, Any]:
     return {"base_url": url, "trust_env": False, "verify": verify}
 
 
@@ -74,14 +72,21 @@ class Client(_Base):
 
     ``timeout``: seconds that one prediction may take, tries and pauses together, unless it has a
     deadline. ``retries``: so many more tries (``serving.client.retry``); none by default, because
-    a retry hides what a test or an operator may want to count. May be shared by threads.
+    a retry hides what a test or an operator may want to count. ``verify``: whom to trust over TLS,
+    by default the system's certificates. May be shared by threads.
     """
 
     def __init__(
-        self, url: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
+        self,
+        url: str,
+        key: str | Path,
+        *,
+        timeout: float = 30.0,
+        retries: int = 0,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         super().__init__(url, key, timeout, retries)
-        self._http = httpx.Client(**_settings(url, ca))
+        self._http = httpx.Client(**_settings(url, verify))
 
     @overload
     def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
@@ -117,10 +122,16 @@ class AsyncClient(_Base):
     """``Client`` for coroutines: ``await client.predict(...)``, ``async with``."""
 
     def __init__(
-        self, url: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
+        self,
+        url: str,
+        key: str | Path,
+        *,
+        timeout: float = 30.0,
+        retries: int = 0,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         super().__init__(url, key, timeout, retries)
-        self._http = httpx.AsyncClient(**_settings(url, ca))
+        self._http = httpx.AsyncClient(**_settings(url, verify))
 
     @overload
     async def predict(

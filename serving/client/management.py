@@ -18,7 +18,9 @@ from serving.errors import DeadlineError
 class GrpcManagement:
     """One method for each of the service's; ``key`` is the management token or ``keys.json``."""
 
-    def __init__(self, target: str, key: str | Path, *, timeout: float = 120.0, ca: Path | None = None) -> None:
+    def __init__(
+        self, target: str, key: str | Path, *, timeout: float = 120.0, ca: Path | None = None
+    ) -> None:
         self.target, self._key, self._timeout = target, Key(key, "management"), timeout
         self._channel = stubs.open_channel(target, ca)
 

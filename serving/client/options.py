@@ -1,9 +1,14 @@
-"""Options of a request: what they are called, and how they travel as fields of text."""
+"""Options of a request: what they are called, how they travel as text, and until when."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from dataclasses import dataclass
 from typing import TypedDict
+
+from serving.errors import DeadlineError
+
+Value = str | int | float | bool
 
 
 class Options(TypedDict, total=False):
@@ -27,16 +32,48 @@ class Options(TypedDict, total=False):
     content_type: str
 
 
-FIELDS = ("task", "threshold", "top_k", "probabilities", "deadline_ms")
+@dataclass(frozen=True)
+class Timed:
+    """``values``: the options that the server reads, by name. ``seconds``: how long the caller waits,
+    until the moment ``ends`` of the monotonic clock."""
+
+    values: dict[str, Value]
+    seconds: float
+    ends: float
+
+    def left(self) -> float:
+        """Seconds until time is up."""
+        return self.ends - time.monotonic()
+
+    def limit(self) -> float:
+        """Seconds that one try may take; ``DeadlineError`` if there are none left."""
+        left = self.left()
+        if left <= 0:
+            raise self.late()
+        return left
+
+    def late(self) -> DeadlineError:
+        return DeadlineError(seconds=self.seconds)
 
 
-def encode(values: Mapping[str, str | float | bool | None]) -> dict[str, str]:
-    """The fields of ``FIELDS`` that are given, as text that JSON would read the same way."""
-    given = {name: values[name] for name in FIELDS if values.get(name) is not None}
-    return {name: _text(value) for name, value in given.items()}
+def timed(given: Options, timeout: float) -> Timed:
+    """The options of a request that begins now. ``timeout`` (seconds) is not told to the server, and
+    holds where there is no deadline."""
+    deadline = given.get("deadline")
+    values = {
+        "task": given.get("task"),
+        "threshold": given.get("threshold"),
+        "top_k": given.get("top_k"),
+        "probabilities": given.get("probabilities"),
+        "deadline_ms": None if deadline is None else int((time.time() + deadline) * 1000),
+    }
+    seconds = timeout if deadline is None else deadline
+    told = {name: value for name, value in values.items() if value is not None}
+    return Timed(told, seconds, time.monotonic() + seconds)
 
 
-def _text(value: str | float | bool | None) -> str:
+def as_text(value: Value) -> str:
+    """As JSON would write it, a string without its quotes."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return value if isinstance(value, str) else repr(value)

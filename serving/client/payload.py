@@ -34,7 +34,7 @@ def encode(x: Input, content_type: str = "") -> Payload:
     """An array as .npy (it carries its shape) or, if ``content_type`` says so, as raw numbers; a dict
     as JSON; bytes and files as they are. ``ServingError`` for what can't be sent."""
     if isinstance(x, np.ndarray):
-        array = _numbers(x)
+        array = numbers(x)
         content = array.tobytes() if content_type == RAW else _npy(array)
         return Payload(content, content_type or NPY)
     if isinstance(x, Mapping):
@@ -59,7 +59,7 @@ def _file(path: Path, content_type: str) -> Payload:
     return Payload(content, content_type or named or kind(content))
 
 
-def _numbers(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def numbers(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Little-endian float32, or int64 for whole numbers; C order."""
     if x.dtype.kind not in "iuf":
         raise ServingError(f"an array of {x.dtype} can't be sent; expected float32 or int64")

@@ -35,7 +35,7 @@ def _policy(call: Call, key: Key, retries: int) -> dict[str, Any]:
         assert state.outcome is not None
         if isinstance(state.outcome.exception(), WrongKeyError):
             return False  # tried again as often as the key's file changes
-        return state.attempt_number > retries or state.upcoming_sleep >= call.seconds_left()
+        return state.attempt_number > retries or state.upcoming_sleep >= call.time.left()
 
     wait = wait_exponential_jitter(_FIRST_WAIT, _LONGEST_WAIT, jitter=_FIRST_WAIT)
     return {"retry": retry_if_exception(worth_it), "stop": stop, "wait": wait, "reraise": True}
