@@ -10,7 +10,7 @@ HTTP = {"Host": "here", "explain": "False"}
 
 
 class Context:
-    """``headers`` are those of each request, as TorchServe's worker makes them of HTTP's and of the parts'."""
+    """``headers``: those of each request, as TorchServe's worker makes them of HTTP's and of the parts'."""
 
     def __init__(self, folder: Path, headers: Sequence[dict[str, Any]] = ()) -> None:
         self.system_properties = {"model_dir": str(folder)}
