@@ -16,6 +16,7 @@ except ImportError:  # the standard parser is slower but understands the same re
 
 FIELDS = ("data", "instances", "task", "threshold")
 ROUTE = -1
+KINDS = {400: "bad_request", 408: "expired", 413: "too_large", 415: "unsupported_media_type", 500: "internal"}
 
 
 class BadRequest(Exception):
@@ -25,8 +26,12 @@ class BadRequest(Exception):
         super().__init__(f"{field}: {message}")
         self.field, self.message, self.status = _printable(field, 100), _printable(message, 1000), status
 
+    @property
+    def kind(self) -> str:
+        return KINDS[self.status]
+
     def to_json(self) -> dict[str, Any]:
-        return {"error": {"field": self.field, "message": self.message}}
+        return {"error": {"kind": self.kind, "field": self.field, "message": self.message}}
 
 
 def _printable(text: str, longest: int) -> str:
