@@ -30,7 +30,8 @@ class Runs(Protocol):
 
 
 class Graph:
-    """The whole graph of a bundle and its prefixes, loaded as ``settings`` say."""
+    """The whole graph of a bundle and its prefixes, loaded as ``settings`` say. ``device`` is where it runs,
+    ``problem`` why that is not CUDA, if it was to be."""
 
     def __init__(
         self, folder: Path, bundle: Mapping[str, Any], settings: Settings, device_id: int = 0
@@ -38,10 +39,10 @@ class Graph:
         self.inputs = list(bundle["graph"]["inputs"])
         wanted = "cuda" if settings.device == "auto" else settings.device
         self._whole = _load(folder / bundle["model"], bundle, wanted, device_id, settings.threads)
-        self.device = self._whole.device
-        if self._whole.problem:
+        self.device, self.problem = self._whole.device, self._whole.problem
+        if self.problem:
             level = logging.INFO if settings.device == "auto" else logging.WARNING
-            log.log(level, "runs on the CPU: %s", self._whole.problem)
+            log.log(level, "runs on the CPU: %s", self.problem)
         self._prefixes = [
             (p["tasks"], _load(folder / p["file"], bundle, self.device, device_id, settings.threads))
             for p in sorted(bundle.get("prefixes", []), key=lambda prefix: int(prefix["tasks"]))

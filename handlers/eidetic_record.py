@@ -36,6 +36,7 @@ class Ring:
     """A file ``path`` of ``rows`` rows, the oldest of which is overwritten next."""
 
     def __init__(self, path: Path, spec: Mapping[str, Any], rows: int) -> None:
+        path.unlink(missing_ok=True)
         path.touch(mode=0o600)  # it holds what people sent
         self._rows = np.lib.format.open_memmap(path, "w+", row_type(spec), (rows,))
         # its space is taken now: a write to a mapped page that a full disk has no room for kills the process
