@@ -9,17 +9,22 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from eidetic_answer import answers, encode
+from eidetic_answer import answers, encode, refusal
+from eidetic_contract import Contract
 from eidetic_device import read_settings
+from eidetic_errors import BadRequest
 from eidetic_graph import Graph
 from eidetic_log import open_log
-from eidetic_pass import Outputs, passes
-from eidetic_request import BadRequest, Request, parse
+from eidetic_pass import Pass, passes
+from eidetic_request import Request, gather, is_grpc, parse
 from eidetic_sender import ECHO, TRACE, Sender, sender
 from eidetic_trace import open_tracer
 from eidetic_watch import Batch, Watch
 
 log = logging.getLogger("eidetic.handler")
+
+Headers = dict[str, Any]
+Reply = bytes | BadRequest
 
 
 class EideticHandler:
@@ -29,58 +34,72 @@ class EideticHandler:
         """Load the bundle that was unpacked into the model's folder."""
         folder = Path(context.system_properties["model_dir"])
         self.bundle = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        self.contract = Contract.of(self.bundle)
         model, version = self.bundle["name"], self.bundle["model_version"]
         open_log({"model": model, "version": version})
-        settings = read_settings(context.model_yaml_config)
         gpu = int(context.system_properties.get("gpu_id") or 0)
-        self.graph = Graph(folder, self.bundle, settings, gpu)
+        self.graph = Graph(folder, self.bundle, read_settings(context.model_yaml_config), gpu)
         self.watch, self.tracer = Watch(self.bundle), open_tracer(model, version)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch of requests; a bad one gets its own error and the others their answers."""
         began, started = time.time_ns(), time.perf_counter()
-        senders = [sender(context, i) for i in range(len(data))]
-        parsed = [self._parse(row) for row in data]
+        headers: list[Headers] = [context.get_all_request_header(i) for i in range(len(data))]
+        x, parsed = gather([self._parse(*pair) for pair in zip(data, headers, strict=True)], self.contract)
         decoded = time.perf_counter()
-        done = passes(self.graph, {i: p for i, p in enumerate(parsed) if isinstance(p, Request)})
+        made = passes(self.graph, {i: p for i, p in enumerate(parsed) if isinstance(p, Request)}, x)
         ran = time.perf_counter()
         replies: dict[int, Any] = dict(enumerate(parsed))
-        for one in done:
-            for place, request, outputs in one.each():
-                replies[place] = self._answer(request, outputs)
-        results = [self._reply(context, i, replies[i], senders[i], began) for i in range(len(data))]
+        for one in made:
+            replies |= self._answers(one)
+        senders = [sender(headers[i], context.get_request_id(i)) for i in range(len(data))]
+        results = [
+            self._reply(context, i, replies[i], senders[i], headers[i], began) for i in range(len(data))
+        ]
         seconds = {
             "decode": decoded - started,
             "graph": ran - decoded,
             "handler": time.perf_counter() - started,
         }
         errors = {i: r for i, r in replies.items() if isinstance(r, BadRequest)}
-        self.watch.batch(Batch(senders, done, errors, seconds))
+        self.watch.batch(Batch(senders, made, errors, seconds))
         return results
 
-    def _parse(self, row: dict[str, Any]) -> Request | BadRequest:
+    def _parse(self, row: dict[str, Any], headers: Headers) -> Request | BadRequest:
         try:
-            return parse(row.get("body", row.get("data", b"")), self.bundle)
+            return parse(row, headers, self.contract)
         except BadRequest as error:
             return error
         except Exception:
             log.exception("a request could not be read")
-            return BadRequest("body", "could not be read; expected a JSON object as the README describes")
+            return BadRequest("body", "could not be read; expected a request as the README describes")
 
-    def _answer(self, request: Request, outputs: Outputs | None) -> bytes | BadRequest:
+    def _answers(self, one: Pass) -> dict[int, Reply]:
+        """The encoded answers of a pass by place in the batch. What can't be answered fails alone."""
         try:
-            if outputs is not None:
-                return encode(answers(request, outputs, self.bundle))
+            if one.outputs is not None:
+                found = answers(one.requests, one.outputs, self.bundle)
+                return dict(zip(one.places, map(encode, found), strict=True))
         except Exception:
             log.exception("an answer could not be written")
-        return BadRequest("body", "the server failed on this request; its log knows why", 500)
+            if len(one.requests) > 1:
+                return {place: reply for p in one.apart() for place, reply in self._answers(p).items()}
+        return {place: self._failed(r) for place, r in zip(one.places, one.requests, strict=True)}
+
+    def _failed(self, request: Request) -> BadRequest:
+        error = BadRequest("request", "the server failed on this request; its log knows why", "internal")
+        error.reply_to = request.reply_to
+        return error
 
     def _reply(
-        self, context: Any, place: int, reply: bytes | BadRequest, sender: Sender, began: int
+        self, context: Any, place: int, reply: Reply, sender: Sender, headers: Headers, began: int
     ) -> bytes:
         """Set status and headers of one response; its body."""
         status = reply.status if isinstance(reply, BadRequest) else 200
         context.set_response_content_type(place, "application/json")
+        grpc = is_grpc(headers)
+        if grpc:  # without it a streaming call ends in an error that kills the worker
+            context.set_response_header(place, "ts_stream_next", "false")
         if sender.request_id:
             context.set_response_header(place, ECHO, sender.request_id)
         trace = sender.traceparent
@@ -91,4 +110,4 @@ class EideticHandler:
         if isinstance(reply, bytes):
             return reply
         context.set_response_status(status, HTTPStatus(status).phrase, idx=place)
-        return encode(reply.to_json())
+        return encode(refusal(reply, self.bundle, grpc))

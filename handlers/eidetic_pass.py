@@ -19,8 +19,9 @@ Outputs = dict[str, Array]
 
 @dataclass(slots=True)
 class Pass:
-    """The rows of ``requests`` side by side, and what the graph gave for them: ``outputs``, or ``error``.
-    ``places`` are those of the requests in the batch."""
+    """The rows ``x`` (N, *shape) of ``requests`` with their pinned ``task`` (N,) and ``threshold`` (N,), and
+    what the graph gave for them: ``outputs``, or ``error``. ``places`` are those of the requests in the
+    batch."""
 
     places: Sequence[int]
     requests: Sequence[Request]
@@ -30,42 +31,43 @@ class Pass:
     outputs: Outputs | None = None
     error: str = ""
 
-    def each(self) -> Iterator[tuple[int, Request, Outputs | None]]:
-        """The place, the request and its outputs, for each request."""
+    def run(self, graph: Callable[..., Outputs]) -> None:
+        """Fill in ``outputs`` or ``error``."""
+        whole = any(r.probabilities for r in self.requests)
+        try:
+            self.outputs = graph(self.x, self.task, self.threshold, whole)
+        except Exception as error:  # the runtimes' errors have no base of their own
+            self.error = f"{type(error).__name__}: {error}"[:500]
+
+    def apart(self) -> Iterator[Pass]:
+        """The same for each request alone."""
         first = 0
         for place, request in zip(self.places, self.requests, strict=True):
-            last = first + len(request.x)
-            outputs = self.outputs
-            yield place, request, outputs and {name: v[first:last] for name, v in outputs.items()}
-            first = last
+            rows = slice(first, first + len(request.x))
+            outputs = self.outputs and {name: value[rows] for name, value in self.outputs.items()}
+            x, task, threshold = self.x[rows], self.task[rows], self.threshold[rows]
+            yield Pass([place], [request], x, task, threshold, outputs, self.error)
+            first = rows.stop
 
 
-def passes(graph: Callable[..., Outputs], batch: Mapping[int, Request]) -> list[Pass]:
-    """One pass for all requests of ``batch`` (by place), or several if it raises: what one request does to
-    the graph (a lack of memory for its many rows, an index that slipped through) must not become an
-    error of those that happened to come at the same time."""
-    if not batch:
+def passes(graph: Callable[..., Outputs], batch: Mapping[int, Request], x: Array | None) -> list[Pass]:
+    """One pass for all requests of ``batch`` (by place), whose rows are ``x``, or several if it raises: what
+    one request does to the graph (a lack of memory for its many rows, an index that slipped through)
+    must not become an error of those that happened to come at the same time."""
+    if x is None:
         return []
-    together = _pass(graph, batch)
+    requests = list(batch.values())
+    sizes = [len(r.x) for r in requests]
+    task = np.repeat(np.array([r.task for r in requests], np.int64), sizes)
+    threshold = np.repeat(np.array([r.threshold for r in requests], np.float32), sizes)
+    together = Pass(list(batch), requests, x, task, threshold)
+    together.run(graph)
     if together.outputs is not None or len(batch) == 1:
         return [together]
     fields = {"requests": len(batch), "error": together.error}
     log.warning("the graph failed on a batch; each request is run alone", extra={"fields": fields})
-    return [_pass(graph, {place: request}) for place, request in batch.items()]
-
-
-def _pass(graph: Callable[..., Outputs], batch: Mapping[int, Request]) -> Pass:
-    requests = list(batch.values())
-    sizes = [len(r.x) for r in requests]
-    made = Pass(
-        list(batch),
-        requests,
-        np.concatenate([r.x for r in requests]),
-        np.repeat(np.array([r.task for r in requests], np.int64), sizes),
-        np.repeat(np.array([r.threshold for r in requests], np.float32), sizes),
-    )
-    try:
-        made.outputs = graph(made.x, made.task, made.threshold)
-    except Exception as error:  # the runtimes' errors have no base of their own
-        made.error = f"{type(error).__name__}: {error}"[:500]
-    return made
+    together.error = ""
+    alone = list(together.apart())
+    for one in alone:
+        one.run(graph)
+    return alone

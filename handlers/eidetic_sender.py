@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{
 
 @dataclass(slots=True)
 class Sender:
-    """``request_id``: what the sender calls the request, "" if nothing; ``server_id``: what TorchServe calls it,
-    and sends back as x-request-id whatever a handler sets. ``traceparent``: W3C's, "" if there is none.
+    """``request_id``: what the sender calls the request, "" if nothing; ``server_id``: what TorchServe calls
+    it, and sends back as x-request-id whatever a handler sets. ``traceparent``: W3C's, "" if there is none.
     ``shadow``: a copy sent to compare versions, which is not recorded."""
 
     request_id: str
@@ -29,10 +30,10 @@ class Sender:
         return self.traceparent[3:35]
 
 
-def sender(context: Any, index: int) -> Sender:
-    """The sender of request ``index`` of a batch. Names of headers are read in any case."""
+def sender(headers: Mapping[str, Any], server_id: str | None) -> Sender:
+    """The sender of the request with these ``headers``, whose names are read in any case. gRPC has none."""
     found = {REQUEST_ID: "", TRACE: "", SHADOW: ""}
-    for name, value in context.get_all_request_header(index).items():
+    for name, value in headers.items():
         lower = name.lower()
         if lower in found and isinstance(value, str):  # the name of a part comes here too, with a dict
             found[lower] = value
@@ -40,4 +41,4 @@ def sender(context: Any, index: int) -> Sender:
     if not _ID.fullmatch(request_id):
         request_id = ""
     trace = found[TRACE] if _TRACE.fullmatch(found[TRACE]) else ""
-    return Sender(request_id, context.get_request_id(index) or "", trace, found[SHADOW] == "1")
+    return Sender(request_id, server_id or "", trace, found[SHADOW] == "1")

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from eidetic_errors import BadRequest
 from eidetic_metrics import open_metrics
+from eidetic_options import NAMES
 from eidetic_pass import Pass
 from eidetic_record import open_ring
-from eidetic_request import FIELDS, BadRequest
 from eidetic_sender import Sender
 
 log = logging.getLogger("eidetic.watch")
 
 SLOW = "EIDETIC_SLOW_MS"
-_OURS = {"body", *FIELDS}
+_OURS = {"body", "data", "instances", "x", "request", "content-type", *NAMES}
 
 
 @dataclass(slots=True)

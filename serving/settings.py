@@ -75,6 +75,7 @@ def config_properties(ports: Ports, model_store: Path, models: Sequence[tuple[st
         "enable_metrics_api": "true",
         "metrics_mode": "prometheus",
         "disable_system_metrics": "true",
+        "decode_input_request": "false",  # JSON would be parsed slowly; the environment is not asked
     }
     return "".join(f"{key}={value}\n" for key, value in lines.items())
 
@@ -107,7 +108,6 @@ def environment(java_home: Path, home: Path) -> dict[str, str]:
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home)),
         "LOG_LOCATION": str(home / "logs"),
         "METRICS_LOCATION": str(home / "logs"),
-        "TS_DECODE_INPUT_REQUEST": "false",
         "OMP_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",

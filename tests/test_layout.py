@@ -16,7 +16,7 @@ REPORT = {"matplotlib", "jinja2", "markupsafe"}
 
 # Part: the other parts that it may import, and the libraries.
 MAY_IMPORT = {
-    "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE, *REPORT}),
+    "eideticnet": (set(), {"torch", "safetensors", "numpy", "PIL", *COMMAND_LINE, *REPORT}),
     "export": (
         {"eideticnet"},
         {"torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml", "jsonschema"}

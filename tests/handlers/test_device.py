@@ -1,7 +1,5 @@
 """How a graph runs is read from model-config.yaml, or refused with the key's name."""
 
-import logging
-
 import pytest
 from eidetic_device import Settings, read_settings, usable_cores
 from hypothesis import given
@@ -51,7 +49,6 @@ def test_threads_of_all_workers_never_exceed_the_cores_but_for_one_each(threads,
 
 
 def test_threads_that_are_lowered_are_said_once(caplog):
-    logging.getLogger("eidetic").propagate = True
     read_settings({"maxWorkers": 2, "handler": {"threads": 4}}, cores=4)
     assert [r.getMessage() for r in caplog.records] == [
         "4 threads in each of 2 workers are more than the 4 cores: 2 threads in each"

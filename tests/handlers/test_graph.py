@@ -161,7 +161,6 @@ def test_without_a_gpu_one_line_says_so_and_the_cpu_answers(tmp_path, caplog, fo
     cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers() or torch.cuda.is_available()
     if cuda:
         pytest.skip("there is a GPU")
-    logging.getLogger("eidetic").propagate = True
     folder = make_bundle(tmp_path / format, format=format)
     bundle = json.loads((folder / "bundle.json").read_text())
     with caplog.at_level(logging.INFO, "eidetic"):

@@ -1,6 +1,5 @@
 """The last requests are kept in rings that may be read while they are written and after a kill."""
 
-import logging
 import os
 import resource
 import signal
@@ -159,16 +158,16 @@ def test_nothing_is_recorded_unless_asked_for(asked, monkeypatch):
 
 @pytest.mark.parametrize(("name", "value"), [(ROWS, "many"), (ROWS, "-3"), (FOLDER, "/nowhere")])
 def test_what_can_not_be_recorded_is_said_and_stops_nothing(asked, monkeypatch, caplog, name, value):
-    logging.getLogger("eidetic").propagate = True
     monkeypatch.setenv(name, value)
     assert open_ring("m", "1", SPEC) is None
-    (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("eidetic")]
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("eidetic")]
+    assert len(lines) == 1, lines
+    (line,) = lines
     assert line.startswith("no recording: ")
 
 
 def test_a_disk_without_room_is_noticed_before_a_row_is_written(asked, caplog):
     """The limit on a file's size stands in for a full disk: both fail where space is taken."""
-    logging.getLogger("eidetic").propagate = True
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
