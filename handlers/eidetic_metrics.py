@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ class Metrics:
         for kind, count in Tally(errors).items():
             self._errors[kind if kind in self._errors else "internal"].inc(count)
         for stage, value in seconds.items():
-            _observe(self._seconds[stage], np.array([value]), requests)
+            _observe(self._seconds[stage], [value], requests)
 
     def rows(self, pinned: npt.NDArray[Any], task: npt.NDArray[Any], task_probs: Any) -> None:
         """Count answers: ``pinned`` (N,) and ``task`` (N,) are indices, -1 for none; ``task_probs`` (N, T)
@@ -73,7 +74,7 @@ class Metrics:
                 if count:
                     (self._answers[series][index - 1] if index else self._unknown).inc(count)
         if task_probs is not None and routed.any():
-            _observe(self._confidence, task_probs[routed].max(1))
+            _observe(self._confidence, task_probs[routed].max(1).tolist())
 
     def _counter(self, name: str, text: str, **more: str) -> Any:
         return self._series(prometheus_client.Counter, f"eidetic_{name}", text, more)
@@ -86,19 +87,19 @@ class Metrics:
         return kind(name, text, list(labels), registry=None, **options).labels(**labels)
 
 
-def _observe(histogram: Any, values: npt.NDArray[Any], times: int = 1) -> None:
+def _observe(histogram: Any, values: Sequence[float], times: int = 1) -> None:
     """What ``histogram.observe(value)`` does for each of ``values``, ``times`` over, with one write for each
     bucket that changes. The library has no call for that, and one at a time costs more than decoding."""
     try:
         bounds, buckets, total = histogram._upper_bounds, histogram._buckets, histogram._sum
     except AttributeError:  # another version of the library, laid out differently
-        for value in np.repeat(values, times).tolist():
-            histogram.observe(value)
+        for value in values:
+            for _ in range(times):
+                histogram.observe(value)
         return
-    total.inc(float(values.sum()) * times)
-    for index, count in enumerate(np.bincount(np.searchsorted(bounds, values)).tolist()):
-        if count:
-            buckets[index].inc(count * times)
+    total.inc(sum(values) * times)
+    for index, count in Tally([bisect_left(bounds, value) for value in values]).items():
+        buckets[index].inc(count * times)
 
 
 def open_metrics(model: str, version: str, tasks: Sequence[str]) -> Metrics | None:

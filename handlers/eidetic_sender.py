@@ -32,13 +32,9 @@ class Sender:
 
 def sender(headers: Mapping[str, Any], server_id: str | None) -> Sender:
     """The sender of the request with these ``headers``, whose names are read in any case. gRPC has none."""
-    found = {REQUEST_ID: "", TRACE: "", SHADOW: ""}
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower in found and isinstance(value, str):  # the name of a part comes here too, with a dict
-            found[lower] = value
-    request_id = found[REQUEST_ID]
-    if not _ID.fullmatch(request_id):
-        request_id = ""
-    trace = found[TRACE] if _TRACE.fullmatch(found[TRACE]) else ""
-    return Sender(request_id, server_id or "", trace, found[SHADOW] == "1")
+    lower = {name.lower(): value for name, value in headers.items()}
+    request_id, trace = lower.get(REQUEST_ID), lower.get(TRACE)
+    # the name of a form's part stands here too, with a dict
+    known = request_id if isinstance(request_id, str) and _ID.fullmatch(request_id) else ""
+    parent = trace if isinstance(trace, str) and _TRACE.fullmatch(trace) else ""
+    return Sender(known, server_id or "", parent, lower.get(SHADOW) == "1")

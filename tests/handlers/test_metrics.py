@@ -85,7 +85,7 @@ def test_several_workers_are_counted_together_and_a_dead_one_stays_counted(tmp_p
 @given(st.lists(st.floats(0, 2) | st.sampled_from(CONFIDENCE), max_size=50), st.integers(1, 40))
 def test_observing_many_at_once_is_observing_each(values, times):
     at_once, each = (Histogram("h", "text", buckets=CONFIDENCE, registry=None) for _ in range(2))
-    _observe(at_once, np.array(values, np.float64), times)
+    _observe(at_once, values, times)
     for value in np.repeat(values, times).tolist():
         each.observe(value)
     found, expected = (
@@ -101,7 +101,7 @@ def test_a_library_that_is_laid_out_differently_still_counts():
     class Other:
         observe = staticmethod(seen.append)
 
-    _observe(Other(), np.array([0.5, 1.0]), 2)
+    _observe(Other(), [0.5, 1.0], 2)
     assert seen == [0.5, 0.5, 1.0, 1.0]
 
 
