@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
@@ -63,7 +64,11 @@ def _strip(model: onnx.ModelProto) -> None:
     """Remove the exporter's notes, which hold source paths of the machine it ran on."""
     del model.metadata_props[:]
     graph = model.graph
-    for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    items: tuple[Any, ...] = (
+        *(graph, *graph.node, *graph.value_info),
+        *(*graph.input, *graph.output, *graph.initializer),
+    )
+    for item in items:
         del item.metadata_props[:]
     for node in graph.node:
         node.doc_string = ""

@@ -9,6 +9,7 @@ Imports neither torch nor eideticnet.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 
@@ -31,11 +32,12 @@ def cut(body: onnx.ModelProto, outputs: Sequence[str]) -> onnx.ModelProto:
     smaller = onnx.ModelProto()
     smaller.CopyFrom(body)
     graph = smaller.graph
-    for items, kept in (
+    parts: tuple[tuple[Any, list[Any]], ...] = (
         (graph.node, list(reversed(nodes))),
         (graph.initializer, [t for t in body.graph.initializer if t.name in needed]),
         (graph.output, [o for o in body.graph.output if o.name in outputs]),
-    ):
+    )
+    for items, kept in parts:
         del items[:]
         items.extend(kept)
     return smaller
