@@ -1,0 +1,131 @@
+"""What a real TorchServe's workers count, record and log is what was sent to them."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+from worker import make_bundle
+
+from export.archive import read_archive, write_archive
+from serving.process import TorchServe
+from serving.ready import wait_until_ready
+from serving.recording import newest
+from serving.settings import free_ports
+
+ROOT = Path(__file__).parents[2]
+SHADOW = {"eidetic-shadow": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched")
+    for name in ("metrics", "records"):
+        (folder / name).mkdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(folder):
+    """Sends a request to a server of two workers, with headers."""
+    path = folder / "small-3.0.mar"
+    bundle = make_bundle(folder / "bundle", prefixes=(1,))
+    write_archive(bundle, ROOT / "handlers", path, {"minWorkers": 2, "maxWorkers": 2, "batchSize": 4})
+    archive = read_archive(path)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PROMETHEUS_MULTIPROC_DIR", str(folder / "metrics"))
+        environment.setenv("EIDETIC_RECORD", "50")
+        environment.setenv("EIDETIC_RECORDS", str(folder / "records"))
+        environment.setenv("EIDETIC_LOG", str(folder / "log"))
+        server = TorchServe([archive], free_ports(prefer_usual=False))
+    with server, wait_until_ready(server, [archive], 120):
+        url = f"{server.ports.inference_url}/predictions/small"
+        headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
+        with httpx.Client(headers=headers, trust_env=False, timeout=30) as client:
+            yield lambda body, **more: client.post(url, json=body, headers=more.get("headers"))
+
+
+def counted(folder):
+    """The values of now, by name and labels."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder / "metrics"))
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    values = {(s.name, frozenset(s.labels.items())): s.value for s in samples}
+
+    def value(name, **labels):
+        labels |= {"model": "small", "version": "3.0"}
+        return values.get((f"eidetic_{name}", frozenset(labels.items())))
+
+    return value
+
+
+def rows(first, count):
+    return [[float(i)] + [0.5] * 5 for i in range(first, first + count)]
+
+
+def test_metrics_of_two_workers_add_up_to_what_was_sent(ask, folder):
+    before = counted(folder)
+    with ThreadPoolExecutor(8) as pool:
+        routed = list(pool.map(lambda row: ask({"data": row}, headers=SHADOW).json(), rows(0, 40)))
+        pinned = list(pool.map(lambda row: ask({"data": row, "task": "task 1"}).json(), rows(0, 12)))
+        refused = list(pool.map(lambda row: ask({"data": row[1:]}).status_code, rows(0, 9)))
+    assert refused == [400] * 9
+    after = counted(folder)
+
+    def more(name, **labels):
+        return after(name, **labels) - (before(name, **labels) or 0)
+
+    assert more("requests_total") == 61
+    for task in {a["task"] for a in routed}:
+        sent = sum(a["task"] == task for a in routed)
+        assert more("answers_total", task=task, pinned="false") == sent
+    assert more("answers_total", task="task 1", pinned="true") == len(pinned)
+    assert more("errors_total", kind="bad_request") == 9
+    assert more("errors_total", kind="internal") == 0
+    assert more("router_confidence_count") == 40
+    sure = sum(a["task_probability"] for a in routed)
+    assert more("router_confidence_sum") == pytest.approx(sure, rel=1e-5)
+    assert more("batch_requests_sum") == 61
+    for stage in ("decode", "graph", "handler"):
+        assert more(f"{stage}_seconds_count") == 61
+        assert more(f"{stage}_seconds_bucket", le="+Inf") == 61
+    assert more("handler_seconds_sum") >= more("graph_seconds_sum") + more("decode_seconds_sum") > 0
+    assert len({p.stem.rpartition("_")[2] for p in (folder / "metrics").iterdir()}) == 2
+
+
+def test_recorded_requests_are_the_newest_that_people_sent(ask, folder):
+    archive = read_archive(folder / "small-3.0.mar")
+    for i, row in enumerate(rows(1000, 30)):
+        ask({"data": row, "threshold": 0.25} | ({"task": "task 1"} if i % 2 else {}))
+        ask({"data": [-1.0] * 6}, headers=SHADOW)
+        ask({"data": []})
+    found = newest(folder / "records", "small", 20, archive.bundle["input"])
+    assert found.x.tolist() == rows(1010, 20)
+    assert found.task.tolist() == [-1, 1] * 10
+    assert np.unique(found.threshold).tolist() == [0.25]
+    rings = list((folder / "records").iterdir())
+    assert len(rings) == 2
+    assert all(len(np.load(ring)) == 50 for ring in rings)
+
+
+def test_a_refused_request_is_found_in_the_log_by_either_id(ask, folder):
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    response = ask({"data": [1]}, headers={"X-Request-ID": "mine-7", "traceparent": trace})
+    assert response.headers["eidetic-request-id"] == "mine-7"
+    assert response.headers["traceparent"] == trace
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    (line,) = (line for line in lines if line.get("sender_id") == "mine-7")
+    assert line["request_id"] == response.headers["x-request-id"]
+    assert (line["trace_id"], line["status"], line["field"]) == (trace[3:35], 400, "data")
+    assert (line["model"], line["version"]) == ("small", "3.0")
+
+
+def test_no_key_is_in_the_log(ask, folder):
+    key = str(ask({"data": []}).request.headers["authorization"]).removeprefix("Bearer ")
+    assert len(key) >= 8
+    assert '"refused"' in (folder / "log").read_text()
+    assert key not in (folder / "log").read_text()
