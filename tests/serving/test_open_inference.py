@@ -126,22 +126,23 @@ def test_none_of_mine_is_minus_one(call, x):
     assert json.loads(output(response, "answer")[1][0])["unknown"] is True
 
 
+ONE = tensor(np.zeros((1, 64)))
 BAD = {
     "no inputs": ([], "x", "missing"),
     "another name": ([tensor(np.zeros((1, 64)), "y")], "x", "missing"),
     "shape": ([tensor(np.zeros((1, 63)))], "x", "expected [64]"),
-    "negative shape": ([{**tensor(np.zeros((1, 64))), "shape": [-1, 64]}], "x", "at least one"),
+    "negative shape": ([{**ONE, "shape": [-1, 64]}], "x", "at least one"),
     "contents of another size": ([{**tensor(np.zeros((1, 63))), "shape": [1, 64]}], "x", "has shape [63]"),
-    "raw contents": ([{**tensor(np.zeros((1, 64))), "contents": {}}], "x", "raw_input_contents"),
-    "datatype": ([tensor(np.zeros((1, 64)), datatype="BOOL", bool_contents=[True])], "x", "datatype 'BOOL'"),
+    "raw contents": ([{**ONE, "contents": {}}], "x", "raw_input_contents"),
+    "datatype": ([tensor(np.zeros((1, 64)), datatype="BOOL", bool_contents=[True])], "x", "'BOOL'"),
     "out of range": ([tensor(np.full((1, 64), 99.0))], "x[0][0]", "from 0"),
     "too many": ([tensor(np.zeros((6, 64)))], "x", "at most 5"),
-    "twice": ([tensor(np.zeros((1, 64)))] * 2, "x", "twice"),
-    "unknown task": ([tensor(np.zeros((1, 64))), option("task", "BYTES", bytes_contents=[b"9"])], "task", "'9'"),
-    "no text": ([tensor(np.zeros((1, 64))), option("task", "BYTES", bytes_contents=[b"\xff"])], "task", "UTF-8"),
-    "another option": ([tensor(np.zeros((1, 64))), option("tsak", "INT64", int64_contents=[1])], "tsak", "unexpected"),
-    "expired": ([tensor(np.zeros((1, 64))), option("deadline_ms", "INT64", int64_contents=[1])], "deadline_ms", "ago"),
-}  # fmt: skip
+    "twice": ([ONE, ONE], "x", "twice"),
+    "unknown task": ([ONE, option("task", "BYTES", bytes_contents=[b"9"])], "task", "'9'"),
+    "no text": ([ONE, option("task", "BYTES", bytes_contents=[b"\xff"])], "task", "UTF-8"),
+    "another option": ([ONE, option("tsak", "INT64", int64_contents=[1])], "tsak", "unexpected"),
+    "expired": ([ONE, option("deadline_ms", "INT64", int64_contents=[1])], "deadline_ms", "ago"),
+}
 
 
 @pytest.mark.parametrize(("inputs", "field", "words"), BAD.values(), ids=BAD)
