@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from serving import openapi
 from serving.adopt import adopt
 from serving.control import Control
 from serving.errors import ServingError
@@ -60,7 +61,8 @@ def started(home: Home, options: Options) -> Iterator[Supervisor]:
 def _up(stack: ExitStack, home: Home, options: Options, ports: Ports) -> Supervisor:
     watch = Watch()
     metrics = registry(watch, home.metrics)
-    stack.enter_context(Control(options.network.management_host, ports.control, watch, metrics, {}))
+    pages = {"/openapi.json": openapi.page(lambda: openapi.served(home))}
+    stack.enter_context(Control(options.network.management_host, ports.control, watch, metrics, pages))
     return stack.enter_context(Supervisor(home, options, ports, watch))
 
 
@@ -81,6 +83,7 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
     return {
         **os.environ,
         "EIDETIC_URL": server.running.inference,
+        "EIDETIC_GRPC": server.running.grpc_inference,
         "EIDETIC_KEY": server.running.read_keys().inference,
         "EIDETIC_MODEL": name,
         "EIDETIC_REQUEST": json.dumps(example_request(server.archive(model.default))),
