@@ -83,6 +83,7 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
     return {
         **os.environ,
         "EIDETIC_URL": server.running.inference,
+        "EIDETIC_GRPC": server.running.grpc_inference,
         "EIDETIC_KEY": server.running.read_keys().inference,
         "EIDETIC_MODEL": name,
         "EIDETIC_REQUEST": json.dumps(example_request(server.archive(model.default))),
