@@ -45,11 +45,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def publish(bench: str, figures: dict[str, float], details: dict[str, Any] | None = None) -> None:
-    """Write ``results/BENCH.json``, with the details, and print the line without them."""
+def publish(
+    bench: str, figures: dict[str, float], details: dict[str, Any] | None = None, *, where: str = ""
+) -> None:
+    """Write ``results/BENCH.json``, with the details, and print the line without them. ``where`` names the
+    device if it is not the CPU alone."""
     result: dict[str, Any] = {
         "bench": bench,
-        "device": device(),
+        "device": where or device(),
         "versions": versions(),
         "figures": {key: round(value, 6) for key, value in figures.items()},
     }

@@ -27,6 +27,7 @@ except ImportError:  # the standard parser is slower but understands the same re
 
 JSON, RAW, NPY, IMAGE = "application/json", "application/octet-stream", "application/x-npy", "image"
 _IMAGES = ("image/png", "image/jpeg")
+_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _KEYS = ("data", "instances", *options.NAMES)
 _BESIDE = ("content_type", "content-type", "model_name")
 """Fields that are neither payload nor option; ``model_name`` is TorchServe's own, of /invocations."""
@@ -121,12 +122,12 @@ def _content_type(field: str, row: Mapping[str, Any], headers: Mapping[str, Any]
     """The media type alone, in lower case. A header may be named like the payload and hide its entry."""
     stated: Any = row.get("content_type", row.get("content-type"))
     if stated is None:
-        of_field = headers.get(field)
-        if type(of_field) is dict:
-            stated = of_field.get("content-type", "")
-        else:
-            stated = next((v for k, v in headers.items() if k.lower() == "content-type"), "")
-            stated = "" if stated.lower().startswith("multipart/") else stated
+        part = headers.get(field)
+        stated = part.get("content-type") if type(part) is dict else None
+    if not stated:
+        texts = (v for k, v in headers.items() if k.lower() == "content-type" and type(v) is str)
+        stated = next(texts, "")
+        stated = "" if stated.lower().startswith(_FORMS) else stated
     if not isinstance(stated, str):
         stated = bytes(stated).decode("utf-8", "replace")
     return str(stated).partition(";")[0].strip().lower()

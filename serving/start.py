@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from serving import openapi
 from serving.adopt import adopt
 from serving.control import Control
 from serving.errors import ServingError
@@ -60,7 +61,8 @@ def started(home: Home, options: Options) -> Iterator[Supervisor]:
 def _up(stack: ExitStack, home: Home, options: Options, ports: Ports) -> Supervisor:
     watch = Watch()
     metrics = registry(watch, home.metrics)
-    stack.enter_context(Control(options.network.management_host, ports.control, watch, metrics, {}))
+    pages = {"/openapi.json": openapi.page(lambda: openapi.served(home))}
+    stack.enter_context(Control(options.network.management_host, ports.control, watch, metrics, pages))
     return stack.enter_context(Supervisor(home, options, ports, watch))
 
 

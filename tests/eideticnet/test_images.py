@@ -10,8 +10,8 @@ from eidetic_errors import BadRequest
 from eidetic_image import from_image
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from pictures import IMAGE, INPUTS, network, picture, write_pictures
+from PIL import Image
 
 from eideticnet import EideticNetwork, ImageInput, Inputs
 from eideticnet.config import TaskConfig

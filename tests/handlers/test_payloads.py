@@ -102,7 +102,7 @@ HUGE = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 2, 3)}\n"
         (npy(X.astype([("a", "f4")])), "bad_request", "expected float32"),
         (npy(np.array([[{}] * 3] * 2), allow_pickle=True), "bad_request", "holds |O"),
         (header(HUGE), "too_large", "holds 1000000000 instances"),
-        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}\n", 2, 2**20), "bad_request", "bytes"),
+        (header(HUGE, 2, 2**20), "too_large", "instances"),
         (header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, -3)}\n"), "bad_request", "negative"),
         (header("{'descr': '<f4', 'shape': (2, 3)}\n"), "bad_request", "header"),
         (header("__import__('os').abort()\n"), "bad_request", "header"),

@@ -51,7 +51,7 @@ class Caller:
         self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)])
         self.metadata = [("authorization", f"Bearer {key}")]
 
-    def __call__(self, name: str, stream: bool = False, **fields: Any) -> Any:
+    def __call__(self, name: str, /, stream: bool = False, **fields: Any) -> Any:
         """The response; a list of them where the server streams."""
         method = self.service.methods_by_name[name]
         request, response = (

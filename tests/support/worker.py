@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,10 @@ from typing import Any
 
 from eidetic_handler import EideticHandler
 from nets import trained
+from ts.context import Context, RequestProcessor
 
 from eideticnet import EideticNetwork
 from export.bundle import write_bundle
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", ResourceWarning)  # it leaves its own version file open
-    from ts.context import Context, RequestProcessor
 
 
 @dataclass

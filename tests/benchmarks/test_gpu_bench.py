@@ -1,0 +1,36 @@
+"""The benchmark of GPUs measures what it says, and says so where there is none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import figures
+from benchmarks.graphs import equal_tasks
+from eideticnet.models import mlp
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_its_ratios_are_those_of_the_runs_that_they_name():
+    """On the CPU, by the code that runs on CUDA."""
+    net = equal_tasks(mlp(8, (40, 40)), (8,), 3, router=True)
+    found, details = figures(net, "cpu", batch=4, rounds=5)
+    assert set(found) == {"gpu.one_pass", "gpu.vs_bare", "gpu.vs_cpu"}
+    assert set(details["milliseconds"]) == {"routed", "given", "bare", "handler", "cpu"}
+    assert 0 < found["gpu.vs_bare"] < 1  # the handler does what the bare session does, and more
+
+
+def test_without_a_gpu_nothing_is_measured_and_a_line_says_why():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "nothing was measured: " in done.stderr
+    assert "CUDA" in done.stderr
+    assert "Traceback" not in done.stderr
