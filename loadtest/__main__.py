@@ -23,7 +23,7 @@ _NEEDED = ("EIDETIC_URL", "EIDETIC_KEY", "EIDETIC_MODEL", "EIDETIC_REQUEST")
 def main(
     plan: Annotated[Path, typer.Option(help="Users, seconds and objectives.")] = HERE / "objectives.toml",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/loadtest"),
-    deploy: Annotated[Path | None, typer.Option(help="Deploy this archive half-way.")] = None,
+    deploy: Annotated[Path | None, typer.Option(help="Deploy this archive in the middle.")] = None,
     accept_unmeasured_routing: Annotated[
         bool, typer.Option("--accept-unmeasured-routing", help="Passed on to the deploy.")
     ] = False,
@@ -60,7 +60,7 @@ def _check_environment(plan: Plan, deploy: Path | None) -> None:
 
 
 def _load(plan: Path, wanted: Plan, samples: Path, deploy: list[str]) -> Hotload | None:
-    """Run locust without its web page and, half-way, the deploy."""
+    """Run locust without its web page and, after two fifths of the time, the deploy."""
     command = [
         *(sys.executable, "-m", "locust", "-f", str(HERE / "users.py"), "--headless", "--only-summary"),
         *("--host", os.environ["EIDETIC_URL"], "--loglevel", "WARNING", "--exit-code-on-error", "0"),
@@ -70,7 +70,7 @@ def _load(plan: Path, wanted: Plan, samples: Path, deploy: list[str]) -> Hotload
     samples.unlink(missing_ok=True)
     locust = subprocess.Popen(command, env=environment)
     try:
-        hotload = _hotload(deploy, samples, wanted.seconds / 2, locust) if deploy else None
+        hotload = _hotload(deploy, samples, 0.4 * wanted.seconds, locust) if deploy else None
         if locust.wait():
             raise SystemExit(f"error: locust ended with status {locust.returncode}")
     finally:

@@ -1,11 +1,10 @@
-"""How many users there are at which moment of a load test."""
+"""How many users there are at which moment of a load test. Knows no locust, whose import changes the
+standard library's sockets and locks."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-
-from locust import LoadTestShape
 
 Shape = Callable[[float], float]
 
@@ -39,14 +38,3 @@ def users_at(shape: str, seconds_gone: float, users: int, seconds: float) -> int
     if seconds_gone >= seconds:
         return None
     return max(1, math.ceil(users * SHAPES[shape](seconds_gone / seconds)))
-
-
-def shape_class(shape: str, users: int, seconds: float) -> type[LoadTestShape]:
-    """Locust's class for a shape."""
-
-    class Planned(LoadTestShape):
-        def tick(self) -> tuple[int, float] | None:
-            count = users_at(shape, self.get_run_time(), users, seconds)  # type: ignore[no-untyped-call]
-            return None if count is None else (count, float(users))
-
-    return Planned

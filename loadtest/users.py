@@ -11,11 +11,11 @@ from typing import Any
 
 import grpc.experimental.gevent  # type: ignore[import-not-found]
 import numpy as np
-from locust import FastHttpUser, User, constant, events, task
+from locust import FastHttpUser, LoadTestShape, User, constant, events, task
 
 from loadtest.objectives import read_plan
 from loadtest.payloads import Checked, Inputs
-from loadtest.shapes import shape_class
+from loadtest.shapes import users_at
 from serving.client import GrpcClient
 from serving.errors import ServingError
 
@@ -24,7 +24,13 @@ PLAN = read_plan(Path(os.environ["EIDETIC_PLAN"]))
 INPUTS, MODEL = Inputs.from_environment(), os.environ["EIDETIC_MODEL"]
 _SECONDS = 30.0
 
-Planned = shape_class(PLAN.shape, PLAN.users, PLAN.seconds)
+
+class Planned(LoadTestShape):
+    """The plan's shape, which locust asks every second."""
+
+    def tick(self) -> tuple[int, float] | None:
+        count = users_at(PLAN.shape, self.get_run_time(), PLAN.users, PLAN.seconds)  # type: ignore[no-untyped-call]
+        return None if count is None else (count, float(PLAN.users))
 
 
 class HttpUser(FastHttpUser):
