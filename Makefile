@@ -57,6 +57,7 @@ endif
 serve: $(STORE)/.digits $(RUNS)/digits/report.html
 	@exec $(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(SERVER_HOME) --replace
 
+# A minute of load with a deploy in the middle: the same network once more, as version 5.1.
 loadtest: $(STORE)/.digits
 	@$(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace --run "$(PY) -m loadtest"
 

@@ -82,7 +82,7 @@ def start(
         str,
         typer.Option(
             help="Run this shell command once the server is ready, then stop and exit as it did. It finds "
-            "EIDETIC_URL, EIDETIC_GRPC, EIDETIC_KEY, EIDETIC_MODEL, EIDETIC_REQUEST, EIDETIC_HOME."
+            "EIDETIC_URL, _GRPC, _KEY, _MODEL, _REQUEST, _INPUT and EIDETIC_HOME in its environment."
         ),
     ] = "",
 ) -> None:

@@ -48,7 +48,7 @@ class OpenInference:
         return bool(self._call("ModelReady", name=model, version=version).ready)
 
     def metadata(self, model: str) -> dict[str, Any]:
-        """Name and versions of a model, which is all that TorchServe tells; of the server it tells nothing."""
+        """Name and versions of a model; TorchServe tells no more, and nothing about itself."""
         told = self._call("ModelMetadata", name=model)
         return {"name": told.name, "versions": list(told.versions), "platform": told.platform}
 
