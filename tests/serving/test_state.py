@@ -121,8 +121,10 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
     with pytest.raises(Locked, match=f"process {holder.pid}"):
         with home.changing(0.2):
             pass
+    assert home.served()
     holder.kill()
     holder.join()
+    assert not home.served()
     with home.serving(), home.changing():
         pass
 
