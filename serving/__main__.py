@@ -129,8 +129,9 @@ def stop(
     seconds: Annotated[float, typer.Option(help="How long to wait for its end.")] = 60.0,
 ) -> None:
     """Stop the server that runs in HOME, after it has answered what it has begun."""
-    running = find(Home(home))
-    stop_server(running, seconds)
+    place = Home(home)
+    running = find(place)
+    stop_server(place, running, seconds)
     typer.echo(f"stopped process {running.pid}")
 
 

@@ -121,5 +121,5 @@ def test_what_is_served_already_is_left_alone(state, held):
 def test_two_archives_of_one_version_are_an_error_and_no_plan():
     state = State(models={"a": Model(default=version("a", "1.0"))})
     held = {"a": HeldModel("1.0", {"1.0": HeldVersion("a-1.0-other.mar", WORKERS)})}
-    with pytest.raises(ServingError, match="another archive as version 1.0 of a"):
+    with pytest.raises(ServingError, match=r"another archive as version 1\.0 of a"):
         plan(state, held, WORKERS)

@@ -51,7 +51,7 @@ def test_the_version_before_is_always_one_that_torchserve_can_hold_beside_the_ne
         ('{"schema": 1, "models": {}, "more": 1}', "more"),
         ('{"schema": 1, "models": {"net": {}}}', r"models\.net\.default"),
         (
-            '{"schema": 1, "models": {"net": {"default": {"version": "1", "file": "../x.mar", "sha256": ""}}}}',
+            '{"schema": 1, "models": {"net": {"default": {"version": "1", "file": "../x", "sha256": ""}}}}',
             r"models\.net\.default\.file",
         ),
     ],
@@ -121,10 +121,12 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
     with pytest.raises(Locked, match=f"process {holder.pid}"):
         with home.changing(0.2):
             pass
+    assert home.served()
     holder.kill()
+    holder.join()
+    assert not home.served()
     with home.serving(), home.changing():
         pass
-    holder.join()
 
 
 def test_the_store_holds_the_bytes_that_were_checked(versions, tmp_path):
