@@ -7,6 +7,7 @@ TORCH_INDEX ?=
 ACCELERATOR ?= cpu
 RUNS ?= runs
 STORE ?= model_store
+SERVER_HOME ?= server_home
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -54,10 +55,11 @@ $(shell rm -f $(STORE)/.digits)
 endif
 
 serve: $(STORE)/.digits $(RUNS)/digits/report.html
-	@exec $(PY) -m serving start "$$(cat $(STORE)/.digits)"
+	@exec $(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(SERVER_HOME) --replace
 
+# A minute of load with a deploy in the middle: the same network once more, as version 5.1.
 loadtest: $(STORE)/.digits
-	@$(PY) -m serving start "$$(cat $(STORE)/.digits)" --run "$(PY) -m loadtest"
+	@$(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace --run "$(PY) -m loadtest"
 
 test: setup
 	$(PY) -m pytest $(PARALLEL)
@@ -82,6 +84,6 @@ bench-%: setup
 	$(PY) -m benchmarks.$*
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs server_home build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f model_store/*.mar model_store/.digits
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,8 +26,7 @@ Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where it is served; auto takes CUDA if it can.")
 ]
-Workers = Annotated[int, typer.Option(min=1, max=1024, help="Processes that serve it.")]
-Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of each of them.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of each worker that serves it.")]
 Buckets = Annotated[
     list[int],
     typer.Option(help="A number of rows that batches are padded to; on CUDA 1 to 256 unless stated."),
@@ -69,7 +68,6 @@ def build(
     ] = None,
     max_instances: Annotated[int, typer.Option(min=1, help="Instances that one request may hold.")] = 64,
     device: Device = "auto",
-    workers: Workers = 1,
     threads: Threads = 1,
     bucket: Buckets = [],  # noqa: B006
 ) -> None:
@@ -77,7 +75,6 @@ def build(
     from export.build import build as export_run  # late: the other commands need no torch
 
     handler = {"device": device, "threads": threads} | ({"buckets": sorted(set(bucket))} if bucket else {})
-    serving = {"minWorkers": workers, "maxWorkers": workers, "handler": handler}
     archive = export_run(
         run,
         store,
@@ -91,7 +88,7 @@ def build(
         precision=precision,
         routing_data=routing_data,
         max_instances=max_instances,
-        serving=serving,
+        serving={"handler": handler},
     )
     typer.echo(archive)
     show_build(read_archive(archive).bundle)

@@ -15,6 +15,7 @@ DEVICES = ("auto", "cpu", "cuda")
 LARGEST = 65536
 ON_CUDA = tuple(2**i for i in range(9))
 """Batch sizes that a GPU runs where none are stated: 1 to 256."""
+WORKERS = "EIDETIC_WORKERS"
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -32,7 +33,8 @@ def read_settings(config: Mapping[str, Any] | None, cores: int | None = None) ->
     """The settings of a whole model-config.yaml; ``ValueError`` names the key and what was expected.
 
     Threads times workers never exceed ``cores`` (those that this process may use): what is too much is
-    lowered, to no less than one thread."""
+    lowered, to no less than one thread. Workers are EIDETIC_WORKERS, which a server sets that scales them
+    itself, else those of the configuration."""
     config = config or {}
     found = config.get("handler") or {}
     if not isinstance(found, Mapping):
@@ -45,8 +47,7 @@ def read_settings(config: Mapping[str, Any] | None, cores: int | None = None) ->
         _threads(found.get("threads", 1)),
         _buckets(found.get("buckets")),
     )
-    workers = max(1, int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
-    return replace(settings, threads=_fitting(settings.threads, workers, cores or usable_cores()))
+    return replace(settings, threads=_fitting(settings.threads, _workers(config), cores or usable_cores()))
 
 
 def usable_cores() -> int:
@@ -57,6 +58,13 @@ def usable_cores() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no such control group, or "max": no quota
         return cores
+
+
+def _workers(config: Mapping[str, Any]) -> int:
+    stated = os.environ.get(WORKERS, "")
+    if stated.isdecimal() and int(stated):
+        return int(stated)
+    return max(1, int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
 
 
 def _device(value: Any) -> str:

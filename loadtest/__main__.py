@@ -2,46 +2,118 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
-from loadtest.objectives import read_plan
+from loadtest.objectives import Plan, read_plan
+from loadtest.results import Hotload, Samples, summary, write
 
 HERE = Path(__file__).parent
+_NEEDED = ("EIDETIC_URL", "EIDETIC_KEY", "EIDETIC_MODEL", "EIDETIC_REQUEST")
 
 
 def main(
     plan: Annotated[Path, typer.Option(help="Users, seconds and objectives.")] = HERE / "objectives.toml",
-    csv: Annotated[str, typer.Option(help="Write locust's CSV files with this prefix.")] = "",
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/loadtest"),
+    deploy: Annotated[Path | None, typer.Option(help="Deploy this archive in the middle.")] = None,
+    accept_unmeasured_routing: Annotated[
+        bool, typer.Option("--accept-unmeasured-routing", help="Passed on to the deploy.")
+    ] = False,
 ) -> None:
-    """Run locust without its web page; exit with 1 when an objective was missed."""
-    missing = [
-        n for n in ("EIDETIC_URL", "EIDETIC_KEY", "EIDETIC_MODEL", "EIDETIC_REQUEST") if n not in os.environ
-    ]
-    if missing:
-        raise SystemExit(
-            f"error: {', '.join(missing)} not set; run "
-            "`python -m serving start ARCHIVE --run 'python -m loadtest'`"
-        )
+    """Load the server, write figures and plots to OUT; exit with 1 when an objective was missed."""
     try:
         wanted = read_plan(plan)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
+    _check_environment(wanted, deploy)
+    out.mkdir(parents=True, exist_ok=True)
+    command = ["deploy", str(deploy)] if deploy else []
+    if deploy and accept_unmeasured_routing:
+        command.append("--accept-unmeasured-routing")
+    hotload = _load(plan, wanted, out / "samples.csv", command)
+    samples = Samples.read(out / "samples.csv")
+    found = summary(wanted, samples, hotload)
+    write(out, found)
+    if len(samples.ms):
+        _draw(out, samples, hotload)
+    _show(found, out)
+    raise SystemExit(1 if found["missed"] else 0)
+
+
+def _check_environment(plan: Plan, deploy: Path | None) -> None:
+    needed = [*_NEEDED]
+    needed += ["EIDETIC_GRPC"] if "grpc" in plan.kinds else []
+    needed += ["EIDETIC_HOME"] if deploy else []
+    if missing := [name for name in needed if name not in os.environ]:
+        raise SystemExit(
+            f"error: {', '.join(missing)} not set; run "
+            "`python -m serving start ARCHIVE --run 'python -m loadtest'`"
+        )
+
+
+def _load(plan: Path, wanted: Plan, samples: Path, deploy: list[str]) -> Hotload | None:
+    """Run locust without its web page and, after two fifths of the time, the deploy."""
     command = [
         *(sys.executable, "-m", "locust", "-f", str(HERE / "users.py"), "--headless", "--only-summary"),
-        *("--host", os.environ["EIDETIC_URL"], "--users", str(wanted.users)),
-        *("--spawn-rate", str(wanted.users), "--run-time", f"{wanted.seconds}s", "--loglevel", "WARNING"),
-        *(("--csv", csv) if csv else ()),
+        *("--host", os.environ["EIDETIC_URL"], "--loglevel", "WARNING", "--exit-code-on-error", "0"),
     ]
-    environment = {**os.environ, "EIDETIC_OBJECTIVES": json.dumps(asdict(wanted.objectives))}
-    raise SystemExit(subprocess.call(command, env={**environment, "PYTHONPATH": str(HERE.parent)}))
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    environment |= {"EIDETIC_PLAN": str(plan.resolve()), "EIDETIC_SAMPLES": str(samples.resolve())}
+    samples.unlink(missing_ok=True)
+    locust = subprocess.Popen(command, env=environment)
+    try:
+        hotload = _hotload(deploy, samples, 0.4 * wanted.seconds, locust) if deploy else None
+        if locust.wait():
+            raise SystemExit(f"error: locust ended with status {locust.returncode}")
+    finally:
+        locust.kill()
+    return hotload
+
+
+def _hotload(deploy: list[str], samples: Path, seconds: float, locust: subprocess.Popen[Any]) -> Hotload:
+    """Deploy ``seconds`` after the load began."""
+    while not samples.exists() and locust.poll() is None:
+        time.sleep(0.05)
+    time.sleep(seconds)
+    home = os.environ["EIDETIC_HOME"]
+    began = time.time()
+    status = subprocess.call([sys.executable, "-m", "serving", *deploy, "--home", home])
+    return Hotload(deploy[1], began, time.time(), status)
+
+
+def _draw(out: Path, samples: Samples, hotload: Hotload | None) -> None:
+    try:
+        from loadtest.plots import draw
+    except ModuleNotFoundError as error:
+        print(f"no plots: they need {error.name}, of the extra called report")
+    else:
+        draw(out / "load.svg", samples, hotload)
+
+
+def _show(found: dict[str, Any], out: Path) -> None:
+    table = Table(title="load test")
+    table.add_column("requests")
+    for heading in ("sent", "failed", "p50 ms", "p99 ms", "max ms"):
+        table.add_column(heading, justify="right")
+    for part, f in found["parts"].items():
+        counts = (str(f["requests"]), str(f["failures"]))
+        table.add_row(part, *counts, *(f"{f[n]:.1f}" for n in ("p50_ms", "p99_ms", "max_ms")))
+    Console().print(table)
+    for failure, count in found["failures"].items():
+        print(f"failed {count} times: {failure}")
+    for line in found["missed"]:
+        print(f"objective missed: {line}")
+    if not found["missed"]:
+        print("all objectives met")
+    print(f"results: {out}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
-"""Objectives: read from a file, compared with what locust measured."""
+"""The plan of a load test: who, how long, in which shape, and what has to be reached."""
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+from loadtest.shapes import SHAPES
+
+KINDS = ("json", "raw", "image", "grpc")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run measured; latencies in milliseconds, over all answered requests."""
+    """What was measured of some of the requests; latencies in milliseconds, over all that got through."""
 
     requests: int
     failures: int
@@ -45,17 +51,45 @@ class Objectives:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and with how many users to load a server, and what it has to reach."""
+    """``users`` at most, for ``seconds``; ``kinds`` are the users' shares by kind.
+
+    ``parts`` holds other objectives for a kind of user, or for ``hotload``: the requests that were on
+    their way while a version was deployed.
+    """
 
     users: int
     seconds: int
     objectives: Objectives
+    shape: str = "steady"
+    kinds: Mapping[str, int] = field(default_factory=lambda: {"json": 1})
+    parts: Mapping[str, Objectives] = field(default_factory=dict)
+
+    def missed(self, measured: Mapping[str, Measured]) -> list[str]:
+        """A line for each objective that was missed; ``measured`` by part, "all" among them."""
+        lines = self.objectives.missed(measured["all"])
+        for part, wanted in self.parts.items():
+            if part in measured:
+                lines += [f"{part}: {line}" for line in wanted.missed(measured[part])]
+        return lines
 
 
 def read_plan(path: Path) -> Plan:
     """The plan in a TOML file; raises ``ValueError`` that names the file if it is wrong."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Plan(data["users"], data["seconds"], Objectives(**data["objectives"]))
-    except (OSError, KeyError, TypeError, tomllib.TOMLDecodeError) as error:
+        return _plan(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error!r}") from error
+
+
+def _plan(data: dict[str, Any]) -> Plan:
+    given = {name: value for name, value in data["objectives"].items() if not isinstance(value, dict)}
+    objectives = Objectives(**given)
+    tables = {name: value for name, value in data["objectives"].items() if isinstance(value, dict)}
+    parts = {name: Objectives(**{**asdict(objectives), **table}) for name, table in tables.items()}
+    rest = {name: value for name, value in data.items() if name != "objectives"}
+    plan = Plan(**rest, objectives=objectives, parts=parts)
+    for name, known in (("shape", SHAPES), ("kinds", KINDS), ("objectives", (*KINDS, "hotload"))):
+        said = {"shape": [plan.shape], "kinds": plan.kinds, "objectives": parts}[name]
+        if wrong := sorted(set(said) - set(known)):
+            raise ValueError(f"{name}: {wrong[0]!r} is none of {', '.join(known)}")
+    return plan

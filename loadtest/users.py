@@ -1,65 +1,160 @@
-"""Locust users: what one client sends, and what it accepts as an answer."""
+"""The locust file: users of each kind, the shape of the load, and every request written down."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-import random
+import time
+from pathlib import Path
 from typing import Any
 
-from locust import FastHttpUser, constant, events, task
+import grpc.experimental.gevent  # type: ignore[import-not-found]
+import numpy as np
+from locust import FastHttpUser, LoadTestShape, User, constant, events, task
 
-from loadtest.objectives import Measured, Objectives
+from loadtest.objectives import read_plan
+from loadtest.payloads import Checked, Inputs
+from loadtest.shapes import users_at
+from serving.client import GrpcClient
+from serving.errors import ServingError
+
+grpc.experimental.gevent.init_gevent()
+PLAN = read_plan(Path(os.environ["EIDETIC_PLAN"]))
+INPUTS, MODEL = Inputs.from_environment(), os.environ["EIDETIC_MODEL"]
+_SECONDS = 30.0
 
 
-class JsonUser(FastHttpUser):
-    """Sends one instance after another as JSON, each different, and checks every answer."""
+class Planned(LoadTestShape):
+    """The plan's shape, which locust asks every second."""
 
+    def tick(self) -> tuple[int, float] | None:
+        count = users_at(PLAN.shape, self.get_run_time(), PLAN.users, PLAN.seconds)  # type: ignore[no-untyped-call]
+        return None if count is None else (count, float(PLAN.users))
+
+
+class HttpUser(FastHttpUser):
+    """Sends one instance after another, each different, and checks every answer."""
+
+    abstract = True
     wait_time = constant(0)
-    network_timeout = 30.0
-    connection_timeout = 30.0
+    network_timeout = connection_timeout = _SECONDS
+    kind, content_type = "", ""
 
     def on_start(self) -> None:
-        """Read where to send, and an example whose values are shuffled into new requests."""
-        self.path = f"/predictions/{os.environ['EIDETIC_MODEL']}"
-        self.headers = {
-            "Authorization": f"Bearer {os.environ['EIDETIC_KEY']}",
-            "Content-Type": "application/json",
-        }
-        self.example: list[Any] = json.loads(os.environ["EIDETIC_REQUEST"])["data"]
+        """Each user makes inputs of its own."""
+        self.rng, self.checked = np.random.default_rng(), Checked()
+        key = f"Bearer {os.environ['EIDETIC_KEY']}"
+        self.headers = {"Authorization": key, "Content-Type": self.content_type}
 
     @task
     def predict(self) -> None:
-        """One request; an answer without a label or with another status is a failure."""
-        body = json.dumps({"data": random.sample(self.example, len(self.example))})
-        with self.client.post(self.path, data=body, headers=self.headers, catch_response=True) as response:
+        """One request; another status, or an answer that can't be right, is a failure."""
+        body = self.checked.again() or getattr(INPUTS, self.kind)(self.rng)
+        context: dict[str, Any] = {}
+        options: dict[str, Any] = {
+            "headers": self.headers,
+            "name": self.kind,
+            "context": context,
+            "catch_response": True,
+        }
+        with self.client.post(f"/predictions/{MODEL}", data=body, **options) as response:
+            answer = _json(response.text)
             if response.status_code != 200:
                 response.failure(f"status {response.status_code}: {response.text}")
-            elif not _is_answer(response.text):
-                response.failure(f"no answer: {response.text}")
+            elif problem := self.checked.problem(body, answer):
+                response.failure(problem)
+            else:
+                context["version"] = answer["model_version"]
 
 
-def _is_answer(text: str | None) -> bool:
+class JsonUser(HttpUser):
+    """JSON, as from a shell."""
+
+    abstract, weight = "json" not in PLAN.kinds, PLAN.kinds.get("json", 1)
+    kind, content_type = "json", "application/json"
+
+
+class RawUser(HttpUser):
+    """Raw numbers, little-endian."""
+
+    abstract, weight = "raw" not in PLAN.kinds, PLAN.kinds.get("raw", 1)
+    kind, content_type = "raw", "application/octet-stream"
+
+
+class ImageUser(HttpUser):
+    """PNG files."""
+
+    abstract, weight = "image" not in PLAN.kinds, PLAN.kinds.get("image", 1)
+    kind, content_type = "image", "image/png"
+
+
+class GrpcUser(User):
+    """Raw numbers over gRPC, by our own client without retries."""
+
+    abstract, weight = "grpc" not in PLAN.kinds, PLAN.kinds.get("grpc", 1)
+    wait_time = constant(0)
+
+    def on_start(self) -> None:
+        self.rng, self.checked = np.random.default_rng(), Checked()
+        self.grpc = GrpcClient(os.environ["EIDETIC_GRPC"], os.environ["EIDETIC_KEY"], timeout=_SECONDS)
+
+    def on_stop(self) -> None:
+        self.grpc.close()
+
+    @task
+    def predict(self) -> None:
+        """As ``HttpUser.predict``."""
+        body = self.checked.again() or INPUTS.raw(self.rng)
+        failure: Exception | None = None
+        context: dict[str, str] = {}
+        started, clock = time.time(), time.perf_counter()
+        try:
+            (answer,) = self.grpc.predict(MODEL, body, content_type="application/octet-stream")
+            told = vars(answer)
+            context["version"] = answer.model_version
+            if problem := self.checked.problem(body, told):
+                failure = ValueError(problem)
+        except ServingError as error:
+            failure = error
+        self.environment.events.request.fire(
+            request_type="gRPC",
+            name="grpc",
+            start_time=started,
+            response_time=(time.perf_counter() - clock) * 1000,
+            response_length=0,
+            exception=failure,
+            context=context,
+        )
+
+
+def _json(text: str | None) -> Any:
     try:
-        answer = json.loads(text or "")
+        return json.loads(text or "")
     except ValueError:
-        return False
-    probability = answer.get("label_probability")
-    return isinstance(answer.get("label"), str) and isinstance(probability, float) and 0 <= probability <= 1
+        return None
 
 
-def fail_when_missed(environment: Any, **_: Any) -> None:
-    """Make locust's exit status 1, and say why, when an objective was missed."""
-    wanted = Objectives(**json.loads(os.environ["EIDETIC_OBJECTIVES"]))
-    total = environment.stats.total
-    percentile = total.get_response_time_percentile
-    measured = Measured(total.num_requests, total.num_failures, percentile(0.5) or 0, percentile(0.99) or 0)
-    missed = wanted.missed(measured)
-    for line in missed:
-        print(f"objective missed: {line}")
-    if not missed:
-        print(f"all objectives met: {measured}")
-    environment.process_exit_code = 1 if missed else 0
+class Log:
+    """Every request as a line of ``samples.csv``: when it began (Unix time), how long it took."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", newline="")
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(("started", "kind", "ms", "version", "failure"))
+        self._file.flush()
+
+    def write(
+        self, name: str, response_time: float, exception: Any, start_time: float, context: Any, **_: Any
+    ) -> None:
+        version = (context or {}).get("version", "")
+        failure = "" if exception is None else str(exception)[:300]
+        self._rows.writerow((f"{start_time:.6f}", name, f"{response_time:.3f}", version, failure))
+
+    def close(self, **_: Any) -> None:
+        self._file.close()
 
 
-events.quitting.add_listener(fail_when_missed)
+LOG = Log(Path(os.environ["EIDETIC_SAMPLES"]))
+events.request.add_listener(LOG.write)
+events.quit.add_listener(LOG.close)

@@ -1,4 +1,4 @@
-"""Command line: ``python -m serving start | stop | status | deploy | rollback``."""
+"""Command line: ``python -m serving start | stop | status | deploy | rollback | predict``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 
 from export.errors import ArchiveError
 from export.verify import MAX_DROP
+from serving.client.command import predict
 from serving.connection import Connection, Limits, connect
 from serving.deploy import Step
 from serving.deploy import deploy as deploy_steps
@@ -36,6 +37,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOT_RUNNING = 3
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(predict)
 HomeFolder = Annotated[
     Path, typer.Option("--home", help="The server's folder: state, archives, keys, reports.")
 ]
@@ -80,7 +82,7 @@ def start(
         str,
         typer.Option(
             help="Run this shell command once the server is ready, then stop and exit as it did. It finds "
-            "EIDETIC_URL, EIDETIC_KEY, EIDETIC_MODEL, EIDETIC_REQUEST and EIDETIC_HOME in its environment."
+            "EIDETIC_URL, _GRPC, _KEY, _MODEL, _REQUEST, _INPUT and EIDETIC_HOME in its environment."
         ),
     ] = "",
 ) -> None:
@@ -127,8 +129,9 @@ def stop(
     seconds: Annotated[float, typer.Option(help="How long to wait for its end.")] = 60.0,
 ) -> None:
     """Stop the server that runs in HOME, after it has answered what it has begun."""
-    running = find(Home(home))
-    stop_server(running, seconds)
+    place = Home(home)
+    running = find(place)
+    stop_server(place, running, seconds)
     typer.echo(f"stopped process {running.pid}")
 
 

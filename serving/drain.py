@@ -66,14 +66,14 @@ def _busy(before: Sequence[int | None], now: Sequence[int | None]) -> int:
 
 
 def _effort(pid: int) -> int | None:
-    """Nanoseconds that a process and its threads have run, a fresh number each time if one of them runs
-    or waits for a processor, and None if there is no such process."""
+    """Nanoseconds that a process and its threads have run, a fresh number each time while one of them
+    does not sleep (it runs, waits for a processor or a disk, or was stopped); None without a process."""
     total = 0
     try:
         for thread in Path(f"/proc/{pid}/task").iterdir():
             ran = int((thread / "schedstat").read_text().split()[0])
-            runnable = (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD"
-            total += ran + (time.monotonic_ns() if runnable else 0)
+            at_work = (thread / "stat").read_text().rpartition(")")[2].split()[0] not in "SIZX"
+            total += ran + (time.monotonic_ns() if at_work else 0)
     except (OSError, ValueError, IndexError):
         return None
     return total

@@ -16,6 +16,8 @@ from pathlib import Path
 from serving.errors import ServingError
 
 _LOCK_PAUSE = 0.1
+_LOOK_SECONDS = 0.5
+"""Longer than anybody holds the server's lock who only looks whether it is held."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,25 @@ class Home:
         except OSError as error:
             raise ServingError(f"{self.root} can't be a server's home: {error}") from error
 
+    def served(self) -> bool:
+        """Whether a server runs here: whether its lock is held, which no reused process id can fake."""
+        try:
+            descriptor = os.open(self._server_lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _try_lock(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _server_lock(self) -> Path:
+        return self.root / "server.lock"
+
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Held for as long as a server runs here; ``Locked`` names the one that does."""
-        with _locked(self.root / "server.lock", 0.0, f"a server runs in {self.root} already"):
+        with _locked(self._server_lock, _LOOK_SECONDS, f"a server runs in {self.root} already"):
             try:
                 yield
             finally:
@@ -107,9 +124,9 @@ def _locked(path: Path, seconds: float, problem: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

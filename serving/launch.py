@@ -65,6 +65,7 @@ def _variables(home: Home, options: Options) -> dict[str, str]:
     """What the handler finds in its environment."""
     found = {
         "PROMETHEUS_MULTIPROC_DIR": str(home.metrics.resolve()),
+        "EIDETIC_WORKERS": str(options.workers),
         "EIDETIC_LOG": str(home.logs.resolve() / "requests.jsonl"),
     }
     if options.record:

@@ -81,13 +81,14 @@ class Management:
             raise
         return HeldModel(default, {each["modelVersion"]: _version(each) for each in versions})
 
-    def register(self, file: str, batching: Mapping[str, int]) -> None:
-        """Begin to load the archive ``file`` of the store; its workers start in the background.
+    def register(self, file: str, batching: Mapping[str, int], seconds: float) -> None:
+        """Load the archive ``file`` of the store, within so many seconds: TorchServe answers once its first
+        workers are ready, or can't start.
 
         ``batching`` overrides what the archive says. That a version is there already is no error.
         """
         try:
-            self._ask("POST", "/models", url=file, initial_workers=1, **batching)
+            self._ask("POST", "/models", seconds, url=file, initial_workers=1, **batching)
         except ManagementError as error:
             if error.status != 409:
                 raise
@@ -113,10 +114,10 @@ class Management:
             if error.status != 404:
                 raise
 
-    def _ask(self, method: str, path: str, **parameters: Any) -> Any:
+    def _ask(self, method: str, path: str, seconds: float = _SECONDS, /, **parameters: Any) -> Any:
         what = f"{method} {path}"
         try:
-            response = self._http.request(method, path, params=parameters)
+            response = self._http.request(method, path, params=parameters, timeout=seconds)
             body = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise ManagementError(

@@ -116,7 +116,10 @@ def answer(bundle: Json) -> Json:
         "label": {"description": "The class, null for none of mine.", "enum": [*labels, None]},
         "unknown": {"description": "Whether no task claims the input.", "type": "boolean"},
         "pinned": {"description": "Whether the request named the task.", "type": "boolean"},
-        "task_probability": {"description": "The router's, of that task or its best guess.", **_SHARE},
+        "task_probability": {
+            "description": "The router's, of that task or its best guess; null where it was not asked.",
+            "anyOf": [_SHARE, {"type": "null"}],
+        },
         "label_probability": {
             "description": "The task's own, of that label; null for none of mine.",
             "anyOf": [_SHARE, {"type": "null"}],

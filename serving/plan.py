@@ -69,8 +69,8 @@ Action = Register | Scale | Probe | SetDefault | Drain | Unregister
 def plan(state: State, held: Mapping[str, HeldModel], workers: int) -> list[Action]:
     """What makes TorchServe, which holds ``held``, serve exactly ``state`` with so many workers a version.
 
-    All archives begin to load before the first is waited for. A version goes only when another is the
-    default and has answered, or when its model is not served any more.
+    All archives are loaded before the first takes over. A version goes only when another is the default
+    and has answered, or when its model is not served any more.
     """
     loading: list[Action] = []
     for name, model in state.models.items():

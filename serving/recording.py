@@ -6,7 +6,7 @@ A ring's rows hold ``time`` (Unix seconds, 0 while a row is written), ``task`` (
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,39 +42,47 @@ class Recording:
         path.write_bytes(save(tensors))
 
 
-def read(path: Path, spec: dict[str, Any]) -> Recording:
-    """What ``Recording.write`` wrote, or one ring (.npy), by time. ``ServingError`` says what is wrong."""
-    if path.suffix == ".npy":
-        kind = _row_type(spec)
-        rows = next((ring for ring in _whole_rows([path]) if ring.dtype == kind), None)
-        found = None if rows is None else _recording(rows)
+def read(path: Path, model: str, spec: dict[str, Any]) -> Recording:
+    """The requests to ``model`` in ``path``, by time: a folder of rings, one ring (.npy) or what
+    ``Recording.write`` wrote. ``ServingError`` unless there are some that fit the input contract ``spec``."""
+    if path.is_dir():
+        found = newest(path, model, None, spec)
+    elif path.suffix == ".npy":
+        found = _recording([ring for ring in _whole_rows([path]) if ring.dtype == _row_type(spec)], spec)
     else:
-        try:
-            tensors = load(path.read_bytes())
-            found = Recording(*(tensors[name] for name in ("x", "pinned", "threshold", "time")))
-        except (OSError, KeyError, ValueError, SafetensorError):
-            found = None
-    if found is None or found.x.shape[1:] != tuple(spec["shape"]) or found.x.dtype != spec["dtype"]:
+        found = _written(path, spec)
+    if not len(found):
         shape = ", ".join(map(str, spec["shape"]))
         raise ServingError(f"{path} holds no recorded requests of {spec['dtype']} and shape [{shape}]")
     return found
 
 
-def newest(folder: Path, model: str, rows: int, spec: dict[str, Any]) -> Recording:
-    """The newest ``rows`` requests to ``model`` in all rings of ``folder`` that fit the input contract
-    ``spec``; workers may write meanwhile."""
-    kind = _row_type(spec)
+def newest(folder: Path, model: str, rows: int | None, spec: dict[str, Any]) -> Recording:
+    """The newest ``rows`` requests (all: None) to ``model`` in all rings of ``folder`` that fit the input
+    contract ``spec``; workers may write meanwhile."""
     # MODEL-VERSION-PID.npy; a hyphen in a name is written %2D, so no model's name begins another's files
     paths = sorted(folder.glob(f"{model.replace('-', '%2D')}-*.npy"))
-    found = [ring for ring in _whole_rows(paths) if ring.dtype == kind]
-    return _recording(np.concatenate([np.empty(0, kind), *found]), rows)
+    kind = _row_type(spec)
+    return _recording([ring for ring in _whole_rows(paths) if ring.dtype == kind], spec, rows)
 
 
-def _recording(rows: Array, last: int | None = None) -> Recording:
-    """The ``last`` of ``rows`` by time, or all of them."""
+def _recording(rings: Sequence[Array], spec: dict[str, Any], last: int | None = None) -> Recording:
+    """The ``last`` rows of ``rings`` by time, or all of them."""
+    rows = np.concatenate([np.empty(0, _row_type(spec)), *rings])
     rows = rows[np.argsort(rows["time"], kind="stable")]
     rows = rows if last is None else rows[max(0, len(rows) - last) :]
     return Recording(*(np.ascontiguousarray(rows[name]) for name in ("x", "task", "threshold", "time")))
+
+
+def _written(path: Path, spec: dict[str, Any]) -> Recording:
+    try:
+        tensors = load(path.read_bytes())
+        found = Recording(*(tensors[name] for name in ("x", "pinned", "threshold", "time")))
+    except (OSError, KeyError, ValueError, SafetensorError):
+        return _recording([], spec)
+    fits = found.x.shape[1:] == tuple(spec["shape"]) and found.x.dtype == spec["dtype"]
+    same = {len(found.x), len(found.task), len(found.threshold)} == {len(found)}
+    return found if fits and same else _recording([], spec)
 
 
 def _row_type(spec: dict[str, Any]) -> np.dtype[Any]:

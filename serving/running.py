@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from pathlib import Path
 from typing import Literal
@@ -41,17 +40,6 @@ class Running(Record):
     profile: Profile
     allow_torch: bool
 
-    @property
-    def alive(self) -> bool:
-        """Whether the supervisor's process is there."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
-
     def read_keys(self) -> Keys:
         return Keys.read(Path(self.keys))
 
@@ -71,7 +59,6 @@ def trust(certificate: str | None) -> ssl.SSLContext | bool:
 
 def find(home: Home) -> Running:
     """The server that runs in ``home``; ``ServingError`` if there is none."""
-    running = Running.read(home.running) if home.running.exists() else None
-    if running is None or not running.alive:
+    if not home.served() or not home.running.exists():
         raise ServingError(f"no server runs in {home.root}; python -m serving start --home {home.root}")
-    return running
+    return Running.read(home.running)

@@ -8,15 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from export.archive import Archive
-from serving.errors import ServingError
 from serving.probes import Prober, numbers
+from serving.recording import Recording, read
 
 _AT_ONCE = 8
-_FIELDS = ("time", "task", "threshold", "x")
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,8 @@ class Comparison:
 
 def shadow(prober: Prober, old: Archive, new: str, terms: ShadowTerms) -> Comparison:
     """Send the requests in ``terms.file`` to the version of ``old`` and to ``new``, and to nobody else."""
-    requests = list(_requests(read_recorded(terms.file, old), old))
+    recorded = read(terms.file, old.name, old.bundle["input"])
+    requests = list(_requests(recorded, old))
 
     def both(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         first, second = (prober.ask(old.name, version, request) for version in (old.version, new))
@@ -89,28 +86,11 @@ def shadow(prober: Prober, old: Archive, new: str, terms: ShadowTerms) -> Compar
     return found
 
 
-def read_recorded(path: Path, archive: Archive) -> npt.NDArray[Any]:
-    """Recorded requests (n,) with fields time, task, threshold and x, which fit the archive's input."""
-    try:
-        rows: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ServingError(f"recorded requests {path} can't be read: {error}") from error
-    if rows.dtype.names is None or set(rows.dtype.names) != set(_FIELDS):
-        raise ServingError(f"{path} holds no recorded requests: expected the fields {', '.join(_FIELDS)}")
-    shape = tuple(archive.bundle["input"]["shape"])
-    if rows.ndim != 1 or rows["x"].shape[1:] != shape:
-        raise ServingError(f"{path}: x has shape {rows['x'].shape}; expected (n, {str(shape)[1:-1]})")
-    rows = rows[rows["time"] > 0]  # a ring that is not full yet ends in empty rows
-    if not len(rows):
-        raise ServingError(f"{path} holds no requests")
-    return rows
-
-
-def _requests(rows: npt.NDArray[Any], archive: Archive) -> Iterator[dict[str, Any]]:
+def _requests(recorded: Recording, archive: Archive) -> Iterator[dict[str, Any]]:
     names = [task["name"] for task in archive.tasks]
-    for row in rows:
-        pinned = {"task": names[int(row["task"])]} if 0 <= row["task"] < len(names) else {}
-        yield {"data": numbers(row["x"]), "threshold": float(row["threshold"]), **pinned}
+    for x, task, threshold in zip(recorded.x, recorded.task, recorded.threshold, strict=True):
+        pinned = {"task": names[task]} if 0 <= task < len(names) else {}
+        yield {"data": numbers(x), "threshold": float(threshold), **pinned}
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], key: str) -> float:

@@ -61,7 +61,7 @@ def announce(console: Console, server: Connection) -> None:
         console.print(task_table(archive))
         print(curl_command(archive, server.running, server.home.header))
     where = f"serving on {server.running.inference}, control on {server.running.control}"
-    console.print(f"\n{where}; Ctrl-C stops everything", highlight=False)
+    console.print(f"\n{where}; Ctrl-C stops everything", highlight=False, soft_wrap=True)
 
 
 def status_json(state: State, running: Running | None, held: Mapping[str, HeldModel]) -> dict[str, Any]:

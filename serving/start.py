@@ -80,11 +80,14 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
     """The environment of a command that is to send requests to the server."""
     server = supervisor.server
     name, model = next(iter(server.state().models.items()))
+    archive = server.archive(model.default)
     return {
         **os.environ,
         "EIDETIC_URL": server.running.inference,
+        "EIDETIC_GRPC": server.running.grpc_inference,
         "EIDETIC_KEY": server.running.read_keys().inference,
         "EIDETIC_MODEL": name,
-        "EIDETIC_REQUEST": json.dumps(example_request(server.archive(model.default))),
+        "EIDETIC_REQUEST": json.dumps(example_request(archive)),
+        "EIDETIC_INPUT": json.dumps(archive.bundle["input"]),
         "EIDETIC_HOME": str(supervisor.home.root.resolve()),
     }

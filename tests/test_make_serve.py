@@ -22,6 +22,7 @@ class Served:
     def __init__(self, folder, temporary):
         temporary.mkdir()
         command = ["make", "serve", f"RUNS={folder / 'runs'}", f"STORE={folder / 'store'}"]
+        command += [f"SERVER_HOME={temporary.with_suffix('.home')}"]
         self.temporary = temporary
         self.process = subprocess.Popen(
             command,
@@ -111,7 +112,7 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
             (second, lambda p: p.terminate()),
         ):
             processes, ports = served.processes(), served.ports()
-            assert len(ports) == 5
+            assert len(ports) == 6
             stop(served.process)
             _, alive = psutil.wait_procs(processes, timeout=30)
             assert not alive

@@ -23,13 +23,14 @@ class Choice:
 @dataclass(frozen=True)
 class Answer:
     """The answer to one instance. ``task``, ``label`` and ``label_probability`` are None when it
-    is ``unknown``; ``task_probability`` is then the router's for its best guess."""
+    is ``unknown``; ``task_probability`` is then the router's for its best guess. It is None where
+    the task was pinned and the router was not asked."""
 
     task: str | None
     label: str | None
     unknown: bool
     pinned: bool
-    task_probability: float
+    task_probability: float | None
     label_probability: float | None
     model_version: str
     top: tuple[Choice, ...] = ()
@@ -39,9 +40,9 @@ class Answer:
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Answer:
         """From an answer's JSON; keys that a newer server adds are passed over."""
-        known = {name: row[name] for name in cls.__dataclass_fields__ if row.get(name) is not None}
+        known = {name: row[name] for name in cls.__dataclass_fields__ if name in row}
         top = tuple(Choice(c["label"], c["probability"]) for c in row.get("top") or ())
-        return cls(**{"task": None, "label": None, "label_probability": None, **known, "top": top})
+        return cls(**{**known, "top": top})
 
 
 def rows(body: Mapping[str, Any]) -> list[Answer]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypedDict, Unpack, overload
+from urllib.parse import quote
 
 import httpx
 
@@ -33,12 +34,12 @@ class _Base:
         version = f"/{call.version}" if call.version else ""
         return {
             "url": f"/predictions/{call.model}{version}",
-            "params": call.fields,
             "content": call.payload.content,
             "headers": {
                 "Authorization": self._key.header(),
                 "Content-Type": call.payload.content_type,
                 **call.headers,
+                **{_header(name): quote(text, safe="") for name, text in call.fields.items()},
             },
             "timeout": call.time.limit(),
         }
@@ -54,16 +55,21 @@ class _Base:
             raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
 
 
+def _header(option: str) -> str:
+    """TorchServe hands query parameters on only beside a form, so options travel as headers."""
+    return f"eidetic-{option.replace('_', '-')}"
+
+
 class _Request(TypedDict):
     url: str
-    params: dict[str, str]
     content: bytes
     headers: dict[str, str]
     timeout: float
 
 
 def _settings(url: str, verify: ssl.SSLContext | bool) -> dict[str, Any]:
-    return {"base_url": url, "trust_env": False, "verify": verify}
+    many = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    return {"base_url": url, "trust_env": False, "verify": verify, "limits": many}
 
 
 class Client(_Base):

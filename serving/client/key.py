@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Literal
@@ -21,11 +22,16 @@ class Key:
         """The value of the ``Authorization`` header."""
         return f"Bearer {self._token}"
 
+    @property
+    def may_change(self) -> bool:
+        """Whether it is read from a file."""
+        return self._file is not None
+
     def changed(self) -> bool:
         """Read the file again; whether it holds another token now."""
-        if self._file is None:
-            return False
-        before, self._token = self._token, self._read()
+        before = self._token
+        with contextlib.suppress(ServingError):  # not there while the server starts
+            self._token = self._read()
         return self._token != before
 
     def _read(self) -> str:

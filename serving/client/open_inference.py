@@ -47,13 +47,8 @@ class OpenInference:
         """Whether TorchServe says so of one model."""
         return bool(self._call("ModelReady", name=model, version=version).ready)
 
-    def server_metadata(self) -> dict[str, Any]:
-        """Name, version and extensions of the server."""
-        told = self._call("ServerMetadata")
-        return {"name": told.name, "version": told.version, "extensions": list(told.extensions)}
-
     def metadata(self, model: str) -> dict[str, Any]:
-        """Name and versions of a model, which is all that TorchServe tells."""
+        """Name and versions of a model; TorchServe tells no more, and nothing about itself."""
         told = self._call("ModelMetadata", name=model)
         return {"name": told.name, "versions": list(told.versions), "platform": told.platform}
 

@@ -1,8 +1,8 @@
 """When a prediction is tried again, and when not.
 
 A prediction changes nothing, so it may be run twice. Only what another try can mend is tried again:
-a connection that was refused or broke, a worker that died, a queue that is full. A request that is
-wrong stays wrong.
+a connection that was refused or broke, a worker that died, a queue that is full, a key that a server
+which has just started anew is about to write down. A request that is wrong stays wrong.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def is_transient(error: BaseException) -> bool:
 
 def _policy(call: Call, key: Key, retries: int) -> dict[str, Any]:
     def worth_it(error: BaseException) -> bool:
-        return key.changed() if isinstance(error, WrongKeyError) else is_transient(error)
+        return key.may_change if isinstance(error, WrongKeyError) else is_transient(error)
 
     def stop(state: RetryCallState) -> bool:
         assert state.outcome is not None
-        if isinstance(state.outcome.exception(), WrongKeyError):
-            return False  # tried again as often as the key's file changes
+        if isinstance(state.outcome.exception(), WrongKeyError) and key.changed():
+            return False  # which is no fault, and counts as none
         return state.attempt_number > retries or state.upcoming_sleep >= call.time.left()
 
-    wait = wait_exponential_jitter(_FIRST_WAIT, _LONGEST_WAIT, jitter=_FIRST_WAIT)
+    wait = wait_exponential_jitter(max=_LONGEST_WAIT, multiplier=_FIRST_WAIT, jitter=_FIRST_WAIT)
     return {"retry": retry_if_exception(worth_it), "stop": stop, "wait": wait, "reraise": True}
 
 

@@ -9,9 +9,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from nets import trained
 
-from export.archive import read_archive, read_files, write_archive
+from export.archive import SERVING, read_archive, read_files, write_archive
 from export.bundle import write_bundle
 from export.errors import ArchiveError
 
@@ -45,14 +46,21 @@ def test_an_archive_holds_the_bundle_our_handler_and_nothing_else(bundle, tmp_pa
     assert zipfile.ZipFile(tmp_path / "a.mar").namelist() == [
         "MAR-INF/MANIFEST.json",
         "bundle.json",
-        "eidetic_answer.py",
-        "eidetic_graph.py",
-        "eidetic_handler.py",
-        "eidetic_request.py",
+        *sorted(path.name for path in HANDLERS.glob("eidetic_*.py")),
         "model-config.yaml",
         "model.onnx",
         "probes.safetensors",
     ]
+
+
+def test_an_archive_says_how_it_is_to_be_served(bundle, tmp_path):
+    chosen = {"batchSize": 8, "handler": {"device": "cpu", "buckets": [1, 8]}}
+    write_archive(bundle, HANDLERS, tmp_path / "a.mar", chosen)
+    config = yaml.safe_load(zipfile.ZipFile(tmp_path / "a.mar").read("model-config.yaml"))
+    assert config == {**SERVING, **chosen, "handler": {"device": "cpu", "threads": 1, "buckets": [1, 8]}}
+    with pytest.raises(ArchiveError, match=r"model-config\.yaml is not ours: 'tpu'"):
+        write_archive(bundle, HANDLERS, tmp_path / "b.mar", {"handler": {"device": "tpu"}})
+    assert not (tmp_path / "b.mar").exists()
 
 
 def test_what_an_archive_says_of_itself_can_be_read_without_running_it(bundle, tmp_path):

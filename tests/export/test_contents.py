@@ -73,7 +73,8 @@ def test_members_come_back_as_they_were_written(tmp_path_factory, members):
 FOREIGN = [
     *("", "null", "[1]", "batchSize: true", "batchSize: 0", "batchSize: 1.5", "batchSize: '8'"),
     *("handler: {threads: 1, code: x}", "minWorkers: 1\n---\nminWorkers: 2", "a: [", "{[]: 1}", "\x00"),
-    *("date: 2026-99-99", "[" * 3000),
+    *("date: 2026-99-99", "[" * 3000, "handler: {device: tpu}", "handler: {buckets: []}"),
+    "handler: {buckets: [0]}",
 ]
 
 
@@ -86,3 +87,4 @@ def test_a_configuration_that_is_not_ours_is_refused(text):
 
 def test_a_configuration_of_other_numbers_is_welcome():
     check_contents({**base(), CONFIG: b"minWorkers: 2\nmaxWorkers: 4\nhandler: {threads: 2}\n"})
+    check_contents({**base(), CONFIG: b"handler: {device: cuda, threads: 1, buckets: [1, 8, 32]}\n"})

@@ -48,6 +48,13 @@ def test_threads_of_all_workers_never_exceed_the_cores_but_for_one_each(threads,
     assert found == threads or (found + 1) * workers > cores  # no lower than it has to be
 
 
+def test_workers_are_those_of_the_server_where_it_says_so(monkeypatch):
+    config = {"maxWorkers": 1, "handler": {"threads": 8}}
+    for stated, threads in (("4", 2), ("", 8), ("none", 8), ("0", 8)):
+        monkeypatch.setenv("EIDETIC_WORKERS", stated)
+        assert read_settings(config, cores=8).threads == threads
+
+
 def test_threads_that_are_lowered_are_said_once(caplog):
     read_settings({"maxWorkers": 2, "handler": {"threads": 4}}, cores=4)
     assert [r.getMessage() for r in caplog.records] == [

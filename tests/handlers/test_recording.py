@@ -73,17 +73,21 @@ def test_a_recording_becomes_routing_data_and_comes_back(tmp_path):
     real = read_inputs(file, SPEC)
     assert real.x.tobytes() == found.x.tobytes()
     assert real.task is real.label is None  # a pinned task is not known to be right
-    for again in (read(file, SPEC), read(tmp_path / ring_name("m", "1", 1), SPEC)):
+    for source in (file, tmp_path / ring_name("m", "1", 1), tmp_path):
+        again = read(source, "m", SPEC)
         for name in ("x", "task", "threshold", "time"):
             assert getattr(again, name)[-5:].tobytes() == getattr(found, name).tobytes()
 
 
-@pytest.mark.parametrize("name", ["missing.npy", "missing.safetensors", "bad.npy", "bad.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["missing.npy", "missing.safetensors", "bad.npy", "bad.safetensors", "empty"]
+)
 def test_what_is_no_recording_is_named(tmp_path, name):
+    (tmp_path / "empty").mkdir()
     (tmp_path / "bad.npy").write_bytes(b"x")
     (tmp_path / "bad.safetensors").write_bytes(b"x")
     with pytest.raises(ServingError, match=rf"{name} holds no recorded requests of float32 and shape \[4\]"):
-        read(tmp_path / name, SPEC)
+        read(tmp_path / name, "m", SPEC)
 
 
 def test_only_the_owner_may_read_what_people_sent(tmp_path):

@@ -4,13 +4,13 @@ import json
 import time
 
 import grpc as grpcio
+import httpx
 import numpy as np
 import psutil
 import pytest
 from protos import OPEN_INFERENCE, Caller
 
 from export.archive import read_archive
-from serving.client import Client
 from serving.process import TorchServe
 from serving.ready import wait_until_ready
 from serving.settings import free_ports
@@ -89,8 +89,9 @@ def test_tensors_go_in_and_out(call, server, archive, x, datatype):
     )
     assert (response.model_name, response.model_version, response.id) == ("digits-onnx", "3.0", "7")
     rows = np.array(values, np.float32).reshape(shape.shape).tolist()
-    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
-        expected = client.predict("digits-onnx", {"instances": rows})["predictions"]
+    url = f"{server.ports.inference_url}/predictions/digits-onnx"
+    key = {"Authorization": f"Bearer {server.keys()['inference']}"}
+    expected = httpx.post(url, json={"instances": rows}, headers=key, trust_env=False).json()["predictions"]
     assert [json.loads(row) for row in output(response, "answer")[1]] == expected
     tasks, labels = output(response, "task")[1], output(response, "label")[1]
     names = [archive.tasks[t]["name"] for t in tasks]
@@ -118,6 +119,12 @@ def test_options_are_tensors_beside_x(call, x):
     (answer,) = map(json.loads, output(response, "answer")[1])
     assert (answer["task"], answer["pinned"], len(answer["top"])) == ("4 or 5", True, 1)
     assert set(answer["label_probabilities"]) == {"4", "5"}
+
+
+def test_what_was_not_computed_is_zero_and_kills_no_worker(call, x):
+    response = infer(call, tensor(x[:1]), option("task", "BYTES", bytes_contents=[b"4 or 5"]))
+    assert json.loads(output(response, "answer")[1][0])["task_probability"] is None
+    assert output(response, "task_probability") == ([1], [0.0])
 
 
 def test_none_of_mine_is_minus_one(call, x):

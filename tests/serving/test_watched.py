@@ -1,6 +1,7 @@
 """What a real TorchServe's workers count, record and log is what was sent to them."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def ask(folder):
         environment.setenv("EIDETIC_LOG", str(folder / "log"))
         server = TorchServe([archive], free_ports(prefer_usual=False))
     with server, wait_until_ready(server, [archive], 120):
+        deadline = time.monotonic() + 60
+        while len(list((folder / "records").iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)  # ready is said when one of them answers
         url = f"{server.ports.inference_url}/predictions/small"
         headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
         with httpx.Client(headers=headers, trust_env=False, timeout=30) as client:

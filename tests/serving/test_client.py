@@ -1,0 +1,286 @@
+"""The HTTP clients against a real TorchServe: arrays, options, deadlines, retries, and keys that change."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import numpy as np
+import psutil
+import pytest
+from eidetic_options import from_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from relay import Relay
+
+from export.archive import read_archive
+from serving.client import Answer, AsyncClient, Client
+from serving.client.options import as_text, timed
+from serving.client.tracing import trace_headers
+from serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
+from serving.process import TorchServe
+from serving.ready import wait_until_ready
+from serving.settings import free_ports
+
+MODEL = "digits-onnx"
+RAW = "application/octet-stream"
+
+
+@pytest.fixture(scope="module")
+def archive(store):
+    return read_archive(store / "digits-onnx-3.0.mar")
+
+
+@pytest.fixture(scope="module")
+def server(archive):
+    with TorchServe([archive], free_ports(prefer_usual=False)) as running:
+        wait_until_ready(running, [archive], 120).close()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def x(archive):
+    """Probes of all tasks, (n, 64)."""
+    return np.concatenate([archive.probes[task["owner"]] for task in archive.tasks])
+
+
+@pytest.fixture
+def relay(server):
+    with Relay(server.ports.inference) as relay:
+        yield relay
+
+
+@contextlib.contextmanager
+def asleep(server):
+    """The worker takes requests and answers none."""
+    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
+    assert workers
+    for worker in workers:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in workers:
+            worker.resume()
+
+
+def test_a_batch_of_arrays_is_answered_row_by_row_as_json_would_be(client, x):
+    batch = client.predict(MODEL, x[:5])
+    for row, answer in zip(x, batch, strict=False):
+        told = client.predict(MODEL, {"data": row.tolist()})
+        assert isinstance(answer, Answer)
+        assert (answer.task, answer.label, answer.unknown) == (told["task"], told["label"], False)
+        assert answer.label_probability == pytest.approx(told["label_probability"], abs=1e-6)
+        assert client.predict(MODEL, row, content_type=RAW) == client.predict(MODEL, row)
+    assert len(batch) == len(client.predict(MODEL, x[:5], content_type=RAW)) == 5
+
+
+def test_whole_numbers_doubles_and_strided_arrays_are_sent_as_what_they_mean(client, x):
+    whole = x[:3].round()
+    expected = client.predict(MODEL, whole)
+    for array in (
+        whole.astype(np.int32),
+        whole.astype(np.float64),
+        np.asfortranarray(whole),
+        whole[::-1][::-1],
+    ):
+        assert client.predict(MODEL, array) == expected
+    with pytest.raises(ServingError, match="an array of bool"):
+        client.predict(MODEL, whole > 0)
+
+
+def test_files_are_sent_as_what_they_are(client, x, tmp_path):
+    np.save(tmp_path / "x.npy", x[:3])
+    (tmp_path / "x.f32").write_bytes(x[:3].tobytes())
+    (tmp_path / "x.json").write_text(json.dumps({"instances": x[:3].tolist()}))
+    expected = client.predict(MODEL, x[:3])
+    for name in ("x.npy", "x.f32", "x.json"):
+        assert client.predict(MODEL, tmp_path / name) == expected
+    assert client.predict(MODEL, (tmp_path / "x.npy").read_bytes()) == expected
+    with pytest.raises(ServingError, match="can't be read"):
+        client.predict(MODEL, tmp_path / "none.npy")
+
+
+def test_options_reach_the_network(client, x):
+    (routed,) = client.predict(MODEL, x[0], top_k=2, probabilities=True)
+    assert routed.top[0].label == routed.label
+    assert len(routed.top) == 2
+    assert sum(routed.task_probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert set(routed.label_probabilities) == {c.label for c in routed.top}
+    (pinned,) = client.predict(MODEL, x[0], task="4 or 5", version="3.0", request_id="a-request")
+    assert (pinned.task, pinned.pinned, pinned.top) == ("4 or 5", True, ())
+    (unsure,) = client.predict(MODEL, np.full(64, 8.0), threshold=1.0)
+    assert (unsure.task, unsure.label, unsure.unknown) == (None, None, True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(), st.floats(0, 1), st.integers(1, 10**9), st.booleans(), st.floats(0, 1e6))
+def test_options_mean_the_same_to_the_handler_as_to_who_sent_them(task, threshold, top_k, told, deadline):
+    given = {"task": task, "threshold": threshold, "top_k": top_k, "probabilities": told}
+    values = timed({**given, "deadline": deadline}, 1.0).values
+    assert {name: values[name] for name in given} == given
+    assert {name: from_text(name, as_text(value)) for name, value in values.items()} == values
+    assert abs(values["deadline_ms"] / 1000 - time.time() - deadline) < 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
+def test_a_task_of_any_name_arrives_as_it_was_sent(client, name):
+    with pytest.raises(RequestError) as error:
+        client.predict(MODEL, {"data": [0] * 64}, task=name)
+    assert (error.value.status, error.value.kind, error.value.field) == (400, "bad_request", "task")
+    assert error.value.message.startswith(f"no task {name!r}")
+
+
+def test_what_is_wrong_is_refused_by_name_and_never_sent_again(relay, server, x):
+    key = server.keys()["inference"]
+    with Client(f"http://127.0.0.1:{relay.port}", key, retries=5) as client:
+        for sent, status, field in (
+            (x[0, :-1], 400, "body"),
+            (np.zeros((6, 64), np.float32), 413, "body"),
+            (b"\xff\xd8\xff a JPEG", 415, "content-type"),
+            ({"data": [0] * 64, "deadline_ms": 1}, 408, "deadline_ms"),
+        ):
+            before = relay.requests
+            with pytest.raises(RequestError) as error:
+                client.predict(MODEL, sent)
+            assert (error.value.status, error.value.field) == (status, field)
+            assert error.value.message
+            assert relay.requests == before + 1
+        with pytest.raises(RequestError, match="Model not found") as error:
+            client.predict("nothing", x[0])
+        assert (error.value.status, error.value.kind) == (404, "ModelNotFoundException")
+    assert relay.requests == 5
+
+
+def test_a_connection_that_breaks_is_tried_again_as_often_as_allowed(relay, server, x):
+    url, key = f"http://127.0.0.1:{relay.port}", server.keys()["inference"]
+    for retries, answered in ((2, True), (1, False)):
+        relay.requests, relay.cut = 0, 2
+        with Client(url, key, retries=retries) as client:
+            if answered:
+                assert client.predict(MODEL, x[0])
+            else:
+                with pytest.raises(NoAnswerError):
+                    client.predict(MODEL, x[0])
+        assert relay.requests == retries + 1
+
+
+def test_a_refused_connection_is_an_error_at_once_or_after_the_retries_that_fit(x):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    for retries, least, most in ((0, 0, 0.5), (100, 0.3, 1.0)):
+        started = time.monotonic()
+        with Client(url, "key", retries=retries) as client, pytest.raises(NoAnswerError):
+            client.predict(MODEL, x[0], deadline=1.0)
+        assert least < time.monotonic() - started < most
+
+
+@pytest.mark.parametrize("retries", [0, 5])
+def test_a_deadline_ends_the_waiting_in_time(server, client, x, retries):
+    url, key = server.ports.inference_url, server.keys()["inference"]
+    with asleep(server), Client(url, key, retries=retries) as other:
+        started = time.monotonic()
+        with pytest.raises(DeadlineError, match=r"within 0\.3 s"):
+            other.predict(MODEL, x[0], deadline=0.3)
+        assert 0.3 <= time.monotonic() - started < 0.6
+    assert client.predict(MODEL, x[0], deadline=10)
+    with pytest.raises(DeadlineError):
+        client.predict(MODEL, x[0], deadline=0)
+
+
+def test_sixteen_coroutines_share_a_client_and_each_gets_its_own_answers(server, client, x):
+    alone = [client.predict(MODEL, row)[0].label for row in x]
+
+    async def ask(client, number):
+        rows = [(number * 7 + i) % len(x) for i in range(12)]
+        return [((await client.predict(MODEL, x[i]))[0].label, alone[i]) for i in rows]
+
+    async def run():
+        url, key = server.ports.inference_url, server.keys()["inference"]
+        async with AsyncClient(url, key) as client:
+            return await asyncio.gather(*(ask(client, number) for number in range(16)))
+
+    pairs = [pair for answers in asyncio.run(run()) for pair in answers]
+    assert len(pairs) == 192
+    assert all(got == expected for got, expected in pairs)
+
+
+def test_a_full_queue_is_tried_again_until_there_is_room(server, x):
+    url, key = server.ports.inference_url, server.keys()["inference"]
+
+    async def run(retries):
+        async with AsyncClient(url, key, retries=retries) as client:
+            with asleep(server):
+                asked = [asyncio.ensure_future(client.predict(MODEL, x[0])) for _ in range(200)]
+                await asyncio.sleep(1)
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    refused = [a for a in asyncio.run(run(0)) if isinstance(a, Exception)]
+    assert refused
+    assert {(e.status, e.kind) for e in refused} == {(503, "ServiceUnavailableException")}
+    assert all(isinstance(a, list) for a in asyncio.run(run(8)))
+
+
+def test_keys_are_never_shown_and_a_wrong_one_is_named(server, x, tmp_path):
+    keys = tmp_path / "keys.json"
+    keys.write_text(json.dumps({"inference": "no-such-key", "management": "other"}))
+    for key in ("no-such-key", keys):
+        with Client(server.ports.inference_url, key, retries=3) as client:
+            assert "no-such-key" not in repr(client)
+            with pytest.raises(WrongKeyError) as error:
+                client.predict(MODEL, x[0])
+            assert error.value.status == 400
+            assert "no-such-key" not in str(error.value)
+    keys.write_text("{}")
+    with pytest.raises(ServingError, match="no inference key"):
+        Client(server.ports.inference_url, keys)
+
+
+def test_a_server_that_is_killed_under_a_request_and_comes_back_answers_it(archive, x, tmp_path):
+    ports, keys = free_ports(prefer_usual=False), tmp_path / "keys.json"
+    answers = []
+
+    def ask(client):
+        answers.append(client.predict(MODEL, x[0], deadline=60))
+
+    with TorchServe([archive], ports) as first:
+        wait_until_ready(first, [archive], 120).close()
+        old = first.keys()
+        keys.write_text(json.dumps(old))
+        with Client(ports.inference_url, keys, retries=200) as client:
+            client.predict(MODEL, x[0])
+            with asleep(first):
+                asking = threading.Thread(target=ask, args=(client,))
+                asking.start()
+                time.sleep(0.3)
+                for process in psutil.Process(first.pid).children(recursive=True):
+                    process.kill()
+                psutil.Process(first.pid).kill()
+            first.stop()
+            with TorchServe([archive], ports) as second:
+                wait_until_ready(second, [archive], 120).close()
+                assert second.keys() != old
+                keys.write_text(json.dumps(second.keys()))
+                asking.join(30)
+    assert [a.model_version for a in answers[0]] == ["3.0"]
+
+
+def test_the_trace_and_the_requests_id_are_passed_on():
+    tracer = TracerProvider().get_tracer("test")
+    with tracer.start_as_current_span("asking") as span:
+        trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+        headers = trace_headers("mine")
+    assert headers["traceparent"].split("-")[1] == trace_id
+    assert headers["x-request-id"] == "mine"
+    assert trace_headers() == {}

@@ -1,0 +1,177 @@
+"""What a home folder promises: whole files, one server, one change at a time, the bytes that were checked."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.errors import ArchiveError
+from serving.errors import ServingError
+from serving.files import write_whole
+from serving.home import Home, Locked
+from serving.state import Model, State, Version
+from serving.store import admit, opened, prune
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_.-]{0,8}", fullmatch=True)
+VERSIONS = st.builds(
+    lambda v, digest: Version(version=v, file=f"net-{v}-{digest[:12]}.mar", sha256=digest),
+    st.sampled_from(["1.0", "2.0", "3.0"]),
+    st.text("0123456789abcdef", min_size=64, max_size=64),
+)
+STATES = st.builds(
+    State, models=st.dictionaries(NAMES, st.builds(Model, default=VERSIONS, previous=VERSIONS | st.none()))
+)
+
+
+@given(state=STATES)
+def test_a_state_reads_as_it_was_written(state, tmp_path_factory):
+    path = tmp_path_factory.mktemp("state") / "state.json"
+    state.write(path)
+    assert State.load(path) == state
+
+
+@given(state=STATES, name=NAMES, first=VERSIONS, second=VERSIONS)
+def test_the_version_before_is_always_one_that_torchserve_can_hold_beside_the_new(state, name, first, second):
+    model = state.replaced(name, first).replaced(name, second).models[name]
+    assert model.default == second
+    assert model.previous in (None, first)
+    assert model.previous is None or model.previous.version != second.version
+    assert second.sha256 not in model.earlier
+    assert first.sha256 in {*model.earlier, second.sha256}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the file"),
+        ('{"schema": 2, "models": {}}', "schema"),
+        ('{"schema": 1, "models": {}, "more": 1}', "more"),
+        ('{"schema": 1, "models": {"net": {}}}', r"models\.net\.default"),
+        (
+            '{"schema": 1, "models": {"net": {"default": {"version": "1", "file": "../x", "sha256": ""}}}}',
+            r"models\.net\.default\.file",
+        ),
+    ],
+)
+def test_a_damaged_state_is_an_error_that_names_file_and_place(text, words, tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text(text)
+    with pytest.raises(ServingError, match=rf"{path} is damaged: {words}"):
+        State.load(path)
+
+
+def test_one_model_needs_no_name_and_two_do():
+    version = Version(version="1", file="a.mar", sha256="0" * 64)
+    one = State().replaced("a", version)
+    two = one.replaced("b", version)
+    assert one.only() == "a"
+    assert two.only("b") == "b"
+    with pytest.raises(ServingError, match="served here: a, b"):
+        two.only()
+    with pytest.raises(ServingError, match="no model 'c' is served here"):
+        two.only("c")
+    with pytest.raises(ServingError, match="served here: none"):
+        State().only()
+
+
+def _rewrite(path, begun):
+    for i in range(10_000):
+        write_whole(path, bytes([i % 256]) * 50_000)
+        begun.set()
+
+
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
+    path = tmp_path / "file"
+    for _ in range(5):
+        begun = multiprocessing.Event()
+        writer = multiprocessing.Process(target=_rewrite, args=(path, begun))
+        writer.start()
+        begun.wait()
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        content = path.read_bytes()
+        assert len(content) == 50_000
+        assert len(set(content)) == 1
+
+
+def test_what_can_not_be_written_is_an_error_that_names_the_file(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(ServingError, match=str(tmp_path / "file")):
+        write_whole(tmp_path / "file", b"")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def _hold(root, held):
+    with Home(root).serving(), Home(root).changing():
+        held.set()
+        signal.pause()
+
+
+def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
+    home, held = Home(tmp_path), multiprocessing.Event()
+    holder = multiprocessing.Process(target=_hold, args=(tmp_path, held))
+    holder.start()
+    held.wait()
+    with pytest.raises(Locked, match=f"a server runs in {tmp_path} already: process {holder.pid}"):
+        with home.serving():
+            pass
+    with pytest.raises(Locked, match=f"process {holder.pid}"):
+        with home.changing(0.2):
+            pass
+    assert home.served()
+    holder.kill()
+    holder.join()
+    assert not home.served()
+    with home.serving(), home.changing():
+        pass
+
+
+def test_the_store_holds_the_bytes_that_were_checked(versions, tmp_path):
+    home = Home(tmp_path / "home")
+    home.create()
+    stored = admit(versions["1.0"], home.store, allow_torch=False)
+    copy = home.store / stored.version.file
+    assert copy.read_bytes() == versions["1.0"].read_bytes()
+    assert stored.version.file == f"net-1.0-{stored.version.sha256[:12]}.mar"
+    assert opened(stored.version, home.store).version == "1.0"
+    copy.write_bytes(versions["2.0"].read_bytes())
+    with pytest.raises(ServingError, match="was changed after it was admitted"):
+        opened(stored.version, home.store)
+    admit(versions["1.0"], home.store, allow_torch=False)
+    assert opened(stored.version, home.store).version == "1.0"
+    copy.unlink()
+    with pytest.raises(ServingError, match="can't be read"):
+        opened(stored.version, home.store)
+
+
+def test_half_an_archive_is_refused_by_its_name_and_leaves_nothing(versions, tmp_path):
+    home, half = Home(tmp_path / "home"), tmp_path / "half.mar"
+    home.create()
+    half.write_bytes(versions["1.0"].read_bytes()[:-100])
+    with pytest.raises(ArchiveError, match=str(half)):
+        admit(half, home.store, allow_torch=False)
+    with pytest.raises(ArchiveError, match="there is no such file"):
+        admit(tmp_path / "none.mar", home.store, allow_torch=False)
+    assert list(home.store.iterdir()) == []
+
+
+def test_what_can_run_code_is_refused_unless_it_was_allowed(store, tmp_path):
+    home = Home(tmp_path / "home")
+    home.create()
+    with pytest.raises(ServingError, match="--allow-torch"):
+        admit(store / "digits-torchscript-3.0.mar", home.store, allow_torch=False)
+    assert list(home.store.iterdir()) == []
+    assert admit(store / "digits-torchscript-3.0.mar", home.store, allow_torch=True).version.version == "3.0"
+
+
+def test_pruning_keeps_what_a_rollback_needs(versions, tmp_path):
+    home = Home(tmp_path / "home")
+    home.create()
+    state = State()
+    for archive in versions.values():
+        state = state.replaced("net", admit(archive, home.store, allow_torch=False).version)
+    prune(home.store, state)
+    assert {p.name.rsplit("-", 1)[0] for p in home.store.iterdir()} == {"net-2.0", "net-3.0"}

@@ -1,0 +1,130 @@
+"""A server is kept alive, says whether it is ready, stops when it is told, and is one on its home."""
+
+import os
+import signal
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from interrupted import TERMS
+from served import Served, serving, until
+
+from serving.connection import connect
+from serving.deploy import deploy
+from serving.home import Home
+from serving.running import find
+
+ROW = {"data": [0.5] * 6}
+
+
+@pytest.fixture(scope="module")
+def server(versions, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("supervised")
+    with Served(folder / "home", versions["1.0"], "--workers", 2) as running:
+        yield running
+
+
+def ready(server):
+    try:
+        return server.control("/ready").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_the_control_port_tells_liveness_readiness_and_metrics(server):
+    assert server.control("/live").text == "live\n"
+    assert until(lambda: ready(server))
+    metrics = server.control("/metrics").text
+    assert 'eidetic_default{model="net",version="1.0"} 1.0' in metrics
+    assert 'eidetic_queue_depth{model="net",version="1.0"} 0.0' in metrics
+    assert 'eidetic_workers{model="net",version="1.0"} 2.0' in metrics
+    assert server.control("/else").status_code == 404
+    assert httpx.post(server.running["control"] + "/live", trust_env=False).status_code == 405
+
+
+def test_the_tokens_are_readable_to_the_owner_alone_and_not_in_what_was_printed(server):
+    for name in ("keys.json", "authorization.txt"):
+        assert stat.S_IMODE((server.home / name).stat().st_mode) == 0o600
+    assert all(key not in server.output() for key in server.keys().values())
+
+
+def test_only_archives_of_the_store_can_be_registered(server, versions):
+    for url in (versions["2.0"].as_uri(), "http://127.0.0.1:1/net-2.0.mar", "../keys.json"):
+        with Home(server.home).changing():
+            assert server.manage("POST", "/models", url=url).status_code == 404
+
+
+def test_a_second_server_on_one_home_is_refused_and_the_first_is_named(server):
+    done = serving("start", "--home", server.home)
+    assert done.returncode == 1
+    assert f"already: process {server.process.pid}" in done.stderr
+    assert server.predict(ROW).status_code == 200
+
+
+def test_a_killed_front_end_is_whole_again_on_the_same_address(server):
+    before, keys = server.running, server.keys()
+    os.kill(before["frontend"], signal.SIGKILL)
+    until(lambda: server.running["frontend"] != before["frontend"])
+    until(lambda: ready(server))
+    assert server.running["inference"] == before["inference"]
+    assert server.keys() != keys
+    assert server.predict(ROW).json()["model_version"] == "1.0"
+    assert len(server.workers()) == 2
+    assert "eidetic_frontend_restarts_total 1.0" in server.control("/metrics").text
+    assert not Path(before["folder"]).exists()
+
+
+def test_a_stop_finishes_what_is_in_flight_and_leaves_nothing_behind(server):
+    workers, running = server.workers(), server.running
+    processes = [*workers, psutil.Process(running["frontend"])]
+    for worker in workers:
+        worker.suspend()
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(server.predict, ROW)
+        time.sleep(0.3)
+        stopped = pool.submit(server.command, "stop")
+        until(lambda: httpx.get(running["control"] + "/ready", trust_env=False).status_code == 503)
+        assert not begun.done()
+        for worker in workers:
+            worker.resume()
+        assert begun.result().status_code == 200
+        assert stopped.result().returncode == 0, stopped.result().stderr
+    assert server.process.wait(10) == 0
+    assert not psutil.wait_procs(processes, timeout=5)[1]
+    assert not Path(running["folder"]).exists()
+    assert not (server.home / "server.json").exists()
+
+
+@pytest.mark.parametrize(("step", "version"), [("register", "1.0"), ("commit", "2.0")])
+def test_a_server_killed_in_the_middle_of_a_deploy_comes_back_with_what_was_committed(
+    versions, tmp_path, step, version
+):
+    with Served(tmp_path / "home", versions["1.0"]) as killed:
+        home, running = Home(killed.home), killed.running
+        with connect(home, find(home)) as connection:
+            steps = deploy(connection, versions["2.0"], TERMS)
+            while next(steps).name != step:
+                pass
+            killed.kill()
+            steps.close()
+        assert (killed.home / "server.json").exists()
+    with Served(tmp_path / "home") as again:
+        assert again.predict(ROW).json()["model_version"] == version
+        assert set(again.held()) == {version}
+        assert not Path(running["folder"]).exists()
+        assert not psutil.pid_exists(running["frontend"])
+
+
+@pytest.mark.slow
+def test_a_server_that_can_not_be_kept_alive_gives_up_and_says_why(versions, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"]) as server:
+        (archive,) = (server.home / "store").iterdir()
+        archive.write_bytes(b"damaged")
+        os.kill(server.running["frontend"], signal.SIGKILL)
+        assert server.process.wait(120) == 1
+        assert "ended 6 times" in server.output().replace("\n", " ")
+        assert "was changed after it was admitted" in server.output().replace("\n", " ")

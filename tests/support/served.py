@@ -1,0 +1,113 @@
+"""``python -m serving start`` in a process of its own, and requests to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).parents[2]
+SERVING = [sys.executable, "-m", "serving"]
+MODEL = "net"
+
+
+def serving(*arguments: Any, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """A command, to its end."""
+    command = [*SERVING, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds)
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> Any:
+    """What ``true`` returns once it is not false."""
+    deadline = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+class Served:
+    """A server that was started and answers. A context manager: at its end nothing is left running."""
+
+    def __init__(self, home: Path, *arguments: Any) -> None:
+        self.home, self.log = home, home.parent / f"{home.name}.log"
+        command = [*SERVING, "start", *map(str, arguments), "--home", str(home)]
+        usual = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=usual
+            )
+        try:
+            until(lambda: "Ctrl-C stops everything" in self.output() or self.process.poll() is not None)
+            assert self.process.poll() is None, self.output()
+        except BaseException:
+            self.end()
+            raise
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    @property
+    def running(self) -> dict[str, Any]:
+        return dict(json.loads((self.home / "server.json").read_text()))
+
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads((self.home / "state.json").read_text())["models"])
+
+    def keys(self) -> dict[str, str]:
+        return dict(json.loads((self.home / "keys.json").read_text()))
+
+    def predict(self, request: Any, version: str = "", **options: Any) -> httpx.Response:
+        url = f"{self.running['inference']}/predictions/{MODEL}" + (f"/{version}" if version else "")
+        headers = {"Authorization": f"Bearer {self.keys()['inference']}"}
+        return httpx.post(url, json=request, headers=headers, timeout=30, trust_env=False, **options)
+
+    def manage(self, method: str, path: str, **parameters: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {self.keys()['management']}"}
+        url = self.running["management"] + path
+        return httpx.request(method, url, params=parameters, headers=headers, timeout=60, trust_env=False)
+
+    def held(self) -> dict[str, str]:
+        """The versions that TorchServe holds, and the file of each."""
+        response = self.manage("GET", f"/models/{MODEL}/all")
+        return {v["modelVersion"]: v["modelUrl"] for v in response.json()} if response.is_success else {}
+
+    def default(self) -> str:
+        return str(self.manage("GET", f"/models/{MODEL}").json()[0]["modelVersion"])
+
+    def control(self, path: str) -> httpx.Response:
+        return httpx.get(self.running["control"] + path, timeout=10, trust_env=False)
+
+    def command(self, name: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
+        return serving(name, *arguments, "--home", self.home)
+
+    def workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.running["frontend"]).children(recursive=True)
+        return [p for p in children if "python" in p.name()]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(40)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
