@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from scipy.stats import binomtest
 
 from export.contents import VALIDATION
 from export.errors import ArchiveError
@@ -141,6 +140,8 @@ def _route(run: Run, x: Array) -> dict[str, Array]:
 
 
 def _of_task(index: int, name: str, real: Real, was: dict[str, Array], now: dict[str, Array]) -> TaskRouting:
+    from scipy.stats import binomtest  # late: it takes longer to import than a server's command may take
+
     if real.task is None:
         rows = was["task"] == index
         count, before, right = int(rows.sum()), int(rows.sum()), int((now["task"][rows] == index).sum())
