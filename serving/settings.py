@@ -13,6 +13,9 @@ HOST = "127.0.0.1"
 PREFERRED = (8080, 8081, 8082, 7070, 7071, 8083)
 _ANY_HOST = {"0.0.0.0": HOST, "::": "[::1]"}
 _YEAR_IN_MINUTES = 525_600
+_OPEN_INFERENCE = "TS_OPEN_INFERENCE_PROTOCOL"
+_FOREIGN = ("TS_", "JAVA", "_JAVA", "JDK_")
+"""Variables meant for another TorchServe or Java; only the protocol of gRPC is the operator's choice."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ LOG4J2 = """<?xml version="1.0" encoding="UTF-8"?>
 def environment(java_home: Path, home: Path) -> dict[str, str]:
     """The environment of TorchServe and its workers: our Java, our folders, one thread each."""
     return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("TS_", "JAVA", "_JAVA", "JDK_"))},
+        **{k: v for k, v in os.environ.items() if k == _OPEN_INFERENCE or not k.startswith(_FOREIGN)},
         "JAVA_HOME": str(java_home),
         "PATH": os.pathsep.join([str(java_home / "bin"), os.environ.get("PATH", os.defpath)]),
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home)),

@@ -145,6 +145,20 @@ def test_a_users_own_trunk_and_files_go_from_the_configuration_to_curl(tmp_path)
     assert answer["model_version"] == "2.0"
 
 
+def test_the_client_example_prints_an_answer_for_each_row(digits_run, tmp_path):
+    (code,) = [b for b in blocks("python") if "serving.client" in b]
+    code = code.replace('"http://127.0.0.1:8080"', "__import__('os').environ['EIDETIC_URL']")
+    assert "EIDETIC_URL" in code
+    (tmp_path / "client.py").write_text(code)
+    build = [sys.executable, "-m", "export", "build", str(digits_run), "--name", "digits"]
+    assert_runs(build, tmp_path)
+    start = [sys.executable, "-m", "serving", "start", "model_store/digits-3.0.mar", "--run"]
+    output = assert_runs([*start, f"{sys.executable} client.py"], tmp_path)
+    answers = [line for line in output.splitlines() if "Choice(" in line]
+    assert len(answers) == 5, output
+    assert all(line.split(" or ")[0] in "024" for line in answers)
+
+
 def test_the_plain_onnx_runtime_example_gives_the_networks_answers(digits_run, tmp_path):
     section = README.split("### Answers with plain ONNX Runtime")[1].split("\n#")[0]
     (command,) = re.findall(r"^\.venv/bin/python (-m export build .*)$", section, re.MULTILINE)
@@ -162,11 +176,14 @@ def test_the_plain_onnx_runtime_example_gives_the_networks_answers(digits_run, t
 
 
 def test_the_error_example_is_what_the_handler_says():
-    from eidetic_request import BadRequest, parse
+    from eidetic_contract import Contract
+    from eidetic_errors import BadRequest
+    from eidetic_request import parse
 
-    bundle = {"input": {"shape": [64], "dtype": "float32", "low": 0, "high": 16}, "limits": {}, "tasks": []}
+    spec = {"shape": [64], "dtype": "float32", "low": 0, "high": 16}
+    contract = Contract.of({"input": spec, "limits": {"max_instances": 1}, "tasks": []})
     with pytest.raises(BadRequest) as error:
-        parse(json.dumps({"data": [0] * 63}).encode(), bundle)
+        parse({"body": json.dumps({"data": [0] * 63}).encode()}, {}, contract)
     assert json.dumps(error.value.to_json()) in README
 
 
