@@ -51,7 +51,7 @@ class HttpUser(FastHttpUser):
     def predict(self) -> None:
         """One request; another status, or an answer that can't be right, is a failure."""
         body = self.checked.again() or getattr(INPUTS, self.kind)(self.rng)
-        context: dict[str, Any] = {}
+        context: dict[str, Any] = {"version": ""}  # an empty one would be replaced by another
         options: dict[str, Any] = {
             "headers": self.headers,
             "name": self.kind,
