@@ -51,7 +51,6 @@ class HttpUser(FastHttpUser):
     def predict(self) -> None:
         """One request; another status, or an answer that can't be right, is a failure."""
         body = self.checked.again() or getattr(INPUTS, self.kind)(self.rng)
-        context: dict[str, Any] = {"version": ""}  # an empty one would be replaced by another
         options: dict[str, Any] = {
             "headers": self.headers,
             "name": self.kind,
@@ -65,7 +64,7 @@ class HttpUser(FastHttpUser):
             elif problem := self.checked.problem(body, answer):
                 response.failure(problem)
             else:
-                context["version"] = answer["model_version"]
+                response.request_meta["context"]["version"] = answer["model_version"]
 
 
 class JsonUser(HttpUser):
