@@ -54,7 +54,6 @@ class HttpUser(FastHttpUser):
         options: dict[str, Any] = {
             "headers": self.headers,
             "name": self.kind,
-            "context": context,
             "catch_response": True,
         }
         with self.client.post(f"/predictions/{MODEL}", data=body, **options) as response:
