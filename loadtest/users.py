@@ -51,11 +51,9 @@ class HttpUser(FastHttpUser):
     def predict(self) -> None:
         """One request; another status, or an answer that can't be right, is a failure."""
         body = self.checked.again() or getattr(INPUTS, self.kind)(self.rng)
-        context: dict[str, Any] = {}
         options: dict[str, Any] = {
             "headers": self.headers,
             "name": self.kind,
-            "context": context,
             "catch_response": True,
         }
         with self.client.post(f"/predictions/{MODEL}", data=body, **options) as response:
@@ -65,7 +63,7 @@ class HttpUser(FastHttpUser):
             elif problem := self.checked.problem(body, answer):
                 response.failure(problem)
             else:
-                context["version"] = answer["model_version"]
+                response.request_meta["context"]["version"] = answer["model_version"]
 
 
 class JsonUser(HttpUser):
