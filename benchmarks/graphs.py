@@ -45,7 +45,7 @@ def equal_tasks(trunk: nn.Module, shape: tuple[int, ...], tasks: int, router: bo
     blocks = [Block(net.program, o, tuple(names[:i]), widths) for i, o in enumerate(names)]
     for block in blocks:
         block.freeze()
-    learned = [Task(f"task {o}", o, ("a", "b"), x) for o in names[:tasks]]
+    learned = [Task(f"task {o}", o, ("a", "b"), x.clone()) for o in names[:tasks]]
     routing = FittedRouting("block", "joint") if router else FittedRouting("none", "entropy")
     net.learned = Learned(learned, blocks, routing=routing)
     return net
