@@ -12,7 +12,7 @@ from eideticnet.errors import (
     NotReadyError,
     UnsupportedError,
 )
-from eideticnet.inputs import Inputs
+from eideticnet.inputs import ImageInput, Inputs
 from eideticnet.journal import Journal
 from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork
@@ -33,6 +33,7 @@ __all__ = [
     "EideticNetwork",
     "Event",
     "FittedRouting",
+    "ImageInput",
     "Inputs",
     "Journal",
     "NotReadyError",

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +88,7 @@ def _write_tensors(net: Answering, folder: Path) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "seed": net.seed,
-        "inputs": asdict(net.inputs),
+        "inputs": net.inputs.to_json(),
         "program": net.program.to_json(),
         "tasks": tasks,
         "answering": net.learned.answering,

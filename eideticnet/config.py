@@ -41,6 +41,16 @@ class TrunkConfig(_Section):
     arguments: dict[str, Any] = {}
 
 
+class ImageConfig(_Section):
+    """How a PNG or JPEG file becomes an input, as in ``ImageInput``."""
+
+    size: tuple[int, int]
+    mode: Literal["RGB", "L"] = "RGB"
+    resize: Literal["bilinear", "none"] = "bilinear"
+    layout: Literal["CHW", "flat"] = "CHW"
+    scale: float = Field(255.0, gt=0)
+
+
 class InputConfig(_Section):
     """The input contract, as in ``Inputs``."""
 
@@ -50,6 +60,7 @@ class InputConfig(_Section):
     high: float | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    image: ImageConfig | None = None
 
 
 class TrainingConfig(_Section):
@@ -110,11 +121,11 @@ class RoutingConfig(_Section):
 
 
 class TaskConfig(_Section):
-    """``data`` is an ``.npz`` or ``.safetensors`` file with ``x`` and ``y``, or a
-    ``module:callable`` that returns ``(x, y)`` or a Dataset; ``test`` likewise, where held-out
-    data is not to be split off. ``reads`` names the earlier tasks to build on, by default all, or
-    does so by layer; ``pretrained`` is a ``module:callable`` that returns the trunk with the weights
-    that the first task starts from."""
+    """``data`` is an ``.npz`` or ``.safetensors`` file with ``x`` and ``y``, a folder with a folder of
+    images for each class, or a ``module:callable`` that returns ``(x, y)`` or a Dataset; ``test``
+    likewise, where held-out data is not to be split off. ``reads`` names the earlier tasks to build
+    on, by default all, or does so by layer; ``pretrained`` is a ``module:callable`` that returns the trunk
+    with the weights that the first task starts from."""
 
     name: str
     classes: tuple[str, ...]
@@ -160,7 +171,7 @@ class Config(_Section):
     router_pruning: PruningConfig | None = None
 
     def inputs(self) -> Inputs:
-        return Inputs(**self.input.model_dump())
+        return Inputs.from_json(self.input.model_dump(exclude_none=True))
 
     @field_validator("tasks")
     @classmethod

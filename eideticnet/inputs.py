@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -13,13 +14,55 @@ from eideticnet.errors import DataError
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
 
 
+CHANNELS = {"RGB": 3, "L": 1}
+RESIZES = ("bilinear", "none")
+LAYOUTS = ("CHW", "flat")
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """How a PNG or JPEG file becomes one input; ``eideticnet.images`` does it.
+
+    ``mode`` is Pillow's name of the colours; ``size`` (height, width) in pixels, which an image of another
+    size is resized to, or refused for with ``resize`` "none"; ``layout`` is the order of x, channels
+    first or the same flattened; every value 0..255 is divided by ``scale``.
+    """
+
+    size: tuple[int, int]
+    mode: Literal["RGB", "L"] = "RGB"
+    resize: Literal["bilinear", "none"] = "bilinear"
+    layout: Literal["CHW", "flat"] = "CHW"
+    scale: float = 255.0
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or any(n < 1 for n in self.size):
+            raise DataError(f"image size {self.size}: give height and width in pixels")
+        for name, value, known in (
+            ("mode", self.mode, CHANNELS),
+            ("resize", self.resize, RESIZES),
+            ("layout", self.layout, LAYOUTS),
+        ):
+            if value not in known:
+                raise DataError(f"image {name} {value!r}: use one of {', '.join(known)}")
+        if not 0 < self.scale < float("inf"):
+            raise DataError(f"image scale {self.scale}: give a positive number")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of x that it becomes."""
+        height, width = self.size
+        shape = (CHANNELS[self.mode], height, width)
+        return shape if self.layout == "CHW" else (prod(shape),)
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Shape of one instance, its type, its range, and how it is normalised.
 
     ``mean`` and ``std`` hold one number for all elements or one for each element along the
     first dimension of ``shape`` (a channel). Normalisation is part of the network, so training
-    and serving both hand over raw values.
+    and serving both hand over raw values. ``image`` says how a picture becomes such an input; None
+    where inputs are no pictures.
     """
 
     shape: tuple[int, ...]
@@ -28,6 +71,7 @@ class Inputs:
     high: float | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    image: ImageInput | None = None
 
     def __post_init__(self) -> None:
         if not self.shape or any(n < 1 for n in self.shape):
@@ -43,6 +87,11 @@ class Inputs:
             raise DataError(f"low {self.low} is above high {self.high}")
         if any(value <= 0 for value in self.std):
             raise DataError("every std must be positive")
+        if self.image and (self.shape, self.dtype) != (self.image.shape, "float32"):
+            raise DataError(
+                f"an image becomes float32 of shape {self.image.shape}, "
+                f"and inputs are {self.dtype} of shape {self.shape}"
+            )
 
     @classmethod
     def like(cls, example: Tensor) -> Inputs:
@@ -54,9 +103,16 @@ class Inputs:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Inputs:
-        """The inverse of ``dataclasses.asdict``, whose tuples JSON turned into lists."""
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        """The inverse of ``to_json``, also after JSON turned its tuples into lists."""
+        fields = _with_tuples(data)
+        if "image" in fields:
+            fields["image"] = ImageInput(**_with_tuples(fields["image"]))
         return cls(**fields)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; ``image`` stands there only if inputs are pictures."""
+        fields = asdict(self)
+        return {name: value for name, value in fields.items() if name != "image" or value is not None}
 
     def bounds(self) -> tuple[float, float]:
         """A finite range of inputs that fit: the stated one, or of width 1 where it is open."""
@@ -87,3 +143,7 @@ class Inputs:
             raise DataError(f"an input is {float(x.min())}, below the stated low {self.low}")
         if self.high is not None and bool((x > self.high).any()):
             raise DataError(f"an input is {float(x.max())}, above the stated high {self.high}")
+
+
+def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}

@@ -7,7 +7,7 @@ blocks, and the network commits it by one assignment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -159,7 +159,7 @@ class Learned(nn.Module):
 
     def digests(self, inputs: Inputs, program: Program) -> dict[str, str]:
         """The digest of each task and revision by its label, for this input contract and program."""
-        contract = {"inputs": asdict(inputs), "steps": program.steps_json}
+        contract = {"inputs": inputs.to_json(), "steps": program.steps_json}
         return {task.label: self.digest(task, contract) for task in self.tasks}
 
     def routing_digest(self) -> str:

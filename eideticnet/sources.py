@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from eideticnet.config import TaskConfig, resolve
 from eideticnet.data import Loader, batches, check_labels
 from eideticnet.errors import DataError
+from eideticnet.images import read_folder
 from eideticnet.inputs import DTYPES, Inputs
 from eideticnet.seeding import derive
 
@@ -47,9 +48,9 @@ def open_task(
 ) -> TaskData:
     """Load a task's data. ``held_out`` is the share that is split off at random, the same for
     equal seeds, where the task names no test data; ``validation`` is split off the rest."""
-    dataset = _open(task.name, task.data, task.arguments, inputs)
+    dataset = _open(task, task.data, task.arguments, inputs)
     if task.test is not None:
-        test = _open(task.name, task.test, task.test_arguments, inputs)
+        test = _open(task, task.test, task.test_arguments, inputs)
     else:
         train_rows, test_rows = _split(dataset, held_out, derive(seed, task.name, "split"))
         if not train_rows:
@@ -71,12 +72,14 @@ def open_task(
     return TaskData(train, DataLoader(test, 256), apart)
 
 
-def _open(name: str, source: str, arguments: dict[str, Any], inputs: Inputs) -> Dataset[Any]:
-    path = Path(source)
+def _open(task: TaskConfig, source: str, arguments: dict[str, Any], inputs: Inputs) -> Dataset[Any]:
+    name, path = task.name, Path(source)
+    if path.is_dir():
+        return _tensors(name, *read_folder(path, task.classes, inputs), inputs)
     if path.suffix in (".npz", ".safetensors"):
         return _tensors(name, *_read_file(name, path), inputs)
     if ":" not in source:
-        raise DataError(f"task {name!r}: data {source!r} is no .npz, .safetensors or module:callable")
+        raise DataError(f"task {name!r}: data {source!r} is no .npz, .safetensors, folder or module:callable")
     found = resolve(source)(**arguments)
     if isinstance(found, tuple) and len(found) == 2:
         return _tensors(name, torch.as_tensor(found[0]), torch.as_tensor(found[1]), inputs)

@@ -6,7 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,8 @@ from export.tail import INPUTS, OUTPUTS, Rule, logits_name
 
 Json = dict[str, Any]
 
+MAX_PIXELS = 1 << 24
+"""Of an image that is sent, before it is resized: 16 million, which take some 50 MB while decoded."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
 
@@ -106,13 +108,17 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
         "neurons": sum(net.program.groups.values()),
         "precision": "float32",
         "graph": {"inputs": list(INPUTS), "outputs": list(OUTPUTS)},
-        "input": asdict(net.inputs),
-        "limits": {"max_instances": max_instances},
+        "input": net.inputs.to_json(),
+        "limits": _limits(net, max_instances),
         "tasks": _tasks(net, answering),
         "superseded": _tasks(net, [t for t in net.learned.tasks if t not in answering]),
         "routing": {"rule": routing.decision, **routing.to_json()},
         "tools": _tools(format),
     }
+
+
+def _limits(net: EideticNetwork, max_instances: int) -> dict[str, int]:
+    return {"max_instances": max_instances, **({"max_pixels": MAX_PIXELS} if net.inputs.image else {})}
 
 
 def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:

@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from export.errors import ArchiveError
 
-SCHEMA = "1.2.0"
+SCHEMA = "1.3.0"
 CONTRACT = json.loads(Path(__file__).with_name("bundle.schema.json").read_text(encoding="utf-8"))
 _VALIDATOR = Draft202012Validator(CONTRACT)
 _INT64 = 1 << 63
@@ -104,7 +104,9 @@ def problem_of(bundle: Any) -> str:
             "so use the release that wrote it, or export again"
         )
     error = next(_VALIDATOR.iter_errors(bundle), None)
-    return _told(error) if error else _name_problem(bundle) or _owner_problem(bundle)
+    if error:
+        return _told(error)
+    return _name_problem(bundle) or _owner_problem(bundle) or _image_problem(bundle["input"])
 
 
 def _told(error: ValidationError) -> str:
@@ -160,3 +162,14 @@ def _name_problem(bundle: dict[str, Any]) -> str:
 def _owner_problem(bundle: dict[str, Any]) -> str:
     twice = _twice(task["owner"] for task in (*bundle["tasks"], *bundle.get("superseded", [])))
     return f"bundle.json: two tasks have the owner {twice!r}" if twice else ""
+
+
+def _image_problem(spec: dict[str, Any]) -> str:
+    if "image" not in spec:
+        return ""
+    image = spec["image"]
+    shape = [{"RGB": 3, "L": 1}[image["mode"]], *image["size"]]
+    expected = shape if image["layout"] == "CHW" else [math.prod(shape)]
+    if (spec["shape"], spec["dtype"]) == (expected, "float32"):
+        return ""
+    return f"bundle.json, input: an image becomes float32 of shape {expected}, not what the input is"

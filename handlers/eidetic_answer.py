@@ -1,11 +1,16 @@
-"""From the graph's outputs to the JSON of one answer."""
+"""From the graph's outputs to the JSON of the answers."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import eidetic_open_inference as open_inference
+import numpy as np
 import numpy.typing as npt
+from eidetic_errors import BadRequest
 from eidetic_request import Request
 
 try:
@@ -16,26 +21,66 @@ except ImportError:
 Outputs = dict[str, npt.NDArray[Any]]
 
 
-def answers(request: Request, outputs: Outputs, bundle: dict[str, Any]) -> dict[str, Any]:
-    """The answer to ``request`` whose rows ``outputs`` holds."""
-    rows = [_row(outputs, i, request.task, bundle) for i in range(len(request.x))]
-    return {"predictions": rows} if request.many else rows[0]
+def answers(
+    requests: Sequence[Request], outputs: Outputs, bundle: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The answer to each of ``requests``, whose rows ``outputs`` holds one behind the other."""
+    tasks, labels = outputs["task"].tolist(), outputs["label"].tolist()
+    best = np.where(outputs["task"] < 0, outputs["task_probs"].argmax(1), outputs["task"])
+    sure = np.take_along_axis(outputs["task_probs"], best[:, None], 1)[:, 0].tolist()
+    likely = outputs["label_probs"].max(1).tolist()
+    start = 0
+    for request in requests:
+        mine = range(start, start + len(request.x))
+        start = mine.stop
+        rows = [_row(tasks[i], labels[i], sure[i], likely[i], request, bundle) for i in mine]
+        if request.top_k or request.probabilities:
+            for i, row in zip(mine, rows, strict=True):
+                row |= _told(tasks[i], i, outputs, request, bundle)
+        if request.reply_to is not None:
+            indices = [(tasks[i], labels[i]) for i in mine]
+            yield open_inference.response(rows, indices, bundle, request.reply_to)
+        else:
+            yield {"predictions": rows} if request.many else rows[0]
 
 
-def _row(outputs: Outputs, i: int, pinned: int, bundle: dict[str, Any]) -> dict[str, Any]:
-    """``task_probability`` is the router's for the task answered, or for its best guess."""
-    task, label = int(outputs["task"][i]), int(outputs["label"][i])
-    routed = int(outputs["task_probs"][i].argmax()) if task < 0 else task
+def _row(
+    task: int, label: int, sure: float, likely: float, request: Request, bundle: dict[str, Any]
+) -> dict[str, Any]:
+    """``sure`` is the router's probability of the task answered, or of its best guess."""
     known = bundle["tasks"][task] if task >= 0 else None
     return {
         "task": known["name"] if known else None,
         "label": known["classes"][label] if known else None,
         "unknown": known is None,
-        "pinned": pinned >= 0,
-        "task_probability": float(outputs["task_probs"][i, routed]),
-        "label_probability": float(outputs["label_probs"][i].max()) if known else None,
+        "pinned": request.task >= 0,
+        "task_probability": sure,
+        "label_probability": likely if known else None,
         "model_version": bundle["model_version"],
     }
+
+
+def _told(task: int, i: int, outputs: Outputs, request: Request, bundle: dict[str, Any]) -> dict[str, Any]:
+    """What ``top_k`` and ``probabilities`` ask for; of classes nothing where the task is unknown."""
+    classes = bundle["tasks"][task]["classes"] if task >= 0 else []
+    probabilities = outputs["label_probs"][i, : len(classes)]
+    told: dict[str, Any] = {}
+    if request.top_k:
+        order = np.argsort(-probabilities, kind="stable")[: request.top_k].tolist()
+        told["top"] = [{"label": classes[k], "probability": float(probabilities[k])} for k in order]
+    if request.probabilities:
+        names = [known["name"] for known in bundle["tasks"]]
+        told["task_probabilities"] = dict(zip(names, outputs["task_probs"][i].tolist(), strict=True))
+        told["label_probabilities"] = dict(zip(classes, probabilities.tolist(), strict=True))
+    return told
+
+
+def refusal(error: BadRequest, bundle: dict[str, Any], grpc: bool = False) -> dict[str, Any]:
+    """The error in the form that its sender reads. Where gRPC speaks the Open Inference Protocol, TorchServe
+    would fail at any other, whatever could be read of the request."""
+    if error.reply_to is None and not (grpc and os.environ.get("TS_OPEN_INFERENCE_PROTOCOL") == "oip"):
+        return error.to_json()
+    return open_inference.refusal(error, bundle)
 
 
 def encode(value: dict[str, Any]) -> bytes:

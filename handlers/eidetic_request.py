@@ -1,75 +1,182 @@
-"""From a request's body to an array, or to an error that names the field and what was expected."""
+"""From what TorchServe hands over to an array and options, or to an error that names the field.
+
+A request is a dict of fields: ``body`` (the body of an HTTP request) or ``data`` (a part of a form, or an
+entry of gRPC's map) is the payload; the others are options. Headers stand beside it.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import eidetic_numbers as numbers
+import eidetic_open_inference as open_inference
+import eidetic_options as options
 import numpy as np
 import numpy.typing as npt
+from eidetic_contract import Contract
+from eidetic_errors import BadRequest, shown
+from eidetic_image import JPEG, PNG, from_image
 
 try:
     import orjson
 except ImportError:  # the standard parser is slower but understands the same requests
     orjson = None  # type: ignore[assignment]
 
-FIELDS = ("data", "instances", "task", "threshold")
-ROUTE = -1
-
-
-class BadRequest(Exception):
-    """A request that its sender has to change. ``status`` is an HTTP status of 400 or more."""
-
-    def __init__(self, field: str, message: str, status: int = 400) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field, self.message, self.status = _printable(field, 100), _printable(message, 1000), status
-
-    def to_json(self) -> dict[str, Any]:
-        return {"error": {"field": self.field, "message": self.message}}
-
-
-def _printable(text: str, longest: int) -> str:
-    """What a sender wrote may hold lone surrogates, which no encoder takes back."""
-    return text[:longest].encode("utf-8", "replace").decode("utf-8")
+JSON, RAW, NPY, IMAGE = "application/json", "application/octet-stream", "application/x-npy", "image"
+_IMAGES = ("image/png", "image/jpeg")
+_KEYS = ("data", "instances", *options.NAMES)
+_BESIDE = ("content_type", "content-type", "model_name")
+"""Fields that are neither payload nor option; ``model_name`` is TorchServe's own, of /invocations."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """``x`` (n, *shape); ``task`` is the index of the pinned task or -1; ``many`` tells whether
-    the answer is a list."""
+    """``x`` (n, *shape), not yet known to be in range; ``field`` is where it stood; ``task`` is the index of
+    the pinned task or -1; ``many`` tells whether the answer is a list; ``reply_to`` is the request's id in
+    the Open Inference Protocol, None elsewhere. The others are as in ``Options``."""
 
     x: npt.NDArray[Any]
     task: int
     threshold: float
     many: bool
+    field: str = "data"
+    top_k: int = 0
+    probabilities: bool = False
+    deadline_ms: float | None = None
+    reply_to: str | None = None
 
 
-def parse(body: Any, bundle: dict[str, Any]) -> Request:
-    """Read a JSON request: ``{"data": [...]}`` or ``{"instances": [[...], ...]}``, with optional
-    ``"task"`` and ``"threshold"``. Raises ``BadRequest``."""
+def is_grpc(headers: Mapping[str, Any]) -> bool:
+    """Whether a request came by gRPC, of which only the map's entries are told, and no header."""
+    return all(type(value) is dict for value in headers.values())
+
+
+def parse(row: Mapping[str, Any], headers: Mapping[str, Any], contract: Contract) -> Request:
+    """Read one request of any kind. Raises ``BadRequest``."""
+    field, body = _payload(row)
+    given = options.from_headers(headers)
+    if len(row) > 1:
+        given = options.merge(given, _options_beside(row, field))
+    kind = _kind(field, body, row, headers, contract)
+    if kind == JSON:
+        return _from_json(body, given, headers, contract)
+    asked = options.read(given, contract)
+    if kind == RAW:
+        x = numbers.from_raw(body, field, contract)
+        many = len(x) > 1
+    elif kind == NPY:
+        x, many = numbers.from_npy(body, field, contract)
+    else:
+        x, many = from_image(body, field, contract), False
+    return _request(x, asked, many, field)
+
+
+def _payload(row: Mapping[str, Any]) -> tuple[str, Any]:
+    if "body" in row and "data" in row:
+        raise BadRequest("data", "is there beside a body; give one of them")
+    field = "data" if "data" in row else "body"
+    body = row.get(field, b"")
+    if isinstance(body, str):
+        body = body.encode("utf-8", "surrogatepass")
+    if not body and not isinstance(body, (dict, list)):
+        raise BadRequest(field, "is empty; expected a JSON object, sent as application/json")
+    return field, body
+
+
+def _options_beside(row: Mapping[str, Any], payload: str) -> dict[str, Any]:
+    given = {}
+    for name, value in row.items():
+        if name in options.NAMES:
+            given[name] = options.from_text(name, value)
+        elif name != payload and name not in _BESIDE:
+            expected = f"expected {payload}, {', '.join(options.NAMES)}, or JSON sent as application/json"
+            raise BadRequest(name or "body", f"unexpected field; {expected}")
+    return given
+
+
+def _kind(
+    field: str, body: Any, row: Mapping[str, Any], headers: Mapping[str, Any], contract: Contract
+) -> str:
+    """How ``body`` is to be read, by its content type. Where there is none, or a form's part has one that
+    says nothing, the first bytes tell; what they do not tell is JSON."""
+    if isinstance(body, (dict, list)):
+        return JSON  # a TorchServe that was not told to leave bodies alone
+    stated = _content_type(field, row, headers)
+    if not stated or (stated == RAW and field == "data" and "content_type" not in row):
+        stated = _by_magic(body, contract) or stated or JSON
+    if stated in (JSON, RAW, NPY):
+        return stated
+    if contract.image and stated in _IMAGES:
+        return IMAGE
+    known = ", ".join((JSON, RAW, NPY, *(_IMAGES if contract.image else ())))
+    raise BadRequest(
+        "content-type", f"is {stated[:100]!r}; expected one of {known}", "unsupported_media_type"
+    )
+
+
+def _content_type(field: str, row: Mapping[str, Any], headers: Mapping[str, Any]) -> str:
+    """The media type alone, in lower case. A header may be named like the payload and hide its entry."""
+    stated: Any = row.get("content_type", row.get("content-type"))
+    if stated is None:
+        of_field = headers.get(field)
+        if type(of_field) is dict:
+            stated = of_field.get("content-type", "")
+        else:
+            stated = next((v for k, v in headers.items() if k.lower() == "content-type"), "")
+            stated = "" if stated.lower().startswith("multipart/") else stated
+    if not isinstance(stated, str):
+        stated = bytes(stated).decode("utf-8", "replace")
+    return str(stated).partition(";")[0].strip().lower()
+
+
+def _by_magic(body: Any, contract: Contract) -> str:
+    if body[:6] == numbers.NPY:
+        return NPY
+    if contract.image and (body[:8] == PNG or body[:3] == JPEG):
+        return _IMAGES[0]
+    return ""
+
+
+def _from_json(body: Any, given: dict[str, Any], headers: Mapping[str, Any], contract: Contract) -> Request:
     fields = _json_object(body)
-    unknown = sorted(set(fields) - set(FIELDS))
-    if unknown:
-        raise BadRequest(str(unknown[0]), f"unexpected field; expected {', '.join(FIELDS)}")
+    if "inputs" in fields:
+        x, asked, reply_to = open_inference.read(fields, given, is_grpc(headers), contract)
+        return _request(x, asked, True, "x", reply_to)
+    for key in fields:
+        if key not in _KEYS:
+            raise BadRequest(key, f"unexpected field; expected {', '.join(_KEYS)}")
     if ("data" in fields) == ("instances" in fields):
         raise BadRequest("data", 'give either "data" (one instance) or "instances" (a list of them)')
-    many = "instances" in fields
-    x = _instances(fields["instances"], bundle) if many else _one(fields["data"], bundle)
-    return Request(x, _task(fields.get("task"), bundle), _threshold(fields.get("threshold"), bundle), many)
+    if given or len(fields) > 1:
+        told = {name: fields[name] for name in options.NAMES if fields.get(name) is not None}
+        given = options.merge(given, told)
+    asked = options.read(given, contract)
+    # true, false and null are the only words of JSON with these letters, so most requests have none
+    strict = isinstance(body, dict) or b"u" in body or b"f" in body
+    if "data" in fields:
+        return _request(numbers.one(fields["data"], contract, strict), asked, False, "data")
+    return _request(numbers.several(fields["instances"], contract, strict), asked, True, "instances")
+
+
+def _request(
+    x: npt.NDArray[Any], asked: options.Options, many: bool, field: str, reply_to: str | None = None
+) -> Request:
+    o = asked
+    return Request(x, o.task, o.threshold, many, field, o.top_k, o.probabilities, o.deadline_ms, reply_to)
 
 
 def _json_object(body: Any) -> dict[str, Any]:
-    if isinstance(body, (bytes, bytearray, str)):
-        if not body:
-            raise BadRequest("body", "empty; expected a JSON object, sent as application/json")
+    if isinstance(body, (bytes, bytearray)):
         body = _load_json(body)
     if not isinstance(body, dict):
-        raise BadRequest("body", f"holds {_kind(body)}; expected a JSON object")
+        raise BadRequest("body", f"holds {shown(body)}; expected a JSON object")
     return body
 
 
-def _load_json(text: bytes | bytearray | str) -> Any:
+def _load_json(text: bytes | bytearray) -> Any:
     try:
         return orjson.loads(text) if orjson else json.loads(text)
     except (ValueError, RecursionError):
@@ -77,89 +184,33 @@ def _load_json(text: bytes | bytearray | str) -> Any:
     try:  # slower, but it knows NaN and Infinity, and so names the number and not a column
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadRequest("body", f"not JSON: {error}; expected a JSON object") from None
+        raise BadRequest("body", f"is not JSON: {error}; expected a JSON object") from None
 
 
-def _one(value: Any, bundle: dict[str, Any]) -> npt.NDArray[Any]:
-    return _array(value, "data", tuple(bundle["input"]["shape"]), bundle["input"])[None]
+def gather(
+    parsed: Sequence[Request | BadRequest], contract: Contract
+) -> tuple[npt.NDArray[Any] | None, list[Request | BadRequest]]:
+    """The rows of all requests as one array (N, *shape), None if there are none, and ``parsed`` with an error
+    in the place of each request that holds a number out of range."""
+    checked = list(parsed)
+    xs = [p.x for p in checked if isinstance(p, Request)]
+    if not xs:
+        return None, checked
+    x = np.concatenate(xs)
+    if contract.fits(x):
+        return x, checked
+    checked = [_in_range(p, contract) if isinstance(p, Request) else p for p in checked]
+    xs = [p.x for p in checked if isinstance(p, Request)]
+    return (np.concatenate(xs) if xs else None), checked
 
 
-def _instances(value: Any, bundle: dict[str, Any]) -> npt.NDArray[Any]:
-    if not isinstance(value, list) or not value:
-        raise BadRequest("instances", f"holds {_kind(value)}; expected a list of at least one instance")
-    most = int(bundle["limits"]["max_instances"])
-    if len(value) > most:
-        raise BadRequest("instances", f"holds {len(value)} instances; expected at most {most}", 413)
-    shape = tuple(bundle["input"]["shape"])
-    try:
-        return _array(value, "instances", (len(value), *shape), bundle["input"])
-    except BadRequest:
-        for i, instance in enumerate(value):
-            _array(instance, f"instances[{i}]", shape, bundle["input"])
-        raise
-
-
-def _array(value: Any, field: str, shape: tuple[int, ...], spec: dict[str, Any]) -> npt.NDArray[Any]:
-    """A contiguous array of exactly ``shape``, of the contract's type and within its range."""
-    try:
-        array = np.asarray(value)
-    except (ValueError, OverflowError):
-        raise BadRequest(field, f"is ragged; expected numbers of shape {_text(shape)}") from None
-    kinds = "iu" if spec["dtype"] == "int64" else "iuf"
-    if array.dtype.kind not in kinds and array.size:
-        expected = "whole numbers" if spec["dtype"] == "int64" else "numbers"
-        raise BadRequest(
-            field, f"holds something that is no number; expected {expected} of shape {_text(shape)}"
-        )
-    if array.shape != shape:
-        raise BadRequest(field, f"has shape {_text(array.shape)}; expected {_text(shape)}")
-    return _in_range(array, field, spec)
-
-
-def _in_range(array: npt.NDArray[Any], field: str, spec: dict[str, Any]) -> npt.NDArray[Any]:
-    with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(array, dtype=spec["dtype"])
-    low = -np.inf if spec["low"] is None else spec["low"]
-    high = np.inf if spec["high"] is None else spec["high"]
-    if array.dtype.kind == "u" and spec["dtype"] == "int64":
-        high = min(high, np.iinfo(np.int64).max)
-        cast = np.where(array > high, np.iinfo(np.int64).min, cast)
-        low = max(low, np.iinfo(np.int64).min + 1)
-    good = np.isfinite(cast) & (cast >= low) & (cast <= high)
-    if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
-        place = "".join(f"[{i}]" for i in index)
-        bounds = f" from {low} to {high}" if np.isfinite([low, high]).any() else ""
-        raise BadRequest(f"{field}{place}", f"is {array[index]}; expected a finite number{bounds}")
-    return cast
-
-
-def _task(value: Any, bundle: dict[str, Any]) -> int:
-    if value is None:
-        return ROUTE
-    names = [task["name"] for task in bundle["tasks"]]
-    if value not in names:
-        known = ", ".join(map(repr, names))
-        raise BadRequest("task", f"no task {str(value)[:100]!r}; expected one of {known}, or none to route")
-    return names.index(value)
-
-
-def _threshold(value: Any, bundle: dict[str, Any]) -> float:
-    """What was sent, else the calibrated threshold of the bundle, which is 0 if nobody asked for one."""
-    if value is None:
-        return float(bundle.get("routing", {}).get("threshold", 0.0))
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise BadRequest("threshold", f"is {str(value)[:100]}; expected a number from 0 to 1")
-    return float(value)
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "a list" if value else "an empty list"
-    return "a string" if isinstance(value, str) else f"{value!r}"[:100]
+def _in_range(request: Request, contract: Contract) -> Request | BadRequest:
+    bad = ~((request.x >= contract.low) & (request.x <= contract.high))
+    if not bad.any():
+        return request
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    place = "".join(f"[{i}]" for i in (index if request.many else index[1:]))
+    expected = f"expected a finite number from {contract.low} to {contract.high}"
+    error = BadRequest(f"{request.field}{place}", f"is {request.x[index]}; {expected}")
+    error.reply_to = request.reply_to
+    return error

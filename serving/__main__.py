@@ -1,13 +1,11 @@
-"""Command line: ``python -m serving start ARCHIVE...``."""
+"""Command line: ``python -m serving start | stop | status | deploy | rollback``."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -15,93 +13,218 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from export.archive import Archive, read_archive
 from export.errors import ArchiveError
+from export.verify import MAX_DROP
+from serving.connection import Connection, Limits, connect
+from serving.deploy import Step
+from serving.deploy import deploy as deploy_steps
+from serving.deploy import rollback as rollback_steps
 from serving.errors import ServingError
-from serving.process import TorchServe, end_group
-from serving.ready import example_request, wait_until_ready
-from serving.settings import free_ports
-from serving.show import announce
+from serving.home import Home
+from serving.judgement import Terms
+from serving.launch import Options
+from serving.report import DeployReport
+from serving.running import Profile, find
+from serving.settings import HOST, Network
+from serving.shadow import ShadowTerms
+from serving.show import announce, show_status, show_step, status_json
+from serving.start import prepared, run_beside, started
+from serving.state import State
+from serving.stop import stop_server
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+NOT_RUNNING = 3
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+HomeFolder = Annotated[
+    Path, typer.Option("--home", help="The server's folder: state, archives, keys, reports.")
+]
+Name = Annotated[str, typer.Option("--name", help="The model; default: the only one there is.")]
+ReadySeconds = Annotated[float, typer.Option(help="How long the new version may take until it answers.")]
+DrainSeconds = Annotated[float, typer.Option(help="How long the old version may finish what it has begun.")]
+DEFAULT_HOME = Path("server_home")
 
 
 @app.callback()
 def main() -> None:
-    """Serve model archives with TorchServe."""
+    """Serve model archives with TorchServe; let new versions take over with a proof."""
 
 
 @app.command()
 def start(
-    archives: Annotated[list[Path], typer.Argument(help="Model archives, all in one folder.")],
+    archives: Annotated[
+        list[Path], typer.Argument(help="Archives of models that are new here; none to go on as before.")
+    ] = [],  # noqa: B006
+    home: HomeFolder = DEFAULT_HOME,
+    record: Annotated[int, typer.Option(min=0, help="Keep the last N requests in files.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes of each version.")] = 1,
+    profile: Annotated[Profile, typer.Option(help="latency: no request waits for others.")] = "throughput",
+    keys: Annotated[Path | None, typer.Option(help="Where the tokens are written; default: in HOME.")] = None,
+    host: Annotated[str, typer.Option(help="Address for predictions.")] = HOST,
+    management_host: Annotated[str, typer.Option(help="Address of management, readiness, metrics.")] = HOST,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: TorchServe speaks TLS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of it.")] = None,
+    allow_torch: Annotated[
+        bool,
+        typer.Option("--allow-torch", help="Also archives of TorchScript and .pt2, which can run any code."),
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="An archive that is new here replaces its model, without a proof."),
+    ] = False,
     startup_seconds: Annotated[float, typer.Option(help="How long starting may take.")] = 120.0,
+    stop_seconds: Annotated[
+        float, typer.Option(help="How long requests may take to end at the stop.")
+    ] = 10.0,
     run: Annotated[
         str,
         typer.Option(
-            help="Run this shell command once the server is ready, then stop and exit as it did. It "
-            "finds EIDETIC_URL, EIDETIC_KEY, EIDETIC_MODEL and EIDETIC_REQUEST in its environment."
+            help="Run this shell command once the server is ready, then stop and exit as it did. It finds "
+            "EIDETIC_URL, EIDETIC_KEY, EIDETIC_MODEL, EIDETIC_REQUEST and EIDETIC_HOME in its environment."
         ),
     ] = "",
 ) -> None:
-    """Serve ARCHIVES in the foreground until Ctrl-C or SIGTERM, then leave nothing behind."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, _interrupt)
+    """Serve in the foreground until Ctrl-C or SIGTERM, then leave nothing behind but HOME."""
+    if (tls_cert is None) != (tls_key is None):
+        raise ServingError("--tls-cert and --tls-key go together")
+    options = Options(
+        network=Network(host, management_host, tls_cert, tls_key),
+        workers=workers,
+        profile=profile,
+        allow_torch=allow_torch,
+        record=record,
+        keys=keys,
+        startup_seconds=startup_seconds,
+        stop_seconds=stop_seconds,
+    )
     try:
-        status = _serve([read_archive(path) for path in archives], startup_seconds, run)
+        status = _serve(Home(home), archives, options, replace, run)
     except KeyboardInterrupt:
         typer.echo("stopped")
     else:
         raise typer.Exit(status)
 
 
-def _serve(archives: list[Archive], startup_seconds: float, run: str) -> int:
+def _serve(home: Home, archives: list[Path], options: Options, replace: bool, run: str) -> int:
     console = Console()
-    with ExitStack() as stack:
-        with console.status("starting TorchServe"):
-            server = _start(stack, archives, startup_seconds)
-        if run:
-            return _run(run, _told_about(server, archives[0]))
-        announce(console, archives, server.ports, server.keys()["inference"])
-        while server.running:
-            time.sleep(0.2)
-        raise ServingError(f"TorchServe ended by itself:\n{server.log_tail()}")
+    with prepared(home, archives, options, replace=replace) as notes:
+        for note in notes:
+            console.print(note, markup=False)
+        starting = console.status("starting TorchServe")
+        starting.start()
+        with started(home, options) as supervisor:
+            starting.stop()
+            if run:
+                return run_beside(supervisor, run)
+            announce(console, supervisor.server)
+            supervisor.run()
+    return 0
 
 
-def _run(command: str, environment: dict[str, str]) -> int:
-    """Run a shell command in a process group of its own, which never outlives this program."""
-    process = subprocess.Popen(command, shell=True, env=environment, start_new_session=True)
+@app.command()
+def stop(
+    home: HomeFolder = DEFAULT_HOME,
+    seconds: Annotated[float, typer.Option(help="How long to wait for its end.")] = 60.0,
+) -> None:
+    """Stop the server that runs in HOME, after it has answered what it has begun."""
+    running = find(Home(home))
+    stop_server(running, seconds)
+    typer.echo(f"stopped process {running.pid}")
+
+
+@app.command()
+def status(
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Models, versions, workers and queues. Exit status 3 if no server runs in HOME."""
+    place = Home(home)
     try:
-        return process.wait()
+        running = find(place)
+    except ServingError:
+        found = status_json(State.load(place.state), None, {})
+    else:
+        with connect(place, running) as server:
+            found = status_json(server.state(), running, server.management.models())
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        show_status(Console(), found)
+    if found["running"] is None:
+        raise typer.Exit(NOT_RUNNING)
+
+
+@app.command()
+def deploy(
+    archive: Annotated[Path, typer.Argument(help="The new version's archive.")],
+    home: HomeFolder = DEFAULT_HOME,
+    name: Annotated[
+        str, typer.Option(help="The model that the archive must be of; default: whichever.")
+    ] = "",
+    shadow: Annotated[
+        Path | None,
+        typer.Option(help="Recorded requests: both versions answer them, and it is told how they differ."),
+    ] = None,
+    max_shadow_changes: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Refuse if more than this share of them gets another answer."),
+    ] = None,
+    routing_data: Annotated[
+        Path | None, typer.Option(help="Real inputs, .npz or .safetensors, with x and maybe task and label.")
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=1, help="By how much the routing of a task may fall.")
+    ] = MAX_DROP,
+    accept_unmeasured_routing: Annotated[
+        bool,
+        typer.Option("--accept-unmeasured-routing", help="Deploy although routing could not be measured."),
+    ] = False,
+    tolerate_not_comparable: Annotated[
+        bool, typer.Option("--tolerate-not-comparable", help="Deploy although nothing can be proven.")
+    ] = False,
+    ready_seconds: ReadySeconds = 120.0,
+    drain_seconds: DrainSeconds = 30.0,
+) -> None:
+    """Let ARCHIVE take over on the running server, if it is proven to forget nothing.
+
+    Anything wrong, and the version that is served goes on as if nothing had been tried.
+    """
+    if max_shadow_changes is not None and shadow is None:
+        raise ServingError("--max-shadow-changes needs --shadow FILE")
+    terms = Terms(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable)
+    shadowing = ShadowTerms(shadow, max_shadow_changes) if shadow else None
+    place = Home(home)
+    with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
+        _carry_out("deploy", server, deploy_steps(server, archive, terms, shadowing, name))
+
+
+@app.command()
+def rollback(
+    home: HomeFolder = DEFAULT_HOME,
+    name: Name = "",
+    ready_seconds: ReadySeconds = 120.0,
+    drain_seconds: DrainSeconds = 30.0,
+) -> None:
+    """Let the version before take over again."""
+    place = Home(home)
+    with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
+        _carry_out("rollback", server, rollback_steps(server, name))
+
+
+def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:
+    """Take the steps and show them; the report is kept however it ends, and its path printed."""
+    console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
+    try:
+        with closing(steps):  # type: ignore[type-var]
+            for step in steps:
+                report.add(step.name, step.text, step.found)
+                show_step(console, step, report.seconds)
+        outcome = "done"
+    except (ServingError, ArchiveError) as error:
+        outcome = f"failed: {error}"
+        raise
     finally:
-        end_group(process)
-
-
-def _told_about(server: TorchServe, archive: Archive) -> dict[str, str]:
-    """The environment of a command that is to send requests to the server."""
-    return {
-        **os.environ,
-        "EIDETIC_URL": server.ports.inference_url,
-        "EIDETIC_KEY": server.keys()["inference"],
-        "EIDETIC_MODEL": archive.name,
-        "EIDETIC_REQUEST": json.dumps(example_request(archive)),
-    }
-
-
-def _start(stack: ExitStack, archives: list[Archive], seconds: float) -> TorchServe:
-    """Start and wait; once more on other ports if another program took one in between."""
-    for prefer_usual in (True, False):
-        server = stack.enter_context(TorchServe(archives, free_ports(prefer_usual=prefer_usual)))
-        try:
-            wait_until_ready(server, archives, seconds).close()
-            return server
-        except ServingError:
-            port_taken = "Address already in use" in server.log_tail(200)
-            server.stop()
-            if not (prefer_usual and port_taken):
-                raise
-    raise AssertionError("unreachable")
+        typer.echo(report.write(server.home.reports, outcome))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -112,8 +235,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, _interrupt)
     try:
         app()
     except (ServingError, ArchiveError) as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

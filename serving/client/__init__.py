@@ -1,0 +1,46 @@
+"""Clients of one server: HTTP and gRPC, blocking and asynchronous, with the same ``predict``.
+
+``predict(model, x)`` takes an array of one instance or of n, an image's bytes, or a file, and gives
+a list of ``Answer``, one for each instance. Given a JSON request as a dict it gives the answer's
+JSON as a dict. One request holds at most the bundle's ``max_instances`` (a larger one is answered
+413, which names the limit); no client splits a request, because the answers could then come
+from two versions of the network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from serving.client.answers import Answer, Choice
+from serving.client.http import AsyncClient, Client
+
+if TYPE_CHECKING:
+    from serving.client.grpc import AsyncGrpcClient, GrpcClient
+    from serving.client.management import GrpcManagement
+    from serving.client.open_inference import OpenInference
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "AsyncGrpcClient",
+    "Choice",
+    "Client",
+    "GrpcClient",
+    "GrpcManagement",
+    "OpenInference",
+]
+_NEEDS_GRPC = {
+    "GrpcClient": "grpc",
+    "AsyncGrpcClient": "grpc",
+    "GrpcManagement": "management",
+    "OpenInference": "open_inference",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import gRPC, which is slow to load, only for who asks for it."""
+    from importlib import import_module
+
+    if name not in _NEEDS_GRPC:
+        raise AttributeError(name)
+    return getattr(import_module(f"{__name__}.{_NEEDS_GRPC[name]}"), name)

@@ -1,0 +1,85 @@
+"""``python -m serving predict FILE``: ask a running server about what a file holds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from serving.client.http import Client
+from serving.client.options import Options
+from serving.client.table import answer_table, json_line
+from serving.errors import ServingError
+from serving.home import Home
+from serving.running import find
+from serving.state import State
+
+_RETRIES = 5
+_TYPES = {"raw": "application/octet-stream", "json": "application/json", "npy": "application/x-npy"}
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where to send, with which key, and the model's name."""
+
+    url: str
+    key: str | Path
+    model: str
+    verify: Any = True
+
+
+def predict(
+    file: Annotated[Path, typer.Argument(help="Instances: .npy, .json, PNG, JPEG, or raw float32 (int64).")],
+    home: Annotated[Path, typer.Option(help="The running server's home folder.")] = Path("server_home"),
+    url: Annotated[str, typer.Option(help="Another server; its key is read from --keys or EIDETIC_KEY.")] = "",
+    keys: Annotated[Path | None, typer.Option(help="The server's keys.json, with --url.")] = None,
+    model: Annotated[str, typer.Option(help="The model's name; default: the only one there is.")] = "",
+    version: Annotated[str, typer.Option(help="A version other than the default.")] = "",
+    task: Annotated[str, typer.Option(help="Pin this task; default: the network finds it.")] = "",
+    threshold: Annotated[float | None, typer.Option(help='Below it the answer is "unknown".')] = None,
+    top_k: Annotated[int | None, typer.Option(help="Also show so many most likely labels.")] = None,
+    probabilities: Annotated[bool, typer.Option(help="Also show those of all tasks and labels.")] = False,
+    deadline: Annotated[float, typer.Option(help="Seconds to wait, retries included.")] = 30.0,
+    type: Annotated[str, typer.Option(help="raw, json or npy, where the file doesn't tell.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each instance.")] = False,
+) -> None:
+    """Show what a running server answers to the instances in FILE."""
+    target = _given(url, keys, model) if url else _served(home, model)
+    options: Options = {
+        "task": task or None,
+        "threshold": threshold,
+        "top_k": top_k,
+        "probabilities": probabilities or None,
+        "deadline": deadline,
+        "version": version,
+        "content_type": _TYPES.get(type, type),
+    }
+    with Client(target.url, target.key, retries=_RETRIES, verify=target.verify) as client:
+        answers = client.predict(target.model, file, **options)
+    if as_json:
+        for row, answer in enumerate(answers):
+            print(json_line(row, answer))
+    else:
+        versions = ", ".join(sorted({answer.model_version for answer in answers}))
+        Console().print(answer_table(answers, f"{target.model} {versions}: {file.name}"))
+
+
+def _given(url: str, keys: Path | None, model: str) -> _Target:
+    """A server of which nothing is known here but its address. No key on the command line, where
+    everybody on the machine could read it."""
+    key = keys or os.environ.get("EIDETIC_KEY", "")
+    model = model or os.environ.get("EIDETIC_MODEL", "")
+    if not key or not model:
+        raise ServingError("--url needs --keys FILE (or EIDETIC_KEY) and --model (or EIDETIC_MODEL)")
+    return _Target(url, key, model)
+
+
+def _served(folder: Path, model: str) -> _Target:
+    home = Home(folder)
+    running = find(home)
+    model = State.load(home.state).only(model)
+    return _Target(running.inference, Path(running.keys), model, running.verify())

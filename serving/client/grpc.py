@@ -1,0 +1,150 @@
+"""Predictions over gRPC. Errors are the same as over HTTP.
+
+TorchServe hands the handler the entries of the request's map and no metadata: options are entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Unpack, overload
+
+import grpc
+
+from serving.client import stubs
+from serving.client.answers import Answer, failure
+from serving.client.call import Call
+from serving.client.key import Key
+from serving.client.options import Options
+from serving.client.payload import Input, Instances
+from serving.client.retry import async_retrying, retrying
+from serving.errors import NoAnswerError, ServingError, WrongKeyError
+
+_STATUS = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.PERMISSION_DENIED: 403,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+}
+
+
+def named(error: grpc.RpcError, target: str, late: ServingError) -> ServingError:
+    """Our own error for what gRPC raised."""
+    code, details = error.code(), str(error.details())
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return late
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return NoAnswerError(f"no answer from {target}: {details}")
+    message, _, java = details.partition("\n")  # TorchServe's own errors end with the exception's class
+    body = {"error": {"kind": java.rpartition(".")[2] or code.name.lower(), "message": message}}
+    if message.startswith("Token Authorization failed"):
+        return WrongKeyError(403, body)
+    return failure(404 if "NotFound" in java else _STATUS.get(code, 500), body)
+
+
+class _Base:
+    def __init__(self, target: str, key: str | Path, timeout: float, retries: int) -> None:
+        self.target, self._key, self._timeout, self._retries = target, Key(key), timeout, retries
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.target!r}, {self._key!r})"
+
+    def _metadata(self, call: Call) -> list[tuple[str, str]]:
+        return [("authorization", self._key.header()), *call.headers.items()]
+
+    @contextmanager
+    def _named(self, call: Call) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise named(error, self.target, call.time.late()) from None
+
+
+def _message(call: Call) -> dict[str, Any]:
+    """The fields of a PredictionsRequest."""
+    entries = {**call.fields, "content_type": call.payload.content_type}
+    body = {"body": call.payload.content}
+    return {
+        "model_name": call.model,
+        "model_version": call.version,
+        "input": body | {name: text.encode() for name, text in entries.items()},
+    }
+
+
+class GrpcClient(_Base):
+    """As ``Client``, over gRPC. ``target``: host:port. ``ca``: certificates (PEM) to trust, which turns
+    TLS on."""
+
+    def __init__(
+        self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
+    ) -> None:
+        super().__init__(target, key, timeout, retries)
+        self._channel = stubs.open_channel(target, ca)
+        self._predictions = stubs.Rpc(self._channel, stubs.INFERENCE, "Predictions")
+
+    @overload
+    def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
+    @overload
+    def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
+    def predict(self, model: str, x: Input, **options: Unpack[Options]) -> dict[str, Any] | list[Answer]:
+        """As ``Client.predict``."""
+        call = Call(model, x, self._timeout, options)
+        return retrying(call, self._key, self._retries)(self._try, call)
+
+    def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+        with self._named(call):
+            answer = self._predictions(self._metadata(call), call.time.limit(), **_message(call))
+        return call.result(200, answer.prediction)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> GrpcClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncGrpcClient(_Base):
+    """``GrpcClient`` for coroutines. Belongs to the event loop in which it is made."""
+
+    def __init__(
+        self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
+    ) -> None:
+        super().__init__(target, key, timeout, retries)
+        self._channel = stubs.open_channel(target, ca, aio=True)
+        self._predictions = stubs.Rpc(self._channel, stubs.INFERENCE, "Predictions")
+
+    @overload
+    async def predict(
+        self, model: str, x: Mapping[str, Any], **options: Unpack[Options]
+    ) -> dict[str, Any]: ...
+    @overload
+    async def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
+    async def predict(
+        self, model: str, x: Input, **options: Unpack[Options]
+    ) -> dict[str, Any] | list[Answer]:
+        """As ``Client.predict``."""
+        call = Call(model, x, self._timeout, options)
+        return await async_retrying(call, self._key, self._retries)(self._try, call)
+
+    async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+        with self._named(call):
+            answer = await self._predictions(self._metadata(call), call.time.limit(), **_message(call))
+        return call.result(200, answer.prediction)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncGrpcClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,163 @@
+"""Predictions over HTTP."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypedDict, Unpack, overload
+
+import httpx
+
+from serving.client.answers import Answer
+from serving.client.call import Call
+from serving.client.key import Key
+from serving.client.options import Options
+from serving.client.payload import Input, Instances
+from serving.client.retry import async_retrying, retrying
+from serving.errors import NoAnswerError
+
+
+class _Base:
+    """What both clients know: where the server is, its key, and how patient to be."""
+
+    def __init__(self, url: str, key: str | Path, timeout: float, retries: int) -> None:
+        self.url, self._key, self._timeout, self._retries = url, Key(key), timeout, retries
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r}, {self._key!r})"
+
+    def _request(self, call: Call) -> _Request:
+        version = f"/{call.version}" if call.version else ""
+        return {
+            "url": f"/predictions/{call.model}{version}",
+            "params": call.fields,
+            "content": call.payload.content,
+            "headers": {
+                "Authorization": self._key.header(),
+                "Content-Type": call.payload.content_type,
+                **call.headers,
+            },
+            "timeout": call.time.limit(),
+        }
+
+    @contextmanager
+    def _named(self, call: Call) -> Iterator[None]:
+        """Turn what httpx raises into our own errors."""
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise call.time.late() from None
+        except httpx.HTTPError as error:
+            raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
+
+
+class _Request(TypedDict):
+    url: str
+    params: dict[str, str]
+    content: bytes
+    headers: dict[str, str]
+    timeout: float
+
+
+def _settings(url: str, verify: ssl.SSLContext | bool) -> dict[str, Any]:
+    return {"base_url": url, "trust_env": False, "verify": verify}
+
+
+class Client(_Base):
+    """Asks for predictions. ``key`` is the server's inference token, or the path of its
+    ``keys.json``, which is read again when the server has started anew.
+
+    ``timeout``: seconds that one prediction may take, tries and pauses together, unless it has a
+    deadline. ``retries``: so many more tries (``serving.client.retry``); none by default, because
+    a retry hides what a test or an operator may want to count. ``verify``: whom to trust over TLS,
+    by default the system's certificates. May be shared by threads.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | Path,
+        *,
+        timeout: float = 30.0,
+        retries: int = 0,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        super().__init__(url, key, timeout, retries)
+        self._http = httpx.Client(**_settings(url, verify))
+
+    @overload
+    def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
+    @overload
+    def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
+    def predict(self, model: str, x: Input, **options: Unpack[Options]) -> dict[str, Any] | list[Answer]:
+        """An ``Answer`` for each instance of ``x``; for a JSON request, the answer's JSON.
+
+        Raises ``RequestError`` if the server refused, ``DeadlineError`` if time was up, and
+        ``NoAnswerError`` if it could not be reached.
+        """
+        call = Call(model, x, self._timeout, options)
+        return retrying(call, self._key, self._retries)(self._try, call)
+
+    def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+        with self._named(call):
+            response = self._http.post(**self._request(call))
+        return call.result(response.status_code, response.content)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Base):
+    """``Client`` for coroutines: ``await client.predict(...)``, ``async with``."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | Path,
+        *,
+        timeout: float = 30.0,
+        retries: int = 0,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        super().__init__(url, key, timeout, retries)
+        self._http = httpx.AsyncClient(**_settings(url, verify))
+
+    @overload
+    async def predict(
+        self, model: str, x: Mapping[str, Any], **options: Unpack[Options]
+    ) -> dict[str, Any]: ...
+    @overload
+    async def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
+    async def predict(
+        self, model: str, x: Input, **options: Unpack[Options]
+    ) -> dict[str, Any] | list[Answer]:
+        """As ``Client.predict``."""
+        call = Call(model, x, self._timeout, options)
+        return await async_retrying(call, self._key, self._retries)(self._try, call)
+
+    async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+        with self._named(call):
+            response = await self._http.post(**self._request(call))
+        return call.result(response.status_code, response.content)
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,39 @@
+"""The token that a request carries, which never shows in a log or a traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from serving.errors import ServingError
+
+
+class Key:
+    """A token, or the file (``keys.json``) that holds those of a server that may start anew."""
+
+    def __init__(self, source: str | Path, use: Literal["inference", "management"] = "inference") -> None:
+        self._file = source if isinstance(source, Path) else None
+        self._use = use
+        self._token = source if isinstance(source, str) else self._read()
+
+    def header(self) -> str:
+        """The value of the ``Authorization`` header."""
+        return f"Bearer {self._token}"
+
+    def changed(self) -> bool:
+        """Read the file again; whether it holds another token now."""
+        if self._file is None:
+            return False
+        before, self._token = self._token, self._read()
+        return self._token != before
+
+    def _read(self) -> str:
+        assert self._file is not None
+        try:
+            return str(json.loads(self._file.read_text(encoding="utf-8"))[self._use])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServingError(f"{self._file}: no {self._use} key ({type(error).__name__})") from None
+
+    def __repr__(self) -> str:
+        return f"Key({str(self._file) if self._file else '...'})"

@@ -1,0 +1,121 @@
+"""The Open Inference Protocol over gRPC, of a server that was started to speak it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Unpack
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+
+from serving.client import options, stubs
+from serving.client.answers import Answer, failure
+from serving.client.grpc import named
+from serving.client.key import Key
+from serving.client.options import Options
+from serving.client.payload import numbers
+from serving.errors import DeadlineError, RequestError
+
+_TYPES = {"f": ("FP32", "fp32_contents"), "i": ("INT64", "int64_contents")}
+
+
+class OpenInference:
+    """Speaks to TorchServe's own package of the protocol, which stock clients don't reach.
+
+    TorchServe passes neither the request's parameters nor raw contents on, so options are small
+    tensors beside ``x`` and numbers go one by one: slower than ``GrpcClient``, and it never tries twice.
+    """
+
+    def __init__(
+        self, target: str, key: str | Path, *, timeout: float = 30.0, ca: Path | None = None
+    ) -> None:
+        self.target, self._key, self._timeout = target, Key(key), timeout
+        self._channel = stubs.open_channel(target, ca)
+
+    def live(self) -> bool:
+        """Whether the server answers at all."""
+        return bool(self._call("ServerLive").live)
+
+    def ready(self) -> bool:
+        """Whether the server says that it can infer; only a prediction proves it."""
+        return bool(self._call("ServerReady").ready)
+
+    def model_ready(self, model: str, version: str = "") -> bool:
+        """Whether TorchServe says so of one model."""
+        return bool(self._call("ModelReady", name=model, version=version).ready)
+
+    def server_metadata(self) -> dict[str, Any]:
+        """Name, version and extensions of the server."""
+        told = self._call("ServerMetadata")
+        return {"name": told.name, "version": told.version, "extensions": list(told.extensions)}
+
+    def metadata(self, model: str) -> dict[str, Any]:
+        """Name and versions of a model, which is all that TorchServe tells."""
+        told = self._call("ModelMetadata", name=model)
+        return {"name": told.name, "versions": list(told.versions), "platform": told.platform}
+
+    def predict(self, model: str, x: npt.NDArray[Any], **given: Unpack[Options]) -> list[Answer]:
+        """An ``Answer`` for each instance of ``x``."""
+        call = options.timed(given, self._timeout)
+        tensors = [_tensor("x", numbers(x)), *(_option(n, v) for n, v in call.values.items())]
+        version, request_id = given.get("version", ""), given.get("request_id", "")
+        request = {"model_name": model, "model_version": version, "id": request_id, "inputs": tensors}
+        told = self._call("ModelInfer", timeout=call.limit(), **request)
+        return _answers({output.name: output for output in told.outputs})
+
+    def _call(self, method: str, *, timeout: float = 0.0, **fields: Any) -> Any:
+        rpc = stubs.Rpc(self._channel, stubs.OPEN_INFERENCE, method)
+        seconds = timeout or self._timeout
+        try:
+            return rpc([("authorization", self._key.header())], seconds, **fields)
+        except grpc.RpcError as error:
+            raise named(error, self.target, DeadlineError(seconds=seconds)) from None
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> OpenInference:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _tensor(name: str, array: npt.NDArray[Any]) -> dict[str, Any]:
+    datatype, field = _TYPES[array.dtype.kind]
+    return {
+        "name": name,
+        "datatype": datatype,
+        "shape": array.shape,
+        "contents": {field: array.ravel().tolist()},
+    }
+
+
+def _option(name: str, value: str | float | bool) -> dict[str, Any]:
+    """A tensor of one element, as the handler reads options of this protocol."""
+    if isinstance(value, bool):
+        return {"name": name, "datatype": "BOOL", "shape": [1], "contents": {"bool_contents": [value]}}
+    if isinstance(value, str):
+        return {
+            "name": name,
+            "datatype": "BYTES",
+            "shape": [1],
+            "contents": {"bytes_contents": [value.encode()]},
+        }
+    if isinstance(value, int):
+        return _tensor(name, np.array([value]))
+    return {"name": name, "datatype": "FP64", "shape": [1], "contents": {"fp64_contents": [value]}}
+
+
+def _answers(outputs: dict[str, Any]) -> list[Answer]:
+    if "error" in outputs:
+        error = json.loads(outputs["error"].contents.bytes_contents[0])
+        raise failure(200, {"error": error})
+    if "answer" not in outputs:
+        raise RequestError(200, f"outputs {', '.join(outputs)}; expected one that is called answer")
+    return [Answer.read(json.loads(row)) for row in outputs["answer"].contents.bytes_contents]

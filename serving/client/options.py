@@ -1,0 +1,79 @@
+"""Options of a request: what they are called, how they travel as text, and until when."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TypedDict
+
+from serving.errors import DeadlineError
+
+Value = str | int | float | bool
+
+
+class Options(TypedDict, total=False):
+    """What ``predict`` takes beside its input; what is None is not sent.
+
+    ``task`` pins a task by name. ``threshold`` (0 to 1): "unknown" below that confidence.
+    ``top_k``: so many labels in ``Answer.top``. ``probabilities``: those of all tasks and classes.
+    ``deadline``: seconds from now after which nobody waits any more; retries stay within it, and
+    it is sent as a point in time, so the clocks of both machines have to agree.
+    ``version`` asks a certain version of the model. ``request_id`` goes into the server's logs.
+    ``content_type`` says what bytes or a file are, where that can't be seen.
+    """
+
+    task: str | None
+    threshold: float | None
+    top_k: int | None
+    probabilities: bool | None
+    deadline: float | None
+    version: str
+    request_id: str
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Timed:
+    """``values``: the options that the server reads, by name. ``seconds``: how long the caller waits,
+    until the moment ``ends`` of the monotonic clock."""
+
+    values: dict[str, Value]
+    seconds: float
+    ends: float
+
+    def left(self) -> float:
+        """Seconds until time is up."""
+        return self.ends - time.monotonic()
+
+    def limit(self) -> float:
+        """Seconds that one try may take; ``DeadlineError`` if there are none left."""
+        left = self.left()
+        if left <= 0:
+            raise self.late()
+        return left
+
+    def late(self) -> DeadlineError:
+        return DeadlineError(seconds=self.seconds)
+
+
+def timed(given: Options, timeout: float) -> Timed:
+    """The options of a request that begins now. ``timeout`` (seconds) is not told to the server, and
+    holds where there is no deadline."""
+    deadline = given.get("deadline")
+    values = {
+        "task": given.get("task"),
+        "threshold": given.get("threshold"),
+        "top_k": given.get("top_k"),
+        "probabilities": given.get("probabilities"),
+        "deadline_ms": None if deadline is None else int((time.time() + deadline) * 1000),
+    }
+    seconds = timeout if deadline is None else deadline
+    told = {name: value for name, value in values.items() if value is not None}
+    return Timed(told, seconds, time.monotonic() + seconds)
+
+
+def as_text(value: Value) -> str:
+    """As JSON would write it, a string without its quotes."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else repr(value)

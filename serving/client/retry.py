@@ -1,0 +1,51 @@
+"""When a prediction is tried again, and when not.
+
+A prediction changes nothing, so it may be run twice. Only what another try can mend is tried again:
+a connection that was refused or broke, a worker that died, a queue that is full. A request that is
+wrong stays wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
+
+from serving.client.call import Call
+from serving.client.key import Key
+from serving.errors import NoAnswerError, RequestError, WrongKeyError
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 2.0  # seconds
+_BUSY = (429, 502, 503, 504)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well be answered if it is sent again."""
+    if isinstance(error, RequestError):
+        died = error.status == 500 and "worker died" in error.message.lower()
+        return error.status in _BUSY or died
+    return isinstance(error, NoAnswerError)
+
+
+def _policy(call: Call, key: Key, retries: int) -> dict[str, Any]:
+    def worth_it(error: BaseException) -> bool:
+        return key.changed() if isinstance(error, WrongKeyError) else is_transient(error)
+
+    def stop(state: RetryCallState) -> bool:
+        assert state.outcome is not None
+        if isinstance(state.outcome.exception(), WrongKeyError):
+            return False  # tried again as often as the key's file changes
+        return state.attempt_number > retries or state.upcoming_sleep >= call.time.left()
+
+    wait = wait_exponential_jitter(_FIRST_WAIT, _LONGEST_WAIT, jitter=_FIRST_WAIT)
+    return {"retry": retry_if_exception(worth_it), "stop": stop, "wait": wait, "reraise": True}
+
+
+def retrying(call: Call, key: Key, retries: int) -> Retrying:
+    """At most ``retries`` more tries with growing pauses, none after the call's time is up."""
+    return Retrying(**_policy(call, key, retries))
+
+
+def async_retrying(call: Call, key: Key, retries: int) -> AsyncRetrying:
+    """The same, for a coroutine."""
+    return AsyncRetrying(**_policy(call, key, retries))

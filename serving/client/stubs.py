@@ -1,0 +1,78 @@
+"""TorchServe's gRPC services, from the .proto files that lie in its own jar.
+
+grpcio-tools compiles them once in each process, into descriptors alone: no generated files, and a
+pool of their own, so that they can't collide with another library's copy of the same messages.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_tools import protoc
+
+from serving.errors import ServingError
+
+INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
+OPEN_INFERENCE = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
+_FILES = ("inference.proto", "management.proto", "open_inference_grpc.proto")
+_IMPORTED = ("google/rpc/status.proto", "google/protobuf/empty.proto", "google/protobuf/any.proto")
+
+
+class Rpc:
+    """A method of a service on one channel: ``rpc(metadata, timeout, field=value, ...)``.
+
+    Returns the answer's message or, on a channel of ``grpc.aio``, an awaitable of it."""
+
+    def __init__(self, channel: Any, service: str, method: str) -> None:
+        described = _pool().FindServiceByName(service).FindMethodByName(method)
+        self._request = message_factory.GetMessageClass(described.input_type)
+        answer = message_factory.GetMessageClass(described.output_type)
+        self._send = channel.unary_unary(
+            f"/{service}/{method}",
+            request_serializer=self._request.SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+
+    def __call__(self, metadata: list[tuple[str, str]], timeout: float, **fields: Any) -> Any:
+        return self._send(self._request(**fields), metadata=metadata, timeout=timeout)
+
+
+def open_channel(target: str, ca: Path | None, *, aio: bool = False) -> Any:
+    """A channel to ``target`` (host:port), with TLS if ``ca`` names the certificates to trust."""
+    host, made = target.rpartition("//")[2], grpc.aio if aio else grpc
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+    if ca is None:
+        return made.insecure_channel(host, options=options)
+    credentials = grpc.ssl_channel_credentials(ca.read_bytes())
+    return made.secure_channel(host, credentials, options=options)
+
+
+@cache
+def _pool() -> descriptor_pool.DescriptorPool:
+    with tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(_jar()) as jar:
+            jar.extractall(folder, [*_FILES, *_IMPORTED])
+        compiled = Path(folder, "descriptors")
+        command = ["protoc", f"-I{folder}", "--include_imports", f"--descriptor_set_out={compiled}", *_FILES]
+        if protoc.main(command):
+            raise ServingError(f"the .proto files in {_jar()} can't be compiled")
+        files = descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes())
+    pool = descriptor_pool.DescriptorPool()
+    for file in files.file:
+        pool.Add(file)
+    return pool
+
+
+def _jar() -> Path:
+    spec = find_spec("ts")
+    if spec is None or spec.origin is None:
+        raise ServingError("gRPC needs the .proto files of torchserve, which is not installed here")
+    return Path(spec.origin).parent / "frontend/model-server.jar"

@@ -1,0 +1,57 @@
+"""A running server, as whoever changes it holds it: its files, and clients with its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from export.archive import Archive
+from serving.home import Home
+from serving.management import Management
+from serving.probes import Prober
+from serving.running import BATCHING, Running
+from serving.state import State, Version
+from serving.store import opened
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait, in seconds: for a version to answer, and for one to run empty."""
+
+    ready: float = 120.0
+    drain: float = 30.0
+
+
+@dataclass(frozen=True)
+class Connection:
+    """``management`` changes what the server holds, ``prober`` asks it for answers."""
+
+    home: Home
+    running: Running
+    management: Management
+    prober: Prober
+    limits: Limits = Limits()
+
+    def state(self) -> State:
+        return State.load(self.home.state)
+
+    def archive(self, version: Version) -> Archive:
+        """The archive of ``version``, if it is still the one that was admitted."""
+        return opened(version, self.home.store)
+
+    def load(self, version: Version) -> None:
+        """Begin to load a version whose archive is still the one that was admitted."""
+        self.archive(version)
+        self.management.register(version.file, BATCHING[self.running.profile])
+
+
+@contextmanager
+def connect(home: Home, running: Running, limits: Limits = Limits()) -> Iterator[Connection]:
+    """Clients of a running server with the tokens that it has now."""
+    keys, verify = running.read_keys(), running.verify()
+    with (
+        Management(running.management, keys.management, verify=verify) as management,
+        Prober(running.inference, keys.inference, verify=verify) as prober,
+    ):
+        yield Connection(home, running, management, prober, limits)

@@ -1,0 +1,155 @@
+"""Another version takes over while requests are being answered; or everything stays as it was.
+
+A deploy is a list of steps, each taken when the caller asks for it. Up to the commit, which is the writing
+of ``state.json``, whatever ends it leaves the old version: ``reconcile`` removes the new one, here or, if
+this process is killed, in the supervisor. After the commit ``reconcile`` finishes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.errors import ArchiveError
+from export.verify import Report
+from serving.connection import Connection
+from serving.errors import ServingError
+from serving.judgement import Refused, Terms, enforce, judge
+from serving.plan import Drain, Probe, Register, Scale, SetDefault, Unregister
+from serving.reconcile import Done, perform, reconcile, settle
+from serving.shadow import ShadowTerms, shadow
+from serving.state import State, Version
+from serving.store import admit, prune
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step that was taken: its name, what to tell about it, and what is kept of it."""
+
+    name: str
+    text: str
+    found: dict[str, Any] = field(default_factory=dict)
+    proof: Report | None = None
+
+
+def deploy(
+    server: Connection, source: Path, terms: Terms, shadowing: ShadowTerms | None = None, name: str = ""
+) -> Iterator[Step]:
+    """Let the archive ``source`` take over, if it is proven to forget nothing.
+
+    ``Refused`` says why it may not; ``ServingError`` what failed. Then the old version answers as before.
+    """
+    with server.home.changing():
+        state = _settled(server)
+        stored = admit(source, server.home.store, allow_torch=server.running.allow_torch)
+        try:
+            model, version = stored.archive.name, stored.version
+            if name and name != model:
+                raise ServingError(f"{source} is of model {model}, not of {name}")
+            _check_new(state, model, version)
+            yield Step("admit", f"{source.name} is sound: {model} {version.version}")
+            old = state.models.get(model)
+            if old is None:
+                yield Step("prove", f"nothing to prove: no {model} was served before")
+            else:
+                report = judge(stored.archive.path, server.archive(old.default).path, terms)
+                text = f"{report.verdict}: {version.version} against {old.default.version}"
+                yield Step("prove", text, {"proof": report.to_json()}, report)
+                enforce(report, terms)
+            yield from _take_over(server, state, model, version, shadowing)
+        finally:
+            prune(server.home.store, server.state())
+
+
+def rollback(server: Connection, name: str = "") -> Iterator[Step]:
+    """Let the version before take over again; what it answers was proven, or accepted, then."""
+    with server.home.changing():
+        state = _settled(server)
+        model = state.only(name)
+        previous = state.models[model].previous
+        if previous is None:
+            raise ServingError(f"{model} has no version before {state.models[model].default.version}")
+        server.archive(previous)
+        yield Step("admit", f"{previous.file} is as it was")
+        yield from _take_over(server, state, model, previous, None)
+
+
+def _settled(server: Connection) -> State:
+    """The state, once TorchServe holds nothing else: an earlier deploy may have been killed."""
+    state = server.state()
+    settle(server, state)
+    return state
+
+
+def _check_new(state: State, name: str, version: Version) -> None:
+    model = state.models.get(name)
+    if model is None or model.default.version != version.version:
+        return
+    if model.default.sha256 == version.sha256:
+        raise ServingError(f"{name} {version.version} is what is served already")
+    raise ServingError(
+        f"{name} is served as version {version.version} already, from an archive with other bytes, and "
+        "TorchServe can't hold two of one version: build the new one with another --model-version"
+    )
+
+
+def _take_over(
+    server: Connection, state: State, name: str, version: Version, shadowing: ShadowTerms | None
+) -> Iterator[Step]:
+    """Load and try the version, commit, and let the old one go."""
+    wanted = state.replaced(name, version)
+    new, label = f"{name} {version.version}", version.version
+    try:
+        perform(server, Register(name, version))
+        perform(server, Scale(name, label, server.running.workers))
+        yield Step("register", f"{new} is loading")
+        perform(server, Probe(name, version))
+        yield Step("probe", f"{new} answers its probes")
+        old = state.models.get(name)
+        if shadowing is not None and old is not None:
+            compared = shadow(server.prober, server.archive(old.default), label, shadowing)
+            yield Step("shadow", compared.summary(), {"shadow": compared.to_json()})
+            if compared.too_many(shadowing):
+                raise Refused(f"too many answers differ: {compared.summary()}")
+        wanted.write(server.home.state)
+        yield Step("commit", f"{new} is what is to be served")
+        for done in reconcile(server, wanted):
+            yield _told(done)
+    except BaseException as error:
+        _restore(server, state if isinstance(error, (ServingError, ArchiveError)) else None)
+        raise
+
+
+def _restore(server: Connection, state: State | None) -> None:
+    """Bring TorchServe to the state of before, or, where somebody broke off, to what was committed.
+
+    If TorchServe does not answer, the supervisor does it as soon as it does.
+    """
+    with suppress(ServingError, ArchiveError):
+        if state is not None and server.state() != state:
+            state.write(server.home.state)
+        settle(server, server.state())
+
+
+def _told(done: Done) -> Step:
+    match done.action:
+        case SetDefault(name, version):
+            return Step("set-default", f"{name} {version} answers")
+        case Drain(name, version):
+            assert done.drained is not None
+            left = done.drained
+            text = f"{name} {version} has nothing left to do"
+            if not left.empty:
+                text = f"{name} {version} was still at work: {left.pending} waiting, {left.busy} workers busy"
+            return Step("drain", text, {"drained": left.to_json()})
+        case Unregister(name, version):
+            return Step("unregister", f"{name} {version} is gone")
+        case Probe(name, stored):
+            return Step("probe", f"{name} {stored.version} answers its probes")
+        case Register(name, stored):
+            return Step("register", f"{name} {stored.version} is loading")
+        case Scale(name, version, workers):
+            return Step("scale", f"{name} {version} gets {workers} workers")

@@ -1,0 +1,79 @@
+"""Waiting until a version has nothing left to do.
+
+TorchServe tells how many requests wait for a version, and not how many are being answered: its workers
+take a batch out of the queue. So the workers' processes are watched too. A worker that has nothing to do
+sleeps in the kernel until the next batch comes, and uses no processor time at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.management import HeldModel, HeldVersion, Management
+
+_PAUSE_SECONDS = 0.05
+_QUIET_LOOKS = 4
+"""So many looks in a row must find nothing, so that what lies between queue and worker is seen too."""
+
+
+@dataclass(frozen=True)
+class Drained:
+    """How a drain ended. ``pending`` requests and ``busy`` workers were left; none where ``empty``."""
+
+    seconds: float
+    pending: int
+    busy: int
+
+    @property
+    def empty(self) -> bool:
+        return not self.pending and not self.busy
+
+    def to_json(self) -> dict[str, Any]:
+        return {"empty": self.empty, **asdict(self)}
+
+
+def drain(management: Management, name: str, version: str, seconds: float) -> Drained:
+    """Wait until a version's queue and workers are empty, at most so long; what was left."""
+    start, quiet = time.monotonic(), 0
+    before: list[int | None] = []
+    while True:
+        held = _held(management.model(name), version)
+        if held is None:
+            return Drained(time.monotonic() - start, 0, 0)
+        now = [_effort(worker.pid) for worker in held.workers]
+        busy = _busy(before, now)
+        quiet = 0 if held.pending or busy else quiet + 1
+        waited = time.monotonic() - start
+        if quiet >= _QUIET_LOOKS or waited > seconds:
+            return Drained(waited, held.pending, busy)
+        before = now
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _held(model: HeldModel | None, version: str) -> HeldVersion | None:
+    return None if model is None else model.versions.get(version)
+
+
+def _busy(before: Sequence[int | None], now: Sequence[int | None]) -> int:
+    """How many workers ran since the last look, or run now. A worker that is gone is not busy."""
+    if len(before) != len(now):
+        return len(now)
+    return sum(b is not None and a != b for a, b in zip(before, now, strict=True))
+
+
+def _effort(pid: int) -> int | None:
+    """Nanoseconds that a process and its threads have run, a fresh number each time if one of them runs
+    or waits for a processor, and None if there is no such process."""
+    total = 0
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            ran = int((thread / "schedstat").read_text().split()[0])
+            runnable = (thread / "stat").read_text().rpartition(")")[2].split()[0] in "RD"
+            total += ran + (time.monotonic_ns() if runnable else 0)
+    except (OSError, ValueError, IndexError):
+        return None
+    return total

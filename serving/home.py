@@ -1,0 +1,115 @@
+"""A server's home folder: where its files lie, and the two locks on it.
+
+The kernel releases both locks when their holder dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.errors import ServingError
+
+_LOCK_PAUSE = 0.1
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder ``root``. ``keys`` may lie elsewhere, where a container mounts secrets."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def running(self) -> Path:
+        """``server.json``: there while a server runs, or after it was killed."""
+        return self.root / "server.json"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys.json"
+
+    @property
+    def header(self) -> Path:
+        """The inference token as an HTTP header."""
+        return self.root / "authorization.txt"
+
+    @property
+    def store(self) -> Path:
+        return self.root / "store"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics"
+
+    @property
+    def records(self) -> Path:
+        return self.root / "records"
+
+    def create(self) -> None:
+        """Make the folders that are not there yet. Nobody else may read what requests held."""
+        try:
+            for folder in (self.root, self.store, self.reports, self.logs, self.metrics, self.records):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise ServingError(f"{self.root} can't be a server's home: {error}") from error
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Held for as long as a server runs here; ``Locked`` names the one that does."""
+        with _locked(self.root / "server.lock", 0.0, f"a server runs in {self.root} already"):
+            try:
+                yield
+            finally:
+                self.running.unlink(missing_ok=True)
+
+    @contextmanager
+    def changing(self, seconds: float = 30.0) -> Iterator[None]:
+        """Held by whoever changes what is served; waits so long for another who does."""
+        with _locked(self.root / "deploy.lock", seconds, f"somebody else changes what {self.root} serves"):
+            yield
+
+
+class Locked(ServingError):
+    """Somebody else holds the lock; the message names the process."""
+
+
+@contextmanager
+def _locked(path: Path, seconds: float, problem: str) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + seconds
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                raise Locked(f"{problem}: process {holder or 'unknown'}")
+            time.sleep(_LOCK_PAUSE)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""One TorchServe on a home folder, from its start until it serves what ``state.json`` says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving.connection import Connection, Limits, connect
+from serving.errors import ServingError
+from serving.files import write_whole
+from serving.home import Home
+from serving.management import ManagementError
+from serving.process import TorchServe
+from serving.ready import give_up, wait_for_keys
+from serving.reconcile import settle
+from serving.running import Keys, Profile, Running
+from serving.settings import Network, Ports, reachable
+
+_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept."""
+
+    network: Network = field(default_factory=Network)
+    workers: int = 1
+    profile: Profile = "throughput"
+    allow_torch: bool = False
+    record: int = 0
+    keys: Path | None = None
+    startup_seconds: float = 120.0
+    stop_seconds: float = 10.0
+
+
+@contextmanager
+def launched(home: Home, options: Options, ports: Ports) -> Iterator[tuple[TorchServe, Connection]]:
+    """A TorchServe that serves what the home's state says. ``server.json`` tells of it."""
+    with TorchServe(
+        [],
+        ports,
+        store=home.store.resolve(),
+        log=home.logs / "torchserve.log",
+        network=options.network,
+        variables=_variables(home, options),
+    ) as torchserve:
+        running = _described(home, options, torchserve)
+        _write_keys(home, running, wait_for_keys(torchserve, options.startup_seconds))
+        with connect(home, running, Limits(ready=options.startup_seconds)) as server:
+            _wait_for_management(torchserve, server, options.startup_seconds)
+            try:
+                settle(server, server.state())
+            except ServingError as error:
+                tail = torchserve.log_tail()
+                raise ServingError(f"{error}; the end of TorchServe's log:\n{tail}") from error
+            running.write(home.running)
+            yield torchserve, server
+
+
+def _variables(home: Home, options: Options) -> dict[str, str]:
+    """What the handler finds in its environment."""
+    found = {
+        "PROMETHEUS_MULTIPROC_DIR": str(home.metrics.resolve()),
+        "EIDETIC_LOG": str(home.logs.resolve() / "requests.jsonl"),
+    }
+    if options.record:
+        found |= {"EIDETIC_RECORD": str(options.record), "EIDETIC_RECORDS": str(home.records.resolve())}
+    return found
+
+
+def _described(home: Home, options: Options, torchserve: TorchServe) -> Running:
+    network, ports = options.network, torchserve.ports
+    inside, outside = reachable(network.management_host), reachable(network.host)
+    return Running(
+        pid=os.getpid(),
+        frontend=torchserve.pid,
+        folder=str(torchserve.home),
+        inference=network.inference_url(ports),
+        management=network.management_url(ports),
+        control=f"http://{inside}:{ports.control}",
+        grpc_inference=f"{outside}:{ports.grpc_inference}",
+        grpc_management=f"{inside}:{ports.grpc_management}",
+        keys=str((options.keys or home.keys).resolve()),
+        certificate=str(network.certificate.resolve()) if network.certificate else None,
+        workers=options.workers,
+        profile=options.profile,
+        allow_torch=options.allow_torch,
+    )
+
+
+def _write_keys(home: Home, running: Running, tokens: dict[str, str]) -> None:
+    """For clients, and once more as a header that ``curl -H @FILE`` sends, so that no log shows it."""
+    keys = Keys(**tokens)
+    keys.write(Path(running.keys), mode=0o600)
+    write_whole(home.header, f"Authorization: Bearer {keys.inference}\n".encode(), mode=0o600)
+
+
+def _wait_for_management(torchserve: TorchServe, server: Connection, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            server.management.models()
+            return
+        except ManagementError as error:
+            problem = f"{error} within {seconds:.0f} s"
+        give_up(torchserve, deadline, problem)
+        time.sleep(_PAUSE_SECONDS)

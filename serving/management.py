@@ -1,0 +1,145 @@
+"""TorchServe's management API: what it holds, and how that is changed."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from serving.errors import ServingError
+
+_SECONDS = 30.0
+_MOST_MODELS = 1000
+
+
+class ManagementError(ServingError):
+    """TorchServe refused, or did not answer: then ``status`` is 0, else the HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker process, as TorchServe sees it."""
+
+    pid: int
+    ready: bool
+
+
+@dataclass(frozen=True)
+class HeldVersion:
+    """One version that TorchServe holds: its archive's name in the store, how many workers it is to
+    have, those that there are, and how many requests wait for them."""
+
+    file: str
+    wanted: int
+    workers: tuple[Worker, ...] = ()
+    pending: int = 0
+
+    @property
+    def ready(self) -> int:
+        return sum(worker.ready for worker in self.workers)
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """A model that TorchServe holds: its versions, and which of them answers."""
+
+    default: str
+    versions: Mapping[str, HeldVersion]
+
+
+class Management:
+    """A client of the API; ``key`` is the management token. Its methods raise ``ManagementError``."""
+
+    def __init__(self, url: str, key: str, *, verify: ssl.SSLContext | bool = True) -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=_SECONDS, trust_env=False, verify=verify
+        )
+
+    def models(self) -> dict[str, HeldModel]:
+        """All that TorchServe holds, by the model's name."""
+        listed = self._ask("GET", "/models", limit=_MOST_MODELS)["models"]
+        found = (self.model(entry["modelName"]) for entry in listed)
+        return {entry["modelName"]: model for entry, model in zip(listed, found, strict=True) if model}
+
+    def model(self, name: str) -> HeldModel | None:
+        """One model, or None where TorchServe holds no version of it."""
+        try:
+            default = self._ask("GET", f"/models/{name}")[0]["modelVersion"]
+            versions = self._ask("GET", f"/models/{name}/all")
+        except ManagementError as error:
+            if error.status == 404:
+                return None
+            raise
+        return HeldModel(default, {each["modelVersion"]: _version(each) for each in versions})
+
+    def register(self, file: str, batching: Mapping[str, int]) -> None:
+        """Begin to load the archive ``file`` of the store; its workers start in the background.
+
+        ``batching`` overrides what the archive says. That a version is there already is no error.
+        """
+        try:
+            self._ask("POST", "/models", url=file, initial_workers=1, **batching)
+        except ManagementError as error:
+            if error.status != 409:
+                raise
+
+    def scale(self, name: str, version: str, workers: int) -> None:
+        """Begin to bring a version to so many workers. TorchServe takes the number at registration from
+        the archive alone."""
+        self._ask("PUT", f"/models/{name}/{version}", min_worker=workers, max_worker=workers)
+
+    def set_default(self, name: str, version: str) -> None:
+        """Let ``version`` answer requests that name none, and read back that it does."""
+        self._ask("PUT", f"/models/{name}/{version}/set-default")
+        model = self.model(name)
+        if model is None or model.default != version:
+            found = "no version" if model is None else f"version {model.default}"
+            raise ManagementError(200, f"TorchServe made {found} of {name} the default, not {version}")
+
+    def unregister(self, name: str, version: str) -> None:
+        """Remove a version, whose workers end. That it is gone already is no error."""
+        try:
+            self._ask("DELETE", f"/models/{name}/{version}")
+        except ManagementError as error:
+            if error.status != 404:
+                raise
+
+    def _ask(self, method: str, path: str, **parameters: Any) -> Any:
+        what = f"{method} {path}"
+        try:
+            response = self._http.request(method, path, params=parameters)
+            body = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise ManagementError(
+                0, f"no answer from TorchServe's management API ({what}): {error!r}"
+            ) from error
+        if response.is_success:
+            return body
+        reason = body.get("message", body) if isinstance(body, dict) else body
+        raise ManagementError(response.status_code, f"TorchServe refused {what}: {reason}")
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Management:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _version(described: Mapping[str, Any]) -> HeldVersion:
+    workers = tuple(Worker(int(w["pid"]), w["status"] == "READY") for w in described["workers"])
+    pending = int(described["jobQueueStatus"]["pendingRequests"])
+    return HeldVersion(described["modelUrl"], int(described["minWorkers"]), workers, pending)

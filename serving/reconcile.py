@@ -1,0 +1,73 @@
+"""Bring TorchServe to what ``state.json`` says, from wherever it is.
+
+Starting, recovering from a crash, finishing a deploy and cleaning up after one that broke off are all this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from serving.connection import Connection
+from serving.drain import Drained, drain
+from serving.errors import ServingError
+from serving.plan import Action, Drain, Probe, Register, Scale, SetDefault, Unregister, plan
+from serving.state import State, Version
+
+_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Done:
+    """An action that was taken; ``drained`` says how a drain ended."""
+
+    action: Action
+    drained: Drained | None = None
+
+
+def reconcile(server: Connection, state: State) -> Iterator[Done]:
+    """Take the actions that are needed, each one when the caller asks for the next."""
+    for action in plan(state, server.management.models(), server.running.workers):
+        yield Done(action, perform(server, action))
+
+
+def settle(server: Connection, state: State) -> None:
+    """``reconcile`` to its end."""
+    for _ in reconcile(server, state):
+        pass
+
+
+def perform(server: Connection, action: Action) -> Drained | None:
+    """Take one action; taking it twice does no harm."""
+    match action:
+        case Register(_, version):
+            server.load(version)
+        case Scale(name, label, workers):
+            server.management.scale(name, label, workers)
+        case Probe(name, version):
+            _wait(server, name, version)
+        case SetDefault(name, label):
+            server.management.set_default(name, label)
+        case Drain(name, label):
+            return drain(server.management, name, label, server.limits.drain)
+        case Unregister(name, label):
+            server.management.unregister(name, label)
+    return None
+
+
+def _wait(server: Connection, name: str, version: Version) -> None:
+    """Until every worker of a version is ready, and the version answers its probes."""
+    deadline = time.monotonic() + server.limits.ready
+    while True:
+        model = server.management.model(name)
+        held = model.versions.get(version.version) if model else None
+        if held is None:
+            raise ServingError(f"TorchServe let {name} {version.version} go while it was loading")
+        if held.ready >= held.wanted:
+            break
+        if time.monotonic() > deadline:
+            what = f"{held.ready} of {held.wanted} workers of {name} {version.version} are ready"
+            raise ServingError(f"{what} after {server.limits.ready:.0f} s")
+        time.sleep(_PAUSE_SECONDS)
+    server.prober.wait(server.archive(version), max(1.0, deadline - time.monotonic()))

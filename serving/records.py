@@ -1,0 +1,32 @@
+"""JSON files with a fixed meaning: read strictly, written whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serving.errors import ServingError
+from serving.files import write_whole
+
+
+class Record(BaseModel):
+    """What a JSON file holds: the fields of the subclass, no others, each of its own type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The file's content; ``ServingError`` names the file and the first thing wrong with it."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise ServingError(f"{path} can't be read: {error}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise ServingError(f"{path} is damaged: {where}: {first['msg']}") from None
+
+    def write(self, path: Path, mode: int = 0o644) -> None:
+        write_whole(path, self.model_dump_json(indent=1, by_alias=True).encode() + b"\n", mode)

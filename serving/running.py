@@ -1,0 +1,77 @@
+"""``server.json``: a running server, as the other commands find it."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+from typing import Literal
+
+from serving.errors import ServingError
+from serving.home import Home
+from serving.records import Record
+
+Profile = Literal["throughput", "latency"]
+BATCHING: dict[Profile, dict[str, int]] = {"throughput": {}, "latency": {"max_batch_delay": 0}}
+"""What a profile overrides of the archive's batching: a lone request never waits, or may (ms)."""
+
+
+class Keys(Record):
+    """TorchServe's tokens, which it makes anew at each start."""
+
+    inference: str
+    management: str
+
+
+class Running(Record):
+    """``pid`` is the supervisor's, ``frontend`` TorchServe's and that of its process group, ``folder``
+    its private one. ``certificate`` is there where TLS is on."""
+
+    pid: int
+    frontend: int
+    folder: str
+    inference: str
+    management: str
+    control: str
+    grpc_inference: str
+    grpc_management: str
+    keys: str
+    certificate: str | None
+    workers: int
+    profile: Profile
+    allow_torch: bool
+
+    @property
+    def alive(self) -> bool:
+        """Whether the supervisor's process is there."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def read_keys(self) -> Keys:
+        return Keys.read(Path(self.keys))
+
+    def verify(self) -> ssl.SSLContext | bool:
+        return trust(self.certificate)
+
+
+def trust(certificate: str | None) -> ssl.SSLContext | bool:
+    """How a client on this machine checks a server: by its very certificate, whatever host that names."""
+    if certificate is None:
+        return True
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def find(home: Home) -> Running:
+    """The server that runs in ``home``; ``ServingError`` if there is none."""
+    running = Running.read(home.running) if home.running.exists() else None
+    if running is None or not running.alive:
+        raise ServingError(f"no server runs in {home.root}; python -m serving start --home {home.root}")
+    return running

@@ -1,0 +1,88 @@
+"""``serving start``: from a home folder and archives to a server that is watched until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from serving.adopt import adopt
+from serving.control import Control
+from serving.errors import ServingError
+from serving.home import Home
+from serving.launch import Options
+from serving.leftovers import clean_up
+from serving.metrics import forget, registry
+from serving.probes import example_request
+from serving.process import end_group
+from serving.settings import Ports, free_ports
+from serving.store import prune
+from serving.supervisor import Supervisor
+from serving.watch import Watch
+
+_TAKEN = "Address already in use"
+
+
+@contextmanager
+def prepared(
+    home: Home, archives: Sequence[Path], options: Options, *, replace: bool = False
+) -> Iterator[list[str]]:
+    """The home, held for a server that is to serve what it served before and ``archives``; notes on that."""
+    home.create()
+    with home.serving():
+        clean_up(home)
+        forget(home.metrics)
+        with home.changing():
+            state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
+            state.write(home.state)
+            prune(home.store, state)
+        yield notes
+
+
+@contextmanager
+def started(home: Home, options: Options) -> Iterator[Supervisor]:
+    """A server that answers; on other ports than the usual if another program takes one in between."""
+    with ExitStack() as stack:
+        for prefer_usual in (True, False):
+            try:
+                supervisor = _up(stack, home, options, free_ports(prefer_usual=prefer_usual))
+                break
+            except (ServingError, OSError) as error:
+                stack.close()
+                if not prefer_usual or _TAKEN not in str(error):
+                    raise
+        yield supervisor
+
+
+def _up(stack: ExitStack, home: Home, options: Options, ports: Ports) -> Supervisor:
+    watch = Watch()
+    metrics = registry(watch, home.metrics)
+    stack.enter_context(Control(options.network.management_host, ports.control, watch, metrics, {}))
+    return stack.enter_context(Supervisor(home, options, ports, watch))
+
+
+def run_beside(supervisor: Supervisor, command: str) -> int:
+    """Run a shell command in a process group of its own while the server is watched; its exit status."""
+    process = subprocess.Popen(command, shell=True, env=_told_about(supervisor), start_new_session=True)
+    try:
+        supervisor.run(lambda: process.poll() is not None)
+        return process.wait()
+    finally:
+        end_group(process)
+
+
+def _told_about(supervisor: Supervisor) -> dict[str, str]:
+    """The environment of a command that is to send requests to the server."""
+    server = supervisor.server
+    name, model = next(iter(server.state().models.items()))
+    return {
+        **os.environ,
+        "EIDETIC_URL": server.running.inference,
+        "EIDETIC_KEY": server.running.read_keys().inference,
+        "EIDETIC_MODEL": name,
+        "EIDETIC_REQUEST": json.dumps(example_request(server.archive(model.default))),
+        "EIDETIC_HOME": str(supervisor.home.root.resolve()),
+    }

@@ -1,0 +1,77 @@
+"""The archives of a home: copied there as the very bytes that were checked, named by what they are."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from export.archive import Archive, read_archive
+from serving.errors import ServingError
+from serving.files import write_whole
+from serving.state import State, Version
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An archive in the store."""
+
+    archive: Archive
+    version: Version
+
+
+def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
+    """Copy ``source`` into ``store`` and check the copy, so that nothing can come in between.
+
+    ``ArchiveError`` says what is wrong with the archive; a copy that is refused does not stay.
+    """
+    try:
+        data = source.read_bytes()
+    except OSError:
+        read_archive(source)  # which says best what is missing
+        raise
+    with tempfile.TemporaryDirectory(prefix=".checked-", dir=store) as folder:
+        copy = Path(folder) / source.name
+        write_whole(copy, data)
+        try:
+            archive = read_archive(copy)
+        except Exception as error:
+            raise type(error)(str(error).replace(str(copy), str(source))) from None
+        if archive.bundle["format"] != "onnx" and not allow_torch:
+            raise ServingError(
+                f"{source} holds {archive.bundle['format']}, which can run any code when it is loaded; "
+                "ONNX archives hold none. If you trust who made it: serving start --allow-torch"
+            )
+        digest = sha256(data).hexdigest()
+        version = Version(
+            version=archive.version,
+            file=f"{archive.name}-{archive.version}-{digest[:12]}.mar",
+            sha256=digest,
+        )
+        target = store / version.file
+        copy.replace(target)
+    return Stored(Archive(target, archive.bundle, archive.probes), version)
+
+
+def prune(store: Path, state: State) -> None:
+    """Remove what no version needs: archives that were refused, or replaced twice."""
+    needed = state.files()
+    for path in store.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in needed:
+            path.unlink(missing_ok=True)
+
+
+def opened(version: Version, store: Path) -> Archive:
+    """A stored archive, if its bytes are still those that were admitted."""
+    path = store / version.file
+    try:
+        found = sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ServingError(f"the archive of version {version.version} can't be read: {error}") from error
+    if found != version.sha256:
+        raise ServingError(f"{path} was changed after it was admitted: its SHA-256 is {found}")
+    return read_archive(path)

@@ -1,0 +1,116 @@
+"""A server is kept alive: TorchServe is started, watched, started again when it dies, and stopped.
+
+What to serve stands in ``state.json``, so starting, recovering, and cleaning up after a deploy that broke
+off are the same ``reconcile``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from types import TracebackType
+
+from export.errors import ArchiveError
+from serving.connection import Connection
+from serving.drain import drain
+from serving.errors import ServingError
+from serving.home import Home, Locked
+from serving.launch import Options, launched
+from serving.plan import plan
+from serving.process import TorchServe
+from serving.reconcile import settle
+from serving.settings import Ports
+from serving.watch import Watch
+
+_PAUSE_SECONDS = 0.1
+_TIDY_SECONDS = 1.0
+_FEW_RESTARTS, _SECONDS_FOR_THEM = 5, 120.0
+_FIRST_BACKOFF_SECONDS = 0.25
+
+
+class Supervisor:
+    """A context manager: inside a server answers, and outside nothing is left of it.
+
+    The caller holds ``home.serving()`` and has written the state.
+    """
+
+    def __init__(self, home: Home, options: Options, ports: Ports, watch: Watch) -> None:
+        self.home, self.options, self.ports, self.watch = home, options, ports, watch
+        self._launch = ExitStack()
+        self._restarts: deque[float] = deque(maxlen=_FEW_RESTARTS)
+        self.torchserve: TorchServe
+        self.server: Connection
+
+    def __enter__(self) -> Supervisor:
+        self._start()
+        self.watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.watch.stop()
+        with self._launch:
+            if self.torchserve.running:
+                self._finish()
+
+    def run(self, over: Callable[[], bool] = lambda: False) -> None:
+        """Watch until it is ``over``; ``ServingError`` once TorchServe can't be kept alive."""
+        tidied = time.monotonic()
+        while not over():
+            if not self.torchserve.running:
+                self._restart()
+            if time.monotonic() - tidied > _TIDY_SECONDS:
+                self._tidy()
+                tidied = time.monotonic()
+            time.sleep(_PAUSE_SECONDS)
+
+    def _start(self) -> None:
+        self.torchserve, self.server = self._launch.enter_context(
+            launched(self.home, self.options, self.ports)
+        )
+        self.watch.point_at(self.server)
+
+    def _restart(self) -> None:
+        """Start TorchServe again, on the same ports: later each time, and not for ever."""
+        self.watch.point_at(None)
+        tail = self.torchserve.log_tail()
+        self._launch.close()
+        while True:
+            now = time.monotonic()
+            recent = [t for t in self._restarts if now - t < _SECONDS_FOR_THEM]
+            if len(recent) == _FEW_RESTARTS:
+                raise ServingError(
+                    f"TorchServe ended {_FEW_RESTARTS + 1} times within {_SECONDS_FOR_THEM:.0f} s; "
+                    f"the end of its log:\n{tail}"
+                )
+            time.sleep(_FIRST_BACKOFF_SECONDS * 2 ** len(recent) if recent else 0)
+            self._restarts.append(now)
+            self.watch.restarts += 1
+            try:
+                return self._start()
+            except (ServingError, ArchiveError) as error:
+                tail = str(error)
+
+    def _tidy(self) -> None:
+        """Finish what a deploy left behind, unless one is going on."""
+        with suppress(ServingError, ArchiveError):
+            if not self._differs():
+                return
+            with suppress(Locked), self.home.changing(0):
+                if self._differs():
+                    settle(self.server, self.server.state())
+
+    def _differs(self) -> bool:
+        held = self.server.management.models()
+        return bool(plan(self.server.state(), held, self.options.workers))
+
+    def _finish(self) -> None:
+        """Let what is in flight be answered, as far as the time allows."""
+        deadline = time.monotonic() + self.options.stop_seconds
+        with suppress(ServingError):
+            for name, model in self.server.management.models().items():
+                for version in model.versions:
+                    drain(self.server.management, name, version, max(0.0, deadline - time.monotonic()))

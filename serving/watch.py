@@ -1,0 +1,95 @@
+"""What is true of a running server just now: asked again and again, in a thread of its own.
+
+Ready means that the default version of every model answered a real prediction a moment ago.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from export.archive import Archive
+from export.errors import ArchiveError
+from serving.connection import Connection
+from serving.errors import ServingError
+from serving.management import HeldModel
+from serving.state import Version
+
+_PAUSE_SECONDS = 1.0
+_FRESH_SECONDS = 5.0
+
+
+class Watch:
+    """Asks the server that it is pointed at. Its findings may be read from any thread."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self.restarts = 0
+        self.held: Mapping[str, HeldModel] = {}
+        self._server: Connection | None = None
+        self._archives: dict[Version, Archive] = {}
+        self._answered: dict[str, float] = {}
+        self._problems: dict[str, str] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def point_at(self, server: Connection | None) -> None:
+        """Ask this server from now on; with None, there is none to ask."""
+        self._server, self._answered, self.held = server, {}, {}
+        if server is not None:
+            self.look()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask nothing any more; the server is not ready from now on."""
+        self.stopping = True
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def unready(self) -> list[str]:
+        """Why the server is not ready, in sentences; none if it is."""
+        server = self._server
+        if self.stopping:
+            return ["the server is stopping"]
+        if server is None:
+            return ["TorchServe is starting"]
+        try:
+            models = server.state().models
+        except ServingError as error:
+            return [str(error)]
+        oldest, answered = time.monotonic() - _FRESH_SECONDS, self._answered
+        return [
+            f"model {name}: {self._problems.get(name, 'no prediction yet')}"
+            for name in models
+            if answered.get(name, oldest) <= oldest
+        ]
+
+    def look(self) -> None:
+        """Ask once: a prediction from each default version, and what TorchServe holds."""
+        server = self._server
+        if server is None:
+            return
+        with suppress(ServingError):
+            self.held = server.management.models()
+            for name, model in server.state().models.items():
+                self._ask(server, name, model.default)
+
+    def _ask(self, server: Connection, name: str, version: Version) -> None:
+        begun = time.monotonic()
+        try:
+            if version not in self._archives:
+                self._archives[version] = server.archive(version)
+            server.prober.check(self._archives[version])
+        except (ServingError, ArchiveError) as error:
+            self._problems[name] = str(error)
+        else:
+            self._answered[name] = begun
+
+    def _run(self) -> None:
+        while not self._end.wait(_PAUSE_SECONDS):
+            self.look()

@@ -1,0 +1,142 @@
+"""Pictures become inputs by one formula, the same in training and where they are served."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from eidetic_contract import Contract
+from eidetic_errors import BadRequest
+from eidetic_image import from_image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pictures import IMAGE, INPUTS, network, picture, write_pictures
+
+from eideticnet import EideticNetwork, ImageInput, Inputs
+from eideticnet.config import TaskConfig
+from eideticnet.errors import DataError
+from eideticnet.images import read_folder, read_image
+from eideticnet.sources import open_task
+from export.bundle import write_bundle
+from export.contract import problem_of, read_bundle
+
+SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
+IMAGES = st.builds(
+    ImageInput,
+    SIZES,
+    st.sampled_from(["RGB", "L"]),
+    st.sampled_from(["bilinear", "none"]),
+    st.sampled_from(["CHW", "flat"]),
+    st.sampled_from([255.0, 255, 1.0, 15.9375, 3.7]),
+)
+
+
+@st.composite
+def files(draw):
+    mode = draw(st.sampled_from(["RGB", "L", "RGBA", "LA", "P", "1", "CMYK", "I;16"]))
+    size = draw(SIZES)
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    image = Image.frombytes("RGBA", size, rng.bytes(4 * size[0] * size[1]))
+    image = image.convert("L").convert(mode) if mode == "I;16" else image.convert(mode)
+    kind = "JPEG" if mode == "CMYK" else draw(st.sampled_from(["PNG", "JPEG"] if mode in "RGBL" else ["PNG"]))
+    exif = Image.Exif()
+    exif[0x0112] = draw(st.integers(0, 9))
+    file = io.BytesIO()
+    image.save(file, kind, **({"exif": exif} if draw(st.booleans()) else {}))
+    return file.getvalue()
+
+
+def described(image):
+    """The bundle of a network whose inputs are such pictures, as far as a handler looks at it."""
+    spec = Inputs(image.shape, image=image).to_json()
+    return {"input": spec, "limits": {"max_instances": 1}, "tasks": [{"name": "a", "classes": ["b"]}]}
+
+
+@given(file=files(), image=IMAGES)
+def test_training_and_serving_make_the_same_of_a_file_to_the_last_bit(file, image, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "one"
+    path.write_bytes(file)
+    try:
+        trained = read_image(path, image)
+    except DataError:
+        with pytest.raises(BadRequest):
+            from_image(file, "body", Contract.of(described(image)))
+        return
+    served = from_image(bytearray(file), "body", Contract.of(described(image)))
+    assert served.shape == (1, *image.shape)
+    assert served.tobytes() == trained.numpy().tobytes()
+
+
+def test_a_task_is_read_from_a_folder_with_a_folder_for_each_class(tmp_path):
+    write_pictures(tmp_path / "files")
+    task = TaskConfig(name="warm", classes=("red", "yellow"), data=str(tmp_path / "files"))
+    data = open_task(task, INPUTS, seed=0, held_out=0.25, batch_size=8)
+    x, y = read_folder(tmp_path / "files", task.classes, INPUTS)
+    assert x.shape == (24, 3, 6, 5)
+    assert y.tolist() == [0] * 12 + [1] * 12
+    assert torch.equal(x[3], read_image(tmp_path / "files/red/03.png", IMAGE))
+    assert sum(len(labels) for _, labels in data.test) == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "inputs", "words"),
+    [
+        ("red/a.png", b"nonsense", INPUTS, "a.png is no PNG or JPEG"),
+        ("red/a.gif", b"GIF89a", INPUTS, "red holds no images"),
+        ("red/a.png", picture("red", 0)[:-40], INPUTS, "a.png is no PNG or JPEG"),
+        ("red/a.png", picture("red", 0), Inputs((3, 6, 5)), r"say in \[input.image\]"),
+    ],
+)
+def test_a_folder_that_is_no_data_is_refused_by_name(tmp_path, name, content, inputs, words):
+    (tmp_path / "red").mkdir()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=words):
+        read_folder(tmp_path, ["red"], inputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": (0, 4)}, "image size"),
+        ({"size": (4, 4), "mode": "HSV"}, "image mode 'HSV'"),
+        ({"size": (4, 4), "resize": "cubic"}, "image resize 'cubic'"),
+        ({"size": (4, 4), "layout": "HWC"}, "image layout 'HWC'"),
+        ({"size": (4, 4), "scale": 0}, "image scale"),
+    ],
+)
+def test_an_image_contract_that_means_nothing_is_refused(options, words):
+    with pytest.raises(DataError, match=words):
+        ImageInput(**options)
+
+
+def test_an_image_contract_has_to_give_the_inputs_shape():
+    with pytest.raises(DataError, match=r"shape \(3, 6, 5\)"):
+        Inputs((3, 5, 6), image=IMAGE)
+    bundle = described(IMAGE)["input"] | {"shape": [90]}
+    assert Inputs.from_json(described(IMAGE)["input"]).image == IMAGE
+    assert bundle["image"]["layout"] == "CHW"
+
+
+def test_without_pillow_the_error_names_the_extra(monkeypatch, tmp_path):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(DataError, match=r"eideticnet\[images\]"):
+        read_image(tmp_path / "a.png", IMAGE)
+
+
+def test_the_image_contract_goes_from_checkpoint_to_bundle_and_into_every_digest(tmp_path):
+    net = network(tmp_path / "files")
+    net.save(tmp_path / "run")
+    loaded = EideticNetwork.load(tmp_path / "run")
+    assert loaded.inputs == INPUTS
+    assert loaded.digests() == net.digests()
+    other = Inputs(IMAGE.shape, low=0, high=1)
+    assert set(net.learned.digests(other, net.program).values()).isdisjoint(net.digests().values())
+    (tmp_path / "bundle").mkdir()
+    write_bundle(loaded, tmp_path / "bundle", name="colours", model_version="2.0")
+    bundle = read_bundle((tmp_path / "bundle/bundle.json").read_bytes())
+    assert Inputs.from_json(bundle["input"]) == INPUTS
+    wrong = {**bundle, "input": {**bundle["input"], "shape": [90]}}
+    assert "an image becomes float32 of shape [3, 6, 5]" in problem_of(wrong)

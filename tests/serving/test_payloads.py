@@ -1,0 +1,232 @@
+"""Every payload over real HTTP and gRPC, alone and together with bad ones."""
+
+import concurrent.futures
+import io
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from pictures import IMAGE, network, picture
+from protos import INFERENCE, Caller
+
+from eideticnet.images import read_image
+from export.archive import read_archive, write_archive
+from export.bundle import write_bundle
+from serving.process import TorchServe
+from serving.ready import wait_until_ready
+from serving.settings import free_ports
+
+ROOT = Path(__file__).parents[2]
+JSON, RAW, NPY, PNG = "application/json", "application/octet-stream", "application/x-npy", "image/png"
+
+
+@pytest.fixture(scope="module")
+def archives(store, tmp_path_factory):
+    """The digits, and a network whose inputs are pictures."""
+    folder, bundle = tmp_path_factory.mktemp("payloads"), tmp_path_factory.mktemp("bundle")
+    write_bundle(
+        network(bundle.parent / "files"), bundle, name="colours", model_version="2.0", max_instances=5
+    )
+    write_archive(bundle, ROOT / "handlers", folder / "colours-2.0.mar")
+    shutil.copy(store / "digits-onnx-3.0.mar", folder)
+    return [read_archive(path) for path in sorted(folder.glob("*.mar"))]
+
+
+@pytest.fixture(scope="module")
+def server(archives):
+    with TorchServe(archives, free_ports(prefer_usual=False)) as running:
+        wait_until_ready(running, archives, 120).close()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(server):
+    headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
+    url = server.ports.inference_url
+    with httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def grpc(server):
+    caller = Caller(
+        f"{INFERENCE}.InferenceAPIsService", server.ports.grpc_inference, server.keys()["inference"]
+    )
+    yield caller
+    caller.close()
+
+
+@pytest.fixture(scope="module")
+def x(archives):
+    """A few inputs of the digits' tasks, (n, 64)."""
+    return np.concatenate([archives[1].probes[t["owner"]][:3] for t in archives[1].tasks])
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def ask(http, content, kind, model="digits-onnx", path="/predictions/", **headers):
+    headers = {"Content-Type": kind, **{k.replace("_", "-"): v for k, v in headers.items()}}
+    response = http.post(path + model, content=content, headers=headers)
+    return response.status_code, response.json()
+
+
+def as_json(values, **options):
+    return json.dumps({"data": values.tolist(), **options}).encode()
+
+
+def same(one, other):
+    """Whether two answers agree: exactly what was chosen, and probabilities up to the batch's rounding."""
+    numbers = ("task_probability", "label_probability")
+    chosen = [{k: v for k, v in answer.items() if k not in numbers} for answer in (one, other)]
+    return chosen[0] == chosen[1] and all(abs(one[n] - other[n]) < 1e-5 for n in numbers)
+
+
+def test_every_payload_gets_the_same_answer(http, grpc, x):
+    for row in x:
+        _, expected = ask(http, as_json(row), JSON)
+        found = [
+            ask(http, row.tobytes(), RAW)[1],
+            ask(http, npy(row.astype(">f8")), NPY)[1],
+            http.post("/predictions/digits-onnx", files={"data": ("x.npy", npy(row))}).json(),
+            http.post("/predictions/digits-onnx", files={"data": ("x", row.tobytes(), RAW)}).json(),
+            http.post("/predictions/digits-onnx", data={"data": as_json(row)}).json(),
+            ask(http, row.tobytes(), RAW, path="/invocations?model_name=", model="digits-onnx")[1],
+            *(json.loads(grpc("Predictions", model_name="digits-onnx", input=entries).prediction)
+              for entries in ({"data": as_json(row)}, {"data": npy(row)},
+                              {"body": row.tobytes(), "content_type": RAW.encode()})),
+        ]  # fmt: skip
+        assert all(same(answer, expected) for answer in found)
+
+
+def test_many_instances_get_a_list_in_their_order(http, grpc, x):
+    alone = [ask(http, as_json(row), JSON)[1] for row in x[:4]]
+    for content, kind in (
+        (json.dumps({"instances": x[:4].tolist()}).encode(), JSON),
+        (x[:4].tobytes(), RAW),
+        (npy(np.asfortranarray(x[:4])), NPY),
+    ):
+        _, answer = ask(http, content, kind)
+        by_grpc = grpc(
+            "Predictions", model_name="digits-onnx", input={"data": content, "content_type": kind.encode()}
+        )
+        for rows in (answer["predictions"], json.loads(by_grpc.prediction)["predictions"]):
+            assert all(same(a, b) for a, b in zip(rows, alone, strict=True))
+
+
+def test_options_reach_the_network_from_every_place(http, grpc, x):
+    row, task = x[0], "4 or 5"
+    options = {"task": task, "top_k": "1", "probabilities": "true"}
+    headers = {"eidetic_task": "4%20or%205", "eidetic_top_k": "1", "eidetic_probabilities": "true"}
+    form = {"files": {"data": ("x.npy", npy(row), NPY)}, "data": options}
+    query = "/invocations?task=4%20or%205&top_k=1&probabilities=true&model_name="
+    entries = {name: value.encode() for name, value in options.items()}
+    found = [
+        ask(http, as_json(row, task=task, top_k=1, probabilities=True), JSON)[1],
+        ask(http, row.tobytes(), RAW, **headers)[1],
+        http.post("/predictions/digits-onnx", **form).json(),
+        ask(http, row.tobytes(), RAW, path=query)[1],
+        json.loads(
+            grpc("Predictions", model_name="digits-onnx", input={"data": as_json(row), **entries}).prediction
+        ),
+    ]
+    for answer in found:
+        assert (answer["task"], answer["pinned"]) == (task, True)
+        assert answer["top"] == [{"label": answer["label"], "probability": answer["label_probability"]}]
+        assert set(answer["label_probabilities"]) == {"4", "5"}
+        assert sum(answer["label_probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert answer["task_probabilities"][task] == answer["task_probability"]
+
+
+def test_a_request_that_nobody_waits_for_any_more_is_answered_408(http, grpc, x):
+    past = f"{time.time() * 1000 - 5:.0f}"
+    status, answer = ask(http, x[0].tobytes(), RAW, eidetic_deadline_ms=past)
+    assert (status, answer["error"]["kind"], answer["error"]["field"]) == (408, "expired", "deadline_ms")
+    entries = {"data": as_json(x[0]), "deadline_ms": past.encode()}
+    answer = json.loads(grpc("Predictions", model_name="digits-onnx", input=entries).prediction)
+    assert answer["error"]["kind"] == "expired"
+    future = f"{time.time() * 1000 + 60_000:.0f}"
+    assert ask(http, x[0].tobytes(), RAW, eidetic_deadline_ms=future)[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_over_http_and_grpc_is_the_x_that_training_reads(http, grpc, tmp_path, kind):
+    sent, media = picture("blue", 7, kind=kind), f"image/{kind.lower()}"
+    (tmp_path / "file").write_bytes(sent)
+    x = read_image(tmp_path / "file", IMAGE).numpy()
+    options = {"probabilities": True, "top_k": 2}
+    expected = http.post("/predictions/colours", json={"data": x.tolist(), **options}).json()
+    headers = {"eidetic_probabilities": "true", "eidetic_top_k": "2"}
+    texts = {"probabilities": b"true", "top_k": b"2"}
+    entries = {"data": sent, **texts}
+    found = [
+        ask(http, x.tobytes(), RAW, "colours", **headers)[1],
+        ask(http, sent, media, "colours", **headers)[1],
+        http.post("/predictions/colours", files={"data": ("a", sent)}, data=texts).json(),
+        json.loads(grpc("Predictions", model_name="colours", input=entries).prediction),
+    ]
+    assert [answer == expected for answer in found] == [True] * 4  # alone in a batch of one: the same bits
+
+
+BAD = [
+    ({"content": b"not json", "kind": JSON}, 400, "bad_request"),
+    ({"content": b"", "kind": RAW}, 400, "bad_request"),
+    ({"content": bytes(255), "kind": RAW}, 400, "bad_request"),
+    ({"content": b"\xff" * 256, "kind": RAW}, 400, "bad_request"),
+    ({"content": bytes(256 * 6), "kind": RAW}, 413, "too_large"),
+    ({"content": npy(np.array([{}]))[:99], "kind": NPY}, 400, "bad_request"),
+    ({"content": b"x", "kind": "text/plain"}, 415, "unsupported_media_type"),
+    ({"content": picture("red", 0), "kind": PNG}, 415, "unsupported_media_type"),
+    ({"content": picture("red", 0)[:90], "kind": PNG, "model": "colours"}, 400, "bad_request"),
+    ({"content": bytes(256), "kind": RAW, "eidetic_task": "%ff"}, 400, "bad_request"),
+    ({"content": bytes(256), "kind": RAW, "eidetic_deadline_ms": "1"}, 408, "expired"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status", "kind"), BAD)
+def test_a_bad_request_gets_its_own_status(http, request_, status, kind):
+    found, answer = ask(http, **request_)
+    assert (found, answer["error"]["kind"]) == (status, kind)
+    assert set(answer["error"]) == {"kind", "field", "message"}
+
+
+def test_a_thousand_good_and_bad_requests_of_every_payload_at_once_disturb_nobody(http, server, x):
+    alone = [ask(http, as_json(row), JSON)[1] for row in x]
+    shades = [picture(c, i) for i, c in enumerate(("red", "blue"))]
+    seen = [ask(http, sent, PNG, "colours")[1] for sent in shades]
+    workers = {p.pid for p in psutil.Process(server.pid).children(recursive=True)}
+
+    def send(i):
+        rng = random.Random(i)
+        if rng.random() < 0.4:
+            sent, status, _ = rng.choice(BAD)
+            return ask(http, **sent)[0] == status
+        if rng.random() < 0.2:
+            which = rng.randrange(2)
+            return same(ask(http, shades[which], PNG, "colours")[1], seen[which])
+        which = rng.randrange(len(x))
+        content, kind = rng.choice(
+            [(as_json(x[which]), JSON), (x[which].tobytes(), RAW), (npy(x[which]), NPY)]
+        )
+        return same(ask(http, content, kind)[1], alone[which])
+
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        assert all(pool.map(send, range(1000)))
+    assert {p.pid for p in psutil.Process(server.pid).children(recursive=True)} == workers
+
+
+def test_a_streaming_call_ends_after_one_answer_and_kills_no_worker(grpc, server, x):
+    workers = {p.pid for p in psutil.Process(server.pid).children(recursive=True)}
+    for sent in (as_json(x[0]), b"bad"):
+        (answer,) = grpc("StreamPredictions", stream=True, model_name="digits-onnx", input={"data": sent})
+        assert json.loads(answer.prediction).keys() & {"label", "error"}
+    assert {p.pid for p in psutil.Process(server.pid).children(recursive=True)} == workers

@@ -1,0 +1,24 @@
+"""A request read as the handler reads it, up to the point where it would join a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eidetic_contract import Contract
+from eidetic_errors import BadRequest
+from eidetic_request import Request, gather, parse
+
+
+def read(body: Any, bundle: dict[str, Any], kind: str = "application/json", **row: Any) -> Request:
+    """What ``body``, sent over HTTP as ``kind``, asks for; further fields and headers (names with a hyphen)
+    by keyword. Raises ``BadRequest``."""
+    headers = {name: value for name, value in row.items() if "-" in name}
+    fields = {name: value for name, value in row.items() if name not in headers}
+    where = "body" if "data" not in fields else "other"
+    contract = Contract.of(bundle)
+    sent = {**({where: body} if body is not None else {}), **fields}
+    request = parse(sent, {"body": {"content-type": kind}, "Host": "here", **headers}, contract)
+    _, (checked,) = gather([request], contract)
+    if isinstance(checked, BadRequest):
+        raise checked
+    return checked
