@@ -1,6 +1,6 @@
 # `make serve` and `make test` do everything on a machine with Python 3.11 and make.
 #   TORCH_INDEX=URL    another index for torch's wheel, for example one with CPU builds
-#   ACCELERATOR=gpu    ONNX Runtime for CUDA instead of the CPU (the handler uses the CPU so far)
+#   ACCELERATOR=gpu    ONNX Runtime for CUDA beside the CPU
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
@@ -21,7 +21,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 # ONNX Runtime's official builds report usage to their maker unless told not to
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup serve report test test-all check format loadtest clean FORCE
+.PHONY: setup serve report test test-all test-gpu check format loadtest clean FORCE
 
 setup: $(VENV)/installed
 
@@ -64,6 +64,10 @@ test: setup
 
 test-all: setup
 	$(PY) -m pytest $(PARALLEL) -m ''
+
+# With ACCELERATOR=gpu, on a machine with CUDA: a test that finds none fails here instead of being skipped.
+test-gpu: setup
+	EIDETIC_GPU=1 $(PY) -m pytest -m gpu
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -23,6 +23,15 @@ from export.verify import verify as prove
 HANDLERS = Path(__file__).parent.parent / "handlers"
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where it is served; auto takes CUDA if it can.")
+]
+Workers = Annotated[int, typer.Option(min=1, max=1024, help="Processes that serve it.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of each of them.")]
+Buckets = Annotated[
+    list[int],
+    typer.Option(help="A number of rows that batches are padded to; on CUDA 1 to 256 unless stated."),
+]
 
 
 @app.callback()
@@ -59,10 +68,16 @@ def build(
         typer.Option(help="Real inputs by which another layout or precision is judged; default: validation."),
     ] = None,
     max_instances: Annotated[int, typer.Option(min=1, help="Instances that one request may hold.")] = 64,
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = 1,
+    bucket: Buckets = [],  # noqa: B006
 ) -> None:
     """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed."""
     from export.build import build as export_run  # late: the other commands need no torch
 
+    handler = {"device": device, "threads": threads} | ({"buckets": sorted(set(bucket))} if bucket else {})
+    serving = {"minWorkers": workers, "maxWorkers": workers, "handler": handler}
     archive = export_run(
         run,
         store,
@@ -76,6 +91,7 @@ def build(
         precision=precision,
         routing_data=routing_data,
         max_instances=max_instances,
+        serving=serving,
     )
     typer.echo(archive)
     show_build(read_archive(archive).bundle)

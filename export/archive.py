@@ -7,6 +7,7 @@ the model's name in the temporary directory. Imports neither torch nor eideticne
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ from export.contract import read_bundle
 from export.errors import ArchiveError
 from export.releases import handler_files
 
-SERVING = {
+SERVING: dict[str, Any] = {
     "minWorkers": 1,
     "maxWorkers": 1,
     "batchSize": 32,
     "maxBatchDelay": 1,
     "responseTimeout": 30,
     "startupTimeout": 120,
-    "handler": {"threads": 1},
+    "handler": {"device": "auto", "threads": 1},
 }
 
 
@@ -51,14 +52,17 @@ class Archive:
         return list(self.bundle["tasks"])
 
 
-def write_archive(bundle: Path, handlers: Path, destination: Path) -> None:
+def write_archive(
+    bundle: Path, handlers: Path, destination: Path, serving: Mapping[str, Any] | None = None
+) -> None:
     """Pack ``bundle`` and the flat Python files in ``handlers`` into ``destination``, whole or
-    not at all; equal inputs give equal bytes. What ``read_archive`` would refuse is not written."""
+    not at all; equal inputs give equal bytes. ``serving`` overrides keys of ``SERVING`` and, under
+    "handler", of that section. What ``read_archive`` would refuse is not written."""
     members = {p.relative_to(bundle).as_posix(): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     members |= handler_files(handlers)
     try:
         description = read_bundle(members.get(BUNDLE, b""))
-        members[CONFIG] = yaml.safe_dump(_serving(description), sort_keys=True).encode()
+        members[CONFIG] = yaml.safe_dump(_config(description, serving or {}), sort_keys=True).encode()
         members[MANIFEST] = json.dumps(manifest(description), indent=1, sort_keys=True).encode()
         check_contents(members)
     except ArchiveError as error:
@@ -66,9 +70,11 @@ def write_archive(bundle: Path, handlers: Path, destination: Path) -> None:
     write_members(members, destination)
 
 
-def _serving(bundle: dict[str, Any]) -> dict[str, Any]:
+def _config(bundle: dict[str, Any], serving: Mapping[str, Any]) -> dict[str, Any]:
     """TorchServe's configuration; no larger batches than an answer may depend on."""
-    return {**SERVING, "batchSize": bundle["limits"].get("max_batch", SERVING["batchSize"])}
+    most = bundle["limits"].get("max_batch", serving.get("batchSize", SERVING["batchSize"]))
+    handler = {**SERVING["handler"], **serving.get("handler", {})}
+    return {**SERVING, **serving, "batchSize": most, "handler": handler}
 
 
 def read_archive(path: Path) -> Archive:

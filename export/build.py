@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,12 @@ def build(
     name: str = "",
     model_version: str = "",
     keep: Path | None = None,
+    serving: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Path:
     """Write STORE/NAME-VERSION.mar, by default named like the folder ``run`` and with the number of
-    tasks as version, and keep the bundle in the new folder ``keep``; ``options`` are ``write_bundle``'s.
+    tasks as version, and keep the bundle in the new folder ``keep``; ``serving`` is ``write_archive``'s, and
+    ``options`` are ``write_bundle``'s.
 
     ``ExportError`` says what is wrong with the network, or with what was asked."""
     if keep is not None and keep.exists():
@@ -38,7 +41,7 @@ def build(
         with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as temporary:
             folder = Path(temporary)
             write_bundle(net, folder, name=name, model_version=model_version, **options)
-            write_archive(folder, HANDLERS, archive)
+            write_archive(folder, HANDLERS, archive, serving)
             if keep is not None:
                 shutil.copytree(folder, keep)
     except EideticError as error:

@@ -134,7 +134,11 @@ _CONFIG = Draft202012Validator(
             "handler": {
                 "type": "object",
                 "additionalProperties": False,
-                "properties": {"threads": _count(1, 1024)},
+                "properties": {
+                    "device": {"enum": ["auto", "cpu", "cuda"]},
+                    "threads": _count(1, 1024),
+                    "buckets": {"type": "array", "items": _count(1, 65536), "minItems": 1, "maxItems": 64},
+                },
             },
         },
     }

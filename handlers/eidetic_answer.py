@@ -24,16 +24,21 @@ Outputs = dict[str, npt.NDArray[Any]]
 def answers(
     requests: Sequence[Request], outputs: Outputs, bundle: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The answer to each of ``requests``, whose rows ``outputs`` holds one behind the other."""
+    """The answer to each of ``requests``, whose rows ``outputs`` holds one behind the other.
+
+    Whoever pins a task asks nothing of the router: there may be no ``task_probs`` then, and there is never a
+    ``task_probability``, whatever else is in the batch, unless ``probabilities`` asks for it."""
     tasks, labels = outputs["task"].tolist(), outputs["label"].tolist()
-    best = np.where(outputs["task"] < 0, outputs["task_probs"].argmax(1), outputs["task"])
-    sure = np.take_along_axis(outputs["task_probs"], best[:, None], 1)[:, 0].tolist()
+    sure = _sure(outputs)
     likely = outputs["label_probs"].max(1).tolist()
     start = 0
     for request in requests:
         mine = range(start, start + len(request.x))
         start = mine.stop
-        rows = [_row(tasks[i], labels[i], sure[i], likely[i], request, bundle) for i in mine]
+        routed = request.task < 0 or request.probabilities
+        rows = [
+            _row(tasks[i], labels[i], sure[i] if routed else None, likely[i], request, bundle) for i in mine
+        ]
         if request.top_k or request.probabilities:
             for i, row in zip(mine, rows, strict=True):
                 row |= _told(tasks[i], i, outputs, request, bundle)
@@ -44,10 +49,18 @@ def answers(
             yield {"predictions": rows} if request.many else rows[0]
 
 
+def _sure(outputs: Outputs) -> list[float | None]:
+    """The router's probability for each task answered, or for its best guess."""
+    if "task_probs" not in outputs:
+        return [None] * len(outputs["task"])
+    best = np.where(outputs["task"] < 0, outputs["task_probs"].argmax(1), outputs["task"])
+    found: list[float | None] = np.take_along_axis(outputs["task_probs"], best[:, None], 1)[:, 0].tolist()
+    return found
+
+
 def _row(
-    task: int, label: int, sure: float, likely: float, request: Request, bundle: dict[str, Any]
+    task: int, label: int, sure: float | None, likely: float, request: Request, bundle: dict[str, Any]
 ) -> dict[str, Any]:
-    """``sure`` is the router's probability of the task answered, or of its best guess."""
     known = bundle["tasks"][task] if task >= 0 else None
     return {
         "task": known["name"] if known else None,

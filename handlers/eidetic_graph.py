@@ -1,63 +1,111 @@
-"""The served graph in ONNX Runtime or torch: arrays in, arrays out."""
+"""The served graph: arrays in, arrays out, by the smallest graph that will do and in sizes that suit
+the device."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from eidetic_device import ON_CUDA, Settings
+
+log = logging.getLogger("eidetic.graph")
 
 Array = npt.NDArray[Any]
-Run = Callable[[Array, Array, Array], dict[str, Array]]
+Outputs = dict[str, Array]
+FORMATS = ("onnx", "torchscript", "pt2")
 
 
-def load(folder: Path, bundle: dict[str, Any], threads: int) -> Run:
-    """A function from ``x`` (N, *shape), ``task`` (N,) int64 and ``threshold`` (N,) float32 to
-    the graph's outputs by name."""
-    loaders = {"onnx": _onnx, "torchscript": _torchscript, "pt2": _pt2}
-    if bundle["format"] not in loaders:
-        raise ValueError(f"bundle.json: format {bundle['format']!r} is none of {', '.join(loaders)}")
-    return loaders[bundle["format"]](folder / bundle["model"], bundle["graph"], threads)
+class Runs(Protocol):
+    """One file in some runtime."""
+
+    device: str
+    problem: str
+
+    def run(self, inputs: Mapping[str, Array]) -> Outputs: ...
+    def run_bound(self, inputs: Mapping[str, Array]) -> Outputs: ...
 
 
-def _onnx(path: Path, names: dict[str, list[str]], threads: int) -> Run:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # official builds report usage otherwise
-    import onnxruntime
+class Graph:
+    """The whole graph of a bundle and its prefixes, loaded as ``settings`` say. ``device`` is where it runs,
+    ``problem`` why that is not CUDA, if it was to be."""
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def __init__(
+        self, folder: Path, bundle: Mapping[str, Any], settings: Settings, device_id: int = 0
+    ) -> None:
+        self.inputs = list(bundle["graph"]["inputs"])
+        wanted = "cuda" if settings.device == "auto" else settings.device
+        self._whole = _load(folder / bundle["model"], bundle, wanted, device_id, settings.threads)
+        self.device, self.problem = self._whole.device, self._whole.problem
+        if self.problem:
+            level = logging.INFO if settings.device == "auto" else logging.WARNING
+            log.log(level, "runs on the CPU: %s", self.problem)
+        self._prefixes = [
+            (p["tasks"], _load(folder / p["file"], bundle, self.device, device_id, settings.threads))
+            for p in sorted(bundle.get("prefixes", []), key=lambda prefix: int(prefix["tasks"]))
+        ]
+        self.buckets = settings.buckets or (ON_CUDA if self.device == "cuda" else ())
+        self._most = bundle["limits"].get("max_batch")  # more rows would change each other's answers
 
-    def run(*inputs: Array) -> dict[str, Array]:
-        outputs = session.run(names["outputs"], dict(zip(names["inputs"], inputs, strict=True)))
-        return dict(zip(names["outputs"], outputs, strict=True))
+    def __call__(self, x: Array, task: Array, threshold: Array, whole: bool = False) -> Outputs:
+        """The outputs by name for ``x`` (N, *shape), ``task`` (N,) int64, -1 to route, and ``threshold``
+        (N,) float32. If all rows are pinned, only what their tasks need is run, unless the ``whole``
+        graph is asked for: then there is no ``task_probs``."""
+        graph = self._whole if whole else self._smallest(task)
+        run = graph.run_bound if self.buckets else graph.run
+        inputs = dict(zip(self.inputs, (x, task, threshold), strict=True))
+        return run_in_pieces(run, inputs, pieces(len(x), self.buckets, self._most))
 
-    return run
-
-
-def _torchscript(path: Path, names: dict[str, list[str]], threads: int) -> Run:
-    import torch
-
-    torch.set_num_threads(threads)
-    return _in_torch(torch.jit.load(str(path), map_location="cpu").eval(), names)
-
-
-def _pt2(path: Path, names: dict[str, list[str]], threads: int) -> Run:
-    import torch
-
-    torch.set_num_threads(threads)
-    return _in_torch(torch.export.load(path).module(), names)
+    def _smallest(self, task: Array) -> Runs:
+        if self._prefixes and task.min() >= 0:
+            last = task.max()
+            return next((graph for tasks, graph in self._prefixes if last < tasks), self._whole)
+        return self._whole
 
 
-def _in_torch(module: Callable[..., Any], names: dict[str, list[str]]) -> Run:
-    import torch
+def pieces(rows: int, buckets: Sequence[int], most: int | None) -> Iterator[tuple[int, int, int]]:
+    """What to run of so many ``rows``: (first, past the last, rows after padding). The pieces are as
+    large as ``most`` and the largest bucket let them be, and each is padded to the smallest bucket."""
+    largest = min(buckets[-1] if buckets else rows, most or rows)
+    for start in range(0, rows, largest):
+        stop = min(rows, start + largest)
+        yield start, stop, next((b for b in buckets if b >= stop - start), stop - start)
 
-    def run(*inputs: Array) -> dict[str, Array]:
-        with torch.inference_mode():
-            outputs = module(*(torch.from_numpy(np.ascontiguousarray(i)) for i in inputs))
-        return dict(zip(names["outputs"], (o.numpy() for o in outputs), strict=True))
 
-    return run
+def run_in_pieces(
+    run: Callable[[Mapping[str, Array]], Outputs],
+    inputs: Mapping[str, Array],
+    parts: Iterator[tuple[int, int, int]],
+) -> Outputs:
+    """The outputs of ``run`` for all rows, whatever it was padded with left out."""
+    found = []
+    for start, stop, padded in parts:
+        outputs = run({name: pad(array[start:stop], padded) for name, array in inputs.items()})
+        found.append({name: value[: stop - start] for name, value in outputs.items()})
+    if len(found) == 1:
+        return found[0]
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def pad(array: Array, rows: int) -> Array:
+    """``array`` followed by copies of its first row: a row that the graph surely takes, and that leaves
+    the smallest and largest value of the batch, from which int8 takes its scale, as they are."""
+    if len(array) == rows:
+        return array
+    return np.concatenate([array, np.repeat(array[:1], rows - len(array), axis=0)])
+
+
+def _load(path: Path, bundle: Mapping[str, Any], device: str, device_id: int, threads: int) -> Runs:
+    """The runtime of the bundle's format is imported only here: the other need not be installed."""
+    if bundle["format"] not in FORMATS:
+        raise ValueError(f"bundle.json: format {bundle['format']!r} is none of {', '.join(FORMATS)}")
+    if bundle["format"] == "onnx":
+        from eidetic_onnx import OnnxGraph
+
+        return OnnxGraph(path, device, device_id, threads)
+    from eidetic_torch import TorchGraph
+
+    return TorchGraph(path, bundle["format"], bundle["graph"], device, device_id, threads)

@@ -107,7 +107,7 @@ def response(
         reply_to,
         _tensor("task", "INT64", [task for task, _ in indices]),
         _tensor("label", "INT64", [label for _, label in indices]),
-        _tensor("task_probability", "FP32", [row["task_probability"] for row in rows]),
+        _tensor("task_probability", "FP32", [row["task_probability"] or 0.0 for row in rows]),
         _tensor("label_probability", "FP32", [row["label_probability"] or 0.0 for row in rows]),
         _tensor("answer", "BYTES", list(rows)),
     )

@@ -17,6 +17,7 @@ from eidetic_errors import BadRequest
 
 ROUTE = -1
 NAMES = ("task", "threshold", "top_k", "probabilities", "deadline_ms")
+_NO_OPTIONS = ("shadow",)  # what else has such a header
 PREFIX = "eidetic-"
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -39,6 +40,8 @@ def from_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in headers.items():
         if key[:8].lower() == PREFIX and type(value) is str:
             name = key[8:].lower().replace("-", "_")
+            if name in _NO_OPTIONS:
+                continue
             if name not in NAMES:
                 raise BadRequest(key, f"unknown option; expected one of {', '.join(NAMES)}")
             try:

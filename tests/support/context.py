@@ -10,7 +10,7 @@ HTTP = {"Host": "here", "explain": "False"}
 
 
 class Context:
-    """``headers`` are those of each request, as TorchServe's worker makes them of HTTP's and of the parts'."""
+    """``headers`` are those of each request, as TorchServe's worker makes them of HTTP's and the parts'."""
 
     def __init__(self, folder: Path, headers: Sequence[dict[str, Any]] = ()) -> None:
         self.system_properties = {"model_dir": str(folder)}
@@ -21,6 +21,9 @@ class Context:
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:
         return self.headers[idx]
+
+    def get_request_id(self, idx: int) -> str:
+        return f"server-{idx}"
 
     def get_request_header(self, idx: int, key: str) -> Any:
         return self.headers[idx].get(key)

@@ -1,0 +1,97 @@
+"""How the graph is to run: the section ``handler`` of model-config.yaml, and what this machine has."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("eidetic.device")
+
+DEVICES = ("auto", "cpu", "cuda")
+LARGEST = 65536
+ON_CUDA = tuple(2**i for i in range(9))
+"""Batch sizes that a GPU runs where none are stated: 1 to 256."""
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``device``: ``auto`` takes CUDA where it can. ``threads`` of one worker. ``buckets``: the only
+    numbers of rows that are run, ascending; None stands for ``ON_CUDA`` on CUDA, any number on a CPU."""
+
+    device: str = "auto"
+    threads: int = 1
+    buckets: tuple[int, ...] | None = None
+
+
+def read_settings(config: Mapping[str, Any] | None, cores: int | None = None) -> Settings:
+    """The settings of a whole model-config.yaml; ``ValueError`` names the key and what was expected.
+
+    Threads times workers never exceed ``cores`` (those that this process may use): what is too much is
+    lowered, to no less than one thread."""
+    config = config or {}
+    found = config.get("handler") or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"model-config.yaml: handler is {found!r}; expected keys and values")
+    strange = sorted(map(str, set(found) - {"device", "threads", "buckets"}))
+    if strange:
+        raise ValueError(f"model-config.yaml: handler.{strange[0]} is no setting of the handler")
+    settings = Settings(
+        _device(found.get("device", "auto")),
+        _threads(found.get("threads", 1)),
+        _buckets(found.get("buckets")),
+    )
+    workers = max(1, int(config.get("maxWorkers") or 1), int(config.get("minWorkers") or 1))
+    return replace(settings, threads=_fitting(settings.threads, workers, cores or usable_cores()))
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: its affinity, and a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such control group, or "max": no quota
+        return cores
+
+
+def _device(value: Any) -> str:
+    if value not in DEVICES:
+        raise ValueError(
+            f"model-config.yaml: handler.device is {value!r}; expected one of {', '.join(DEVICES)}"
+        )
+    return str(value)
+
+
+def _threads(value: Any) -> int:
+    if type(value) is not int or not 1 <= value <= 1024:
+        raise ValueError(
+            f"model-config.yaml: handler.threads is {value!r}; expected a whole number from 1 to 1024"
+        )
+    return value
+
+
+def _buckets(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    whole = isinstance(value, list) and all(type(v) is int and 1 <= v <= LARGEST for v in value)
+    if not whole or not value or value != sorted(set(value)):
+        raise ValueError(
+            f"model-config.yaml: handler.buckets is {value!r}; expected ascending numbers of rows, "
+            f"each from 1 to {LARGEST}"
+        )
+    return tuple(value)
+
+
+def _fitting(threads: int, workers: int, cores: int) -> int:
+    most = max(1, cores // workers)
+    if threads > most:
+        log.warning(
+            "%d threads in each of %d workers are more than the %d cores: %d threads in each",
+            threads, workers, cores, most,
+        )  # fmt: skip
+    return min(threads, most)

@@ -1,0 +1,73 @@
+"""One pass of the graph for a whole batch; should that fail, one for each of its requests."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from eidetic_request import Request
+
+log = logging.getLogger("eidetic.pass")
+
+Array = npt.NDArray[Any]
+Outputs = dict[str, Array]
+
+
+@dataclass(slots=True)
+class Pass:
+    """The rows ``x`` (N, *shape) of ``requests`` with their pinned ``task`` (N,) and ``threshold`` (N,), and
+    what the graph gave for them: ``outputs``, or ``error``. ``places`` are those of the requests in the
+    batch."""
+
+    places: Sequence[int]
+    requests: Sequence[Request]
+    x: Array
+    task: Array
+    threshold: Array
+    outputs: Outputs | None = None
+    error: str = ""
+
+    def run(self, graph: Callable[..., Outputs]) -> None:
+        """Fill in ``outputs`` or ``error``."""
+        whole = any(r.probabilities for r in self.requests)
+        try:
+            self.outputs = graph(self.x, self.task, self.threshold, whole)
+        except Exception as error:  # the runtimes' errors have no base of their own
+            self.error = f"{type(error).__name__}: {error}"[:500]
+
+    def apart(self) -> Iterator[Pass]:
+        """The same for each request alone."""
+        first = 0
+        for place, request in zip(self.places, self.requests, strict=True):
+            rows = slice(first, first + len(request.x))
+            outputs = self.outputs and {name: value[rows] for name, value in self.outputs.items()}
+            x, task, threshold = self.x[rows], self.task[rows], self.threshold[rows]
+            yield Pass([place], [request], x, task, threshold, outputs, self.error)
+            first = rows.stop
+
+
+def passes(graph: Callable[..., Outputs], batch: Mapping[int, Request], x: Array | None) -> list[Pass]:
+    """One pass for all requests of ``batch`` (by place), whose rows are ``x``, or several if it raises: what
+    one request does to the graph (a lack of memory for its many rows, an index that slipped through)
+    must not become an error of those that happened to come at the same time."""
+    if x is None:
+        return []
+    requests = list(batch.values())
+    sizes = [len(r.x) for r in requests]
+    task = np.repeat(np.array([r.task for r in requests], np.int64), sizes)
+    threshold = np.repeat(np.array([r.threshold for r in requests], np.float32), sizes)
+    together = Pass(list(batch), requests, x, task, threshold)
+    together.run(graph)
+    if together.outputs is not None or len(batch) == 1:
+        return [together]
+    fields = {"requests": len(batch), "error": together.error}
+    log.warning("the graph failed on a batch; each request is run alone", extra={"fields": fields})
+    together.error = ""
+    alone = list(together.apart())
+    for one in alone:
+        one.run(graph)
+    return alone

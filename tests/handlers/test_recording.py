@@ -1,0 +1,179 @@
+"""The last requests are kept in rings that may be read while they are written and after a kill."""
+
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from eidetic_record import FOLDER, ROWS, Ring, open_ring, ring_name
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.routing_check import read_inputs
+from serving.errors import ServingError
+from serving.recording import newest, read
+
+SPEC = {"shape": [4], "dtype": "float32", "low": None, "high": None}
+
+
+def rows(first, count):
+    x = np.arange(first, first + count, dtype=np.float32)[:, None].repeat(4, 1)
+    return x, np.full(count, first % 3 - 1), np.full(count, 0.5, np.float32)
+
+
+def ring(folder, size, model="m", version="1", process=1):
+    return Ring(folder / ring_name(model, version, process), SPEC, size)
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 12), batches=st.lists(st.integers(1, 20), max_size=12))
+def test_a_ring_holds_the_newest_rows_in_their_order(tmp_path_factory, size, batches):
+    folder = tmp_path_factory.mktemp("ring")
+    kept, sent = ring(folder, size), 0
+    for count in batches:
+        kept.write(*rows(sent, count))
+        sent += count
+    found = newest(folder, "m", size, SPEC)
+    assert found.x[:, 0].tolist() == list(range(max(0, sent - size), sent))
+    assert (np.diff(found.time) > 0).all()
+
+
+def test_the_newest_rows_come_out_of_all_rings_of_a_model(tmp_path):
+    rings = [
+        ring(tmp_path, 3, "digits-a", "1", 7), ring(tmp_path, 3, "digits-a", "2-rc", 8)
+    ]  # fmt: skip
+    ring(tmp_path, 3, "digits", "1", 9).write(*rows(900, 3))
+    for i in range(8):
+        rings[i % 2].write(*rows(i, 1))
+    assert newest(tmp_path, "digits-a", 4, SPEC).x[:, 0].tolist() == [4, 5, 6, 7]
+    assert newest(tmp_path, "digits", 9, SPEC).x[:, 0].tolist() == [900, 901, 902]
+    assert len(newest(tmp_path, "digits-a", 0, SPEC)) == len(newest(tmp_path, "other", 5, SPEC)) == 0
+
+
+def test_what_is_no_ring_of_this_contract_is_left_out(tmp_path):
+    ring(tmp_path, 2).write(*rows(5, 2))
+    Ring(tmp_path / "m-1-2.npy", {**SPEC, "shape": [3]}, 2).write(np.ones((2, 3)), np.ones(2), np.ones(2))
+    np.save(tmp_path / "m-1-3.npy", np.ones(3))
+    (tmp_path / "m-1-4.npy").write_bytes(b"")
+    (tmp_path / "m-1-5.npy").write_bytes((tmp_path / ring_name("m", "1", 1)).read_bytes()[:-5])
+    assert newest(tmp_path, "m", 9, SPEC).x[:, 0].tolist() == [5, 6]
+
+
+def test_a_recording_becomes_routing_data_and_comes_back(tmp_path):
+    kept = ring(tmp_path, 10)
+    kept.write(*rows(0, 4))
+    kept.write(*rows(4, 3))
+    found, file = newest(tmp_path, "m", 5, SPEC), tmp_path / "recorded.safetensors"
+    found.write(file)
+    real = read_inputs(file, SPEC)
+    assert real.x.tobytes() == found.x.tobytes()
+    assert real.task is real.label is None  # a pinned task is not known to be right
+    for again in (read(file, SPEC), read(tmp_path / ring_name("m", "1", 1), SPEC)):
+        for name in ("x", "task", "threshold", "time"):
+            assert getattr(again, name)[-5:].tobytes() == getattr(found, name).tobytes()
+
+
+@pytest.mark.parametrize("name", ["missing.npy", "missing.safetensors", "bad.npy", "bad.safetensors"])
+def test_what_is_no_recording_is_named(tmp_path, name):
+    (tmp_path / "bad.npy").write_bytes(b"x")
+    (tmp_path / "bad.safetensors").write_bytes(b"x")
+    with pytest.raises(ServingError, match=rf"{name} holds no recorded requests of float32 and shape \[4\]"):
+        read(tmp_path / name, SPEC)
+
+
+def test_only_the_owner_may_read_what_people_sent(tmp_path):
+    ring(tmp_path, 2).write(*rows(0, 2))
+    newest(tmp_path, "m", 2, SPEC).write(tmp_path / "all.safetensors")
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from eidetic_record import Ring
+ring = Ring(Path(sys.argv[1]), {"shape": [20000], "dtype": "float32"}, 8)
+print("ready", flush=True)
+for i in range(10**9):
+    ring.write(np.full((3, 20000), i, np.float32), np.full(3, i), np.full(3, 0.5, np.float32))
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process that writes rows of 80 kB, each of one number, as fast as it can."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "m-1-1.npy")], env=env, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"ready\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+WIDE = {**SPEC, "shape": [20000]}
+
+
+def test_no_half_row_is_read_while_a_worker_writes(tmp_path, writer):
+    seen, deadline = set(), time.monotonic() + 30
+    while len(seen) < 20 and time.monotonic() < deadline:
+        found = newest(tmp_path, "m", 8, WIDE)
+        assert (found.x == found.x[:, :1]).all()
+        assert (found.task == found.x[:, 0]).all()
+        seen.update(found.task.tolist())
+    assert len(seen) >= 20
+
+
+def test_no_half_row_is_left_by_a_worker_that_is_killed(tmp_path, writer):
+    time.sleep(0.2)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    found = newest(tmp_path, "m", 8, WIDE)
+    assert len(found) >= 5  # all but what was being written
+    assert (found.x == found.x[:, :1]).all()
+    assert (found.task == found.x[:, 0]).all()
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    monkeypatch.setenv(ROWS, "1000")
+    monkeypatch.setenv(FOLDER, str(tmp_path))
+    return tmp_path
+
+
+def test_nothing_is_recorded_unless_asked_for(asked, monkeypatch):
+    assert open_ring("m", "1", SPEC) is not None
+    for name, value in ((ROWS, "0"), (ROWS, ""), (FOLDER, "")):
+        with monkeypatch.context() as changed:
+            changed.setenv(name, value)
+            assert open_ring("m", "1", SPEC) is None
+
+
+@pytest.mark.parametrize(("name", "value"), [(ROWS, "many"), (ROWS, "-3"), (FOLDER, "/nowhere")])
+def test_what_can_not_be_recorded_is_said_and_stops_nothing(asked, monkeypatch, caplog, name, value):
+    monkeypatch.setenv(name, value)
+    assert open_ring("m", "1", SPEC) is None
+    lines = [r.getMessage() for r in caplog.records if r.name.startswith("eidetic")]
+    assert len(lines) == 1, lines
+    (line,) = lines
+    assert line.startswith("no recording: ")
+
+
+def test_a_disk_without_room_is_noticed_before_a_row_is_written(asked, caplog):
+    """The limit on a file's size stands in for a full disk: both fail where space is taken."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        assert open_ring("m", "1", SPEC) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("eidetic")]
+    assert "no recording" in line
+    assert list(asked.iterdir()) == []

@@ -1,0 +1,18 @@
+"""Tests that need CUDA: skipped where there is none, unless EIDETIC_GPU says that there is to be one."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from eidetic_graph import Graph
+
+
+def on_cuda(graph: Graph) -> Graph:
+    """``graph`` if it runs on CUDA; else the test ends here."""
+    if graph.device == "cuda":
+        return graph
+    reason = f"no CUDA here: {graph.problem}"
+    if os.environ.get("EIDETIC_GPU"):
+        pytest.fail(f"EIDETIC_GPU is set, and {reason}")
+    pytest.skip(reason)
