@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
-        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib"},
+        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib", "orjson"}
+        | {"mosec", "fastapi", "uvicorn"},  # in benchmarks/peers, which has an environment of its own
     ),
 }
 # What serving may use of export: the reader of archives, which imports no torch.

@@ -12,7 +12,8 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from peers.graph import MAX_BATCH, Graph
+
+from benchmarks.peers.graph import MAX_BATCH, Graph
 
 graph = Graph()
 waiting: asyncio.Queue[tuple[Any, asyncio.Future[bytes]]] = asyncio.Queue()
@@ -43,7 +44,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-@app.post("/inference")
+@app.post("/inference")  # type: ignore[untyped-decorator]
 async def inference(request: Request) -> Response:
     """One instance in, one answer out."""
     json = request.headers["content-type"] == "application/json"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,7 @@ class Target:
 @dataclass(frozen=True)
 class Load:
     """What one run saw: an answer for each request, whose ``status`` is 0 if none came; seconds from
-    (intended) send to answer; when each was sent and answered (``time.monotonic``)."""
+    (intended) send to answer; when each was sent and answered (``time.perf_counter``)."""
 
     status: npt.NDArray[np.int64]
     bodies: list[bytes]
@@ -91,44 +91,69 @@ class _Connection:
 
 
 def load(
-    port: int, requests: Sequence[bytes], connections: int, *, due: Sequence[float] | None = None
+    port: int,
+    requests: Sequence[bytes],
+    connections: int,
+    *,
+    due: Sequence[float] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Load:
-    """Send every request once. Closed loop: each connection sends its next one when it has its answer.
-    With ``due``, seconds from the start in ascending order, open loop: a request is sent when it is due
-    on any idle connection, and its latency counts from when it was due."""
-    count = len(requests)
-    status, bodies = np.zeros(count, np.int64), [b""] * count
-    sent, answered = np.zeros(count), np.zeros(count)
-    idle = [_Connection(port) for _ in range(min(connections, count))]
-    poll = select.epoll()
+    """Send every request once; with ``stop``, over and over until it returns True. Closed loop: each
+    connection sends its next one when it has its answer. With ``due``, seconds from the start in ascending
+    order, open loop: a request is sent when it is due on any idle connection, and its latency counts from
+    when it was due."""
+    count = len(requests) if due is None else len(due)
+    size = 0 if stop else count
+    found = _Answers([0] * size, [b""] * size, [0.0] * size, [0.0] * size)
+    idle = [_Connection(port) for _ in range(connections)]
     known = {c.socket.fileno(): c for c in idle}
+    poll = select.epoll()
     for number in known:
         poll.register(number, select.EPOLLIN)
-    done, following, clock = 0, 0, time.perf_counter
+    done, following, ended, clock = 0, 0, False, time.perf_counter
     cpu, start = time.thread_time(), clock()
-    while done < count:
+    while not ended or len(idle) < connections:
         now = clock() - start
-        while idle and following < count and (due is None or due[following] <= now):
-            sent[following] = now if due is None else due[following]
-            idle.pop().send(following, requests[following])
+        ended = ended or (stop() if stop else following == count)
+        while idle and not ended and (due is None or due[following] <= now):
+            found.begin(following, now if due is None else due[following], bool(stop))
+            idle.pop().send(following, requests[following % len(requests)])
             following += 1
+            ended = stop is None and following == count
         wait = _STALLED_SECONDS
-        if due is not None and idle and following < count:
-            wait = max(0.0, due[following] - (clock() - start))
+        if due is not None and not ended:
+            wait = max(0.0, due[following] - (clock() - start)) if idle else 0.01
         events = poll.poll(wait)
         if not events and wait == _STALLED_SECONDS:
-            raise TimeoutError(f"no answer for {wait:.0f} s; {done} of {count} requests were answered")
+            raise TimeoutError(f"no answer for {wait:.0f} s to {following - done} of {following} requests")
         for number, _ in events:
             connection = known[number]
             answer = connection.answer()
             if answer is not None:
-                index = connection.index
-                answered[index] = clock() - start
-                status[index], bodies[index] = answer
+                i = connection.index
+                found.answered[i] = clock() - start
+                found.status[i], found.bodies[i] = answer
                 done += 1
                 idle.append(connection)
     cpu = time.thread_time() - cpu
     poll.close()
     for connection in known.values():
         connection.socket.close()
-    return Load(status, bodies, sent + start, answered + start, cpu)
+    times = np.array(found.sent) + start, np.array(found.answered) + start
+    return Load(np.array(found.status), found.bodies, *times, cpu)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    status: list[int]
+    bodies: list[bytes]
+    sent: list[float]
+    answered: list[float]
+
+    def begin(self, index: int, now: float, grow: bool) -> None:
+        if grow:
+            self.status.append(0)
+            self.bodies.append(b"")
+            self.sent.append(0.0)
+            self.answered.append(0.0)
+        self.sent[index] = now

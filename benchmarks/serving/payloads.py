@@ -54,7 +54,8 @@ class Questions:
         found = 0
         for i, body in enumerate(load.bodies):
             answer = orjson.loads(body) if load.status[i] == 200 else {}
-            task, label = int(self.task[i]), int(self.label[i])
+            k = i % len(self.x)
+            task, label = int(self.task[k]), int(self.label[k])
             expected = (names[0][task], names[1][task][label]) if names else (task, label)
             found += (answer.get("task"), answer.get("label")) != expected
         return found
@@ -63,7 +64,9 @@ class Questions:
 def questions(bare: Bare, shape: tuple[int, ...], count: int, seed: int) -> Questions:
     """``count`` random instances whose answers no rounding can change."""
     x = np.random.default_rng(seed).random((count + count // 4 + 8, *shape), np.float32)
-    parts = [bare(x[i : i + 32], ("task", "label", "task_probs", "label_probs")) for i in range(0, len(x), 32)]
+    parts = [
+        bare(x[i : i + 32], ("task", "label", "task_probs", "label_probs")) for i in range(0, len(x), 32)
+    ]
     task, label, task_probs, label_probs = (np.concatenate(part) for part in zip(*parts, strict=True))
     clear = (_margin(task_probs) > _TIE) & (_margin(label_probs) > _TIE)
     if clear.sum() < count:

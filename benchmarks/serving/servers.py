@@ -62,10 +62,10 @@ def peer(name: str, graph: Path, *, json: bool) -> Iterator[Target]:
         "EIDETIC_GRAPH": str(graph),
         "EIDETIC_JSON": str(int(json)),
         "EIDETIC_PORT": str(port),
-        "PYTHONPATH": str(BENCHMARKS),
+        "PYTHONPATH": str(BENCHMARKS.parent),
         "OMP_NUM_THREADS": "1",
     }
-    command = [str(PEERS_PYTHON), "-m", f"peers.{name}_server", *options]
+    command = [str(PEERS_PYTHON), "-m", f"benchmarks.peers.{name}_server", *options]
     process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
     try:
         _wait(lambda: _listens(port), process)
