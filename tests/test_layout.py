@@ -24,7 +24,7 @@ MAY_IMPORT = {
     ),
     "handlers": (
         set(),
-        {"numpy", "PIL", "onnxruntime", "torch", "orjson", "prometheus_client", "opentelemetry"},
+        {"numpy", "PIL", "onnxruntime", "torch", "orjson", "prometheus_client", "opentelemetry", "ts"},
     ),
     "serving": (
         {"export"},

@@ -120,6 +120,8 @@ def load(
             idle.pop().send(following, requests[following % len(requests)])
             following += 1
             ended = stop is None and following == count
+        if ended and len(idle) == connections:
+            break
         wait = _STALLED_SECONDS
         if due is not None and not ended:
             wait = max(0.0, due[following] - (clock() - start)) if idle else 0.01
