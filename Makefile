@@ -80,10 +80,20 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# The servers that ours is compared with live in an environment of their own.
+.venv-peers/installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip --disable-pip-version-check install -q -r $<
+	@touch $@
+
+bench-serving: setup .venv-peers/installed
+	$(PY) -m benchmarks.serving
+
 bench-%: setup
 	$(PY) -m benchmarks.$*
 
 clean:
-	rm -rf $(VENV) runs server_home build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers runs server_home build dist *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f model_store/*.mar model_store/.digits
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

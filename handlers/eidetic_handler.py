@@ -20,6 +20,7 @@ from eidetic_request import Request, gather, is_grpc, parse
 from eidetic_sender import ECHO, TRACE, Sender, sender
 from eidetic_trace import open_tracer
 from eidetic_watch import Batch, Watch
+from eidetic_wire import install
 
 log = logging.getLogger("eidetic.handler")
 
@@ -32,6 +33,7 @@ class EideticHandler:
 
     def initialize(self, context: Any) -> None:
         """Load the bundle that was unpacked into the model's folder."""
+        install()
         folder = Path(context.system_properties["model_dir"])
         self.bundle = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         self.contract = Contract.of(self.bundle)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     ),
     "handlers": (
         set(),
-        {"numpy", "PIL", "onnxruntime", "torch", "orjson", "prometheus_client", "opentelemetry"},
+        {"numpy", "PIL", "onnxruntime", "torch", "orjson", "prometheus_client", "opentelemetry", "ts"},
     ),
     "serving": (
         {"export"},
@@ -38,7 +38,8 @@ MAY_IMPORT = {
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
-        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib", "ts"},
+        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib", "orjson", "ts"}
+        | {"mosec", "fastapi", "uvicorn"},  # in benchmarks/peers, which has an environment of its own
     ),
 }
 # What serving may use of export: the reader of archives and the proof, which import no torch.

@@ -1,0 +1,1 @@
+"""Other servers with the same graph, run by the environment of ``requirements.txt`` alone."""
