@@ -24,7 +24,7 @@ Array = npt.NDArray[Any]
 @dataclass(frozen=True)
 class TaskProof:
     """What was seen of one revision of one task. ``bits`` is None where it was not run: it did not
-    answer in the old version, which keeps no probes for it. ``batch_sizes`` are those that it was run with."""
+    answer in the old version, which keeps no probes for it. ``batch_sizes``: those that it was run with."""
 
     name: str
     revision: int
