@@ -9,6 +9,7 @@ from histories import add_task, archived, edited, normalised
 from nets import LIGHT, QUICK, fit, task_loader
 
 from export.digest import digests
+from export.errors import ArchiveError
 from export.tail import ROUTER, Rule, attach, detach, logits_name
 from export.verify import verify
 
@@ -104,3 +105,27 @@ def test_larger_batches_where_an_answer_depends_on_its_batchmates_are_refused(ve
     if limit:
         new = forged(new, tmp_path / "new.mar", lambda b: b["limits"].update(max_batch=limit))
     assert "max_batch 1 was the most" in refused(new, old)
+
+
+def metadata(model):
+    model.metadata_props.add(key="ort_config", value="{}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (metadata, "holds metadata_props"),
+        (lambda model: model.training_info.add(), "holds training_info"),
+        (lambda model: model.functions.add(name="f", domain="d"), "holds functions"),
+        (lambda model: model.graph.quantization_annotation.add(tensor_name="x"), "quantization_annotation"),
+        (lambda model: setattr(model.graph.node[0], "overload", "a"), "holds overload"),
+        (
+            lambda model: model.graph.initializer.add(name="a", data_type=99, dims=[1], raw_data=b"a"),
+            "can't be",
+        ),
+    ],
+)
+def test_parts_of_a_graph_that_no_digest_covers_are_refused(versions, tmp_path, change, message):
+    new = edited(versions[1], tmp_path / "net.mar", change)
+    with pytest.raises(ArchiveError, match=message):
+        verify(new, versions[0])
