@@ -21,11 +21,21 @@ _PLAIN = {
 }
 
 
+_PARTS = {
+    "ModelProto": {"ir_version", "opset_import", "producer_name", "producer_version", "graph"},
+    "GraphProto": {"name", "node", "initializer", "input", "output", "value_info"},
+    "NodeProto": {"name", "domain", "op_type", "doc_string", "input", "output", "attribute"},
+}
+"""What ours have. A runtime may act on more (functions, metadata), and no digest would show it."""
+
+
 def digests(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
     """Hex digest of each of these values. ``ArchiveError`` where the graph has no such value, or
     uses what no body of ours does: functions, sub-graphs, sparse or external tensors."""
-    if model.functions or model.graph.sparse_initializer:
-        raise ArchiveError("the graph holds functions or sparse tensors; ours have none")
+    for part in (model, model.graph, *model.graph.node):
+        strange = {field.name for field, _ in part.ListFields()} - _PARTS[part.DESCRIPTOR.name]
+        if strange:
+            raise ArchiveError(f"the graph holds {', '.join(sorted(strange))}; ours have none")
     known = _leaves(model.graph)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
@@ -60,7 +70,10 @@ def tensor_digest(tensor: TensorProto) -> str:
     """SHA-256 over type, shape and bytes, however they are stored."""
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         raise ArchiveError(f"the graph keeps {tensor.name!r} outside the file; ours are self-contained")
-    values = numpy_helper.to_array(tensor)
+    try:
+        values = numpy_helper.to_array(tensor)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(f"the tensor {tensor.name!r} can't be read: {error}") from error
     return _hash("tensor", tensor.data_type, list(tensor.dims), hashlib.sha256(values.tobytes()).hexdigest())
 
 

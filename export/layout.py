@@ -37,7 +37,7 @@ def write_faster(
     layouts: tuple[Layout, ...] = get_args(Layout)
     forms = {layout: replace(form, layout=layout) for layout in layouts}
     with tempfile.TemporaryDirectory(prefix="eidetic-layouts-") as folder:
-        paths = {layout: Path(folder) / layout for layout in forms}
+        paths = {layout: Path(folder) / f"{layout}{path.suffix}" for layout in forms}
         bodies = {name: write_graph(net, form, rule, paths[name]) for name, form in forms.items()}
         probes = np.concatenate([task.probes.numpy() for task in net.tasks])
         with _one_thread():

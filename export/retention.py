@@ -23,8 +23,8 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class TaskProof:
-    """What was seen of one revision of one task. ``bits`` is None where it could not be run: it does
-    not answer in both versions. ``batch_sizes`` are those that it was run with."""
+    """What was seen of one revision of one task. ``bits`` is None where it was not run: it did not
+    answer in the old version, which keeps no probes for it. ``batch_sizes``: those that it was run with."""
 
     name: str
     revision: int
@@ -49,9 +49,26 @@ def changed_promises(old: Version, new: Version) -> Iterator[str]:
     for key, task in old.tasks().items():
         if key in new.tasks() and new.tasks()[key]["classes"] != task["classes"]:
             yield f"{label(key)}: classes were {task['classes']} and are {new.tasks()[key]['classes']}"
-    before, after = ([task["name"] for task in v.bundle["tasks"]] for v in (old, new))
-    if after[: len(before)] != before and set(before) <= set(after):
-        yield f"tasks answer in another order: {before} were first, now {after[: len(before)]}"
+    before, after = ({t["name"]: t["classes"] for t in v.bundle["tasks"]} for v in (old, new))
+    for name, classes in before.items():  # whichever revision of it answers
+        if name not in after:
+            yield f"task {name!r} no longer answers"
+        elif after[name] != classes:
+            yield f"task {name!r} answers with the classes {after[name]}, and with {classes} before"
+    first, now = list(before), list(after)[: len(before)]
+    if now != first and set(first) <= set(after):
+        yield f"tasks answer in another order: {first} were first, now {now}"
+    yield from _changed_limits(old.bundle["limits"], new.bundle["limits"])
+
+
+def _changed_limits(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    if new["max_instances"] < old["max_instances"]:
+        yield (
+            f"a request may hold {new['max_instances']} instances, and {old['max_instances']} before: export "
+            f"with --max-instances {old['max_instances']}"
+        )
+    if "max_batch" in old and new.get("max_batch", 1 << 62) > old["max_batch"]:
+        yield f"answers depend on their batch, of which max_batch {old['max_batch']} was the most"
 
 
 def task_proofs(old: Version, new: Version, run: bool = True) -> tuple[list[TaskProof], list[str]]:
@@ -70,7 +87,7 @@ def task_proofs(old: Version, new: Version, run: bool = True) -> tuple[list[Task
         answers = after in new.bundle["tasks"]
         bits: bool | None = None
         sizes = list[int]()
-        if runs and answers and before in old.bundle["tasks"]:
+        if runs and before in old.bundle["tasks"]:
             bits, sizes, wrong = _run_both(old, new, key, runs)
             problems += wrong
         proofs.append(TaskProof(*key, answers, new.digest(after), unchanged, bits, tuple(sizes)))
@@ -84,10 +101,10 @@ def label(key: Key) -> str:
 
 
 def _with_heads(version: Version) -> onnx.ModelProto:
-    """The graph with each head's unpadded logits among its outputs."""
+    """The graph with each head's unpadded logits among its outputs, also of those that don't answer."""
     model = onnx.ModelProto()
     model.CopyFrom(version.graph)
-    for task in version.bundle["tasks"]:
+    for task in version.tasks().values():
         model.graph.output.append(onnx.ValueInfoProto(name=logits_name(task["owner"])))
     return model
 
@@ -98,18 +115,17 @@ def _run_both(
     before, after = old.tasks()[key], new.tasks()[key]
     probes = old.archive.probes[before["owner"]]
     classes, equal, wrong = len(before["classes"]), True, list[str]()
+    held = old.bundle["tasks"], new.bundle["tasks"]
+    places = [ts.index(t) if t in ts else None for ts, t in zip(held, (before, after), strict=True)]
     sizes = sorted({1, len(probes)})
     for size in sizes:
         x = np.ascontiguousarray(probes[:size])
-        was, now = (
-            run(_pinned(x, version.bundle["tasks"].index(task)))
-            for run, version, task in zip(runs, (old, new), (before, after), strict=True)
-        )
-        if was["logits"][:, :classes].tobytes() != now["logits"][:, :classes].tobytes():
+        was, now = (run(_pinned(x, place or 0)) for run, place in zip(runs, places, strict=True))
+        head = now[logits_name(after["owner"])].tobytes()
+        if was["logits"][:, :classes].tobytes() != head:
             equal = False
             wrong.append(f"{label(key)}: the logits of its probes differ at batch size {size}")
-        head = now[logits_name(after["owner"])]
-        if head.tobytes() != np.ascontiguousarray(now["logits"][:, :classes]).tobytes():
+        if places[1] is not None and now["logits"][:, :classes].tobytes() != head:
             wrong.append(f"{label(key)}: the new version answers with something else than its head's logits")
     return equal, sizes, wrong
 

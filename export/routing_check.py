@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_tensors
 
 from export.contents import VALIDATION
 from export.errors import ArchiveError
-from export.session import Run, session
+from export.session import session
 from export.tail import PINNED, THRESHOLD, X
 from export.version import Version
 
@@ -73,6 +73,8 @@ class RoutingCheck:
 def read_inputs(path: Path, spec: dict[str, Any]) -> Real:
     """``x``, and where known ``task`` and ``label``, of an .npz or .safetensors file that fits the
     input contract ``spec``; ``ArchiveError`` names what does not."""
+    if path.suffix not in (".npz", ".safetensors"):
+        raise ArchiveError(f"can't read routing data {path}: expected a file .npz or .safetensors")
     try:
         if path.suffix == ".npz":
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -94,7 +96,22 @@ def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> 
         if name in arrays and (arrays[name].shape != (len(x),) or arrays[name].dtype.kind not in "iu"):
             raise ArchiveError(f"{source}: {name} must hold one whole number for each of the {len(x)} rows")
     task, label = (None if n not in arrays else arrays[n].astype(np.int64) for n in ("task", "label"))
-    return Real(np.ascontiguousarray(x, spec["dtype"]), task, label, source)
+    return Real(_cast(x, spec, source), task, label, source)
+
+
+def _cast(x: Array, spec: dict[str, Any], source: str) -> Array:
+    """``x`` in the contract's type, if that keeps its values and they are such as a server accepts."""
+    if x.dtype.kind not in "biuf":
+        raise ArchiveError(f"{source} holds x of type {x.dtype}; expected numbers of type {spec['dtype']}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = np.ascontiguousarray(x, spec["dtype"])
+    if not np.isfinite(cast).all() or (spec["dtype"] == "int64" and not (cast == x).all()):
+        kind = "whole numbers of 64 bits" if spec["dtype"] == "int64" else "finite numbers"
+        raise ArchiveError(f"{source}: x must hold {kind}, as requests do")
+    low, high = (spec.get(key) for key in ("low", "high"))
+    if (low is not None and (cast < low).any()) or (high is not None and (cast > high).any()):
+        raise ArchiveError(f"{source}: x holds values that no request may have; expected {low} to {high}")
+    return cast
 
 
 def kept_inputs(version: Version) -> Real | None:
@@ -113,7 +130,7 @@ def check_routing(old: Version, new: Version, real: Real | None, bound: float) -
     if real is None:
         reason = "no real inputs: none are kept in the archives, and no --routing-data was given"
         return RoutingCheck("not measured", bound, reasons=[reason])
-    was, now = (_route(session(version.graph), real.x) for version in (old, new))
+    was, now = (_route(version, real.x) for version in (old, new))
     tasks = [_of_task(i, t["name"], real, was, now) for i, t in enumerate(old.bundle["tasks"])]
     few = [t for t in tasks if t.rows < ENOUGH]
     dropped = [t for t in tasks if t.rows >= ENOUGH and t.drop > bound]
@@ -129,11 +146,13 @@ def check_routing(old: Version, new: Version, real: Real | None, bound: float) -
     return RoutingCheck(status, bound, real.source, tasks, reasons)
 
 
-def _route(run: Run, x: Array) -> dict[str, Array]:
-    """``task`` and ``label`` for each row, routed, "none of mine" left out."""
+def _route(version: Version, x: Array) -> dict[str, Array]:
+    """``task`` and ``label`` for each row, routed as it is served: "none of mine", -1, under the threshold
+    that a server takes where a request names none."""
+    run, threshold = session(version.graph), version.bundle["routing"].get("threshold", 0.0)
     parts = [x[i : i + _BATCH] for i in range(0, len(x), _BATCH)]
     found = [
-        run({X: part, PINNED: np.full(len(part), -1), THRESHOLD: np.zeros(len(part), np.float32)})
+        run({X: part, PINNED: np.full(len(part), -1), THRESHOLD: np.full(len(part), threshold, np.float32)})
         for part in parts
     ]
     return {name: np.concatenate([f[name] for f in found]) for name in ("task", "label")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from export.verify import Report
@@ -15,15 +16,16 @@ _COLOURS = {"proven": "green", "refused": "red", "not comparable": "yellow"}
 def show(report: Report) -> None:
     """The verdict, its reasons, and a row for each task."""
     console = Console(stderr=True)
-    console.print(f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/]: {report.new} against {report.old}")
+    verdict = f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/]"
+    console.print(f"{verdict}: {escape(str(report.new))} against {escape(str(report.old))}", soft_wrap=True)
     for reason in report.reasons:
-        console.print(f"  {reason}", markup=False)
+        console.print(f"  {reason}", markup=False, soft_wrap=True)
     if report.tasks:
         console.print(_table(report))
     if report.routing is not None:
         console.print(f"routing: {report.routing.status}")
         for reason in report.routing.reasons:
-            console.print(f"  {reason}", markup=False)
+            console.print(f"  {reason}", markup=False, soft_wrap=True)
 
 
 def _table(report: Report) -> Table:
@@ -33,7 +35,7 @@ def _table(report: Report) -> Table:
     for proof in report.tasks:
         route = routed.get(proof.name)
         table.add_row(
-            proof.name + (f" (revision {proof.revision})" if proof.revision else ""),
+            escape(proof.name) + (f" (revision {proof.revision})" if proof.revision else ""),
             "same" if proof.unchanged else "[red]changed[/]",
             {True: "same", False: "[red]differ[/]", None: "not run"}[proof.bits],
             f"{route.old:.4f}" if route else "",

@@ -3,6 +3,7 @@ trusted publishers."""
 
 from __future__ import annotations
 
+import io
 import warnings
 import zipfile
 from pathlib import Path
@@ -46,8 +47,9 @@ def write_torchscript(net: EideticNetwork, body: nn.Module, path: Path) -> None:
         warnings.filterwarnings("ignore", category=TracerWarning)
         traced = torch.jit.trace(Answer(net, body).eval(), _examples(net), check_trace=False)
         # folding norms into convolutions moved logits of a deep network by more than the tolerance
-        torch.jit.freeze(traced, optimize_numerics=False).save(str(path))
-    _without_debug_records(path)
+        whole = io.BytesIO()  # torch aborts the process where it can't write to a file
+        torch.jit.save(torch.jit.freeze(traced, optimize_numerics=False), whole)
+    path.write_bytes(_without_debug_records(whole))
 
 
 def write_pt2(net: EideticNetwork, body: nn.Module, path: Path) -> None:
@@ -60,15 +62,16 @@ def write_pt2(net: EideticNetwork, body: nn.Module, path: Path) -> None:
         raise ExportError("the batch dimension became a constant during export")
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source paths of this machine
-    torch.export.save(program, path)
+    whole = io.BytesIO()
+    torch.export.save(program, whole)
+    path.write_bytes(whole.getvalue())
 
 
-def _without_debug_records(path: Path) -> None:
+def _without_debug_records(whole: io.BytesIO) -> bytes:
     """Remove what TorchScript keeps for error messages: source paths of this machine."""
-    whole = path.with_suffix(".whole")
-    path.replace(whole)
-    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as kept:
+    kept = io.BytesIO()
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(kept, "w") as file:
         for entry in source.infolist():
             if not entry.filename.endswith(".debug_pkl"):
-                kept.writestr(entry.filename, source.read(entry))
-    whole.unlink()
+                file.writestr(entry.filename, source.read(entry))
+    return kept.getvalue()

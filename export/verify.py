@@ -75,7 +75,9 @@ def verify(new: Path, against: Path, routing_data: Path | None = None, max_drop:
     routing = None
     if not problems:
         spec = before.bundle["input"]
-        real = read_inputs(routing_data, spec) if routing_data else kept_inputs(after) or kept_inputs(before)
+        # the old version's own inputs first: a newcomer does not choose what it is judged by
+        kept = None if routing_data else kept_inputs(before) or kept_inputs(after)
+        real = read_inputs(routing_data, spec) if routing_data else kept
         routing = check_routing(before, after, real, max_drop)
         problems += routing.reasons if routing.status == "dropped" else []
     return Report("refused" if problems else "proven", against, new, problems, proofs, routing)

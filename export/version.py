@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +38,11 @@ class Version:
 
     def tasks(self) -> dict[Key, dict[str, Any]]:
         """Every revision of every task that the graph holds, whether or not it answers."""
-        held = [*self.bundle["tasks"], *self.bundle.get("superseded", [])]
-        return {(task["name"], task["revision"]): task for task in held}
+        return {(task["name"], task["revision"]): task for task in self.held()}
+
+    def held(self) -> list[dict[str, Any]]:
+        """The same in a list, as ``bundle.json`` has them."""
+        return [*self.bundle["tasks"], *self.bundle.get("superseded", [])]
 
     def digest(self, task: dict[str, Any]) -> str:
         return self.digests[logits_name(task["owner"])]
@@ -67,6 +71,8 @@ def _graph(files: dict[str, bytes], name: str) -> onnx.ModelProto:
 
 def contradictions(version: Version) -> Iterator[str]:
     """Where an archive is not what its own ``bundle.json`` says, one sentence each."""
+    counts = Counter((task["name"], task["revision"]) for task in version.held())
+    yield from (f"bundle.json lists {_label(*key)} {n} times" for key, n in counts.items() if n > 1)
     for (name, revision), task in version.tasks().items():
         if task.get("digest") != version.digest(task):
             yield f"bundle.json claims a digest for {_label(name, revision)} that its graph does not have"

@@ -197,3 +197,17 @@ def test_the_revision_that_answers_is_the_one_that_is_exported(tmp_path):
     (first, _) = json.loads((tmp_path / "bundle.json").read_text())["tasks"]
     assert (first["name"], first["revision"], first["owner"]) == ("task 0", 1, "t2")
     assert first["network_digest"] == net.digests()["task 0 (revision 1)"] != net.digests()["task 0"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(format, tmp_path):
+    """torch's own writers abort it; here no file may grow beyond a kibibyte."""
+    import resource
+
+    net, limits = trained(1), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_bundle(net, tmp_path, name="net", model_version="1.0", format=format)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -48,7 +48,7 @@ def test_an_honest_successor_is_proven(pair):
     found = verify(pair[1], pair[0])
     assert (found.verdict, found.reasons) == ("proven", [])
     seen = [(t.name, t.revision, t.answers, t.unchanged, t.bits) for t in found.tasks]
-    assert seen == [("task 0", 0, False, True, None), ("task 1", 0, True, True, True)]
+    assert seen == [("task 0", 0, False, True, True), ("task 1", 0, True, True, True)]
     assert found.tasks[1].batch_sizes == (1, 8)
 
 

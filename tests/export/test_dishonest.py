@@ -1,0 +1,131 @@
+"""Successors that keep every digest of an earlier task and yet break what its clients rely on."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from histories import add_task, archived, edited, normalised
+from nets import LIGHT, QUICK, fit, task_loader
+
+from export.digest import digests
+from export.errors import ArchiveError
+from export.tail import ROUTER, Rule, attach, detach, logits_name
+from export.verify import verify
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    """Two tasks; a third one added; the first one revised."""
+    folder, net = tmp_path_factory.mktemp("versions"), normalised(2)
+    old = archived(net, folder / "old", "1.0")
+    add_task(net)
+    fit(net)
+    added = archived(net, folder / "added", "2.0")
+    net.revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT, when_full="widen")
+    fit(net)
+    return old, added, archived(net, folder / "revised", "3.0")
+
+
+def forged(archive: Path, destination: Path, change) -> Path:
+    """A copy with a changed ``bundle.json``, and the tail and digests that belong to it."""
+    with zipfile.ZipFile(archive) as file:
+        bundle = json.loads(file.read("bundle.json"))
+    change(bundle)
+
+    def graph(model):
+        held = [*bundle["tasks"], *bundle["superseded"]]
+        heads = [logits_name(task["owner"]) for task in held]
+        model.CopyFrom(attach(detach(model, [*heads, ROUTER]), Rule.of(bundle)))
+        found = digests(model, heads)
+        for task in held:
+            task["digest"] = found[logits_name(task["owner"])]
+
+    def replace(described):
+        described.clear()
+        described.update(bundle)
+
+    return edited(archive, destination, graph, replace)
+
+
+def refused(new, old):
+    found = verify(new, old)
+    assert found.verdict == "refused", found
+    return " ".join(found.reasons)
+
+
+def test_what_forging_changes_nothing_of_is_proven(versions, tmp_path):
+    old, *newer = versions
+    for archive in newer:
+        assert verify(forged(archive, tmp_path / "net.mar", lambda bundle: None), old).verdict == "proven"
+
+
+def test_a_task_that_stays_in_the_graph_but_no_longer_answers_is_refused(versions, tmp_path):
+    def retire(bundle):
+        bundle["superseded"].append(bundle["tasks"].pop(0))
+
+    new = forged(versions[1], tmp_path / "net.mar", retire)
+    assert "task 'task 0' no longer answers" in refused(new, versions[0])
+
+
+def test_another_head_under_the_name_and_revision_of_a_task_is_refused(versions, tmp_path):
+    """The true head is kept beside it, as if it were superseded."""
+
+    def usurp(bundle):
+        true, _, other = bundle["tasks"]
+        bundle["superseded"].append(true)
+        bundle["tasks"] = [{**other, "name": true["name"], "classes": true["classes"]}, bundle["tasks"][1]]
+
+    new = forged(versions[1], tmp_path / "net.mar", usurp)
+    assert "bundle.json lists task 'task 0' 2 times" in refused(new, versions[0])
+
+
+@pytest.mark.parametrize("classes", [["class 1", "class 0"], ["renamed", "class 1"]])
+def test_a_revision_that_answers_with_other_classes_is_refused(versions, tmp_path, classes):
+    new = forged(versions[2], tmp_path / "net.mar", lambda b: b["tasks"][0].update(classes=classes))
+    assert "task 'task 0' answers with the classes" in refused(new, versions[0])
+
+
+def test_a_revision_that_no_longer_answers_is_still_run(versions):
+    first = verify(versions[2], versions[0]).tasks[0]
+    assert (first.answers, first.unchanged, first.bits, first.batch_sizes) == (False, True, True, (1, 8))
+
+
+def test_fewer_instances_in_a_request_are_refused(versions, tmp_path):
+    new = forged(versions[1], tmp_path / "net.mar", lambda b: b["limits"].update(max_instances=63))
+    assert "export with --max-instances 64" in refused(new, versions[0])
+    more = forged(versions[1], tmp_path / "net.mar", lambda b: b["limits"].update(max_instances=65))
+    assert verify(more, versions[0]).verdict == "proven"
+
+
+@pytest.mark.parametrize("limit", [2, None])
+def test_larger_batches_where_an_answer_depends_on_its_batchmates_are_refused(versions, tmp_path, limit):
+    old = forged(versions[0], tmp_path / "old.mar", lambda b: b["limits"].update(max_batch=1))
+    new = versions[1]
+    if limit:
+        new = forged(new, tmp_path / "new.mar", lambda b: b["limits"].update(max_batch=limit))
+    assert "max_batch 1 was the most" in refused(new, old)
+
+
+def metadata(model):
+    model.metadata_props.add(key="ort_config", value="{}")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (metadata, "holds metadata_props"),
+        (lambda model: model.training_info.add(), "holds training_info"),
+        (lambda model: model.functions.add(name="f", domain="d"), "holds functions"),
+        (lambda model: model.graph.quantization_annotation.add(tensor_name="x"), "quantization_annotation"),
+        (lambda model: setattr(model.graph.node[0], "overload", "a"), "holds overload"),
+        (
+            lambda model: model.graph.initializer.add(name="a", data_type=99, dims=[1], raw_data=b"a"),
+            "can't be",
+        ),
+    ],
+)
+def test_parts_of_a_graph_that_no_digest_covers_are_refused(versions, tmp_path, change, message):
+    new = edited(versions[1], tmp_path / "net.mar", change)
+    with pytest.raises(ArchiveError, match=message):
+        verify(new, versions[0])

@@ -1,0 +1,89 @@
+"""By which inputs, and how, the routing of a new version is judged."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from histories import add_task, archived, edited, normalised
+from nets import fit, task_data
+from typer.testing import CliRunner
+
+from export.__main__ import app
+from export.errors import ArchiveError
+from export.routing_check import real_inputs
+from export.verify import verify
+
+FLOATS = {"shape": [2], "dtype": "float32", "low": None, "high": None}
+TOKENS = {"shape": [2], "dtype": "int64", "low": 0, "high": 10}
+
+
+def real(path, rows=240):
+    """Inputs of the first two tasks, and which they are of."""
+    x = np.concatenate([task_data(i, 2 + i, rows)[0].numpy() for i in range(2)])
+    np.savez(path, x=x, task=np.repeat([0, 1], rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("spec", "x", "message"),
+    [
+        (TOKENS, [[1.0, 2.5]], "whole numbers"),
+        (TOKENS, [[1.0, np.nan]], "whole numbers"),
+        (TOKENS, [[1, 1 << 63]], "whole numbers"),
+        (TOKENS, [[1, 11]], "expected 0 to 10"),
+        (TOKENS, [[-1, 3]], "expected 0 to 10"),
+        (FLOATS, [[1.0, np.nan]], "finite"),
+        (FLOATS, [[1.0, 1e300]], "finite"),
+        (FLOATS, [["1", "2"]], "expected numbers"),
+        (FLOATS, [[1j, 2]], "expected numbers"),
+    ],
+)
+def test_inputs_that_no_request_could_hold_are_refused(spec, x, message):
+    with pytest.raises(ArchiveError, match=message):
+        real_inputs({"x": np.array(x, np.uint64 if (1 << 63) in x[0] else None)}, spec, "real.npz")
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    found = real_inputs({"x": np.array([[1.0, 10.0]])}, TOKENS, "real.npz").x
+    assert (found.dtype, found.tolist()) == (np.int64, [[1, 10]])
+
+
+def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path):
+    np.save(tmp_path / "real.npy", np.zeros((3, 6)))
+    old = archived(normalised(2), tmp_path / "old")
+    with pytest.raises(ArchiveError, match=r"expected a file \.npz or \.safetensors"):
+        verify(old, old, tmp_path / "real.npy")
+
+
+def test_a_version_that_calls_everything_none_of_its_own_is_refused(tmp_path):
+    """Its threshold lies above any probability; it is judged with the threshold that it is served with."""
+    old = archived(normalised(2), tmp_path / "old")
+    new = edited(old, tmp_path / "net.mar", bundle=lambda b: b["routing"].update(threshold=1.5))
+    found = verify(new, old, real(tmp_path / "real.npz"))
+    assert found.verdict == "refused"
+    assert [task.new for task in found.routing.tasks] == [0, 0]
+
+
+def test_a_newcomer_is_judged_by_the_inputs_of_the_version_that_it_is_to_replace(tmp_path):
+    net = normalised(2)
+    old = archived(net, tmp_path / "old", validation=real(tmp_path / "real.npz"))
+    later = copy.deepcopy(net)
+    add_task(later)
+    fit(later)
+    new = archived(later, tmp_path / "new", "2.0", validation=real(tmp_path / "other.npz", 250))
+    found = verify(new, old, max_drop=1.0).routing
+    assert found.source == f"{old}: validation.safetensors"
+    assert {task.rows for task in found.tasks} == {240}
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
+    def rename(bundle):
+        bundle["tasks"][0]["name"] = "[/x] [red]"
+
+    old = edited(archived(normalised(2), tmp_path / "a"), tmp_path / "[b].mar", bundle=rename)
+    result = CliRunner().invoke(app, ["verify", str(old), "--against", str(old)])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["tasks"][0]["name"] == "[/x] [red]"
+    assert "[/x] [red]" in result.stderr
+    assert f"{old} against {old}" in result.stderr
