@@ -41,9 +41,9 @@ class Connection:
         return opened(version, self.home.store)
 
     def load(self, version: Version) -> None:
-        """Load a version whose archive is still the one that was admitted."""
+        """Begin to load a version whose archive is still the one that was admitted."""
         self.archive(version)
-        self.management.register(version.file, BATCHING[self.running.profile], self.limits.ready)
+        self.management.register(version.file, BATCHING[self.running.profile])
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def _take_over(
     try:
         perform(server, Register(name, version))
         perform(server, Scale(name, label, server.running.workers))
-        yield Step("register", f"{new} is loaded")
+        yield Step("register", f"{new} is loading")
         perform(server, Probe(name, version))
         yield Step("probe", f"{new} answers its probes")
         old = state.models.get(name)
@@ -150,6 +150,6 @@ def _told(done: Done) -> Step:
         case Probe(name, stored):
             return Step("probe", f"{name} {stored.version} answers its probes")
         case Register(name, stored):
-            return Step("register", f"{name} {stored.version} is loaded")
+            return Step("register", f"{name} {stored.version} is loading")
         case Scale(name, version, workers):
             return Step("scale", f"{name} {version} gets {workers} workers")

@@ -81,14 +81,16 @@ class Management:
             raise
         return HeldModel(default, {each["modelVersion"]: _version(each) for each in versions})
 
-    def register(self, file: str, batching: Mapping[str, int], seconds: float) -> None:
-        """Load the archive ``file`` of the store, within so many seconds: TorchServe answers once its first
-        workers are ready, or can't start.
+    def register(self, file: str, batching: Mapping[str, int]) -> None:
+        """Begin to load the archive ``file`` of the store.
 
-        ``batching`` overrides what the archive says. That a version is there already is no error.
+        ``batching`` overrides what the archive says. That a version is there already is no error. Not
+        synchronous: TorchServe would wait for the worker in a thread that also serves connections of
+        clients, which then stood still for seconds.
         """
+        parameters = {"url": file, "initial_workers": 1, "synchronous": "false", **batching}
         try:
-            self._ask("POST", "/models", seconds, url=file, initial_workers=1, **batching)
+            self._ask("POST", "/models", **parameters)
         except ManagementError as error:
             if error.status != 409:
                 raise
