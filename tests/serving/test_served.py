@@ -210,3 +210,10 @@ def _group(pid):
         return os.getpgid(pid)
     except ProcessLookupError:
         return None
+
+
+def test_a_worker_of_an_onnx_graph_never_loads_torch_and_one_of_torchscript_does(server, archives):
+    wait_until_ready(server, list(archives.values()), 60).close()
+    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
+    loaded = sorted(any("libtorch" in m.path for m in p.memory_maps()) for p in workers)
+    assert loaded == [False, True]
