@@ -37,7 +37,7 @@ class Connection:
         return State.load(self.home.state)
 
     def archive(self, version: Version) -> Archive:
-        """The archive of ``version``, if it is still the one that was admitted, in a format that is allowed."""
+        """The archive of ``version``, if it is still the one that was admitted and its format is allowed."""
         return opened(version, self.home.store, allow_torch=self.running.allow_torch)
 
     def load(self, version: Version) -> None:

@@ -53,12 +53,13 @@ def make_archive():
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
-    """ "1" and "2" are versions of "net"; "picture" takes images."""
+    """ "1" and "2" are versions of "net"; "picture" takes images; "more" is another model."""
     folder = tmp_path_factory.mktemp("archives")
     return {
         "1": _archive(folder / "1.mar", lambda b: b.update(name="net")),
         "2": _archive(folder / "2.mar", lambda b: b.update(name="net", model_version="2.0")),
         "picture": _archive(folder / "picture.mar", _picture),
+        "more": _archive(folder / "more.mar", lambda b: b.update(name="more")),
     }
 
 

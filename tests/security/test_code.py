@@ -1,8 +1,8 @@
 """No code comes from an archive but our handler, and what was checked is what is loaded."""
 
 import json
-import os
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 from served import Served, serving
@@ -26,7 +26,17 @@ def pickled(make_archive, tmp_path):
     )
 
 
-def test_pickled_archives_are_refused_at_start_at_deploy_and_at_a_restart(pickled, server, tmp_path):
+@pytest.fixture
+def trusted(pickled, tmp_path):
+    """A home that was allowed to serve it."""
+    home = Home(tmp_path / "trusted")
+    home.create()
+    version = admit(pickled, home.store, allow_torch=True).version
+    State().replaced("pt", version).write(home.state)
+    return home, version
+
+
+def test_pickled_archives_are_refused_at_start_and_at_deploy(pickled, server, tmp_path):
     words = "which can run any code"
     start = serving("start", pickled, "--home", tmp_path / "fresh")
     assert start.returncode == 1
@@ -35,14 +45,19 @@ def test_pickled_archives_are_refused_at_start_at_deploy_and_at_a_restart(pickle
     assert deploy.returncode == 1
     assert words in deploy.stderr.replace("\n", " ")
 
-    home = Home(tmp_path / "trusted")
-    home.create()
-    stored = admit(pickled, home.store, allow_torch=True)
-    State().replaced("pt", stored.version).write(home.state)
-    assert opened(stored.version, home.store, allow_torch=True).name == "pt"
-    again = serving("start", "--home", home.root)
+
+def test_a_pickled_archive_that_was_trusted_once_is_judged_anew(trusted):
+    home, version = trusted
+    assert opened(version, home.store, allow_torch=True).name == "pt"
+    with pytest.raises(ServingError, match="which can run any code"):
+        opened(version, home.store, allow_torch=False)
+
+
+@pytest.mark.slow
+def test_a_restart_without_the_permission_refuses_what_was_served_with_it(trusted):
+    again = serving("start", "--home", trusted[0].root)
     assert again.returncode == 1
-    assert words in again.stderr.replace("\n", " ")
+    assert "which can run any code" in again.stderr.replace("\n", " ")
 
 
 CODE = b"raise SystemExit('this ran')\n"
@@ -71,9 +86,8 @@ def test_code_and_requirements_in_an_archive_are_refused_by_the_running_server(
 
 
 def test_torchserve_is_told_to_install_nothing(server):
-    config = os.path.join(server.running["folder"], "config.properties")
-    with open(config) as file:
-        assert "install_py_dep_per_model=false\n" in file.read()
+    config = Path(server.running["folder"]) / "config.properties"
+    assert "install_py_dep_per_model=false" in config.read_text().splitlines()
 
 
 def test_the_bytes_that_were_checked_are_served_whatever_becomes_of_the_source(archives, tmp_path):

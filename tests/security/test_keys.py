@@ -30,17 +30,18 @@ def traffic(server, archives):
             f"{server.running['inference']}/predictions/net", json=ROW, headers=headers, trust_env=False
         )
     server.manage("POST", "/models", url="http://127.0.0.1:1/x.mar")
-    accept = "--accept-unmeasured-routing"
-    for command in (["deploy", archives["1"]], ["deploy", archives["2"], accept], ["rollback"], ["status"]):
-        options = ["--name", "net"] if command[0] == "rollback" else []
-        done = server.command(*command, *options)
+    deploys = (["deploy", archives["1"]], ["deploy", archives["more"]])
+    for command in (*deploys, ["rollback", "--name", "more"], ["status"]):
+        done = server.command(*command)
         printed += [done.stdout, done.stderr]
     return printed
 
 
 def test_no_key_is_in_any_file_output_command_line_or_environment_but_its_own(server, archives):
     printed = traffic(server, archives)
-    assert "is what is served already" in "".join(printed).replace("\n", " ")
+    shown = "".join(printed).replace("\n", " ")
+    assert "is what is served already" in shown
+    assert "more 1.0 answers" in shown
     top, private = psutil.Process(server.running["pid"]), Path(server.running["folder"])
     for process in [top, *top.children(recursive=True)]:
         printed += process.cmdline()

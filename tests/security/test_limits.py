@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 import zlib
+from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -45,10 +46,8 @@ def test_a_body_over_the_limit_is_refused_with_413_and_takes_no_memory(server):
     before = memory(server)
     for _ in range(5):
         assert post(server, "net", bytes(BODY_LIMIT + 1)).status_code == 413
-        try:
+        with suppress(httpx.TransportError):  # closed while we were still sending
             assert post(server, "net", chunks(700)).status_code == 413
-        except httpx.TransportError:  # closed while we were still sending
-            pass
     assert memory(server) - before < 150 << 20  # 380 MB were sent
     assert server.predict(ROW).status_code == 200
 
@@ -80,7 +79,7 @@ def bomb(width, height):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    rows = zlib.compress(bytes(width + 1) * min(height, 2000), 9)
+    rows = zlib.compress(bytes((min(width, 20_000) + 1) * min(height, 1000)))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 

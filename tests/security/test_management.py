@@ -90,8 +90,10 @@ def test_what_was_registered_behind_the_servers_back_is_gone_in_seconds(server, 
     with zipfile.ZipFile(archives["2"]) as archive:
         archive.extractall(tmp_path / "folder")
     """TorchServe takes a folder of this machine for an archive, which no setting forbids."""
-    loaded = server.manage("POST", "/models", url=str(tmp_path / "folder"), initial_workers=0)
-    assert loaded.status_code == 200
+    with Home(server.home).changing():
+        loaded = server.manage("POST", "/models", url=str(tmp_path / "folder"), initial_workers=1)
+        assert loaded.status_code == 200
+        assert set(server.held()) == {"1.0", "2.0"}
     until(lambda: set(server.held()) == {"1.0"}, 10)
     assert server.default() == "1.0"
 

@@ -43,14 +43,16 @@ def test_http_and_grpc_clients_verify_the_certificate_and_its_name(server, pair,
     management.close()
 
 
-def test_a_client_that_does_not_know_the_certificate_sends_no_key(server, ports):
+def test_nothing_is_answered_without_tls_or_to_a_client_that_does_not_trust_the_certificate(server, ports):
     with pytest.raises(NoAnswerError, match="CERTIFICATE_VERIFY_FAILED"):
         with Client(f"https://localhost:{ports['inference']}", server.home / "keys.json") as client:
             client.predict("net", ROW)
     for name, port in ports.items():
         if not name.startswith("grpc"):
-            with pytest.raises(httpx.HTTPError):
-                httpx.get(f"http://127.0.0.1:{port}/ping", trust_env=False, timeout=10)
+            for key in server.keys().values():
+                headers = {"Authorization": f"Bearer {key}"}
+                plain = httpx.get(f"http://127.0.0.1:{port}/ping", headers=headers, trust_env=False)
+                assert (plain.status_code, "only accepts HTTPS" in plain.text) == (403, True)
     with pytest.raises(ServingError):
         with GrpcClient(f"localhost:{ports['grpc_inference']}", server.home / "keys.json") as client:
             client.predict("net", ROW, deadline=3)
@@ -78,10 +80,9 @@ def test_old_versions_of_tls_are_refused_on_every_port(ports):
 
 def test_the_server_finds_itself_ready_and_deploys_over_tls(server, archives):
     assert server.control("/ready").status_code == 200
-    done = server.command("deploy", archives["2"], "--accept-unmeasured-routing")
+    done = server.command("deploy", archives["picture"])
     assert done.returncode == 0, done.stderr
-    status = server.command("status", "--json")
-    assert '"2.0"' in status.stdout
+    assert '"picture"' in server.command("status", "--json").stdout
 
 
 def test_a_key_that_torchserve_can_not_use_or_everybody_can_read_is_named(pair, tmp_path):
