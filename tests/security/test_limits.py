@@ -16,9 +16,9 @@ from served import until
 
 from serving.client import GrpcClient
 from serving.errors import ServingError
+from serving.settings import MOST_BYTES
 
 ROW = {"data": [0] * 6}
-BODY_LIMIT = 6_553_500  # TorchServe's max_request_size
 
 
 def post(server, model, content, kind="application/octet-stream", headers=(), path="/predictions/"):
@@ -42,10 +42,10 @@ def chunks(count):
 
 
 def test_a_body_over_the_limit_is_refused_with_413_and_takes_no_memory(server):
-    assert post(server, "net", bytes(BODY_LIMIT - 1000)).status_code in (400, 413)
+    assert post(server, "net", bytes(MOST_BYTES - 1000)).status_code in (400, 413)
     before = memory(server)
     for _ in range(5):
-        assert post(server, "net", bytes(BODY_LIMIT + 1)).status_code == 413
+        assert post(server, "net", bytes(MOST_BYTES + 1)).status_code == 413
         with suppress(httpx.TransportError):  # closed while we were still sending
             assert post(server, "net", chunks(700)).status_code == 413
     assert memory(server) - before < 150 << 20  # 380 MB were sent
