@@ -32,6 +32,7 @@ from serving.show import announce, show_status, show_step, status_json
 from serving.start import prepared, run_beside, started
 from serving.state import State
 from serving.stop import stop_server
+from serving.tls import check as check_tls
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOT_RUNNING = 3
@@ -89,6 +90,8 @@ def start(
     """Serve in the foreground until Ctrl-C or SIGTERM, then leave nothing behind but HOME."""
     if (tls_cert is None) != (tls_key is None):
         raise ServingError("--tls-cert and --tls-key go together")
+    for note in check_tls(tls_cert, tls_key) if tls_cert and tls_key else []:
+        typer.echo(note, err=True)
     options = Options(
         network=Network(host, management_host, tls_cert, tls_key),
         workers=workers,

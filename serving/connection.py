@@ -37,8 +37,8 @@ class Connection:
         return State.load(self.home.state)
 
     def archive(self, version: Version) -> Archive:
-        """The archive of ``version``, if it is still the one that was admitted."""
-        return opened(version, self.home.store)
+        """The archive of ``version``, if it is still the one that was admitted and its format is allowed."""
+        return opened(version, self.home.store, allow_torch=self.running.allow_torch)
 
     def load(self, version: Version) -> None:
         """Begin to load a version whose archive is still the one that was admitted."""

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _SECONDS = 10
+_NAME = "eidetic"
+"""The ``Server`` header, which otherwise tells the versions of Python and its web server."""
 
 
 class Control:
@@ -52,6 +54,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     timeout = _SECONDS  # a client that sends nothing is let go
+    server_version, sys_version = _NAME, ""
 
     def log_message(self, format: str, *arguments: object) -> None:
         """Probes come every second: nothing is logged."""
@@ -59,14 +62,21 @@ class _Handler(WSGIRequestHandler):
 
 def _router(routes: dict[str, WSGIApplication]) -> WSGIApplication:
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        page = routes.get(environ["PATH_INFO"])
+        page, named = routes.get(environ["PATH_INFO"]), _named(start)
         if page is None:
-            return _text(start, "404 Not Found", f"there are {', '.join(routes)}")
+            return _text(named, "404 Not Found", f"there are {', '.join(routes)}")
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _text(start, "405 Method Not Allowed", "GET is what is allowed")
-        return page(environ, start)
+            return _text(named, "405 Method Not Allowed", "GET is what is allowed")
+        return page(environ, named)
 
     return application
+
+
+def _named(start: StartResponse) -> StartResponse:
+    def begin(status: str, headers: list[tuple[str, str]], *error: Any) -> Callable[[bytes], object]:
+        return start(status, [*headers, ("Server", _NAME)], *error)
+
+    return begin
 
 
 def _live(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:

@@ -65,10 +65,12 @@ class Home:
         return self.root / "records"
 
     def create(self) -> None:
-        """Make the folders that are not there yet. Nobody else may read what requests held."""
+        """Make the folders that are not there yet. Nobody else may read what requests held, nor, where a
+        folder was there before, put another file in the place of one that was checked."""
         try:
             for folder in (self.root, self.store, self.reports, self.logs, self.metrics, self.records):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                _close_to_others(folder)
         except OSError as error:
             raise ServingError(f"{self.root} can't be a server's home: {error}") from error
 
@@ -101,6 +103,13 @@ class Home:
         """Held by whoever changes what is served; waits so long for another who does."""
         with _locked(self.root / "deploy.lock", seconds, f"somebody else changes what {self.root} serves"):
             yield
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take from others the right to write; a folder of another owner is that owner's to judge."""
+    found = folder.stat()
+    if found.st_uid == os.getuid() and found.st_mode & 0o022:
+        folder.chmod(found.st_mode & 0o7777 & ~0o022)
 
 
 class Locked(ServingError):

@@ -13,9 +13,14 @@ HOST = "127.0.0.1"
 PREFERRED = (8080, 8081, 8082, 7070, 7071, 8083)
 _ANY_HOST = {"0.0.0.0": HOST, "::": "[::1]"}
 _YEAR_IN_MINUTES = 525_600
+MOST_BYTES = 6_553_500
+"""The largest body of a request; TorchServe's own default, stated so that it stays."""
 _OPEN_INFERENCE = "TS_OPEN_INFERENCE_PROTOCOL"
 _FOREIGN = ("TS_", "JAVA", "_JAVA", "JDK_")
 """Variables meant for another TorchServe or Java; only the protocol of gRPC is the operator's choice."""
+_NO_URL = "(?!)"
+"""Matches nothing: archives are registered by their name in the store. Under ``file://STORE/.*`` TorchServe
+copies ``STORE/../../any.mar`` into the store before it refuses the dots, and then loads it by that name."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +112,11 @@ def config_properties(
         "initial_worker_port": ports.worker,
         "model_store": model_store,
         "load_models": ",".join(f"{name}={file}" for name, file in models),
-        "allowed_urls": f"file://{model_store}/.*",
+        "allowed_urls": _NO_URL,
         "enable_model_api": "true",
         "token_expiration_min": _YEAR_IN_MINUTES,
+        "disable_token_authorization": "false",
+        "max_request_size": MOST_BYTES,
         "install_py_dep_per_model": "false",
         "enable_metrics_api": "true",
         "metrics_mode": "prometheus",

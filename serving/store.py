@@ -39,11 +39,7 @@ def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
             archive = read_archive(copy)
         except Exception as error:
             raise type(error)(str(error).replace(str(copy), str(source))) from None
-        if archive.bundle["format"] != "onnx" and not allow_torch:
-            raise ServingError(
-                f"{source} holds {archive.bundle['format']}, which can run any code when it is loaded; "
-                "ONNX archives hold none. If you trust who made it: serving start --allow-torch"
-            )
+        _check_format(archive, str(source), allow_torch)
         digest = sha256(data).hexdigest()
         version = Version(
             version=archive.version,
@@ -65,8 +61,9 @@ def prune(store: Path, state: State) -> None:
             path.unlink(missing_ok=True)
 
 
-def opened(version: Version, store: Path) -> Archive:
-    """A stored archive, if its bytes are still those that were admitted."""
+def opened(version: Version, store: Path, *, allow_torch: bool) -> Archive:
+    """A stored archive, if its bytes are still those that were admitted. Its format is judged anew: whoever
+    starts the server now may trust fewer publishers."""
     path = store / version.file
     try:
         found = sha256(path.read_bytes()).hexdigest()
@@ -74,4 +71,14 @@ def opened(version: Version, store: Path) -> Archive:
         raise ServingError(f"the archive of version {version.version} can't be read: {error}") from error
     if found != version.sha256:
         raise ServingError(f"{path} was changed after it was admitted: its SHA-256 is {found}")
-    return read_archive(path)
+    archive = read_archive(path)
+    _check_format(archive, str(path), allow_torch)
+    return archive
+
+
+def _check_format(archive: Archive, name: str, allow_torch: bool) -> None:
+    if archive.bundle["format"] != "onnx" and not allow_torch:
+        raise ServingError(
+            f"{name} holds {archive.bundle['format']}, which can run any code when it is loaded; "
+            "ONNX archives hold none. If you trust who made it: serving start --allow-torch"
+        )

@@ -136,15 +136,15 @@ def test_the_store_holds_the_bytes_that_were_checked(versions, tmp_path):
     copy = home.store / stored.version.file
     assert copy.read_bytes() == versions["1.0"].read_bytes()
     assert stored.version.file == f"net-1.0-{stored.version.sha256[:12]}.mar"
-    assert opened(stored.version, home.store).version == "1.0"
+    assert opened(stored.version, home.store, allow_torch=False).version == "1.0"
     copy.write_bytes(versions["2.0"].read_bytes())
     with pytest.raises(ServingError, match="was changed after it was admitted"):
-        opened(stored.version, home.store)
+        opened(stored.version, home.store, allow_torch=False)
     admit(versions["1.0"], home.store, allow_torch=False)
-    assert opened(stored.version, home.store).version == "1.0"
+    assert opened(stored.version, home.store, allow_torch=False).version == "1.0"
     copy.unlink()
     with pytest.raises(ServingError, match="can't be read"):
-        opened(stored.version, home.store)
+        opened(stored.version, home.store, allow_torch=False)
 
 
 def test_half_an_archive_is_refused_by_its_name_and_leaves_nothing(versions, tmp_path):

@@ -1,0 +1,126 @@
+"""Who can reach management, and what its key can do."""
+
+import json
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from served import until
+
+from serving.client import GrpcManagement
+from serving.errors import ServingError
+from serving.home import Home
+
+
+@pytest.fixture
+def elsewhere():
+    """A web server that notes what it was asked for."""
+    asked = []
+
+    class Noting(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Noting)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_all_ports_of_all_its_processes_are_on_loopback_unless_said_otherwise(server):
+    top = psutil.Process(server.running["pid"])
+    found = [
+        c.laddr
+        for process in [top, *top.children(recursive=True)]
+        for c in process.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN or not c.raddr
+    ]
+    assert len({address.port for address in found}) == 6
+    assert {address.ip.removeprefix("::ffff:") for address in found} == {"127.0.0.1"}
+
+
+def test_no_archive_comes_from_a_url_or_a_path_and_none_is_copied_into_the_store(server, archives, elsewhere):
+    """Each address is tried twice: once refused, a file may still have been left in the store."""
+    url, asked = elsewhere
+    store, outside = (server.home / "store").resolve(), archives["2"]
+    steps = "../" * len(store.parts)
+    urls = [
+        f"{url}/2.mar",
+        f"{url}/?file://{store}/2.mar",
+        "file:///etc/passwd",
+        outside.as_uri(),
+        f"file://{store}/{steps}{outside}",
+        f"file://{store}/{'%2e%2e/' * len(store.parts)}{outside}",
+        f"file://{store}x/2.mar",
+        f"../{outside.name}",
+        str(outside),
+        outside.name,
+        "s3://bucket/2.mar",
+        "ftp://127.0.0.1/2.mar",
+        "jar:file:///x.jar!/2.mar",
+    ]
+    before = set(store.iterdir())
+    with Home(server.home).changing():
+        for each in urls * 2:
+            for path in ("/models", "/workflows"):
+                assert server.manage("POST", path, url=each).status_code >= 400, (path, each)
+        with_key = server.keys()["management"]
+        management = GrpcManagement(server.running["grpc_management"], with_key)
+        for each in urls:
+            with pytest.raises(ServingError):
+                management.register(each)
+        management.close()
+        assert set(server.held()) == {"1.0"}
+        assert set(store.iterdir()) == before
+    assert asked == []
+
+
+def test_what_was_registered_behind_the_servers_back_is_gone_in_seconds(server, archives, tmp_path):
+    with zipfile.ZipFile(archives["2"]) as archive:
+        archive.extractall(tmp_path / "folder")
+    """TorchServe takes a folder of this machine for an archive, which no setting forbids."""
+    with Home(server.home).changing():
+        loaded = server.manage("POST", "/models", url=str(tmp_path / "folder"), initial_workers=1)
+        assert loaded.status_code == 200
+        assert set(server.held()) == {"1.0", "2.0"}
+    until(lambda: set(server.held()) == {"1.0"}, 10)
+    assert server.default() == "1.0"
+
+
+def test_the_control_port_tells_no_key_no_path_and_no_version_of_software(server):
+    for path in ("/live", "/ready", "/metrics", "/openapi.json", "/else", "/%0d%0aX: y"):
+        answer = server.control(path)
+        told = answer.text + str(answer.headers)
+        assert answer.headers["server"] == "eidetic"
+        assert not [w for w in ("Python", str(server.home), *server.keys().values()) if w in told], path
+    broken = httpx.request("A" * 70_000, server.running["control"], trust_env=False)
+    assert "Python" not in broken.text + str(broken.headers)
+
+
+def test_answers_carry_only_headers_that_are_known(server):
+    known = {"content-type", "content-length", "connection", "x-request-id"}
+    known |= {"pragma", "cache-control", "expires"}
+    for row in ({"data": [0] * 6}, {"data": []}):
+        assert set(server.predict(row).headers) <= known
+
+
+def test_only_the_owner_may_write_in_the_home_and_read_what_is_secret_in_it(server):
+    assert server.home.stat().st_mode & 0o777 == 0o755  # it was there before, open to all
+    for name in ("store", "reports", "logs", "metrics", "records"):
+        assert (server.home / name).stat().st_mode & 0o777 == 0o700
+    for path in (server.secrets, server.home / "authorization.txt"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    private = Path(json.loads((server.home / "server.json").read_text())["folder"])
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert (private / "key_file.json").stat().st_mode & 0o777 == 0o600
