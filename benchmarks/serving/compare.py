@@ -14,12 +14,14 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.serving.client import Load, Target, load
+from benchmarks.serving.cpu import measured
 from benchmarks.serving.nets import SHAPES
 from benchmarks.serving.payloads import JSON, Bare, questions
 from benchmarks.serving.servers import ours, peer
 from export.archive import read_archive
 
 ROUNDS = 7
+LATENCY = "latency"  # ours once more, with the other profile
 WARM_SECONDS = 8.0  # until Java's compilers are done; the peers get the same
 console = Console(stderr=True)
 Names = tuple[list[str], list[list[str]]]
@@ -52,6 +54,10 @@ def servers(net: Net, home: Path, peers: Sequence[str], kind: str) -> Iterator[d
     with ExitStack() as stack:
         found = {"ours": stack.enter_context(ours(net.archive(), home)).target}
         for name in peers:
+            if name == LATENCY:
+                other = home.with_name(f"{home.name}-latency")
+                found[name] = stack.enter_context(ours(net.archive(), other, "--profile", LATENCY)).target
+                continue
             found[name] = stack.enter_context(peer(name, net.graph, json=kind == JSON))
         for target in found.values():
             _warm(net, target, kind)
@@ -68,19 +74,21 @@ def compare(
     net: Net, targets: Mapping[str, Target], kind: str, connections: int, count: int, *, bare: bool = False
 ) -> Runs:
     """``ROUNDS`` runs of each server, and of bare ONNX Runtime at batch 32 if asked for, after one to warm
-    up: rate, latency and what the client cost. Every answer is checked."""
+    up: rate, latency, what the client cost and what each program did. Every answer is checked."""
     alone, names, runs = Bare(net.graph), net.names(), {name: list[dict[str, float]]() for name in targets}
     for turn in range(ROUNDS + 1):
         asked = questions(alone, SHAPES[net.name], count, seed=1000 * connections + turn)
         order = list(targets)[turn % len(targets) :] + list(targets)[: turn % len(targets)]
         for name in order:
             target = targets[name]
-            seen = load(target.port, asked.requests(target, kind), connections)
-            wrong = asked.wrong(seen, names if name == "ours" else None)
+            requests = asked.requests(target, kind)
+            with measured(count) as cpu:
+                seen = load(target.port, requests, connections)
+            wrong = asked.wrong(seen, names if name in ("ours", LATENCY) else None)
             if wrong:
                 raise SystemExit(f"{name}: {wrong} of {count} answers are wrong")
             if turn:
-                runs[name].append(_described(seen))
+                runs[name].append(_described(seen) | cpu)
         if bare and turn:
             runs.setdefault("bare", []).append({"rate": _bare_rate(alone, asked.x)})
         now = {name: round(taken[-1]["rate"]) for name, taken in runs.items() if taken}
@@ -121,6 +129,6 @@ def ratio(runs: Runs, one: str, other: str, what: str = "rate") -> dict[str, flo
 def medians(runs: Runs) -> dict[str, dict[str, float]]:
     """Of each server's figures, over the rounds."""
     return {
-        name: {key: statistics.median(run[key] for run in taken) for key in taken[0]}
+        name: {key: statistics.median(run.get(key, 0.0) for run in taken) for key in taken[0]}
         for name, taken in runs.items()
     }
