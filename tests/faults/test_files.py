@@ -67,7 +67,7 @@ def test_half_an_archive_is_named_at_deploy_and_at_start(full, archives, tmp_pat
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("harm", ["gone", "half"])
+@pytest.mark.parametrize("harm", ["gone", pytest.param("half", marks=pytest.mark.slow)])
 def test_a_restart_names_the_stored_archive_that_is_gone_or_half_written(archives, tmp_path, harm):
     home = tmp_path / "home"
     done = serving("start", archives["1"], "--home", home, "--run", "true")
