@@ -32,6 +32,16 @@ def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
     except OSError:
         read_archive(source)  # which says best what is missing
         raise
+    try:
+        version, archive = _checked(source, data, store, allow_torch)
+    except OSError as error:
+        raise ServingError(f"the store {store} can't take {source.name}: {error}") from error
+    target = store / version.file
+    return Stored(Archive(target, archive.bundle, archive.probes), version)
+
+
+def _checked(source: Path, data: bytes, store: Path, allow_torch: bool) -> tuple[Version, Archive]:
+    """Write ``data`` into the store, if the written file is sound."""
     with tempfile.TemporaryDirectory(prefix=".checked-", dir=store) as folder:
         copy = Path(folder) / source.name
         write_whole(copy, data)
@@ -46,9 +56,8 @@ def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
             file=f"{archive.name}-{archive.version}-{digest[:12]}.mar",
             sha256=digest,
         )
-        target = store / version.file
-        copy.replace(target)
-    return Stored(Archive(target, archive.bundle, archive.probes), version)
+        copy.replace(store / version.file)
+        return version, archive
 
 
 def prune(store: Path, state: State) -> None:

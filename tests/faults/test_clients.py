@@ -1,0 +1,97 @@
+"""Clients that go away, dawdle, or are too many cost the others nothing and never hang."""
+
+import random
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from canary import KNOWN, Canary
+from served import until
+
+BOUND_SECONDS = 15.0
+DEADLINE_SECONDS = 2.0
+
+
+def request(server, body=b"", length=None, kind="application/octet-stream"):
+    """The bytes of a request, whose body may be shorter than it says."""
+    key = server.keys()["inference"]
+    head = (
+        f"POST /predictions/net HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: {len(body) if length is None else length}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def connected(server):
+    port = int(server.running["inference"].rpartition(":")[2])
+    return socket.create_connection(("127.0.0.1", port), 10)
+
+
+def pids(server):
+    return {worker.pid for worker in server.workers()}
+
+
+def test_clients_that_disconnect_at_any_byte_disturb_nobody(server):
+    rng, before, whole = random.Random(0), pids(server), request(server, bytes(24))
+    with Canary(server, 4) as canary:
+        for _ in range(300):
+            with connected(server) as s:
+                s.sendall(whole[: rng.randrange(1, len(whole) + 1)])
+                if rng.random() < 0.5:  # a reset instead of a polite end
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        until(lambda: len(canary.asked) > 50)
+    assert canary.wrong == []
+    assert pids(server) == before
+
+
+def test_half_open_and_dripping_connections_keep_nobody_from_an_answer(server):
+    """TorchServe lets a slow client wait for as long as it likes: each costs one connection."""
+    slow, whole = [connected(server) for _ in range(500)], request(server, bytes(24))
+    top = psutil.Process(server.running["frontend"])
+    before = top.memory_info().rss
+    try:
+        with Canary(server, 4) as canary:
+            for i in range(20):
+                for s in slow:
+                    s.sendall(whole[i : i + 1])
+        assert canary.wrong == []
+        assert len(canary.asked) > 50
+        assert top.memory_info().rss - before < 200e6
+        for s in slow[:5]:  # still there, and answered as soon as they are done
+            s.sendall(whole[20:])
+            assert s.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        for s in slow:
+            s.close()
+
+
+@pytest.mark.parametrize("deadline", [False, True])
+def test_a_full_queue_and_an_expired_request_are_answered_in_bounded_time(server, deadline):
+    """Workers that hang for a while: all clients get an answer or a plain error once they go on."""
+    workers, extra = server.workers(), {}
+    if deadline:
+        extra = {"deadline_ms": int((time.time() + DEADLINE_SECONDS) * 1000)}
+
+    def ask(number):
+        began = time.monotonic()
+        answer = server.predict({"data": KNOWN[number % 20], **extra})
+        return answer.status_code, time.monotonic() - began, answer.json()
+
+    for worker in workers:
+        worker.suspend()
+    try:
+        with ThreadPoolExecutor(250) as pool:
+            asked = [pool.submit(ask, n) for n in range(250)]
+            until(lambda: sum(a.done() for a in asked) > 10, 20)
+            time.sleep(DEADLINE_SECONDS)
+            for worker in workers:
+                worker.resume()
+            answers = [a.result() for a in asked]
+    finally:
+        for worker in workers:
+            worker.resume()
+    assert {status for status, _, _ in answers} == ({408, 503} if deadline else {200, 503})
+    assert max(seconds for _, seconds, _ in answers) < BOUND_SECONDS
+    assert all("expired" in str(found) for status, _, found in answers if status == 408)

@@ -1,0 +1,82 @@
+"""Files that a server needs are gone, half-written or can't be written."""
+
+import os
+import shutil
+import signal
+
+import pytest
+from canary import KNOWN, Canary
+from served import Served, serving, until
+
+ROW = {"data": KNOWN[0]}
+UNMEASURED = "--accept-unmeasured-routing"
+
+
+@pytest.fixture(scope="module")
+def full(archives, tmp_path_factory):
+    """A server whose disk for logs is full from the beginning."""
+    home = tmp_path_factory.mktemp("full") / "home"
+    (home / "logs").mkdir(parents=True)
+    for name in ("requests.jsonl", "torchserve.log"):
+        (home / "logs" / name).symlink_to("/dev/full")
+    with Served(home, archives["1"]) as running:
+        yield running
+
+
+def test_a_full_disk_for_logs_loses_lines_and_no_answer(full):
+    for _ in range(50):
+        assert full.predict(ROW).status_code == 200
+        assert full.predict({"data": [1]}).status_code == 400  # which is logged
+    assert full.control("/ready").status_code == 200
+    (worker,) = full.workers()
+    os.kill(worker.pid, signal.SIGKILL)
+    until(lambda: full.predict(ROW).status_code == 200, 10)
+
+
+def test_a_store_that_is_gone_keeps_answering_and_a_deploy_says_so(full, archives, tmp_path):
+    store, away = full.home / "store", tmp_path / "away"
+    shutil.move(store, away)
+    try:
+        with Canary(full, 2) as canary:
+            done = full.command("deploy", archives["2"], UNMEASURED)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert str(store) in done.stderr.replace("\n", "")
+        assert canary.wrong == []
+        assert canary.asked
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+        shutil.move(away, store)
+    done = full.command("deploy", archives["2"], UNMEASURED)
+    assert "2.mar is sound" in done.stderr  # this little network can be served, but nothing proven of it
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.99])
+def test_half_an_archive_is_named_at_deploy_and_at_start(full, archives, tmp_path, share):
+    half = tmp_path / "half.mar"
+    data = archives["1"].read_bytes()
+    half.write_bytes(data[: int(len(data) * share)])
+    before = full.state()
+    done = full.command("deploy", half, UNMEASURED)
+    assert (done.returncode, full.state()) == (1, before)
+    assert "half.mar" in done.stderr
+    done = serving("start", half, "--home", tmp_path / "home")
+    assert done.returncode == 1
+    assert "half.mar" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("harm", ["gone", pytest.param("half", marks=pytest.mark.slow)])
+def test_a_restart_names_the_stored_archive_that_is_gone_or_half_written(archives, tmp_path, harm):
+    home = tmp_path / "home"
+    done = serving("start", archives["1"], "--home", home, "--run", "true")
+    assert done.returncode == 0, done.stderr
+    (stored,) = (home / "store").glob("*.mar")
+    if harm == "gone":
+        stored.unlink()
+    else:
+        stored.write_bytes(stored.read_bytes()[:1000])
+    done = serving("start", "--home", home, "--run", "true")
+    assert done.returncode == 1
+    assert stored.name in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,43 @@
+"""The smallest archive there is, with today's handler, and edits of it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from export.container import write_members
+from export.contents import MANIFEST, manifest
+from export.releases import handler_files, is_handler
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "tests/export/attacks/base.mar"
+IMAGE = {"mode": "L", "size": [2, 3], "resize": "bilinear", "layout": "flat", "scale": 255}
+
+
+def small_archive(
+    target: Path,
+    bundle: Callable[[dict[str, Any]], object] = lambda bundle: None,
+    files: Callable[[dict[str, bytes]], object] = lambda files: None,
+) -> Path:
+    """The archive at ``target``, edited before its sums are taken."""
+    with zipfile.ZipFile(BASE) as archive:
+        held = {name: archive.read(name) for name in archive.namelist() if not is_handler(name)}
+    held |= handler_files(ROOT / "handlers")
+    described = json.loads(held["bundle.json"])
+    bundle(described)
+    files(held)
+    described["files"] = {n: sha256(held[n]).hexdigest() for n in (described["model"], "probes.safetensors")}
+    held["bundle.json"] = json.dumps(described).encode()
+    held[MANIFEST] = json.dumps(manifest(described)).encode()
+    write_members(held, target)
+    return target
+
+
+def takes_pictures(bundle: dict[str, Any]) -> None:
+    """An edit: the network is called "picture", and its inputs may be image files."""
+    bundle["name"], bundle["schema"], bundle["input"]["image"] = "picture", "1.3.0", IMAGE
+    bundle["limits"]["max_pixels"] = 10_000
