@@ -270,7 +270,7 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
         ("my_trunk:build", "my_trunk:missing", ["my_trunk:missing", "module:callable"]),
         ("my_trunk:build", "os:getcwd", ["getcwd"]),
         ("birds.npz", "nowhere.npz", ["birds", "nowhere.npz"]),
-        ("birds.npz", "birds.csv", ["birds.csv", ".npz, .safetensors or module:callable"]),
+        ("birds.npz", "birds.csv", ["birds.csv", ".npz, .safetensors, folder or module:callable"]),
         ('["owl", "wren"]', '["owl"]', ["two or more"]),
         ("[trunk]", "[trunk", ["config.toml"]),
     ],

@@ -53,6 +53,7 @@ def described(image):
     return {"input": spec, "limits": {"max_instances": 1}, "tasks": [{"name": "a", "classes": ["b"]}]}
 
 
+@pytest.mark.filterwarnings("ignore:Palette images")  # which Pillow says of files that both read alike
 @given(file=files(), image=IMAGES)
 def test_training_and_serving_make_the_same_of_a_file_to_the_last_bit(file, image, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "one"

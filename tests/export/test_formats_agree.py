@@ -3,12 +3,12 @@
 import json
 import warnings
 
-import eidetic_graph
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from graphs import graph_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
@@ -26,7 +26,7 @@ def exported(net, folder, format):
     folder.mkdir()
     write_bundle(net, folder, name="net", model_version="1.0", format=format)
     bundle = json.loads((folder / "bundle.json").read_text())
-    return eidetic_graph.load(folder, bundle, threads=1)
+    return graph_of(folder, bundle)
 
 
 def assert_agree(net, run, x, task, threshold):

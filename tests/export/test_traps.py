@@ -9,12 +9,11 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import eidetic_graph
 import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import graph, held_out, learn, network, pinned, route
+from graphs import graph, graph_of, held_out, learn, network, pinned, route
 from nets import held_out as random_rows
 from nets import trained
 from tolerances import EXPORTED
@@ -65,7 +64,7 @@ def stderr_in(path):
 
 
 def loaded(folder):
-    return eidetic_graph.load(folder, json.loads((folder / "bundle.json").read_text()), threads=1)
+    return graph_of(folder, json.loads((folder / "bundle.json").read_text()))
 
 
 def test_an_lstms_export_says_nothing(written):

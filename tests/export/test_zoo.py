@@ -2,12 +2,11 @@
 
 import json
 
-import eidetic_graph
 import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import FOREIGN, READY, graph, held_out, learn, network, pinned, route
+from graphs import FOREIGN, READY, graph, graph_of, held_out, learn, network, pinned, route
 from tolerances import EXPORTED
 from zoo import ZOO
 
@@ -71,7 +70,7 @@ def assert_agrees(net, run, kind):
 @pytest.mark.parametrize("kind", DEFAULT)
 def test_onnx_runtime_answers_like_the_eager_network(kind, exported):
     made = exported(kind)
-    assert_agrees(made.net, eidetic_graph.load(made.folder, made.bundle, threads=1), kind)
+    assert_agrees(made.net, graph_of(made.folder, made.bundle), kind)
 
 
 @pytest.mark.parametrize("kind", DEFAULT)
@@ -134,7 +133,7 @@ def test_a_router_block_is_in_the_graph_and_in_no_prefix(tmp_path):
     route(net, kind)
     made = graph(net, tmp_path / "bundle")
     assert any(".router." in t.name for t in made.model.graph.initializer)
-    assert_agrees(net, eidetic_graph.load(made.folder, made.bundle, threads=1), kind)
+    assert_agrees(net, graph_of(made.folder, made.bundle), kind)
     sizes = [p["bytes"] for p in made.bundle["prefixes"]]
     assert sizes[0] < sizes[1] < sizes[2] < (made.folder / "model.onnx").stat().st_size
     assert not any(".router." in t.name for n in (1, 2, 3) for t in made.prefix(n).graph.initializer)
@@ -147,4 +146,4 @@ def test_torch_formats_answer_like_the_eager_network(kind, format, tmp_path):
     route(net, kind)
     write_bundle(net, tmp_path, name="net", model_version="1.0", format=format)
     bundle = json.loads((tmp_path / "bundle.json").read_text())
-    assert_agrees(net, eidetic_graph.load(tmp_path, bundle, threads=1), kind)
+    assert_agrees(net, graph_of(tmp_path, bundle), kind)

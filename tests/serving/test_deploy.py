@@ -163,7 +163,7 @@ def test_recorded_requests_are_sent_to_both_versions_before_the_commit(first, ve
     (tmp_path / "none.npy").write_bytes(b"nothing")
     wrong = first.command("deploy", versions["2.0"], *options, tmp_path / "none.npy")
     assert wrong.returncode == 1
-    assert "can't be read" in wrong.stderr.replace("\n", " ")
+    assert "holds no recorded requests" in wrong.stderr.replace("\n", " ")
     assert set(first.held()) == {"1.0"}
 
     free = first.command("deploy", versions["2.0"], UNMEASURED, "--shadow", tmp_path / "routed.npy")

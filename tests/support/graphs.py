@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx
 import ready
 import torch
+from eidetic_device import Settings
+from eidetic_graph import Graph as HandlerGraph
 from nets import LIGHT, QUICK, names
 from torch import Tensor, nn
 from zoo import ZOO
@@ -27,6 +30,11 @@ BRIEF = replace(QUICK, max_epochs=1)
 COARSE = replace(LIGHT, step=0.8)
 READY = [*ready.SMALL, "resnet50"]
 FOREIGN = ["resnet", "mobilenet", "vit"]
+
+
+def graph_of(folder: Path, bundle: dict[str, Any]) -> Callable[..., dict[str, Any]]:
+    """The whole graph of a bundle as the handler runs it, whatever is pinned."""
+    return partial(HandlerGraph(folder, bundle, Settings(device="cpu")), whole=True)
 
 
 def made(kind: str) -> tuple[Callable[[], nn.Module], Callable[[int], Tensor]]:
