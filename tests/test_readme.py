@@ -60,6 +60,33 @@ def test_the_table_of_exported_graphs_is_that_of_the_committed_results():
         assert text in README
 
 
+def test_the_table_of_serving_is_that_of_the_committed_results():
+    result = json.loads((ROOT / "benchmarks/results/serving.json").read_text())
+    figures = result["figures"]
+    rows = {
+        "raw float32, 8 c": "raw.c8.vs_mosec",
+        "raw float32, 32 c": "raw.c32.vs_mosec",
+        "JSON, 32 connections": "json.c32.vs_mosec",
+        "one connection, p50 against FastAPI |": "raw.c1.p50_vs_fastapi",
+        "ResNet-18, 32": "resnet18.c32.vs_bare",
+        "twenty deploys": "hotload.p99_ratio",
+    }
+    for words, key in rows.items():
+        assert shown(words, 2) == [round(figures[key], 2)], words
+    used = result["details"]["raw.c32.vs_mosec"]["medians"]
+    for text in (
+        f"In those deploys {figures['hotload.failed']:.0f} requests failed",
+        f"the slowest answer took {figures['hotload.open.max_ms']:.0f} ms",
+        f"it takes {figures['start.seconds']:.1f} s",
+        f"({used['ours']['python_us']:.0f} microseconds a request in the worker",
+        f"and {used['ours']['java_us']:.0f} in TorchServe's front end",
+        f"mosec's worker takes {used['mosec']['python_us']:.0f}",
+        f"and its front end {used['mosec']['mosec_us']:.0f}",
+        f"at batch 32, {1e6 / used['bare']['rate']:.0f})",
+    ):
+        assert text in README.replace("\n", " "), text
+
+
 def test_the_routing_and_step_tables_are_those_of_the_committed_results():
     routing = figures_of("routing")
     rows = {
