@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from eideticnet.block import Block
 from eideticnet.errors import ConfigError
 from eideticnet.program import Program
 from eideticnet.rules import floors, producers
-from eideticnet.schedules import SCHEDULES, Schedule
+from eideticnet.schedules import SCHEDULES, STEADY, Pace, Schedule
 from eideticnet.scores import OVERALL, SCORES, Score, Scores, importance
 from eideticnet.training import Event, Lesson, measured, recover
 
@@ -84,14 +85,15 @@ class _Trials:
     target: float
     made: int = field(default=0)
 
-    def __call__(self, block: Block, share: float) -> tuple[Block, bool]:
+    def __call__(self, block: Block, share: float, pace: Pace = STEADY) -> tuple[Block, bool]:
         keep = self._choose(block, share)
         if keep is None:
             return block, False
         smaller = block.shrink(keep)
-        phase, epochs = f"prune {self.made}", self.pruning.recovery_epochs
+        phase, rate = f"prune {self.made}", self.pruning.lr_factor * pace.rate
+        epochs = math.ceil(self.pruning.recovery_epochs * pace.epochs)
         with self.lesson.journal.tracking(good=block):
-            reached = recover(self.lesson, smaller, phase, self.target, epochs, self.pruning.lr_factor)
+            reached = recover(self.lesson, smaller, phase, self.target, epochs, rate)
         self.lesson.report(Event(self.lesson.task, "prune", self.made, 0.0, reached, smaller.own))
         self.made += 1
         return smaller, reached >= self.target
