@@ -96,7 +96,7 @@ def _digits() -> EideticNetwork:
     for digits in TASKS:
         loaders[str(digits)] = split.task(digits)
         net.train_task(str(digits), loaders[str(digits)], ["a", "b"], pruning=PRUNING, training=TRAINING)
-    net.fit_router(loaders, routing=Routing("block", "joint", PRUNING), training=TRAINING)
+    net.fit_router(loaders, routing=Routing("block", "joint", PRUNING, width="free"), training=TRAINING)
     return net
 
 

@@ -36,18 +36,28 @@ def accuracies(
 ) -> dict[str, float]:
     """Of the plain ``net``, and of its product with the moments' logits (N, 10) on both parts, which
     is weighed on validation data as the routers' is."""
-    plain = [net(problem.inputs.normalise(part.x)) for part in (split.validation, split.test)]
+    plain = _logits(net, problem, split)
     first, second = weigh(plain[0], validation, split.validation.y)
     product = [first * a + second * b for a, b in zip(plain, (validation, test), strict=True)]
-    found = {}
-    for name, logits in (("", plain), ("moments_", product)):
-        found[f"{name}validation"] = _accuracy(logits[0], split.validation)
-        found[f"{name}test"] = _accuracy(logits[1], split.test)
-    return found
+    return {**_both(plain, split, ""), **_both(product, split, "moments_")}
 
 
-def _accuracy(logits: Tensor, part: Part) -> float:
-    return mean_over_classes(logits.argmax(1) == part.y, part.y)
+@torch.no_grad()
+def accuracy(net: nn.Module, problem: Problem, split: Split, prefix: str) -> dict[str, float]:
+    """Of ``net`` on both parts, by names with this prefix."""
+    return _both(_logits(net, problem, split), split, prefix)
+
+
+def _logits(net: nn.Module, problem: Problem, split: Split) -> list[Tensor]:
+    return [net(problem.inputs.normalise(part.x)) for part in (split.validation, split.test)]
+
+
+def _both(logits: list[Tensor], split: Split, prefix: str) -> dict[str, float]:
+    parts = {"validation": split.validation, "test": split.test}
+    return {
+        f"{prefix}{name}": mean_over_classes(found.argmax(1) == part.y, part.y)
+        for found, (name, part) in zip(logits, parts.items(), strict=True)
+    }
 
 
 def mean_over_classes(right: Tensor, digit: Tensor) -> float:

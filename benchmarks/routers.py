@@ -21,7 +21,7 @@ from eideticnet.calibration import calibrate, expected_calibration_error
 from eideticnet.learned import Learned, Task
 from eideticnet.memory import choose
 from eideticnet.models import mlp
-from eideticnet.routing import Decision, RouterKind, decide
+from eideticnet.routing import Decision, RouterKind, Width, decide
 
 CACHE = Path("runs/bench-routing")
 MOMENTS = 1024
@@ -31,16 +31,19 @@ REJECTED = 0.01
 
 @dataclass(frozen=True)
 class Fit:
-    """A router, what it learns from ("all", "memory K", "none"), and how it is pruned."""
+    """A router, what it learns from ("all", "memory K", "none"), how wide its block starts, and how that
+    is pruned."""
 
     router: RouterKind
     data: str
     pruning: Pruning | None = None
+    width: Width = "free"
 
     @property
     def name(self) -> str:
+        wide = ", wide" if self.width == "trunk" else ""
         pruned = "" if self.pruning is None else f", pruned {self.pruning.threshold:g}"
-        return f"{self.router}{pruned}"
+        return f"{self.router}{wide}{pruned}"
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -55,11 +58,17 @@ def fits(problem: Problem) -> list[Fit]:
         Fit("none", "none"),
         *(Fit(router, "all") for router in trained),
         *(Fit("block", "all", pruning) for pruning in problem.router_prunings),
-        *(Fit(router, f"memory {problem.memory}") for router in trained[2:]),
+        *(Fit(router, "all", width="trunk") for router in trained[1:]),
+        *(Fit(router, f"memory {problem.memory}", width="trunk") for router in trained[2:]),
     ]
 
 
-UNKNOWN = [Fit("moments", "none"), Fit("none", "none"), Fit("taps", "all"), Fit("experts", "all")]
+UNKNOWN = [
+    Fit("moments", "none"),
+    Fit("none", "none"),
+    Fit("taps", "all", width="trunk"),
+    Fit("experts", "all", width="trunk"),
+]
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ def fit_router(net: EideticNetwork, fit: Fit, problem: Problem, train: Part, val
     blocks = [net.learned.block(t.owner) for t in tasks]
     net.learned = Learned(tasks, blocks, moments=net.learned.moments)
     decision: Decision = fit.decisions[0]
-    routing = Routing(fit.router, decision, fit.pruning)
+    routing = Routing(fit.router, decision, fit.pruning, width=fit.width)
     held_out = validation.tasks(problem.batch_size, count)
     net.fit_router(loaders, routing=routing, validation=held_out, training=problem.training, journal=journal)
     return time.perf_counter() - start
@@ -207,7 +216,8 @@ def run(problem: Problem, seed: int) -> dict[str, Any]:
             assert moments[0] is not None
             assert moments[1] is not None
             result["plain"] = plain.accuracies(rival, problem, split, moments[0], moments[1])
-    result["plain"]["seconds"] = seconds
+    double = plain.train(replace(problem, hidden=tuple(2 * n for n in problem.hidden)), seed, split)[0]
+    result["plain"] |= {"seconds": seconds, **plain.accuracy(double, problem, split, "double_")}
     drift = [float((net.task_logits(split.test.x, name) - f).abs().max()) for name, f in frozen.items()]
     test = votes(net, split.test)
     result |= {"drift": max(drift), "oracle": test.routed(test.task), "neurons": net.capacity()}

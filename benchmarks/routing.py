@@ -4,8 +4,9 @@ Each seed's training part is split once more: everything is trained on the rest,
 calibration are made on the validation part, test data is read once. The rule for the default: of
 the routers that learn from all data, the pair of router and decision with the highest validation
 accuracy, as the mean over the problems; K = 0 likewise among those that have no data at all. The
-plain net on all classes gets the same rows and the same recipe; a further row is its product with
-the moments, weighed on validation data like the routers "experts".
+plain net on all classes gets the same rows and the same recipe; further rows are its product with
+the moments, weighed on validation data like the routers "experts", and a plain net of twice the
+width, because a wide router has as many neurons as the plain net and the tasks theirs beside it.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
             "ece.before": column(result, default, "ece_before"),
             "ece": column(result, default, "ece"),
             "plain_with_moments": [seed["plain"]["moments_test"] for seed in result],
+            "plain_of_double_width": [seed["plain"]["double_test"] for seed in result],
             **unknowns(result, default),
         }
         for key, values in columns.items():

@@ -18,7 +18,9 @@ Accuracy with the task found by the network, in percent, mean over the seeds ± 
 `make bench-routing` writes this table; choices are made by the validation column. ECE: expected
 calibration error of the task's probability on test data, without and with calibration. Data: what
 the router learns from; with a memory, that and all of the newest task's. Experts with a memory have the
-moments that were kept of every task; the last row but one gives the plain net the same moments.
+moments that were kept of every task. Wide: the router starts with as many neurons as the trunk has,
+else with those that no task owns. The plain net gets the same moments, and twice the width, in rows of
+their own.
 """
 
 
@@ -57,7 +59,7 @@ def _rows(result: list[dict[str, Any]], default: Sequence[str], without: Sequenc
             f"| {cell(difference)} "
             f"| {_mean(mine, 'ece_before'):.4f}, {_mean(mine, 'ece'):.4f} | {_mean(mine, 'neurons'):.0f} |"
         )
-    for name, prefix in (("", ""), (", times moments", "moments_")):
+    for name, prefix in (("", ""), (", times moments", "moments_"), (", twice the width", "double_")):
         on_validation, on_test = (
             [seed["plain"][f"{prefix}{part}"] for seed in result] for part in ("validation", "test")
         )

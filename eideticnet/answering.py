@@ -97,12 +97,13 @@ class Answering(nn.Module):
         return pieces[task.owner][HEAD]
 
     def capacity(self) -> dict[str, dict[str, int]]:
-        """For each feature group: its ``total``, what each owner has, and what is ``free``."""
+        """For each feature group: its ``total``, what each owner has, and what is ``free``. A router may
+        have more than that: its neurons are beside the trunk's."""
         owned, table = self.learned.owned(), {}
         names = {t.owner: t.label for t in self.learned.tasks}
         for group, total in self.program.groups.items():
             mine = {names.get(o, o): widths.get(group, 0) for o, widths in owned.items()}
-            table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
+            table[group] = {"total": total, **mine, "free": max(total - sum(mine.values()), 0)}
         return table
 
     def digests(self) -> dict[str, str]:

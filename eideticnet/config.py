@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from eideticnet.errors import ConfigError
 from eideticnet.inputs import Inputs
 from eideticnet.pruning import Pruning
-from eideticnet.routing import Auto, Decision, RouterKind, Routing
+from eideticnet.routing import Auto, Decision, RouterKind, Routing, Width
 from eideticnet.schedules import Schedule
 from eideticnet.scores import Score
 from eideticnet.training import Training
@@ -109,6 +109,7 @@ class RoutingConfig(_Section):
 
     router: RouterKind | Auto = Routing().router
     decision: Decision = Routing().decision
+    width: Width = Routing().width
     false_rejections: float = 0.0
 
     @model_validator(mode="after")

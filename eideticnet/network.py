@@ -184,9 +184,9 @@ class EideticNetwork(Answering):
 
         A task without a loader is learned from its memory; routers without training need neither.
         ``validation`` holds raw (x, y) of tasks that nothing was trained on: experts are weighed,
-        probabilities and threshold calibrated on them. A router with neurons gets a block of the free ones,
-        reads everything and is read by nobody; with ``when_full="reuse"`` and no free neuron it
-        is linear on the features there are.
+        probabilities and threshold calibrated on them. A router with neurons gets a block of its own,
+        reads everything and is read by nobody; where it may have none but free neurons and there is
+        none, ``when_full`` decides: with ``"reuse"`` it is linear on the features there are.
         """
         for name in (*loaders, *validation):
             self.task(name)
@@ -203,7 +203,7 @@ class EideticNetwork(Answering):
             data, objective = router_lesson(self.tasks, loaders, training.label_smoothing)
             seed = f"{ROUTER}{len(self.learned.tasks)}"
             lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
-            plan, pruning = router_plan(self.learned, program, kind, routing.pruning, when_full)
+            plan, pruning = router_plan(self.learned, program, kind, routing, when_full)
             trained = plan.learn(lesson, self.learned, pruning, self.device)
             if block is not None:
                 trained = joined(trained, block, validation_lesson(lesson, self.tasks, validation))

@@ -135,13 +135,16 @@ def calibrated(
 
 
 def router_plan(
-    learned: Learned, program: Program, kind: RouterKind, pruning: Pruning | None, when_full: WhenFull
+    learned: Learned, program: Program, kind: RouterKind, routing: Routing, when_full: WhenFull
 ) -> tuple[Plan, Pruning | None]:
-    """The block that is trained for a router, and how it is pruned; a linear one has no neurons of
-    its own."""
+    """The block that is trained for a router of this ``kind``, and how it is pruned; a linear one has
+    no neurons of its own."""
     reading = resolve(None, learned, program)
     if kind == "linear":
         return Plan(program, ROUTER, reading, dict.fromkeys(program.groups, 0)), None
-    program = with_room(learned, program, ROUTER, reading, when_full)
-    own = free(learned, program)
-    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), pruning
+    if routing.width == "trunk":
+        own = program.groups
+    else:
+        program = with_room(learned, program, ROUTER, reading, when_full)
+        own = free(learned, program)
+    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), routing.pruning

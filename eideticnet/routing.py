@@ -22,6 +22,7 @@ from eideticnet.pruning import Pruning
 RouterKind = Literal["linear", "block", "taps", "moments", "experts", "none"]
 Auto = Literal["auto"]
 Decision = Literal["hard", "joint", "entropy"]
+Width = Literal["trunk", "free"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,10 @@ class Routing:
     4,096 numbers at most; else ``taps``. The ``FittedRouting`` says which it was.
     ``decision``: the task that is likeliest for the router (``hard``), for router and head together
     (``joint``: task probability times the head's best label), or whose head is surest (``entropy``).
-    ``pruning`` of the router's own neurons, which go back to the pool when the next task comes.
+    ``pruning`` of the router's own neurons, which go when the next task comes.
     ``false_rejections``: the share of validation inputs that may be answered "none of mine".
+    ``width``: how many neurons the router starts with: as many as the ``trunk`` has, beside it, or no
+    more than are ``free`` in it. Neither takes capacity from a task to come.
     The defaults are chosen on validation data, by the rule that ``make bench-routing`` states.
     """
 
@@ -46,11 +49,13 @@ class Routing:
     decision: Decision = "joint"
     pruning: Pruning | None = None
     false_rejections: float = 0.0
+    width: Width = "trunk"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("router", self.router, (*get_args(RouterKind), *get_args(Auto))),
             ("decision", self.decision, get_args(Decision)),
+            ("width", self.width, get_args(Width)),
         ):
             if value not in known:
                 raise ConfigError(f"{name} {value!r}: use {', '.join(known)}")
