@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from benchmarks.problems import Part, Problem, Split
+from benchmarks.problems import Problem, Split
 from eideticnet import batches
 from eideticnet.experts import weigh
 from eideticnet.models import mlp

@@ -216,7 +216,8 @@ def run(problem: Problem, seed: int) -> dict[str, Any]:
             assert moments[0] is not None
             assert moments[1] is not None
             result["plain"] = plain.accuracies(rival, problem, split, moments[0], moments[1])
-    double = plain.train(replace(problem, hidden=tuple(2 * n for n in problem.hidden)), seed, split)[0]
+    first, second = problem.hidden
+    double, _ = plain.train(replace(problem, hidden=(2 * first, 2 * second)), seed, split)
     result["plain"] |= {"seconds": seconds, **plain.accuracy(double, problem, split, "double_")}
     drift = [float((net.task_logits(split.test.x, name) - f).abs().max()) for name, f in frozen.items()]
     test = votes(net, split.test)

@@ -146,7 +146,7 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
         axes.set_yticks(range(len(table)), names, fontsize=size)
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("share of the layer's neurons (%)")
+        axes.set_xlabel("share of the neurons (%), a wider router's included")
         axes.spines[["left", "bottom"]].set_visible(False)
         return _svg(figure, "capacity")
 
@@ -154,12 +154,13 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
 def _bar(
     axes: Axes, row: int, layer: Mapping[str, int], colours: Mapping[str, str], size: float, unit: float
 ) -> None:
-    """One layer's bar; ``unit``: points for each percent."""
+    """One layer's bar; ``unit``: points for each percent. A router may have neurons beside the layer's."""
     start, total = 0.0, layer["total"]
+    whole = max(total, sum(count for owner, count in layer.items() if owner != "total"))
     for owner, count in layer.items():
         if owner == "total" or not count:
             continue
-        share, colour = 100 * count / total, colours[owner]
+        share, colour = 100 * count / whole, colours[owner]
         hatch = "////" if owner == ROUTER else None
         axes.barh(row, share, 0.78, start, color=colour, hatch=hatch, edgecolor="white", lw=0.6)
         fits = share * unit > 0.66 * size * len(str(count)) + 4
