@@ -84,11 +84,16 @@ def read_archive(path: Path) -> Archive:
 
 def read_files(path: Path) -> tuple[Archive, dict[str, bytes]]:
     """The archive, and all of its files by name, every one checked."""
-    if not path.is_file():
-        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives")
+    check_there(path)
     try:
         members = read_members(path, limit)
         bundle, probes = check_contents(members)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
     return Archive(path, bundle, probes), members
+
+
+def check_there(path: Path) -> None:
+    """``ArchiveError`` where ``path`` is no file."""
+    if not path.is_file():
+        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives")

@@ -23,6 +23,7 @@ from export.archive import read_files
 from export.container import read_members, write_members
 from export.contract import parse_json
 from export.errors import ArchiveError
+from export.files import refuse_to_replace
 from export.hashing import file_sha256
 
 SCHEMA = "1.0.0"
@@ -49,6 +50,7 @@ _LEAST = 64
 
 def write_delta(old: Path, new: Path, destination: Path) -> None:
     """Write what ``new`` adds to ``old``, whole or not at all."""
+    refuse_to_replace(destination, old, new)
     known, stored, files = set(_pool(old)), bytearray(), []
     for name, data in read_files(new)[1].items():
         pieces = list[str | int]()

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from nets import fit
 from typer.testing import CliRunner
 
-from export.__main__ import app
 from export.archive import read_files
+from export.commands import app
 from export.container import write_members
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError
