@@ -72,9 +72,9 @@ def write_archive(
 
 def _config(bundle: dict[str, Any], serving: Mapping[str, Any]) -> dict[str, Any]:
     """TorchServe's configuration; no larger batches than an answer may depend on."""
-    most = bundle["limits"].get("max_batch", serving.get("batchSize", SERVING["batchSize"]))
-    handler = {**SERVING["handler"], **serving.get("handler", {})}
-    return {**SERVING, **serving, "batchSize": most, "handler": handler}
+    config = {**SERVING, **serving, "handler": {**SERVING["handler"], **serving.get("handler", {})}}
+    most = bundle["limits"].get("max_batch", config["batchSize"])
+    return {**config, "batchSize": min(config["batchSize"], most)}
 
 
 def read_archive(path: Path) -> Archive:

@@ -7,14 +7,14 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 from export.errors import ArchiveError
 
 
 @contextmanager
-def whole_file(destination: Path) -> Iterator[BinaryIO]:
+def whole_file(destination: Path) -> Iterator[BufferedRandom]:
     """A new file, to be written and read, that takes the place of ``destination`` once the block has ended
     well, and leaves nothing behind otherwise. ``ArchiveError`` says why it can't be written."""
     if destination.exists() and not destination.is_file():

@@ -6,17 +6,14 @@ logits are the same to the last bit. What synthetic probes say of that is nothin
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
 
-from export.contents import VALIDATION
-from export.errors import ArchiveError
-from export.real_inputs import Real, real_inputs
+from export.contents import VALIDATION, validation
+from export.real_inputs import Real
 from export.session import session
 from export.tail import PINNED, THRESHOLD, X
 from export.version import Version
@@ -63,11 +60,8 @@ def kept_inputs(version: Version) -> Real | None:
     """The real inputs that an archive carries by permission."""
     if VALIDATION not in version.files:
         return None
-    try:
-        arrays = load_tensors(version.files[VALIDATION])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ArchiveError(f"{version.archive.path}: {VALIDATION} can't be read: {error}") from error
-    return real_inputs(arrays, version.bundle["input"], f"{version.archive.path}: {VALIDATION}")
+    real = validation(version.bundle, version.files[VALIDATION])
+    return replace(real, source=f"{version.archive.path}: {VALIDATION}")
 
 
 def check_routing(old: Version, new: Version, real: Real | None, bound: float) -> RoutingCheck:

@@ -46,6 +46,7 @@ REASONS = {
     "infinite-number": ["no strict JSON", "1e999"],
     "inner-parent-path": ["'prefix/../../escaped.py'", PATH],
     "key-twice": ["no strict JSON", "'name' twice"],
+    "larger-batches-than-answers-allow": ["model-config.yaml has batchSize 32", "allows 1"],
     "many-workers": ["model-config.yaml is not ours", "1000000"],
     "missing-prefix": ["it lacks 'prefix/1.onnx'"],
     "model-elsewhere": ["bundle.json, model: '../model.onnx'"],
@@ -81,6 +82,11 @@ REASONS = {
     "unknown-major-version": ["schema 2.0.0", "reads schema 1"],
     "unlisted-handler-file": ["'eidetic_extra.py' is not of a released handler"],
     "unlisted-prefix": ["it holds 'prefix/0.onnx'"],
+    "validation-of-another-shape": ["validation.safetensors holds x of shape [2, 7]", "[N, 6]"],
+    "validation-of-no-numbers": ["validation.safetensors: x must hold finite numbers"],
+    "validation-that-is-none": ["validation.safetensors can't be read"],
+    "validation-with-another-tensor": ["validation.safetensors holds 'code'"],
+    "validation-with-tasks-missing": ["validation.safetensors: task must hold one whole number for each"],
     "zip64": ["'model.onnx' is in zip64 form"],
 }
 

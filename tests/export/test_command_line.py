@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,30 @@ def test_a_verdict_whose_report_can_not_be_kept_is_printed_all_the_same(versions
     result = invoke("verify", versions[1], "--against", versions[0], "--report", tmp_path / "no" / "r.json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["verdict"] == "proven"
+
+
+INTERRUPTED = """
+import importlib.abc, os, runpy, signal, sys
+
+name = sys.argv.pop(1)
+
+class Interrupts(importlib.abc.MetaPathFinder):
+    def find_spec(self, module, path, target=None):
+        if module == name:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process was started with
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("export", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "onnx", "torch", "eideticnet"])
+def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path, module):
+    command = [sys.executable, "-c", INTERRUPTED, module, "build", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("which", [0, 1])
