@@ -13,6 +13,7 @@ import onnx
 from export.archive import Archive, read_files
 from export.digest import digests
 from export.errors import ArchiveError
+from export.prefix import cut
 from export.tail import INPUTS, OUTPUTS, ROUTER, Rule, attach, attach_pinned, detach, logits_name
 
 Key = tuple[str, int]
@@ -82,8 +83,10 @@ def contradictions(version: Version) -> Iterator[str]:
     body = detach(version.graph, heads)
     if not _same(attach(body, version.rule), version.graph):
         yield "the graph does not route and answer as bundle.json says (its tail is another)"
-    for cut in version.bundle.get("prefixes", []):
-        yield from _prefix_contradictions(version, cut["file"], cut["tasks"])
+    if not _same(cut(body, heads), body):
+        yield f"{version.bundle['model']} holds nodes or tensors that no answer needs"
+    for part in version.bundle.get("prefixes", []):
+        yield from _prefix_contradictions(version, part["file"], part["tasks"])
 
 
 def _prefix_contradictions(version: Version, file: str, tasks: int) -> Iterator[str]:
@@ -95,8 +98,11 @@ def _prefix_contradictions(version: Version, file: str, tasks: int) -> Iterator[
         return
     if any(found[head] != version.digests[head] for head in rule.heads):
         yield f"{file} computes other logits than {version.bundle['model']}"
-    if not _same(attach_pinned(detach(graph, rule.heads), rule), graph):
+    body = detach(graph, rule.heads)
+    if not _same(attach_pinned(body, rule), graph):
         yield f"{file} does not answer as bundle.json says (its tail is another)"
+    if not _same(cut(body, rule.heads), body):
+        yield f"{file} holds nodes or tensors that no answer needs"
 
 
 def _label(name: str, revision: int) -> str:
