@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from export.archive import Archive, read_files
+from export.contract import minor
 from export.digest import digests
 from export.errors import ArchiveError
 from export.prefix import cut
@@ -49,12 +50,17 @@ class Version:
         return self.digests[logits_name(task["owner"])]
 
 
-def open_version(path: Path) -> Version | None:
-    """Read an archive and digest its graph; None where nested blocks in ONNX are not what it holds.
+def open_version(path: Path) -> Version | str:
+    """Read an archive and digest its graph; a sentence where it is of a kind that promises no bits.
     ``ArchiveError`` says what is wrong with it."""
     archive, files = read_files(path)
-    if (archive.bundle["format"], archive.bundle["layout"]) != ("onnx", "nested"):
-        return None
+    if minor(archive.bundle) < 2:
+        return (
+            f"{path} is of schema {archive.bundle['schema']}, which lacks what a proof needs: export it again"
+        )
+    form = archive.bundle["format"], archive.bundle["layout"]
+    if form != ("onnx", "nested"):
+        return f"{path} is {form[0]} in the layout {form[1]}, and bits are promised for nested ONNX graphs"
     graph = _graph(files, archive.bundle["model"])
     held = [*archive.bundle["tasks"], *archive.bundle.get("superseded", [])]
     names = [logits_name(task["owner"]) for task in held]

@@ -52,7 +52,7 @@ REASONS = {
     "model-elsewhere": ["bundle.json, model: '../model.onnx'"],
     "moderately-nested-json": ["nested too deeply"],
     "nested-json": ["nested too deeply"],
-    "no-checksums": ["lacks 'files'"],
+    "no-checksums": ["bundle.json", "'files' is a required property"],
     "no-onnx": ["'model.onnx' is no valid ONNX file"],
     "no-probes": ["it lacks 'probes.safetensors'"],
     "no-width-in-a-class": ["\\u200b", "printable"],
