@@ -147,12 +147,16 @@ def apply(
     old: Annotated[Path, typer.Argument(help="The archive that the delta was made against.")],
     delta: Annotated[Path, typer.Argument(help="The delta.")],
     store: Store = Path("model_store"),
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the new archive; default: 16 times those of OLD and DELTA."),
+    ] = None,
 ) -> None:
     """Make the new archive from OLD and DELTA, byte for byte, in STORE; its path is printed."""
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".delta-", dir=store) as temporary:
         made = Path(temporary) / "new.mar"
-        apply_delta(old, delta, made)
+        apply_delta(old, delta, made, max_bytes)
         archive = read_archive(made)
         destination = store / f"{archive.name}-{archive.version}.mar"
         refuse_to_replace(destination, old, delta)
