@@ -61,7 +61,11 @@ def write_bundle(
     judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it."""
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
-            raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
+            option = f"--{what.replace(' ', '-')}"
+            raise ExportError(
+                f"the {what} {text!r} can't be part of a URL: give {option} up to 64 letters, digits, '.', "
+                "'_' and '-', the first a letter or digit"
+            )
     check(net)
     problem = names_problem((task.name, task.classes) for task in net.tasks)
     if problem:

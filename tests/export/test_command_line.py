@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,6 +179,16 @@ def test_a_build_that_fails_leaves_neither_bundle_nor_archive(run_folder, tmp_pa
     result = module("build", run_folder, "--store", store, "--bundle", kept)
     assert result.returncode == 1
     assert sorted(tmp_path.iterdir()) == [real, store]
+
+
+def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_folder, tmp_path):
+    folder = Path(shutil.copytree(run_folder, tmp_path / "my run"))
+    result = module("build", folder, "--store", tmp_path / "store")
+    assert result.returncode == 1
+    assert "the name 'my run' can't be part of a URL: give --name" in result.stderr
+    result = module("build", run_folder, "--store", tmp_path / "store", "--model-version", "1/2")
+    assert "the model version '1/2' can't be part of a URL: give --model-version" in result.stderr
+    assert not (tmp_path / "store").exists()
 
 
 def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
