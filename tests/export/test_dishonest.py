@@ -13,6 +13,7 @@ from onnx import numpy_helper
 from zoo_nets import zoo_net
 
 from export.digest import digests
+from export.prefix import cut
 from export.tail import ROUTER, Rule, attach, detach, logits_name
 from export.verify import verify
 
@@ -99,6 +100,29 @@ def test_fewer_instances_in_a_request_are_refused(versions, tmp_path):
     assert "export with --max-instances 64" in refused(new, versions[0])
     more = forged(versions[1], tmp_path / "net.mar", lambda b: b["limits"].update(max_instances=65))
     assert verify(more, versions[0]).verdict == "proven"
+
+
+def test_smaller_images_are_refused(versions, tmp_path):
+    old, new = (
+        forged(archive, tmp_path / f"{pixels}.mar", lambda b, p=pixels: b["limits"].update(max_pixels=p))
+        for archive, pixels in zip(versions[:2], (1000, 999), strict=True)
+    )
+    assert "an image may have 999 pixels, and 1000 before" in refused(new, old)
+    assert verify(versions[1], old).verdict == "proven"
+
+
+def test_a_missing_revision_is_refused_whatever_tools_made_the_graph(versions, tmp_path):
+    """Other tools would explain another digest; that one is gone they don't."""
+
+    def forget(bundle):
+        bundle["superseded"].clear()
+        bundle["tools"]["torch"] = "9.9"
+
+    def without_its_head(model):
+        model.CopyFrom(cut(model, [output.name for output in model.graph.output]))
+
+    new = edited(versions[2], tmp_path / "net.mar", without_its_head, forget)
+    assert "task 'task 0' is missing" in refused(new, versions[0])
 
 
 @pytest.mark.parametrize("limit", [2, None])
