@@ -1,158 +1,26 @@
-"""Command line: ``python -m export build RUN``, ``verify NEW --against OLD``, ``delta``, ``apply``."""
+"""``python -m export``: the commands, with signals and errors as a shell expects them."""
 
 from __future__ import annotations
 
-import json
 import signal
-import tempfile
-from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
-
-import typer
-
-from export.archive import read_archive
-from export.delta import apply_delta, write_delta
-from export.errors import ArchiveError, ExportError
-from export.releases import RELEASES, release
-from export.show import show, show_build
-from export.verify import MAX_DROP, STATUS
-from export.verify import verify as prove
-
-HANDLERS = Path(__file__).parent.parent / "handlers"
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where it is served; auto takes CUDA if it can.")
-]
-Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads of each worker that serves it.")]
-Buckets = Annotated[
-    list[int],
-    typer.Option(help="A number of rows that batches are padded to; on CUDA 1 to 256 unless stated."),
-]
 
 
-@app.callback()
 def main() -> None:
-    """Turn checkpoints into model archives, prove that one may replace another, make deltas."""
+    """Run a command line; our own errors become one line on standard error."""
+    heeded = signal.getsignal(signal.SIGINT)
+    if heeded is signal.default_int_handler:  # no traceback of whatever is being imported
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from export.commands import app, failed
+    from export.errors import ArchiveError, ExportError
 
-
-@app.command()
-def build(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained network.")],
-    name: Annotated[str, typer.Option(help="The model's name; default: the run folder's.")] = "",
-    model_version: Annotated[str, typer.Option(help="Default: the number of tasks, as N.0.")] = "",
-    format: Annotated[Literal["onnx", "torchscript", "pt2"], typer.Option(help="Graph format.")] = "onnx",
-    store: Store = Path("model_store"),
-    bundle: Annotated[Path | None, typer.Option(help="Also keep the bundle in this new folder.")] = None,
-    prefix: Annotated[
-        list[int], typer.Option(help="Also a graph for requests pinned to one of so many first tasks.")
-    ] = [],  # noqa: B006
-    validation: Annotated[
-        Path | None,
-        typer.Option(
-            help="Real inputs, .npz or .safetensors, that may travel in the archive: x, task, label."
-        ),
-    ] = None,
-    layout: Annotated[
-        Literal["nested", "dense", "auto"],
-        typer.Option(help="Blocks one by one, or fused; auto measures both here. Bits need nested."),
-    ] = "nested",
-    precision: Annotated[
-        Literal["float32", "float16", "bfloat16", "int8"], typer.Option(help="What the graph computes in.")
-    ] = "float32",
-    routing_data: Annotated[
-        Path | None,
-        typer.Option(help="Real inputs by which another layout or precision is judged; default: validation."),
-    ] = None,
-    max_instances: Annotated[int, typer.Option(min=1, help="Instances that one request may hold.")] = 64,
-    device: Device = "auto",
-    threads: Threads = 1,
-    bucket: Buckets = [],  # noqa: B006
-) -> None:
-    """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed."""
-    from export.build import build as export_run  # late: the other commands need no torch
-
-    handler = {"device": device, "threads": threads} | ({"buckets": sorted(set(bucket))} if bucket else {})
-    archive = export_run(
-        run,
-        store,
-        name=name,
-        model_version=model_version,
-        keep=bundle,
-        format=format,
-        prefixes=prefix,
-        validation=validation,
-        layout=layout,
-        precision=precision,
-        routing_data=routing_data,
-        max_instances=max_instances,
-        serving={"handler": handler},
-    )
-    typer.echo(archive)
-    show_build(read_archive(archive).bundle)
-
-
-@app.command()
-def verify(
-    new: Annotated[Path, typer.Argument(help="The archive that is to replace another.")],
-    against: Annotated[Path, typer.Option(help="The archive that is served now.")],
-    routing_data: Annotated[
-        Path | None, typer.Option(help="Real inputs, .npz or .safetensors, with x and maybe task and label.")
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="By how much the routing of a task may fall.")
-    ] = MAX_DROP,
-    report: Annotated[Path | None, typer.Option(help="Also write the JSON report to this file.")] = None,
-) -> None:
-    """Prove that NEW holds every task of the archive AGAINST unchanged, and routes as well.
-
-    Exit status: 0 proven, 1 refused, 3 not comparable. The JSON report goes to standard output.
-    """
-    found = prove(new, against, routing_data, max_drop)
-    text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
-    if report is not None:
-        report.write_text(text + "\n", encoding="utf-8")
-    typer.echo(text)
-    show(found)
-    raise typer.Exit(STATUS[found.verdict])
-
-
-@app.command()
-def delta(
-    new: Annotated[Path, typer.Argument(help="An archive.")],
-    against: Annotated[Path, typer.Option(help="The earlier archive that receivers have.")],
-    out: Annotated[Path, typer.Option(help="The delta's file.")],
-) -> None:
-    """Write what NEW adds to the archive AGAINST, and say how large it is."""
-    write_delta(against, new, out)
-    sizes = out.stat().st_size, new.stat().st_size
-    typer.echo(f"{out}: {sizes[0]} bytes, {sizes[0] / sizes[1]:.1%} of the {sizes[1]} bytes of {new}")
-
-
-@app.command()
-def apply(
-    old: Annotated[Path, typer.Argument(help="The archive that the delta was made against.")],
-    delta: Annotated[Path, typer.Argument(help="The delta.")],
-    store: Store = Path("model_store"),
-) -> None:
-    """Make the new archive from OLD and DELTA, byte for byte, in STORE; its path is printed."""
-    store.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".delta-", dir=store) as temporary:
-        made = Path(temporary) / "new.mar"
-        apply_delta(old, delta, made)
-        archive = read_archive(made)
-        destination = store / f"{archive.name}-{archive.version}.mar"
-        made.replace(destination)
-    typer.echo(destination)
-
-
-@app.command()
-def release_handlers() -> None:
-    """Add the files in handlers/ to the released handlers, the only code that an archive may carry."""
-    added = release(HANDLERS, version("eideticnet"))
-    typer.echo(f"{RELEASES}: {'added' if added else 'they are in it already'}")
+    signal.signal(signal.SIGINT, heeded)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except (ExportError, ArchiveError, OSError) as error:
+        failed(error)
+        raise SystemExit(1) from None
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -160,9 +28,4 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        app()
-    except (ExportError, ArchiveError, OSError) as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise SystemExit(1) from None
+    main()

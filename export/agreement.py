@@ -10,7 +10,7 @@ import torch
 
 from eideticnet import EideticNetwork
 from export.graph import feed
-from export.routing_check import Real
+from export.real_inputs import Real
 from export.session import Array, Run
 
 PROBES = "the bundle's probes, which are synthetic unless the network keeps real ones"

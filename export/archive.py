@@ -72,9 +72,9 @@ def write_archive(
 
 def _config(bundle: dict[str, Any], serving: Mapping[str, Any]) -> dict[str, Any]:
     """TorchServe's configuration; no larger batches than an answer may depend on."""
-    most = bundle["limits"].get("max_batch", serving.get("batchSize", SERVING["batchSize"]))
-    handler = {**SERVING["handler"], **serving.get("handler", {})}
-    return {**SERVING, **serving, "batchSize": most, "handler": handler}
+    config = {**SERVING, **serving, "handler": {**SERVING["handler"], **serving.get("handler", {})}}
+    most = bundle["limits"].get("max_batch", config["batchSize"])
+    return {**config, "batchSize": min(config["batchSize"], most)}
 
 
 def read_archive(path: Path) -> Archive:
@@ -84,11 +84,16 @@ def read_archive(path: Path) -> Archive:
 
 def read_files(path: Path) -> tuple[Archive, dict[str, bytes]]:
     """The archive, and all of its files by name, every one checked."""
-    if not path.is_file():
-        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives")
+    check_there(path)
     try:
         members = read_members(path, limit)
         bundle, probes = check_contents(members)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
     return Archive(path, bundle, probes), members
+
+
+def check_there(path: Path) -> None:
+    """``ArchiveError`` where ``path`` is no file."""
+    if not path.is_file():
+        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from eideticnet import EideticError, EideticNetwork
 from export.archive import write_archive
 from export.bundle import write_bundle
 from export.errors import ExportError
+from export.files import whole_folder
 
 HANDLERS = Path(__file__).parent.parent / "handlers"
 
@@ -38,12 +39,15 @@ def build(
         net = EideticNetwork.load(run)
         model_version = model_version or f"{len(net.tasks)}.0"
         archive = store / f"{name}-{model_version}.mar"
-        with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as temporary:
-            folder = Path(temporary)
+        with whole_folder(keep) if keep is not None else _temporary() as folder:
             write_bundle(net, folder, name=name, model_version=model_version, **options)
             write_archive(folder, HANDLERS, archive, serving)
-            if keep is not None:
-                shutil.copytree(folder, keep)
     except EideticError as error:
         raise ExportError(str(error)) from error
     return archive
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as folder:
+        yield Path(folder)

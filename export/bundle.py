@@ -28,7 +28,7 @@ from export.layout import write_faster
 from export.onnx_body import OPSET
 from export.precision import Precision
 from export.prefix import prefix
-from export.routing_check import read_inputs
+from export.real_inputs import Real, read_inputs
 from export.tail import INPUTS, OUTPUTS, Rule, logits_name
 
 Json = dict[str, Any]
@@ -61,23 +61,27 @@ def write_bundle(
     judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it."""
     for what, text in (("name", name), ("model version", model_version)):
         if not _NAME.fullmatch(text):
-            raise ExportError(f"{what} {text!r}: use up to 64 letters, digits, '.', '_' and '-'")
+            option = f"--{what.replace(' ', '-')}"
+            raise ExportError(
+                f"the {what} {text!r} can't be part of a URL: give {option} up to 64 letters, digits, '.', "
+                "'_' and '-', the first a letter or digit"
+            )
     check(net)
     problem = names_problem((task.name, task.classes) for task in net.tasks)
     if problem:
         raise ExportError(problem)
     _check_prefixes(prefixes, format, layout, len(net.tasks))
     bundle = describe(net, name, model_version, format, max_instances)
-    data = routing_data or validation
-    real = None if data is None else read_inputs(data, bundle["input"])
+    kept = None if validation is None else read_inputs(validation, bundle["input"], "validation data")
+    real = kept if routing_data is None else read_inputs(routing_data, bundle["input"])
     with evaluating(net):
         bundle |= _write_graphs(net, folder, bundle, Form(format, "nested", precision), layout, prefixes)
     if (bundle["layout"], precision) != ("nested", "float32"):
         run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
         bundle["accuracy"] = agreement(net, run, real, *([limit] if limit else []))
     (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
-    if validation is not None:
-        _keep_validation(validation, bundle["input"], folder)
+    if kept is not None:
+        (folder / VALIDATION).write_bytes(_tensors(kept))
     write_description(bundle, folder)
 
 
@@ -179,11 +183,9 @@ def _write_prefix(body: onnx.ModelProto, rule: Rule, tasks: int, folder: Path) -
     return {"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size}
 
 
-def _keep_validation(source: Path, spec: Json, folder: Path) -> None:
-    real = read_inputs(source, spec)
+def _tensors(real: Real) -> bytes:
     known = {"x": real.x, "task": real.task, "label": real.label}
-    tensors = {name: torch.from_numpy(values) for name, values in known.items() if values is not None}
-    (folder / VALIDATION).write_bytes(save_tensors(tensors))
+    return save_tensors({name: torch.from_numpy(a) for name, a in known.items() if a is not None})
 
 
 def _check_prefixes(prefixes: Sequence[int], format: Format, layout: str, tasks: int) -> None:

@@ -8,6 +8,7 @@ So there is one way to read an archive, and what was checked is what the server 
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import unicodedata
 import zipfile
@@ -19,7 +20,7 @@ from stat import S_ISLNK
 from typing import BinaryIO
 
 from export.errors import ArchiveError
-from export.hashing import file_sha256
+from export.files import whole_file
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LOCAL, _CENTRAL, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
@@ -40,21 +41,19 @@ def write_members(members: Mapping[str, bytes], destination: Path, sha256: str |
 
     Stored, not deflated: weights hardly shrink, and what deflating gives depends on zlib's version.
     """
-    partial = destination.with_name(destination.name + ".partial")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", _STORED, allowZip64=False) as archive:
-            for name in sorted(members):
-                entry = zipfile.ZipInfo(name, _EPOCH)
-                entry.create_system, entry.external_attr = 3, _MODE
-                archive.writestr(entry, members[name])
-        if sha256 is not None and file_sha256(partial) != sha256:
-            raise ArchiveError(f"what was put together for {destination} is not what it should be")
-        partial.replace(destination)
+        with whole_file(destination) as file:
+            with zipfile.ZipFile(file, "w", _STORED, allowZip64=False) as archive:
+                for name in sorted(members):
+                    entry = zipfile.ZipInfo(name, _EPOCH)
+                    entry.create_system, entry.external_attr = 3, _MODE
+                    archive.writestr(entry, members[name])
+            file.seek(0)
+            if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise ArchiveError(f"what was put together for {destination} is not what it should be")
     except (OSError, zipfile.LargeZipFile) as error:
         raise ArchiveError(f"can't write {destination}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_members(path: Path, limit: Callable[[str], int]) -> dict[str, bytes]:

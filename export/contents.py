@@ -18,8 +18,9 @@ from jsonschema import Draft202012Validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from export.contract import minor, parse_json, read_bundle
+from export.contract import parse_json, read_bundle
 from export.errors import ArchiveError
+from export.real_inputs import Real, real_inputs
 from export.releases import HANDLER, check_released, is_handler
 
 BUNDLE, PROBES, VALIDATION, CONFIG, MANIFEST = (
@@ -53,9 +54,11 @@ def check_contents(members: Mapping[str, bytes]) -> tuple[dict[str, Any], Probes
     _check_listed(bundle, members)
     _check_sums(bundle, members)
     _check_manifest(parse_json(members[MANIFEST], MANIFEST), bundle)
-    _check_config(members[CONFIG])
+    _check_config(members[CONFIG], bundle)
     check_released({name: data for name, data in members.items() if is_handler(name)})
     _check_graphs(bundle, members)
+    if VALIDATION in members:
+        validation(bundle, members[VALIDATION])
     return bundle, _probes(bundle, members[PROBES])
 
 
@@ -77,9 +80,7 @@ def _check_listed(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
 def _check_sums(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
     """Every file of the bundle must be the one that bundle.json was written for."""
     if "files" not in bundle:
-        if minor(bundle) < 2:
-            return
-        raise ArchiveError("bundle.json lacks 'files', which it has since schema 1.2")
+        return  # the schema lets only bundles from before 1.2 be without
     ours = {BUNDLE, CONFIG, MANIFEST}
     found = {n: sha256(d).hexdigest() for n, d in members.items() if n not in ours and not is_handler(n)}
     stated = bundle["files"]
@@ -145,7 +146,7 @@ _CONFIG = Draft202012Validator(
 )
 
 
-def _check_config(data: bytes) -> None:
+def _check_config(data: bytes, bundle: dict[str, Any]) -> None:
     if b"&" in data:  # a few anchors, each naming the one before it many times, are gigabytes in print
         raise ArchiveError(f"{CONFIG} is not ours: it holds anchors")
     try:
@@ -155,6 +156,11 @@ def _check_config(data: bytes) -> None:
         raise ArchiveError(f"{CONFIG} is not ours: {' '.join(str(problem).split())[:200]}") from None
     if error:
         raise ArchiveError(f"{CONFIG} is not ours: {error.message[:200]}")
+    batch, most = found.get("batchSize", 1), bundle["limits"].get("max_batch")
+    if most is not None and batch > most:
+        raise ArchiveError(
+            f"{CONFIG} has batchSize {batch}; answers depend on their batch, and bundle.json allows {most}"
+        )
 
 
 def _check_graphs(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
@@ -197,12 +203,25 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
+def validation(bundle: dict[str, Any], data: bytes) -> Real:
+    """The real inputs in an archive's validation.safetensors."""
+    arrays = _safetensors(data, VALIDATION)
+    strange = sorted(arrays.keys() - {"x", "task", "label"})
+    if strange:
+        raise ArchiveError(f"{VALIDATION} holds {strange[0]!r}; ours hold x, task and label")
+    return real_inputs(arrays, bundle["input"], VALIDATION)
+
+
+def _safetensors(data: bytes, name: str) -> Probes:
+    try:
+        return load_tensors(data)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ArchiveError(f"{name} can't be read: {error}") from None
+
+
 def _probes(bundle: dict[str, Any], data: bytes) -> Probes:
     """A few inputs (n, *shape) for each task, by owner."""
-    try:
-        probes = load_tensors(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ArchiveError(f"{PROBES} can't be read: {error}") from None
+    probes = _safetensors(data, PROBES)
     shape, dtype = tuple(bundle["input"]["shape"]), bundle["input"]["dtype"]
     for task in bundle["tasks"]:
         found = probes.get(task["owner"])

@@ -23,6 +23,7 @@ from export.archive import read_files
 from export.container import read_members, write_members
 from export.contract import parse_json
 from export.errors import ArchiveError
+from export.files import refuse_to_replace
 from export.hashing import file_sha256
 
 SCHEMA = "1.0.0"
@@ -45,10 +46,14 @@ _FORMAT = {
 }
 _LEAST = 64
 """Bytes below which naming a piece costs more than storing it."""
+_GROWTH = 16
+"""How many times the bytes of old archive and delta together a new one may have unless told otherwise: each
+prefix graph repeats what it has in common with the others."""
 
 
 def write_delta(old: Path, new: Path, destination: Path) -> None:
     """Write what ``new`` adds to ``old``, whole or not at all."""
+    refuse_to_replace(destination, old, new)
     known, stored, files = set(_pool(old)), bytearray(), []
     for name, data in read_files(new)[1].items():
         pieces = list[str | int]()
@@ -64,19 +69,25 @@ def write_delta(old: Path, new: Path, destination: Path) -> None:
     write_members({_HEADER: json.dumps(header).encode(), _STORED: bytes(stored)}, destination)
 
 
-def apply_delta(old: Path, delta: Path, destination: Path) -> None:
+def apply_delta(old: Path, delta: Path, destination: Path, most: int | None = None) -> None:
     """Make the new archive from ``old`` and ``delta``, whole or not at all. ``ArchiveError`` where the
-    delta was made for another archive or is damaged."""
+    delta was made for another archive, is damaged, or asks for files of more than ``most`` bytes."""
     header, stored = _read(delta)
     if file_sha256(old) != header["old"]:
         raise ArchiveError(f"{delta} was made for another archive than {old}")
-    pool, rest, files = _pool(old), io.BytesIO(stored), {}
-    for file in header["files"]:
-        unknown = [p for p in file["pieces"] if not isinstance(p, int) and p not in pool]
-        if unknown:
-            raise ArchiveError(f"{delta} needs a piece that {old} does not hold")
-        pieces = [rest.read(p) if isinstance(p, int) else pool[p] for p in file["pieces"]]
-        files[file["name"]] = b"".join(pieces)
+    pool = _pool(old)
+    pieces = [piece for file in header["files"] for piece in file["pieces"]]
+    if any(isinstance(p, str) and p not in pool for p in pieces):
+        raise ArchiveError(f"{delta} needs a piece that {old} does not hold")
+    size = sum(p if isinstance(p, int) else len(pool[p]) for p in pieces)
+    most = _GROWTH * (old.stat().st_size + delta.stat().st_size) if most is None else most
+    if size > most:
+        raise ArchiveError(f"{delta} asks for {size} bytes, more than the {most} allowed; see --max-bytes")
+    rest = io.BytesIO(stored)
+    files = {
+        file["name"]: b"".join(rest.read(p) if isinstance(p, int) else pool[p] for p in file["pieces"])
+        for file in header["files"]
+    }
     write_members(files, destination, sha256=header["new"])
 
 
@@ -117,7 +128,8 @@ def _tensors(name: str, data: bytes) -> list[bytes]:
 def _read(delta: Path) -> tuple[dict[str, Any], bytes]:
     """Header and stored bytes."""
     try:
-        members = read_members(delta, lambda name: _LARGEST[name == _STORED])
+        most = delta.stat().st_size if delta.is_file() else 0  # its files are stored, so none is larger
+        members = read_members(delta, lambda name: min(most, _LARGEST[name == _STORED]))
         if sorted(members) != [_HEADER, _STORED]:
             raise ArchiveError(f"it holds {sorted(members)}, and is no delta of ours")
         header = parse_json(members[_HEADER], _HEADER)

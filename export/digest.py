@@ -23,7 +23,7 @@ _PLAIN = {
 
 _PARTS = {
     "ModelProto": {"ir_version", "opset_import", "producer_name", "producer_version", "graph"},
-    "GraphProto": {"name", "node", "initializer", "input", "output", "value_info"},
+    "GraphProto": {"name", "node", "initializer", "input", "output"},
     "NodeProto": {"name", "domain", "op_type", "doc_string", "input", "output", "attribute"},
 }
 """What ours have. A runtime may act on more (functions, metadata), and no digest would show it."""

@@ -7,3 +7,7 @@ class ExportError(Exception):
 
 class ArchiveError(Exception):
     """A model archive that can't be written or read."""
+
+
+class InputsError(ArchiveError):
+    """Real inputs that can't be read, or that no request to the archive could hold."""

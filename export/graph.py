@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from eideticnet import EideticNetwork
+from export.barriers import barred
 from export.body import body, example, owners
 from export.dense import Dense
 from export.errors import ArchiveError, ExportError
@@ -51,7 +52,8 @@ def write_graph(net: EideticNetwork, form: Form, rule: Rule, path: Path) -> onnx
     computes = module if dtype is None else Reduced(module, net.inputs, dtype).eval()
     model = None
     if form.format == "onnx":
-        model = to_onnx(computes, example(net), owners(net))
+        with barred(computes):
+            model = to_onnx(computes, example(net), owners(net))
         model = quantised(model) if form.precision == "int8" else model
         path.write_bytes(attach(model, rule).SerializeToString())
     else:

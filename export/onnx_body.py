@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from export.errors import ExportError
+from export.prefix import cut
 from export.tail import X, logits_name
 
 OPSET = 20
@@ -22,6 +23,7 @@ logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(loggin
 def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.ModelProto:
     """``body`` maps x (N, *shape) to one tensor of logits for each of ``owners``; ``example`` has more
     than one row, for a batch of one would be exported as a constant."""
+    outputs = [logits_name(owner) for owner in owners]
     with _quiet():
         program = torch.onnx.export(
             body,
@@ -29,7 +31,7 @@ def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.Mod
             dynamo=True,
             opset_version=OPSET,
             input_names=[X],
-            output_names=[logits_name(owner) for owner in owners],
+            output_names=outputs,
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,
@@ -39,8 +41,7 @@ def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.Mod
     _strip(model)
     _check_batch(model)
     _share_prefixes(model)
-    _drop_unused(model)
-    return model
+    return cut(model, outputs)  # the exporter leaves tensors behind that it folded into others
 
 
 @contextmanager
@@ -86,12 +87,3 @@ def _share_prefixes(model: onnx.ModelProto) -> None:
             if longest:
                 node.input[:] = [made[axis, pieces[:longest]], *pieces[longest:]]
             made.setdefault((axis, pieces), node.output[0])
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
-    """Remove tensors that the exporter folded into others and left behind."""
-    used = {name for node in model.graph.node for name in node.input}
-    used |= {output.name for output in model.graph.output}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)

@@ -20,6 +20,7 @@ from eideticnet.block import Block
 from eideticnet.program import Program
 from export.body import Body
 from export.dense import Dense
+from export.prefix import cut
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 HALVES: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -71,7 +72,8 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
             quantize_dynamic(model, path, weight_type=QuantType.QUInt8)  # its int8 convolution has no kernel
             made = onnx.load(path)
     del made.metadata_props[:]
-    return made
+    del made.graph.value_info[:]
+    return cut(made, [output.name for output in model.graph.output])
 
 
 @contextmanager

@@ -47,7 +47,9 @@ def changed_promises(old: Version, new: Version) -> Iterator[str]:
         if before != after:
             yield f"the input contract changed: {key} was {before!r} and is {after!r}"
     for key, task in old.tasks().items():
-        if key in new.tasks() and new.tasks()[key]["classes"] != task["classes"]:
+        if key not in new.tasks():
+            yield f"{label(key)} is missing"
+        elif new.tasks()[key]["classes"] != task["classes"]:
             yield f"{label(key)}: classes were {task['classes']} and are {new.tasks()[key]['classes']}"
     before, after = ({t["name"]: t["classes"] for t in v.bundle["tasks"]} for v in (old, new))
     for name, classes in before.items():  # whichever revision of it answers
@@ -67,19 +69,20 @@ def _changed_limits(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
             f"a request may hold {new['max_instances']} instances, and {old['max_instances']} before: export "
             f"with --max-instances {old['max_instances']}"
         )
+    if new.get("max_pixels", old.get("max_pixels", 0)) < old.get("max_pixels", 0):
+        yield f"an image may have {new['max_pixels']} pixels, and {old['max_pixels']} before"
     if "max_batch" in old and new.get("max_batch", 1 << 62) > old["max_batch"]:
         yield f"answers depend on their batch, of which max_batch {old['max_batch']} was the most"
 
 
 def task_proofs(old: Version, new: Version, run: bool = True) -> tuple[list[TaskProof], list[str]]:
-    """For each revision of each task of ``old`` what was seen, and a sentence for what is wrong.
-    Without ``run`` the digests alone are compared."""
+    """For each revision of each task of ``old`` that ``new`` has what was seen, and a sentence for what is
+    wrong. Without ``run`` the digests alone are compared."""
     runs = (session(old.graph), session(_with_heads(new))) if run else None
     proofs, problems = [], []
     for key, before in old.tasks().items():
         after = new.tasks().get(key)
         if after is None:
-            problems.append(f"{label(key)} is missing")
             continue
         unchanged = old.digest(before) == new.digest(after)
         if not unchanged:

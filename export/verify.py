@@ -14,15 +14,20 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Literal
 
+from export.archive import check_there
+from export.errors import ArchiveError, InputsError
 from export.hashing import file_sha256
+from export.real_inputs import read_inputs
 from export.retention import TaskProof, changed_promises, task_proofs
-from export.routing_check import RoutingCheck, check_routing, kept_inputs, read_inputs
+from export.routing_check import RoutingCheck, check_routing, kept_inputs
 from export.session import THREADS
 from export.version import Version, contradictions, open_version
 
 Verdict = Literal["proven", "refused", "not comparable"]
 STATUS: dict[Verdict, int] = {"proven": 0, "refused": 1, "not comparable": 3}
-"""Exit status of the command for each verdict; 2 is for a wrong command line."""
+"""Exit status of the command for each verdict."""
+NO_VERDICT = 2
+"""Exit status where nothing could be judged or the report not be written, and of a wrong command line."""
 MAX_DROP = 0.02
 """By how much a task's routing may fall, as a fraction of 1, unless told otherwise."""
 
@@ -56,12 +61,23 @@ class Report:
 
 
 def verify(new: Path, against: Path, routing_data: Path | None = None, max_drop: float = MAX_DROP) -> Report:
-    """Whether ``new`` may replace ``against``. ``ArchiveError`` where one of them can't be read."""
+    """Whether ``new`` may replace ``against``; one that is broken is refused. ``ArchiveError`` where one is
+    not there, or the routing data can't be read."""
+    for path in (against, new):
+        check_there(path)
+    try:
+        return _compared(new, against, routing_data, max_drop)
+    except InputsError:
+        raise  # the operator's, and no fault of the archives
+    except ArchiveError as error:
+        return Report("refused", against, new, [str(error)])
+
+
+def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: float) -> Report:
     before, after = open_version(against), open_version(new)
-    if before is None or after is None:
-        which = " and ".join(str(p) for p, v in ((against, before), (new, after)) if v is None)
-        reason = f"bits are promised for nested ONNX graphs, and {which} holds something else"
-        return Report("not comparable", against, new, [reason])
+    if isinstance(before, str) or isinstance(after, str):
+        reasons = [found for found in (before, after) if isinstance(found, str)]
+        return Report("not comparable", against, new, reasons)
     differences = _toolchain(before, after)
     if differences:
         return Report("not comparable", against, new, differences)

@@ -11,8 +11,10 @@ from typing import Any
 import onnx
 
 from export.archive import Archive, read_files
+from export.contract import minor
 from export.digest import digests
 from export.errors import ArchiveError
+from export.prefix import cut
 from export.tail import INPUTS, OUTPUTS, ROUTER, Rule, attach, attach_pinned, detach, logits_name
 
 Key = tuple[str, int]
@@ -48,12 +50,17 @@ class Version:
         return self.digests[logits_name(task["owner"])]
 
 
-def open_version(path: Path) -> Version | None:
-    """Read an archive and digest its graph; None where nested blocks in ONNX are not what it holds.
+def open_version(path: Path) -> Version | str:
+    """Read an archive and digest its graph; a sentence where it is of a kind that promises no bits.
     ``ArchiveError`` says what is wrong with it."""
     archive, files = read_files(path)
-    if (archive.bundle["format"], archive.bundle["layout"]) != ("onnx", "nested"):
-        return None
+    if minor(archive.bundle) < 2:
+        return (
+            f"{path} is of schema {archive.bundle['schema']}, which lacks what a proof needs: export it again"
+        )
+    form = archive.bundle["format"], archive.bundle["layout"]
+    if form != ("onnx", "nested"):
+        return f"{path} is {form[0]} in the layout {form[1]}, and bits are promised for nested ONNX graphs"
     graph = _graph(files, archive.bundle["model"])
     held = [*archive.bundle["tasks"], *archive.bundle.get("superseded", [])]
     names = [logits_name(task["owner"]) for task in held]
@@ -82,8 +89,10 @@ def contradictions(version: Version) -> Iterator[str]:
     body = detach(version.graph, heads)
     if not _same(attach(body, version.rule), version.graph):
         yield "the graph does not route and answer as bundle.json says (its tail is another)"
-    for cut in version.bundle.get("prefixes", []):
-        yield from _prefix_contradictions(version, cut["file"], cut["tasks"])
+    if not _same(cut(body, heads), body):
+        yield f"{version.bundle['model']} holds nodes or tensors that no answer needs"
+    for part in version.bundle.get("prefixes", []):
+        yield from _prefix_contradictions(version, part["file"], part["tasks"])
 
 
 def _prefix_contradictions(version: Version, file: str, tasks: int) -> Iterator[str]:
@@ -95,8 +104,11 @@ def _prefix_contradictions(version: Version, file: str, tasks: int) -> Iterator[
         return
     if any(found[head] != version.digests[head] for head in rule.heads):
         yield f"{file} computes other logits than {version.bundle['model']}"
-    if not _same(attach_pinned(detach(graph, rule.heads), rule), graph):
+    body = detach(graph, rule.heads)
+    if not _same(attach_pinned(body, rule), graph):
         yield f"{file} does not answer as bundle.json says (its tail is another)"
+    if not _same(cut(body, rule.heads), body):
+        yield f"{file} holds nodes or tensors that no answer needs"
 
 
 def _label(name: str, revision: int) -> str:

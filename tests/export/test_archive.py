@@ -63,6 +63,16 @@ def test_an_archive_says_how_it_is_to_be_served(bundle, tmp_path):
     assert not (tmp_path / "b.mar").exists()
 
 
+def test_an_archive_is_never_served_in_larger_batches_than_its_answers_allow(bundle, tmp_path):
+    description = json.loads((bundle / "bundle.json").read_text())
+    description["limits"]["max_batch"] = 8
+    (bundle / "bundle.json").write_text(json.dumps(description))
+    for asked, given in ((1, 1), (8, 8), (9, 8)):
+        write_archive(bundle, HANDLERS, tmp_path / "a.mar", {"batchSize": asked})
+        config = yaml.safe_load(read_files(tmp_path / "a.mar")[1]["model-config.yaml"])
+        assert config["batchSize"] == given
+
+
 def test_what_an_archive_says_of_itself_can_be_read_without_running_it(bundle, tmp_path):
     write_archive(bundle, HANDLERS, tmp_path / "a.mar")
     archive = read_archive(tmp_path / "a.mar")

@@ -88,9 +88,34 @@ def test_an_older_bundle_without_the_later_properties_is_read(optional, bundle):
     assert optional not in read({**bundle, "schema": "1.0.0"})
 
 
+NEEDED = [
+    *(("files",), ("layout",), ("precision",), ("routing",), ("tools",), ("tasks", 0, "revision")),
+    *(("routing", key) for key in ("decision", "router", "temperature", "head_temperatures")),
+]
+
+
+@pytest.mark.parametrize("path", NEEDED)
+@pytest.mark.parametrize("schema", ["1.2.0", SCHEMA, "1.10.0"])
+def test_a_bundle_without_what_a_proof_needs_is_refused_by_the_keys_name(path, schema, bundle):
+    at = bundle
+    for step in path[:-1]:
+        at = at[step]
+    del at[path[-1]]
+    with pytest.raises(ArchiveError, match=f"'{path[-1]}' is a required property"):
+        read({**bundle, "schema": schema})
+    assert list(Draft202012Validator(CONTRACT).iter_errors({**bundle, "schema": schema}))
+    assert read({**bundle, "schema": "1.1.0"})
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
+        (("routing", "decision"), "loudest", ["bundle.json, routing.decision", "'hard', 'joint', 'entropy'"]),
+        (("routing", "router"), "oracle", ["bundle.json, routing.router", "'experts'"]),
+        (("routing", "temperature"), 0, ["bundle.json, routing.temperature", "0"]),
+        (("routing", "temperature"), "1", ["bundle.json, routing.temperature", "'number'"]),
+        (("routing", "head_temperatures"), [1, -1], ["routing.head_temperatures[1]", "-1"]),
+        (("routing", "threshold"), -0.1, ["routing.threshold", "-0.1"]),
         (("neurons",), "x", ["bundle.json, neurons", "'x' is not of type 'integer'", "free ones included"]),
         (("tasks",), [], ["bundle.json, tasks", "non-empty"]),
         (("tasks", 0, "classes"), "ab", ["bundle.json, tasks[0].classes", "not of type 'array'"]),

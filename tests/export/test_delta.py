@@ -1,7 +1,9 @@
 """A delta and the old archive give the new one byte for byte, or an error and nothing."""
 
 import json
+import tracemalloc
 import zipfile
+from hashlib import sha256
 
 import pytest
 from histories import add_task, archived, normalised
@@ -10,8 +12,8 @@ from hypothesis import strategies as st
 from nets import fit
 from typer.testing import CliRunner
 
-from export.__main__ import app
 from export.archive import read_files
+from export.commands import app
 from export.container import write_members
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError
@@ -108,6 +110,46 @@ def test_a_header_that_nobody_wrote_on_purpose_is_refused(made, tmp_path_factory
     with pytest.raises(ArchiveError):
         apply_delta(made[0], folder / "net.delta", folder / "made.mar")
     assert not (folder / "made.mar").exists()
+
+
+def test_a_delta_that_names_one_piece_again_and_again_is_refused_before_anything_is_put_together(
+    made, tmp_path
+):
+    """Some 70 bytes of it ask for the largest piece of the old archive; here for gigabytes in all."""
+    old, _, delta = made
+    with zipfile.ZipFile(delta) as file:
+        header, stored = json.loads(file.read("delta.json")), file.read("new.bin")
+    pool = {sha256(data).hexdigest(): len(data) for data in read_files(old)[1].values()}
+    named = {p for f in header["files"] for p in f["pieces"] if isinstance(p, str)}
+    largest = max(named & pool.keys(), key=pool.__getitem__)  # a file of the handler
+    header["files"][0]["pieces"] += [largest] * ((3 << 30) // pool[largest])
+    write_members({"delta.json": json.dumps(header).encode(), "new.bin": stored}, tmp_path / "net.delta")
+    tracemalloc.start()
+    with pytest.raises(ArchiveError, match=r"asks for 3\d{9} bytes, more than the \d+ allowed"):
+        apply_delta(old, tmp_path / "net.delta", tmp_path / "made.mar")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 29
+    tracemalloc.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["net.delta"]
+
+
+def test_how_large_an_archive_may_become_can_be_said(made, tmp_path):
+    old, new, delta = made
+    size = sum(map(len, read_files(new)[1].values()))
+    with pytest.raises(ArchiveError, match=f"asks for {size} bytes"):
+        apply_delta(old, delta, tmp_path / "made.mar", size - 1)
+    apply_delta(old, delta, tmp_path / "made.mar", size)
+    assert (tmp_path / "made.mar").read_bytes() == new.read_bytes()
+
+
+def test_a_delta_that_inflates_is_refused(made, tmp_path):
+    """Ours are stored, so reading one takes no more memory than the file."""
+    with zipfile.ZipFile(tmp_path / "net.delta", "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in (("delta.json", b"{}" + b" " * 100_000), ("new.bin", bytes(1 << 20))):
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type, entry.create_system, entry.external_attr = 8, 3, 0o644 << 16
+            file.writestr(entry, data)
+    with pytest.raises(ArchiveError, match="declares 100002 bytes, more than"):
+        apply_delta(made[0], tmp_path / "net.delta", tmp_path / "made.mar")
 
 
 def test_a_delta_with_an_unknown_piece_is_refused(made, tmp_path):

@@ -18,10 +18,10 @@ from zoo import ZOO
 from zoo_nets import zoo_inputs, zoo_net
 
 from eideticnet import EideticNetwork, Routing
-from export.__main__ import app
 from export.archive import read_archive
 from export.body import Body, example, owners
 from export.bundle import write_bundle
+from export.commands import app
 from export.dense import Dense
 from export.errors import ExportError
 from export.layout import CLEARLY, decide

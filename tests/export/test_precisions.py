@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from zoo_nets import zoo_net
 
 from eideticnet import EideticNetwork
-from export.__main__ import app
 from export.body import body, example, owners
 from export.bundle import write_bundle
+from export.commands import app
 from export.errors import ExportError
 from export.onnx_body import to_onnx
 from export.precision import quantised

@@ -9,9 +9,9 @@ from histories import add_task, archived, edited, normalised
 from nets import fit, task_data
 from typer.testing import CliRunner
 
-from export.__main__ import app
+from export.commands import app
 from export.errors import ArchiveError
-from export.routing_check import real_inputs
+from export.real_inputs import real_inputs
 from export.verify import verify
 
 FLOATS = {"shape": [2], "dtype": "float32", "low": None, "high": None}

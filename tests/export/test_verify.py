@@ -1,10 +1,6 @@
 """One archive may replace another only where every earlier task stands in it unchanged."""
 
 import copy
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -17,14 +13,11 @@ from nets import LIGHT, QUICK, fit, task_data, task_loader
 from onnx import numpy_helper
 
 from eideticnet import Routing
-from export.__main__ import app
 from export.digest import digests
 from export.errors import ArchiveError
 from export.prefix import cut
 from export.tail import logits_name
 from export.verify import verify
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -362,26 +355,6 @@ def test_inputs_without_tasks_measure_agreement(pair, tmp_path):
     assert all(t.new == 1 for t in found.tasks)
 
 
-@pytest.mark.parametrize(("new", "against", "status"), [(1, 0, 0), (0, 1, 1)])
-def test_the_command_says_the_verdict_by_its_exit_status_and_in_json(pair, tmp_path, new, against, status):
-    from typer.testing import CliRunner
-
-    arguments = [
-        "verify",
-        str(pair[new]),
-        "--against",
-        str(pair[against]),
-        "--report",
-        str(tmp_path / "report.json"),
-    ]
-    result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == status
-    report = json.loads(result.stdout)
-    assert report == json.loads((tmp_path / "report.json").read_text())
-    assert report["verdict"] == ["proven", "refused"][status]
-    assert {"reasons", "tasks", "routing", "old", "new", "run"} < set(report)
-
-
 @pytest.mark.parametrize("name", ["real.npz", "real.safetensors", "missing.npz"])
 def test_routing_data_that_can_not_be_read_is_named(pair, tmp_path, name):
     if name.startswith("real"):
@@ -394,19 +367,3 @@ def test_routing_data_of_another_shape_is_refused_with_both_shapes(pair, tmp_pat
     np.savez(tmp_path / "real.npz", x=np.zeros((3, 5), np.float32))
     with pytest.raises(ArchiveError, match=r"x of shape \[3, 5\]; expected x of shape \[N, 6\]"):
         verify(pair[1], pair[0], tmp_path / "real.npz")
-
-
-def test_a_report_that_can_not_be_written_is_one_line_on_standard_error(pair, tmp_path):
-    arguments = [
-        "verify",
-        str(pair[0]),
-        "--against",
-        str(pair[0]),
-        "--report",
-        str(tmp_path / "no" / "report.json"),
-    ]
-    command = [sys.executable, "-m", "export", *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1

@@ -14,7 +14,7 @@ from eidetic_record import FOLDER, ROWS, Ring, open_ring, ring_name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.routing_check import read_inputs
+from export.real_inputs import read_inputs
 from serving.errors import ServingError
 from serving.recording import newest, read
 

@@ -16,8 +16,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from rawzip import SYMBOLIC_LINK, Entry, deflated, read, stored, write
+from safetensors.numpy import save as save_tensors
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -294,7 +296,30 @@ def no_probes() -> bytes:
     return write(entries(without=PROBES))
 
 
+def with_validation(**tensors: np.ndarray) -> bytes:
+    return consistent(validation__safetensors=save_tensors(tensors))
+
+
+for kind, tensors in {
+    "validation-of-another-shape": {"x": np.zeros((2, 7), np.float32)},
+    "validation-of-no-numbers": {"x": np.full((2, 6), np.nan, np.float32)},
+    "validation-with-tasks-missing": {"x": np.zeros((2, 6), np.float32), "task": np.zeros(1, np.int64)},
+    "validation-with-another-tensor": {"x": np.zeros((2, 6), np.float32), "code": np.zeros(3, np.uint8)},
+}.items():
+    ATTACKS[kind] = partial(with_validation, **tensors)
+
+
+@attack
+def validation_that_is_none() -> bytes:
+    return consistent(validation__safetensors=HARMLESS)
+
+
 # Code and configuration.
+@attack
+def larger_batches_than_answers_allow() -> bytes:
+    return described(limits={**bundle()["limits"], "max_batch": 1})
+
+
 @attack
 def changed_handler() -> bytes:
     return write(entries(stored(HANDLER, HARMLESS + content(HANDLER))))

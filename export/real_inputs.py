@@ -1,0 +1,74 @@
+"""Real inputs, by which routing is judged: files of them, checked as a server checks requests.
+
+Imports neither torch nor eideticnet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+
+from export.errors import InputsError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real inputs ``x`` (N, *shape); ``task`` and ``label`` (N,) are indices, None where unknown."""
+
+    x: Array
+    task: Array | None
+    label: Array | None
+    source: str
+
+
+def read_inputs(path: Path, spec: dict[str, Any], what: str = "routing data") -> Real:
+    """``x``, and where known ``task`` and ``label``, of an .npz or .safetensors file that fits the
+    input contract ``spec``; ``InputsError`` names what does not, ``what`` what it is for."""
+    if path.suffix not in (".npz", ".safetensors"):
+        raise InputsError(f"can't read {what} {path}: expected a file .npz or .safetensors")
+    try:
+        if path.suffix == ".npz":
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        else:
+            arrays = load_tensors(path.read_bytes())
+    except (OSError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
+        raise InputsError(f"can't read {what} {path}: {error}") from error
+    return real_inputs(arrays, spec, str(path))
+
+
+def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> Real:
+    """``arrays`` by name as checked inputs."""
+    x = arrays.get("x")
+    if x is None or x.ndim < 1 or list(x.shape[1:]) != list(spec["shape"]) or not len(x):
+        shape = "no x" if x is None else f"x of shape {list(x.shape)}"
+        raise InputsError(f"{source} holds {shape}; expected x of shape [N, {str(spec['shape'])[1:-1]}]")
+    for name in ("task", "label"):
+        if name in arrays and (arrays[name].shape != (len(x),) or arrays[name].dtype.kind not in "iu"):
+            raise InputsError(f"{source}: {name} must hold one whole number for each of the {len(x)} rows")
+    task, label = (None if n not in arrays else arrays[n].astype(np.int64) for n in ("task", "label"))
+    return Real(_cast(x, spec, source), task, label, source)
+
+
+def _cast(x: Array, spec: dict[str, Any], source: str) -> Array:
+    """``x`` in the contract's type, if that keeps its values and they are such as a server accepts."""
+    if x.dtype.kind not in "biuf":
+        raise InputsError(f"{source} holds x of type {x.dtype}; expected numbers of type {spec['dtype']}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = np.ascontiguousarray(x, spec["dtype"])
+    if not np.isfinite(cast).all() or (spec["dtype"] == "int64" and not (cast == x).all()):
+        kind = "whole numbers of 64 bits" if spec["dtype"] == "int64" else "finite numbers"
+        raise InputsError(f"{source}: x must hold {kind}, as requests do")
+    low, high = (spec.get(key) for key in ("low", "high"))
+    if (low is not None and (cast < low).any()) or (high is not None and (cast > high).any()):
+        raise InputsError(f"{source}: x holds values that no request may have; expected {low} to {high}")
+    return cast

@@ -1,0 +1,199 @@
+"""What ``python -m export`` leaves behind and says by its exit status, also when it is told nonsense."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from histories import add_task, archived, normalised
+from nets import fit
+from typer.testing import CliRunner
+
+from export.archive import read_archive
+from export.commands import app
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    """Two tasks; a third one added."""
+    folder, net = tmp_path_factory.mktemp("versions"), normalised(2)
+    old = archived(net, folder / "old", "1.0")
+    add_task(net)
+    fit(net)
+    return old, archived(net, folder / "new", "2.0")
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "net"
+    normalised(2).save(folder)
+    return folder
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def module(*arguments, **options):
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "export", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize(("new", "against", "status"), [(1, 0, 0), (0, 1, 1)])
+def test_the_command_says_the_verdict_by_its_exit_status_and_in_json(
+    versions, tmp_path, new, against, status
+):
+    kept = tmp_path / "report.json"
+    result = invoke("verify", versions[new], "--against", versions[against], "--report", kept)
+    assert result.exit_code == status
+    report = json.loads(result.stdout)
+    assert report == json.loads(kept.read_text())
+    assert report["verdict"] == ["proven", "refused"][status]
+    assert {"reasons", "tasks", "routing", "old", "new", "run"} < set(report)
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_broken_archive_is_refused_with_a_report(versions, tmp_path, which):
+    pair, kept = list(versions), tmp_path / "report.json"
+    pair[which] = tmp_path / "cut.mar"
+    pair[which].write_bytes(versions[which].read_bytes()[:-100])
+    result = invoke("verify", pair[1], "--against", pair[0], "--report", kept)
+    assert result.exit_code == 1
+    report = json.loads(result.stdout)
+    assert report == json.loads(kept.read_text())
+    assert report["verdict"] == "refused"
+    (reason,) = report["reasons"]
+    assert reason.startswith(f"{tmp_path / 'cut.mar'}: ")
+
+
+def test_what_is_no_verdict_has_a_status_of_its_own_and_a_line_that_says_why(versions, tmp_path):
+    old, new = versions
+    np.savez(tmp_path / "real.npz", x=np.zeros((3, 5), np.float32))
+    good = ["verify", new, "--against", old]
+    for arguments, words in (
+        (["verify", tmp_path / "none.mar", "--against", old], "none.mar"),
+        (["verify", new, "--against", tmp_path / "none.mar"], "none.mar"),
+        ([*good, "--routing-data", tmp_path / "none.npz"], "can't read routing data"),
+        ([*good, "--routing-data", tmp_path / "real.npz"], "x of shape [3, 5]"),
+        ([*good, "--report", tmp_path / "no" / "report.json"], "can't write"),
+        ([*good, "--report", "/dev/null"], "no ordinary file"),
+    ):
+        result = module(*arguments, env={**os.environ, "COLUMNS": "200"})
+        assert (result.returncode, "Traceback" in result.stderr) == (2, False), arguments
+        assert words in result.stderr.splitlines()[-1] or words in result.stderr.splitlines()[-2]
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_verdict_whose_report_can_not_be_kept_is_printed_all_the_same(versions, tmp_path):
+    result = invoke("verify", versions[1], "--against", versions[0], "--report", tmp_path / "no" / "r.json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["verdict"] == "proven"
+
+
+INTERRUPTED = """
+import importlib.abc, os, runpy, signal, sys
+
+name = sys.argv.pop(1)
+
+class Interrupts(importlib.abc.MetaPathFinder):
+    def find_spec(self, module, path, target=None):
+        if module == name:
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process was started with
+sys.meta_path.insert(0, Interrupts())
+runpy.run_module("export", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "onnx", "torch", "eideticnet"])
+def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path, module):
+    command = [sys.executable, "-c", INTERRUPTED, module, "build", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_command_replaces_a_file_that_it_reads(versions, tmp_path, which):
+    paths = [tmp_path / path.name for path in versions]
+    for source, path in zip(versions, paths, strict=True):
+        path.write_bytes(source.read_bytes())
+    link = tmp_path / "link.mar"
+    link.symlink_to(paths[which])
+    for out in (paths[which], link):
+        for command in (["verify", "--report"], ["delta", "--out"]):
+            result = module(command[0], paths[1], "--against", paths[0], command[1], out)
+            assert result.returncode
+            assert "is needed: name another" in result.stderr
+    assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in versions]
+
+
+def test_apply_does_not_replace_the_archive_that_it_starts_from(versions, tmp_path):
+    """The new archive has the old one's name and version, and so its place in the store."""
+    old, _ = versions
+    net, stored = normalised(2), tmp_path / old.name
+    add_task(net)
+    fit(net)
+    new = archived(net, tmp_path / "new", "1.0")
+    stored.write_bytes(old.read_bytes())
+    assert module("delta", new, "--against", stored, "--out", tmp_path / "net.delta").returncode == 0
+    result = module("apply", stored, tmp_path / "net.delta", "--store", tmp_path)
+    assert result.returncode == 1
+    assert "is needed" in result.stderr
+    assert stored.read_bytes() == old.read_bytes()
+
+
+def test_a_bundle_is_kept_with_the_rights_of_any_other_new_folder(run_folder, tmp_path):
+    store, kept, other = tmp_path / "store", tmp_path / "a" / "bundle", tmp_path / "other"
+    result = module("build", run_folder, "--store", store, "--bundle", kept, "--prefix", 1)
+    assert result.returncode == 0, result.stderr
+    other.mkdir()
+    assert kept.stat().st_mode == other.stat().st_mode
+    assert (kept / "prefix").stat().st_mode == other.stat().st_mode
+    archive = read_archive(store / "net-2.0.mar")
+    assert {p.relative_to(kept).as_posix() for p in kept.rglob("*") if p.is_file()} == {
+        *archive.bundle["files"],
+        "bundle.json",
+    }
+
+
+def test_a_build_that_fails_leaves_neither_bundle_nor_archive(run_folder, tmp_path):
+    real = tmp_path / "real.npz"
+    real.write_bytes(b"PK\3\4 no such file")
+    store, kept = tmp_path / "store", tmp_path / "bundle"
+    result = module("build", run_folder, "--store", store, "--bundle", kept, "--validation", real)
+    assert result.returncode == 1
+    assert f"error: can't read validation data {real}" in result.stderr
+    assert list(tmp_path.iterdir()) == [real]
+    store.write_text("no folder")
+    result = module("build", run_folder, "--store", store, "--bundle", kept)
+    assert result.returncode == 1
+    assert sorted(tmp_path.iterdir()) == [real, store]
+
+
+def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_folder, tmp_path):
+    folder = Path(shutil.copytree(run_folder, tmp_path / "my run"))
+    result = module("build", folder, "--store", tmp_path / "store")
+    assert result.returncode == 1
+    assert "the name 'my run' can't be part of a URL: give --name" in result.stderr
+    result = module("build", run_folder, "--store", tmp_path / "store", "--model-version", "1/2")
+    assert "the model version '1/2' can't be part of a URL: give --model-version" in result.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
+    command = [sys.executable, "-m", "export", "build", run_folder, "--store", tmp_path]
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [(p.wait(), p.communicate()[1]) for p in both] == [(0, b"")] * 2
+    assert [p.name for p in tmp_path.iterdir()] == ["net-2.0.mar"]
+    read_archive(tmp_path / "net-2.0.mar")
