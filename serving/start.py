@@ -20,7 +20,7 @@ from serving.metrics import forget, registry
 from serving.probes import example_request
 from serving.process import end_group
 from serving.settings import Ports, free_ports
-from serving.store import prune
+from serving.store import opened, prune
 from serving.supervisor import Supervisor
 from serving.watch import Watch
 
@@ -38,6 +38,8 @@ def prepared(
         forget(home.metrics)
         with home.changing():
             state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
+            for model in state.models.values():  # before TorchServe is started for nothing
+                opened(model.default, home.store, allow_torch=options.allow_torch)
             state.write(home.state)
             prune(home.store, state)
         yield notes
