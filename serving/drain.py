@@ -36,6 +36,9 @@ class Drained:
     def empty(self) -> bool:
         return not self.pending and not self.busy
 
+    def __str__(self) -> str:
+        return f"{self.pending} waiting, {self.busy} workers busy"
+
     def to_json(self) -> dict[str, Any]:
         return {"empty": self.empty, **asdict(self)}
 

@@ -1,6 +1,7 @@
 """A server is kept alive, says whether it is ready, stops when it is told, and is one on its home."""
 
 import os
+import re
 import signal
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,19 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_nothing_behind(server):
     assert not psutil.wait_procs(processes, timeout=30)[1]
     assert not Path(running["folder"]).exists()
     assert not (server.home / "server.json").exists()
+
+
+def test_a_stop_that_can_not_wait_longer_says_what_was_left_and_is_no_failure(versions, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"], "--stop-seconds", 1) as server:
+        (worker,) = server.workers()
+        worker.suspend()
+        with ThreadPoolExecutor(100) as pool:
+            begun = server.begin(pool, ROW, "1.0")
+            server.process.terminate()
+            assert all(isinstance(answer.exception(), httpx.HTTPError) for answer in begun)
+        assert server.process.wait(60) == 0
+        assert re.search(r"net 1\.0 is stopped at work: [1-9]\d* waiting, 1 workers busy", server.output())
+        assert not worker.is_running()
 
 
 @pytest.mark.parametrize(("step", "version"), [("register", "1.0"), ("commit", "2.0")])
