@@ -198,6 +198,8 @@ def broken_off_at(server, versions, step, number):
 def test_a_deploy_broken_off_after_any_step_is_undone_or_finished_while_all_are_answered(
     server, versions, number
 ):
+    if server.default() != "1.0":  # a rollback proves nothing, so the first step must be a deploy's
+        assert server.command("rollback").returncode == 0
     with asking(server, 2) as got:
         for step in STEPS:
             broken_off_at(server, versions, step, number)
