@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from eidetic_lost import end_if_lost
 from eidetic_request import Request
 
 log = logging.getLogger("eidetic.pass")
@@ -38,6 +39,7 @@ class Pass:
             self.outputs = graph(self.x, self.task, self.threshold, whole)
         except Exception as error:  # the runtimes' errors have no base of their own
             self.error = f"{type(error).__name__}: {error}"[:500]
+            end_if_lost(self.error)
 
     def apart(self) -> Iterator[Pass]:
         """The same for each request alone."""

@@ -26,7 +26,7 @@ from serving.judgement import Terms
 from serving.launch import Options
 from serving.report import DeployReport
 from serving.running import Profile, find
-from serving.settings import HOST, Network
+from serving.settings import HEAP_MEGABYTES, HOST, Network
 from serving.shadow import ShadowTerms
 from serving.show import announce, show_status, show_step, status_json
 from serving.start import prepared, run_beside, started
@@ -75,6 +75,7 @@ def start(
         bool,
         typer.Option("--replace", help="An archive that is new here replaces its model, without a proof."),
     ] = False,
+    java_heap: Annotated[int, typer.Option(min=64, help="Megabytes of Java's heap.")] = HEAP_MEGABYTES,
     startup_seconds: Annotated[float, typer.Option(help="How long starting may take.")] = 120.0,
     stop_seconds: Annotated[
         float, typer.Option(help="How long requests may take to end at the stop.")
@@ -98,6 +99,7 @@ def start(
         profile=profile,
         allow_torch=allow_torch,
         record=record,
+        heap=java_heap,
         keys=keys,
         startup_seconds=startup_seconds,
         stop_seconds=stop_seconds,

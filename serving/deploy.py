@@ -143,7 +143,7 @@ def _told(done: Done) -> Step:
             left = done.drained
             text = f"{name} {version} has nothing left to do"
             if not left.empty:
-                text = f"{name} {version} was still at work: {left.pending} waiting, {left.busy} workers busy"
+                text = f"{name} {version} was still at work: {left}"
             return Step("drain", text, {"drained": left.to_json()})
         case Unregister(name, version):
             return Step("unregister", f"{name} {version} is gone")

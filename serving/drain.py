@@ -7,8 +7,11 @@ sleeps in the kernel until the next batch comes, and uses no processor time at a
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from serving.management import HeldModel, HeldVersion, Management
 _PAUSE_SECONDS = 0.05
 _QUIET_LOOKS = 4
 """So many looks in a row must find nothing, so that what lies between queue and worker is seen too."""
+_RELEASE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class Drained:
     @property
     def empty(self) -> bool:
         return not self.pending and not self.busy
+
+    def __str__(self) -> str:
+        return f"{self.pending} waiting, {self.busy} workers busy"
 
     def to_json(self) -> dict[str, Any]:
         return {"empty": self.empty, **asdict(self)}
@@ -52,6 +59,19 @@ def drain(management: Management, name: str, version: str, seconds: float) -> Dr
             return Drained(waited, held.pending, busy)
         before = now
         time.sleep(_PAUSE_SECONDS)
+
+
+def release(management: Management, name: str, version: str, left: Drained) -> Drained:
+    """Kill workers that did not come to an end, so that nobody waits for them for ever: TorchServe answers
+    their batches with an error, and starts workers that answer who waited behind those. Of a version that
+    it lets go it answers neither."""
+    held = _held(management.model(name), version)
+    for pid in (worker.pid for worker in held.workers) if held else ():
+        if pid > 1:  # -1, a worker that is being started, would mean every process there is
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    then = drain(management, name, version, _RELEASE_SECONDS)
+    return Drained(left.seconds + then.seconds, then.pending, left.busy)
 
 
 def _held(model: HeldModel | None, version: str) -> HeldVersion | None:

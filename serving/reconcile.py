@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serving.connection import Connection
-from serving.drain import Drained, drain
+from serving.drain import Drained, drain, release
 from serving.errors import ServingError
 from serving.plan import Action, Drain, Probe, Register, Scale, SetDefault, Unregister, plan
 from serving.state import State, Version
@@ -50,7 +50,8 @@ def perform(server: Connection, action: Action) -> Drained | None:
         case SetDefault(name, label):
             server.management.set_default(name, label)
         case Drain(name, label):
-            return drain(server.management, name, label, server.limits.drain)
+            left = drain(server.management, name, label, server.limits.drain)
+            return left if left.empty else release(server.management, name, label, left)
         case Unregister(name, label):
             server.management.unregister(name, label)
     return None

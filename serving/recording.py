@@ -66,6 +66,18 @@ def newest(folder: Path, model: str, rows: int | None, spec: dict[str, Any]) -> 
     return _recording([ring for ring in _whole_rows(paths) if ring.dtype == kind], spec, rows)
 
 
+def prune(folder: Path, keep: int) -> None:
+    """Remove the rings of workers that have ended, but for each model's ``keep`` newest."""
+    ended: dict[str, list[Path]] = {}
+    for path in folder.glob("*-*-*.npy"):
+        model, process = path.name.partition("-")[0], path.stem.rpartition("-")[2]
+        if not Path(f"/proc/{process}").exists():
+            ended.setdefault(model, []).append(path)
+    for paths in ended.values():
+        for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
+            path.unlink()
+
+
 def _recording(rings: Sequence[Array], spec: dict[str, Any], last: int | None = None) -> Recording:
     """The ``last`` rows of ``rings`` by time, or all of them."""
     rows = np.concatenate([np.empty(0, _row_type(spec)), *rings])

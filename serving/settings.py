@@ -15,6 +15,9 @@ _ANY_HOST = {"0.0.0.0": HOST, "::": "[::1]"}
 _YEAR_IN_MINUTES = 525_600
 MOST_BYTES = 6_553_500
 """The largest body of a request; TorchServe's own default, stated so that it stays."""
+HEAP_MEGABYTES = 2048
+"""Java's heap: room for a full queue and a batch of the largest requests. It would be a quarter of the
+machine's memory, and grow into that before anything is collected."""
 _OPEN_INFERENCE = "TS_OPEN_INFERENCE_PROTOCOL"
 _FOREIGN = ("TS_", "JAVA", "_JAVA", "JDK_")
 """Variables meant for another TorchServe or Java; only the protocol of gRPC is the operator's choice."""

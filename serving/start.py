@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from serving.metrics import forget, registry
 from serving.probes import example_request
 from serving.process import end_group
 from serving.settings import Ports, free_ports
-from serving.store import prune
+from serving.store import opened, prune
 from serving.supervisor import Supervisor
 from serving.watch import Watch
 
@@ -31,16 +32,30 @@ _TAKEN = "Address already in use"
 def prepared(
     home: Home, archives: Sequence[Path], options: Options, *, replace: bool = False
 ) -> Iterator[list[str]]:
-    """The home, held for a server that is to serve what it served before and ``archives``; notes on that."""
+    """The home, held for a server that is to serve what it served before and ``archives``; notes on that.
+    A home that was made for nothing does not stay."""
+    new = not home.root.exists()
     home.create()
     with home.serving():
-        clean_up(home)
-        forget(home.metrics)
-        with home.changing():
-            state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
-            state.write(home.state)
-            prune(home.store, state)
+        try:
+            notes = _adopted(home, archives, options, replace)
+        except BaseException:
+            if new:
+                shutil.rmtree(home.root, ignore_errors=True)
+            raise
         yield notes
+
+
+def _adopted(home: Home, archives: Sequence[Path], options: Options, replace: bool) -> list[str]:
+    clean_up(home)
+    forget(home.metrics)
+    with home.changing():
+        state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
+        for model in state.models.values():  # before TorchServe is started for nothing
+            opened(model.default, home.store, allow_torch=options.allow_torch)
+        state.write(home.state)
+        prune(home.store, state)
+    return notes
 
 
 @contextmanager

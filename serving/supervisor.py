@@ -6,6 +6,7 @@ off are the same ``reconcile``.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +22,11 @@ from serving.launch import Options, launched
 from serving.plan import plan
 from serving.process import TorchServe
 from serving.reconcile import settle
+from serving.recording import prune
 from serving.settings import Ports
 from serving.watch import Watch
+
+log = logging.getLogger("serving.supervisor")
 
 _PAUSE_SECONDS = 0.1
 _TIDY_SECONDS = 1.0
@@ -64,6 +68,8 @@ class Supervisor:
                 self._restart()
             if time.monotonic() - tidied > _TIDY_SECONDS:
                 self._tidy()
+                with suppress(OSError):
+                    prune(self.home.records, self.options.workers)
                 tidied = time.monotonic()
             time.sleep(_PAUSE_SECONDS)
 
@@ -108,9 +114,13 @@ class Supervisor:
         return bool(plan(self.server.state(), held, self.options.workers))
 
     def _finish(self) -> None:
-        """Let what is in flight be answered, as far as the time allows."""
+        """Let what is in flight be answered, as far as the time allows. What is left gets a closed
+        connection, and a line says so: the stop that was asked for is no failure."""
         deadline = time.monotonic() + self.options.stop_seconds
         with suppress(ServingError):
             for name, model in self.server.management.models().items():
                 for version in model.versions:
-                    drain(self.server.management, name, version, max(0.0, deadline - time.monotonic()))
+                    seconds = max(0.0, deadline - time.monotonic())
+                    left = drain(self.server.management, name, version, seconds)
+                    if not left.empty:
+                        log.warning("%s %s is stopped at work: %s", name, version, left)

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+from contextlib import suppress
 
 import pytest
 from canary import KNOWN, Canary
@@ -30,7 +32,7 @@ def test_a_full_disk_for_logs_loses_lines_and_no_answer(full):
     assert full.control("/ready").status_code == 200
     (worker,) = full.workers()
     os.kill(worker.pid, signal.SIGKILL)
-    until(lambda: full.predict(ROW).status_code == 200, 10)
+    until(lambda: full.predict(ROW).status_code == 200)
 
 
 def test_a_store_that_is_gone_keeps_answering_and_a_deploy_says_so(full, archives, tmp_path):
@@ -56,27 +58,69 @@ def test_half_an_archive_is_named_at_deploy_and_at_start(full, archives, tmp_pat
     half = tmp_path / "half.mar"
     data = archives["1"].read_bytes()
     half.write_bytes(data[: int(len(data) * share)])
-    before = full.state()
+    before = full.state(), full.held(), sorted((full.home / "store").iterdir())
     done = full.command("deploy", half, UNMEASURED)
-    assert (done.returncode, full.state()) == (1, before)
+    assert done.returncode == 1
+    assert (full.state(), full.held(), sorted((full.home / "store").iterdir())) == before
     assert "half.mar" in done.stderr
     done = serving("start", half, "--home", tmp_path / "home")
     assert done.returncode == 1
+    assert not (tmp_path / "home").exists()
     assert "half.mar" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("harm", ["gone", pytest.param("half", marks=pytest.mark.slow)])
-def test_a_restart_names_the_stored_archive_that_is_gone_or_half_written(archives, tmp_path, harm):
+def test_a_restart_names_the_stored_archive_that_is_gone_or_half_written(archives, tmp_path):
+    """TorchServe is not started for that. Once the archive is whole again, so is the server."""
     home = tmp_path / "home"
     done = serving("start", archives["1"], "--home", home, "--run", "true")
     assert done.returncode == 0, done.stderr
     (stored,) = (home / "store").glob("*.mar")
-    if harm == "gone":
-        stored.unlink()
-    else:
-        stored.write_bytes(stored.read_bytes()[:1000])
+    whole, log = stored.read_bytes(), (home / "logs/torchserve.log").read_bytes()
+    for harm in (stored.unlink, lambda: stored.write_bytes(whole[:1000])):
+        harm()
+        done = serving("start", "--home", home, "--run", "true")
+        assert done.returncode == 1
+        assert stored.name in done.stderr.replace("\n", "")
+        assert "Traceback" not in done.stderr
+        assert (home / "logs/torchserve.log").read_bytes() == log
+    stored.write_bytes(whole)
     done = serving("start", "--home", home, "--run", "true")
-    assert done.returncode == 1
-    assert stored.name in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A folder on a small disk of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder]
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a tmpfs can't be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_under_the_home_fails_no_request_and_a_deploy_says_so(archives, disk):
+    with Served(disk / "home", archives["1"], "--record", 10) as server:
+        before = server.state(), sorted((server.home / "store").iterdir())
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        with Canary(server, 2) as canary:
+            assert server.predict({"data": [1]}).status_code == 400  # which is logged
+            done = server.command("deploy", archives["2"], UNMEASURED)
+            canary.answered(20)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "No space left" in done.stderr.replace("\n", " ")
+        assert canary.wrong == []
+        assert (server.state(), sorted((server.home / "store").iterdir())) == before
+        (worker,) = server.workers()
+        os.kill(worker.pid, signal.SIGKILL)
+        until(lambda: server.predict(ROW).status_code == 200)
+        assert server.control("/ready").status_code == 200
+        (disk / "filler").unlink()
+        done = server.command("deploy", archives["2"], UNMEASURED)
+        assert "2.mar is sound" in done.stderr

@@ -1,6 +1,9 @@
 """What fails inside fails for the request that it belongs to, in our form, and for nobody else."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from graphs import network
@@ -63,3 +66,32 @@ def test_an_answer_that_can_not_be_written_fails_alone(worker, monkeypatch):
     names = [t["name"] for t in worker.bundle["tasks"]]
     replies = worker.ask([{"data": GOOD, "task": name} for name in (names[0], names[1], names[0])])
     assert [r.status for r in replies] == [500, 200, 500]
+
+
+FAILING = """
+import sys, time
+import numpy as np
+from eidetic_pass import Pass
+def graph(*_):
+    raise RuntimeError(sys.argv[1])
+one = Pass([], [], np.zeros((1, 2)), np.zeros(1), np.zeros(1))
+one.run(graph)
+print(one.error, flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds", "status"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", 60, 1),
+        ("CUDA error: device-side assert triggered", 60, 1),
+        ("CUDA failure 2: out of memory ; GPU=0", 1, 0),
+        ("Non-zero status code returned while running Gather node", 1, 0),
+    ],
+)
+def test_a_worker_that_lost_cuda_ends_once_it_has_answered_and_no_other_does(error, seconds, status):
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", FAILING, error, str(seconds)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (status, f"RuntimeError: {error}\n"), done.stderr

@@ -13,10 +13,11 @@ import pytest
 from eidetic_record import FOLDER, ROWS, Ring, open_ring, ring_name
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served import until
 
 from export.real_inputs import read_inputs
 from serving.errors import ServingError
-from serving.recording import newest, read
+from serving.recording import newest, prune, read
 
 SPEC = {"shape": [4], "dtype": "float32", "low": None, "high": None}
 
@@ -136,13 +137,30 @@ def test_no_half_row_is_read_while_a_worker_writes(tmp_path, writer):
 
 
 def test_no_half_row_is_left_by_a_worker_that_is_killed(tmp_path, writer):
-    time.sleep(0.2)
+    until(lambda: len(newest(tmp_path, "m", 8, WIDE)) >= 5)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     found = newest(tmp_path, "m", 8, WIDE)
     assert len(found) >= 5  # all but what was being written
     assert (found.x == found.x[:, :1]).all()
     assert (found.task == found.x[:, 0]).all()
+
+
+def test_of_workers_that_ended_as_many_rings_stay_as_are_wanted_the_newest_of_each_model(tmp_path):
+    ended = []
+    for _ in range(4):
+        with subprocess.Popen(["true"]) as process:
+            process.wait()
+        ended.append(process.pid)
+    for model in ("a", "b-c"):
+        for age, process in enumerate([os.getpid(), *ended]):
+            ring(tmp_path, 2, model, str(age), process)
+            os.utime(tmp_path / ring_name(model, str(age), process), (age, age))
+    (tmp_path / "other.npy").touch()
+    prune(tmp_path, 2)
+    kept = {(str(age), process) for age, process in enumerate([os.getpid(), *ended]) if age in (0, 3, 4)}
+    names = {ring_name(model, *which) for model in ("a", "b-c") for which in kept}
+    assert {path.name for path in tmp_path.iterdir()} == names | {"other.npy"}
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_what_was_registered_behind_the_servers_back_is_gone_in_seconds(server, 
         loaded = server.manage("POST", "/models", url=str(tmp_path / "folder"), initial_workers=1)
         assert loaded.status_code == 200
         assert set(server.held()) == {"1.0", "2.0"}
-    until(lambda: set(server.held()) == {"1.0"}, 10)
+    until(lambda: set(server.held()) == {"1.0"})
     assert server.default() == "1.0"
 
 

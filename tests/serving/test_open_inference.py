@@ -163,3 +163,26 @@ def test_an_error_is_a_whole_response_and_kills_no_worker(call, server, x, input
     assert words in error["message"]
     assert len(output(infer(call, tensor(x)), "answer")[1]) == len(x)
     assert {p.pid for p in psutil.Process(server.pid).children(recursive=True)} == workers
+
+
+def test_over_http_it_answers_and_errs_as_over_grpc(server, x):
+    """With the same fields, but ``data`` for the contents of every type."""
+    url = f"{server.ports.inference_url}/v2/models/digits-onnx/infer"
+    key = {"Authorization": f"Bearer {server.keys()['inference']}"}
+
+    def ask(shape, *options):
+        sent = {"name": "x", "datatype": "FP32", "shape": shape, "data": x.ravel().tolist()}
+        body = {"id": "7", "inputs": [sent, *options]}
+        return httpx.post(url, json=body, headers=key, trust_env=False)
+
+    predictions = f"{server.ports.inference_url}/predictions/digits-onnx"
+    plain = httpx.post(predictions, json={"instances": x.tolist()}, headers=key, trust_env=False).json()
+    found = ask(list(x.shape))
+    assert found.status_code == 200
+    outputs = {t["name"]: t["data"] for t in found.json()["outputs"]}
+    assert (found.json()["id"], outputs["answer"]) == ("7", plain["predictions"])
+    wrong = ask([len(x), 63])
+    assert wrong.status_code == 400
+    assert wrong.json()["error"]["field"] == "x"
+    assert httpx.post(url, json={}, headers=key, trust_env=False).status_code == 400
+    assert httpx.post(url, json={"inputs": []}, trust_env=False).status_code == 400  # without the key

@@ -1,9 +1,9 @@
 """A server is kept alive, says whether it is ready, stops when it is told, and is one on its home."""
 
 import os
+import re
 import signal
 import stat
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,20 +83,32 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_nothing_behind(server):
     processes = [*workers, psutil.Process(running["frontend"])]
     for worker in workers:
         worker.suspend()
-    with ThreadPoolExecutor(2) as pool:
-        begun = pool.submit(server.predict, ROW)
-        time.sleep(0.3)
+    with ThreadPoolExecutor(100) as pool:
+        begun = server.begin(pool, ROW, "1.0")
         stopped = pool.submit(server.command, "stop")
         until(lambda: httpx.get(running["control"] + "/ready", trust_env=False).status_code == 503)
-        assert not begun.done()
+        assert not any(answer.done() for answer in begun)
         for worker in workers:
             worker.resume()
-        assert begun.result().status_code == 200
+        assert {answer.result().status_code for answer in begun} == {200}
         assert stopped.result().returncode == 0, stopped.result().stderr
-    assert server.process.wait(10) == 0
-    assert not psutil.wait_procs(processes, timeout=5)[1]
+    assert server.process.wait(60) == 0
+    assert not psutil.wait_procs(processes, timeout=30)[1]
     assert not Path(running["folder"]).exists()
     assert not (server.home / "server.json").exists()
+
+
+def test_a_stop_that_can_not_wait_longer_says_what_was_left_and_is_no_failure(versions, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"], "--stop-seconds", 1) as server:
+        (worker,) = server.workers()
+        worker.suspend()
+        with ThreadPoolExecutor(100) as pool:
+            begun = server.begin(pool, ROW, "1.0")
+            server.process.terminate()
+            assert all(isinstance(answer.exception(), httpx.HTTPError) for answer in begun)
+        assert server.process.wait(60) == 0
+        assert re.search(r"net 1\.0 is stopped at work: [1-9]\d* waiting, 1 workers busy", server.output())
+        assert not worker.is_running()
 
 
 @pytest.mark.parametrize(("step", "version"), [("register", "1.0"), ("commit", "2.0")])

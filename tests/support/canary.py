@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-from served import MODEL, Served
+from served import MODEL, Served, until
 from tolerances import EXPORTED
 
 KNOWN = [[round(random.Random(n).uniform(-1, 1), 3) for _ in range(6)] for n in range(20)]
@@ -47,6 +47,11 @@ class Canary:
     @property
     def wrong(self) -> list[Asked]:
         return [a for a in self.asked if a.wrong]
+
+    def answered(self, count: int) -> None:
+        """Wait until ``count`` requests that are sent from now on have ended, however long each takes."""
+        now, before = time.monotonic(), len(self.asked)
+        until(lambda: sum(a.sent > now for a in self.asked[before:]) >= count)
 
     def _run(self, number: int) -> None:
         with httpx.Client(headers=self._headers, timeout=30, trust_env=False) as client:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,22 @@ class Served:
 
     def default(self) -> str:
         return str(self.manage("GET", f"/models/{MODEL}").json()[0]["modelVersion"])
+
+    def waiting(self, version: str) -> int:
+        """The length of a version's queue, without what its workers have taken out of it."""
+        (held,) = self.manage("GET", f"/models/{MODEL}/{version}").json()
+        return int(held["jobQueueStatus"]["pendingRequests"])
+
+    def begin(self, pool: Executor, request: Any, version: str) -> list[Future[httpx.Response]]:
+        """Requests sent in ``pool`` until one has to wait: the workers, which hang, hold the others."""
+        begun: list[Future[httpx.Response]] = []
+
+        def one_more() -> bool:
+            begun.append(pool.submit(self.predict, request, version))
+            return self.waiting(version) > 0
+
+        until(one_more)
+        return begun
 
     def control(self, path: str) -> httpx.Response:
         return httpx.get(self.running["control"] + path, timeout=10, trust_env=False)
