@@ -51,10 +51,11 @@ def answers(
 
 def _sure(outputs: Outputs) -> list[float | None]:
     """The router's probability for each task answered, or for its best guess."""
-    if "task_probs" not in outputs:
-        return [None] * len(outputs["task"])
-    best = np.where(outputs["task"] < 0, outputs["task_probs"].argmax(1), outputs["task"])
-    found: list[float | None] = np.take_along_axis(outputs["task_probs"], best[:, None], 1)[:, 0].tolist()
+    task, probabilities = outputs["task"], outputs.get("task_probs")
+    if probabilities is None:
+        return [None] * len(task)
+    best = task if task.min() >= 0 else np.where(task < 0, probabilities.argmax(1), task)
+    found: list[float | None] = probabilities[np.arange(len(task)), best].tolist()
     return found
 
 

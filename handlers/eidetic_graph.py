@@ -57,6 +57,8 @@ class Graph:
         graph = self._whole if whole else self._smallest(task)
         run = graph.run_bound if self.buckets else graph.run
         inputs = dict(zip(self.inputs, (x, task, threshold), strict=True))
+        if not self.buckets and len(x) <= (self._most or len(x)):
+            return graph.run(inputs)
         return run_in_pieces(run, inputs, pieces(len(x), self.buckets, self._most))
 
     def _smallest(self, task: Array) -> Runs:

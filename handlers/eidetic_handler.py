@@ -14,18 +14,18 @@ from eidetic_contract import Contract
 from eidetic_device import read_settings
 from eidetic_errors import BadRequest
 from eidetic_graph import Graph
+from eidetic_headers import ECHO, TRACE, Told, read_headers
 from eidetic_log import open_log
 from eidetic_pass import Pass, passes
-from eidetic_request import Request, gather, is_grpc, parse
-from eidetic_sender import ECHO, TRACE, Sender, sender
+from eidetic_reply import JSON_HEADERS, Headers, Reply, Row
+from eidetic_request import Request, gather, parse
 from eidetic_trace import open_tracer
 from eidetic_watch import Batch, Watch
 from eidetic_wire import install
 
 log = logging.getLogger("eidetic.handler")
 
-Headers = dict[str, Any]
-Reply = bytes | BadRequest
+Found = bytes | BadRequest
 
 
 class EideticHandler:
@@ -44,39 +44,50 @@ class EideticHandler:
         self.watch, self.tracer = Watch(self.bundle), open_tracer(model, version)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
-        """Answer a batch of requests; a bad one gets its own error and the others their answers."""
+        """Answer a batch of requests as TorchServe hands it over."""
+        rows: list[Row] = [
+            (context.get_request_id(i) or "", context.get_all_request_header(i), row)
+            for i, row in enumerate(data)
+        ]
+        replies, batch = self.answer(rows)
+        for i, reply in enumerate(replies):
+            for name, value in reply.headers.items():
+                context.set_response_header(i, name, value)
+            if reply.status != 200:
+                context.set_response_status(reply.status, HTTPStatus(reply.status).phrase, idx=i)
+        self.watch.batch(batch)
+        return [reply.body for reply in replies]
+
+    def answer(self, rows: list[Row]) -> tuple[list[Reply], Batch]:
+        """The replies to a batch of requests, a bad one's its own error, and what there is to watch."""
         began, started = time.time_ns(), time.perf_counter()
-        headers: list[Headers] = [context.get_all_request_header(i) for i in range(len(data))]
-        x, parsed = gather([self._parse(*pair) for pair in zip(data, headers, strict=True)], self.contract)
+        told = _told(rows)
+        x, parsed = gather([self._parse(*pair) for pair in zip(rows, told, strict=True)], self.contract)
         decoded = time.perf_counter()
         made = passes(self.graph, {i: p for i, p in enumerate(parsed) if isinstance(p, Request)}, x)
         ran = time.perf_counter()
-        replies: dict[int, Any] = dict(enumerate(parsed))
+        found: dict[int, Any] = dict(enumerate(parsed))
         for one in made:
-            replies |= self._answers(one)
-        senders = [sender(headers[i], context.get_request_id(i)) for i in range(len(data))]
-        results = [
-            self._reply(context, i, replies[i], senders[i], headers[i], began) for i in range(len(data))
-        ]
+            found |= self._answers(one)
+        replies = [self._reply(found[i], who, began) for i, who in enumerate(told)]
         seconds = {
             "decode": decoded - started,
             "graph": ran - decoded,
             "handler": time.perf_counter() - started,
         }
-        errors = {i: r for i, r in replies.items() if isinstance(r, BadRequest)}
-        self.watch.batch(Batch(senders, made, errors, seconds))
-        return results
+        errors = {i: r for i, r in found.items() if isinstance(r, BadRequest)}
+        return replies, Batch([row[0] for row in rows], told, made, errors, seconds)
 
-    def _parse(self, row: dict[str, Any], headers: Headers) -> Request | BadRequest:
+    def _parse(self, row: Row, told: Told) -> Request | BadRequest:
         try:
-            return parse(row, headers, self.contract)
+            return parse(row[2], told, self.contract)
         except BadRequest as error:
             return error
         except Exception:
             log.exception("a request could not be read")
             return BadRequest("body", "could not be read; expected a request as the README describes")
 
-    def _answers(self, one: Pass) -> dict[int, Reply]:
+    def _answers(self, one: Pass) -> dict[int, Found]:
         """The encoded answers of a pass by place in the batch. What can't be answered fails alone."""
         try:
             if one.outputs is not None:
@@ -93,23 +104,31 @@ class EideticHandler:
         error.reply_to = request.reply_to
         return error
 
-    def _reply(
-        self, context: Any, place: int, reply: Reply, sender: Sender, headers: Headers, began: int
-    ) -> bytes:
-        """Set status and headers of one response; its body."""
-        status = reply.status if isinstance(reply, BadRequest) else 200
-        context.set_response_content_type(place, "application/json")
-        grpc = is_grpc(headers)
-        if grpc:  # without it a streaming call ends in an error that kills the worker
-            context.set_response_header(place, "ts_stream_next", "false")
-        if sender.request_id:
-            context.set_response_header(place, ECHO, sender.request_id)
-        trace = sender.traceparent
+    def _reply(self, found: Found, told: Told, began: int) -> Reply:
+        """One response: status, headers, body."""
+        trace = told.traceparent
         if self.tracer:
+            status = found.status if isinstance(found, BadRequest) else 200
             trace = self.tracer.span(trace, status, began, time.time_ns())
-        if trace:
-            context.set_response_header(place, TRACE, trace)
-        if isinstance(reply, bytes):
-            return reply
-        context.set_response_status(status, HTTPStatus(status).phrase, idx=place)
-        return encode(refusal(reply, self.bundle, grpc))
+        headers = JSON_HEADERS
+        if told.grpc or told.request_id or trace:
+            headers = {
+                **JSON_HEADERS,
+                # without it a streaming call ends in an error that kills the worker
+                **({"ts_stream_next": "false"} if told.grpc else {}),
+                **({ECHO: told.request_id} if told.request_id else {}),
+                **({TRACE: trace} if trace else {}),
+            }
+        if isinstance(found, bytes):
+            return Reply(found, headers=headers)
+        return Reply(encode(refusal(found, self.bundle, told.grpc)), found.status, headers)
+
+
+def _told(rows: list[Row]) -> list[Told]:
+    """What the headers of each request say. One client's are often one object: see ``eidetic_wire``."""
+    found: list[Told] = []
+    last: Headers | None = None
+    for _, headers, _ in rows:
+        found.append(found[-1] if headers is last else read_headers(headers))
+        last = headers
+    return found

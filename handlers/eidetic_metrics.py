@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 try:
@@ -69,12 +68,11 @@ class Metrics:
         """Count answers: ``pinned`` (N,) and ``task`` (N,) are indices, -1 for none; ``task_probs`` (N, T)
         or None where the router did not run."""
         routed = pinned < 0
-        for rows, series in ((task[routed], "false"), (task[~routed], "true")):
-            for index, count in enumerate(np.bincount(rows + 1).tolist() if len(rows) else ()):
-                if count:
-                    (self._answers[series][index - 1] if index else self._unknown).inc(count)
+        for (by_router, index), count in Tally(zip(routed.tolist(), task.tolist(), strict=True)).items():
+            answers = self._answers["false" if by_router else "true"]
+            (answers[index] if index >= 0 else self._unknown).inc(count)
         if task_probs is not None and routed.any():
-            _observe(self._confidence, task_probs[routed].max(1).tolist())
+            _observe(self._confidence, (task_probs if routed.all() else task_probs[routed]).max(1).tolist())
 
     def _counter(self, name: str, text: str, **more: str) -> Any:
         return self._series(prometheus_client.Counter, f"eidetic_{name}", text, more)

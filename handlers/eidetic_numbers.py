@@ -6,6 +6,7 @@ Whether they are in range is checked once for a whole batch (``eidetic_request.g
 from __future__ import annotations
 
 import io
+import struct
 from array import array
 from contextlib import suppress
 from functools import lru_cache
@@ -56,12 +57,16 @@ def check_count(field: str, count: int, contract: Contract) -> None:
 
 
 def _array(value: Any, field: str, shape: tuple[int, ...], contract: Contract, strict: bool) -> Array:
-    """Flat numbers of a nested list. ``array`` takes numbers alone, and is as fast as numpy, which would take
-    text as well."""
+    """Flat numbers of a nested list. ``struct`` takes numbers alone, and takes them a few times faster than
+    numpy, which would take text as well; ``array`` also those that are infinite as float32."""
     leaves = _leaves(value, field, shape, contract)
-    numbers: array[Any] | None = None
-    with suppress(TypeError, OverflowError):
-        numbers = array("q" if contract.dtype.kind == "i" else "f", leaves)
+    kind = "q" if contract.dtype.kind == "i" else "f"
+    numbers: bytes | array[Any] | None = None
+    try:
+        numbers = struct.pack(f"{len(leaves)}{kind}", *leaves)
+    except (struct.error, OverflowError):
+        with suppress(TypeError, OverflowError):
+            numbers = array(kind, leaves)
     if numbers is None or (strict and bool in set(map(type, leaves))):
         raise _no_number(leaves, field, shape, contract)
     return np.frombuffer(numbers, contract.dtype.newbyteorder("="))

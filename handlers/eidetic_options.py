@@ -14,15 +14,14 @@ from urllib.parse import unquote
 
 from eidetic_contract import Contract
 from eidetic_errors import BadRequest
+from eidetic_headers import OPTION
 
 ROUTE = -1
 NAMES = ("task", "threshold", "top_k", "probabilities", "deadline_ms")
-_NO_OPTIONS = ("shadow",)  # what else has such a header
-PREFIX = "eidetic-"
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Options:
     """``task`` is the index of the pinned task or -1; ``top_k`` 0 asks for no list; ``deadline_ms`` is
     Unix time."""
@@ -34,20 +33,17 @@ class Options:
     deadline_ms: float | None = None
 
 
-def from_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """The options among HTTP headers. Parts of a form stand there too, as dicts by their name."""
+def from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    """The options that headers named ``eidetic-...`` hold."""
     found = {}
     for key, value in headers.items():
-        if key[:8].lower() == PREFIX and type(value) is str:
-            name = key[8:].lower().replace("-", "_")
-            if name in _NO_OPTIONS:
-                continue
-            if name not in NAMES:
-                raise BadRequest(key, f"unknown option; expected one of {', '.join(NAMES)}")
-            try:
-                found[name] = from_text(name, unquote(value, errors="strict"))
-            except UnicodeDecodeError:
-                raise BadRequest(key, "is not percent-encoded UTF-8") from None
+        name = key[len(OPTION) :].lower().replace("-", "_")
+        if name not in NAMES:
+            raise BadRequest(key, f"unknown option; expected one of {', '.join(NAMES)}")
+        try:
+            found[name] = from_text(name, unquote(value, errors="strict"))
+        except UnicodeDecodeError:
+            raise BadRequest(key, "is not percent-encoded UTF-8") from None
     return found
 
 

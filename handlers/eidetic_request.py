@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from eidetic_contract import Contract
 from eidetic_errors import BadRequest, shown
+from eidetic_headers import Told, media_type
 from eidetic_image import JPEG, PNG, from_image
 
 try:
@@ -27,13 +28,12 @@ except ImportError:  # the standard parser is slower but understands the same re
 
 JSON, RAW, NPY, IMAGE = "application/json", "application/octet-stream", "application/x-npy", "image"
 _IMAGES = ("image/png", "image/jpeg")
-_FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 _KEYS = ("data", "instances", *options.NAMES)
 _BESIDE = ("content_type", "content-type", "model_name")
 """Fields that are neither payload nor option; ``model_name`` is TorchServe's own, of /invocations."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """``x`` (n, *shape), not yet known to be in range; ``field`` is where it stood; ``task`` is the index of
     the pinned task or -1; ``many`` tells whether the answer is a list; ``reply_to`` is the request's id in
@@ -50,20 +50,15 @@ class Request:
     reply_to: str | None = None
 
 
-def is_grpc(headers: Mapping[str, Any]) -> bool:
-    """Whether a request came by gRPC, of which only the map's entries are told, and no header."""
-    return all(type(value) is dict for value in headers.values())
-
-
-def parse(row: Mapping[str, Any], headers: Mapping[str, Any], contract: Contract) -> Request:
-    """Read one request of any kind. Raises ``BadRequest``."""
+def parse(row: Mapping[str, Any], told: Told, contract: Contract) -> Request:
+    """Read the fields of one request of any kind, whose headers ``told`` this. Raises ``BadRequest``."""
     field, body = _payload(row)
-    given = options.from_headers(headers)
+    given = options.from_headers(told.options) if told.options else {}
     if len(row) > 1:
         given = options.merge(given, _options_beside(row, field))
-    kind = _kind(field, body, row, headers, contract)
+    kind = _kind(field, body, row, told, contract)
     if kind == JSON:
-        return _from_json(body, given, headers, contract)
+        return _from_json(body, given, told, contract)
     asked = options.read(given, contract)
     if kind == RAW:
         x = numbers.from_raw(body, field, contract)
@@ -98,14 +93,12 @@ def _options_beside(row: Mapping[str, Any], payload: str) -> dict[str, Any]:
     return given
 
 
-def _kind(
-    field: str, body: Any, row: Mapping[str, Any], headers: Mapping[str, Any], contract: Contract
-) -> str:
+def _kind(field: str, body: Any, row: Mapping[str, Any], told: Told, contract: Contract) -> str:
     """How ``body`` is to be read, by its content type. Where there is none, or a form's part has one that
     says nothing, the first bytes tell; what they do not tell is JSON."""
     if isinstance(body, (dict, list)):
         return JSON  # a TorchServe that was not told to leave bodies alone
-    stated = _content_type(field, row, headers)
+    stated = _content_type(field, row, told)
     if not stated or (stated == RAW and field == "data" and "content_type" not in row):
         stated = _by_magic(body, contract) or stated or JSON
     if stated in (JSON, RAW, NPY):
@@ -118,19 +111,14 @@ def _kind(
     )
 
 
-def _content_type(field: str, row: Mapping[str, Any], headers: Mapping[str, Any]) -> str:
-    """The media type alone, in lower case. A header may be named like the payload and hide its entry."""
-    stated: Any = row.get("content_type", row.get("content-type"))
+def _content_type(field: str, row: Mapping[str, Any], told: Told) -> str:
+    """The media type of the payload: of an entry beside it, of its part, or of the whole request."""
+    stated: Any = row.get("content_type", row.get("content-type")) if len(row) > 1 else None
     if stated is None:
-        part = headers.get(field)
-        stated = part.get("content-type") if type(part) is dict else None
-    if not stated:
-        texts = (v for k, v in headers.items() if k.lower() == "content-type" and type(v) is str)
-        stated = next(texts, "")
-        stated = "" if stated.lower().startswith(_FORMS) else stated
+        return told.kinds.get(field) or told.kind
     if not isinstance(stated, str):
         stated = bytes(stated).decode("utf-8", "replace")
-    return str(stated).partition(";")[0].strip().lower()
+    return media_type(stated) if stated else told.kind
 
 
 def _by_magic(body: Any, contract: Contract) -> str:
@@ -141,10 +129,10 @@ def _by_magic(body: Any, contract: Contract) -> str:
     return ""
 
 
-def _from_json(body: Any, given: dict[str, Any], headers: Mapping[str, Any], contract: Contract) -> Request:
+def _from_json(body: Any, given: dict[str, Any], told: Told, contract: Contract) -> Request:
     fields = _json_object(body)
     if "inputs" in fields:
-        x, asked, reply_to = open_inference.read(fields, given, is_grpc(headers), contract)
+        x, asked, reply_to = open_inference.read(fields, given, told.grpc, contract)
         return _request(x, asked, True, "x", reply_to)
     for key in fields:
         if key not in _KEYS:
@@ -152,8 +140,8 @@ def _from_json(body: Any, given: dict[str, Any], headers: Mapping[str, Any], con
     if ("data" in fields) == ("instances" in fields):
         raise BadRequest("data", 'give either "data" (one instance) or "instances" (a list of them)')
     if given or len(fields) > 1:
-        told = {name: fields[name] for name in options.NAMES if fields.get(name) is not None}
-        given = options.merge(given, told)
+        beside = {name: fields[name] for name in options.NAMES if fields.get(name) is not None}
+        given = options.merge(given, beside)
     asked = options.read(given, contract)
     # true, false and null are the only words of JSON with these letters, so most requests have none
     strict = isinstance(body, dict) or b"u" in body or b"f" in body
@@ -197,7 +185,7 @@ def gather(
     xs = [p.x for p in checked if isinstance(p, Request)]
     if not xs:
         return None, checked
-    x = np.concatenate(xs)
+    x = xs[0] if len(xs) == 1 and xs[0].flags.carray else np.concatenate(xs)
     if contract.fits(x):
         return x, checked
     checked = [_in_range(p, contract) if isinstance(p, Request) else p for p in checked]

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from eidetic_errors import BadRequest
+from eidetic_headers import Told
 from eidetic_metrics import open_metrics
 from eidetic_options import NAMES
 from eidetic_pass import Pass
 from eidetic_record import open_ring
-from eidetic_sender import Sender
 
 log = logging.getLogger("eidetic.watch")
 
@@ -24,10 +24,12 @@ _OURS = {"body", "data", "instances", "x", "request", "content-type", *NAMES}
 
 @dataclass(slots=True)
 class Batch:
-    """What happened to a batch: who sent each request, the passes for the good ones, the errors by place in
-    the batch, and seconds of each stage."""
+    """What happened to a batch: TorchServe's id of each request, which it sends back as x-request-id whatever
+    a handler sets, and what its headers told; the passes for the good ones, the errors by place in the
+    batch, and seconds of each stage."""
 
-    senders: Sequence[Sender]
+    ids: Sequence[str]
+    senders: Sequence[Told]
     passes: Sequence[Pass]
     errors: dict[int, BadRequest]
     seconds: dict[str, float]
@@ -84,7 +86,7 @@ class Watch:
 
     def _line(self, level: int, message: str, batch: Batch, place: int, error: BadRequest | None) -> None:
         sender = batch.senders[place]
-        fields: dict[str, Any] = {"request_id": sender.server_id, "batch": len(batch.senders)}
+        fields: dict[str, Any] = {"request_id": batch.ids[place], "batch": len(batch.senders)}
         if sender.request_id:
             fields["sender_id"] = sender.request_id
         if sender.traceparent:

@@ -142,6 +142,7 @@ def _command(java_home: Path, home: Path, store: Path, heap: int) -> list[str]:
         f"-Dmodel_server_home={package.parent}",
         f"-Dlog4j.configurationFile=file://{home / 'log4j2.xml'}",
         f"-Djava.io.tmpdir={home}",
+        "-XX:+UseSerialGC",  # a small heap of short lives: no threads beside the workers', cheaper writes
         "-XX:-UsePerfData",  # which would leave a folder in /tmp whatever java.io.tmpdir says
         "-cp",
         str(package / "frontend" / "*"),

@@ -19,11 +19,12 @@ _STALLED_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server takes predictions."""
+    """Where a server takes predictions. ``process`` is the id of the one that was started for it."""
 
     port: int
     path: str
     headers: tuple[str, ...] = ()
+    process: int = 0
 
     def request(self, body: bytes, content_type: str) -> bytes:
         """The bytes of a whole HTTP request."""

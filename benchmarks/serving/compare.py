@@ -22,7 +22,7 @@ from export.archive import read_archive
 
 ROUNDS = 7
 LATENCY = "latency"  # ours once more, with the other profile
-WARM_SECONDS = 8.0  # until Java's compilers are done; the peers get the same
+WARM_SECONDS = 20.0  # until Java's compilers are mostly done; the peers get the same
 console = Console(stderr=True)
 Names = tuple[list[str], list[list[str]]]
 Runs = dict[str, list[dict[str, float]]]

@@ -47,7 +47,7 @@ def ours(archive: Path, home: Path, *options: str) -> Iterator[Ours]:
         header = f"Authorization: Bearer {running.read_keys().inference}"
         port = int(running.inference.rpartition(":")[2])
         path = f"/predictions/{read_archive(archive).name}"
-        yield Ours(Target(port, path, (header,)), home, started)
+        yield Ours(Target(port, path, (header,), process.pid), home, started)
     finally:
         process.terminate()
         process.wait(_START_SECONDS)
@@ -69,7 +69,7 @@ def peer(name: str, graph: Path, *, json: bool) -> Iterator[Target]:
     process = subprocess.Popen(command, env=os.environ | variables, start_new_session=True)
     try:
         _wait(lambda: _listens(port), process)
-        yield Target(port, "/inference")
+        yield Target(port, "/inference", process=process.pid)
     finally:
         end_group(process)
 

@@ -283,19 +283,22 @@ def test_a_content_type_is_read_without_its_parameters_and_case(kind):
 def test_a_part_of_a_form_is_read_by_its_type_or_its_first_bytes(sent, stated):
     row = {"data": bytearray(sent), "task": bytearray("ünïcode".encode()), "top_k": bytearray(b"2")}
     from eidetic_contract import Contract
+    from eidetic_headers import read_headers
     from eidetic_request import parse
 
     headers = {"data": {"content-type": stated}, "Content-Type": "multipart/form-data; boundary=b"}
-    request = parse(row, headers, Contract.of(BUNDLE))
+    request = parse(row, read_headers(headers), Contract.of(BUNDLE))
     assert (request.x.tolist(), request.task, request.top_k) == ([X.tolist()], 1, 2)
 
 
 def test_a_header_named_like_the_payload_changes_nothing():
     headers = {"body": "evil", "Content-Type": RAW, "Host": "h"}
     from eidetic_contract import Contract
+    from eidetic_headers import read_headers
     from eidetic_request import parse
 
-    assert parse({"body": X.tobytes()}, headers, Contract.of(BUNDLE)).x.tolist() == [X.tolist()]
+    request = parse({"body": X.tobytes()}, read_headers(headers), Contract.of(BUNDLE))
+    assert request.x.tolist() == [X.tolist()]
 
 
 def test_options_mean_the_same_wherever_they_stand():
@@ -341,10 +344,11 @@ def test_an_option_that_is_none_is_refused_by_name(beside, field, words):
     beside = dict(beside)
     if "data" in beside:
         from eidetic_contract import Contract
+        from eidetic_headers import read_headers
         from eidetic_request import parse
 
         with pytest.raises(BadRequest) as error:
-            parse({"body": X.tobytes(), **beside}, {}, Contract.of(BUNDLE))
+            parse({"body": X.tobytes(), **beside}, read_headers({}), Contract.of(BUNDLE))
         found = (error.value.kind, error.value.field, error.value.message)
     else:
         found = refused(X.tobytes(), BUNDLE, RAW, **beside)

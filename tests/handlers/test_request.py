@@ -75,6 +75,7 @@ def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
         (body(data=[[1, 2], [3, float("nan")]]), "data[1][1]", "finite number from 0.0 to 16.0"),
         (body(data=[[1, 2], [3, float("inf")]]), "data[1][1]", "finite"),
         (b'{"data": [[1, 2], [3, 1e999]]}', "data[1][1]", "finite"),
+        (b'{"data": [[1, 2], [3, 1e39]]}', "data[1][1]", "finite"),
         (b'{"data": [[1, 2], [3, 1' + b"0" * 400 + b"]]}", "data[1][1]", "too large"),
         (body(data=[[1, 2], [3, 16.5]]), "data[1][1]", "16.5"),
         (body(data=[[1, 2], [3, -0.1]]), "data[1][1]", "from 0.0 to 16.0"),

@@ -6,6 +6,7 @@ from typing import Any
 
 from eidetic_contract import Contract
 from eidetic_errors import BadRequest
+from eidetic_headers import read_headers
 from eidetic_request import Request, gather, parse
 
 
@@ -17,7 +18,8 @@ def read(body: Any, bundle: dict[str, Any], kind: str = "application/json", **ro
     where = "body" if "data" not in fields else "other"
     contract = Contract.of(bundle)
     sent = {**({where: body} if body is not None else {}), **fields}
-    request = parse(sent, {"body": {"content-type": kind}, "Host": "here", **headers}, contract)
+    told = read_headers({"body": {"content-type": kind}, "Host": "here", **headers})
+    request = parse(sent, told, contract)
     _, (checked,) = gather([request], contract)
     if isinstance(checked, BadRequest):
         raise checked
