@@ -229,6 +229,6 @@ def test_a_thousand_good_and_bad_requests_of_every_payload_at_once_disturb_nobod
 def test_a_streaming_call_ends_after_one_answer_and_kills_no_worker(grpc, server, x):
     workers = {p.pid for p in psutil.Process(server.pid).children(recursive=True)}
     for sent in (as_json(x[0]), b"bad"):
-        (answer,) = grpc("StreamPredictions", stream=True, model_name="digits-onnx", input={"data": sent})
+        (answer,) = grpc("StreamPredictions", model_name="digits-onnx", input={"data": sent})
         assert json.loads(answer.prediction).keys() & {"label", "error"}
     assert {p.pid for p in psutil.Process(server.pid).children(recursive=True)} == workers
