@@ -1,7 +1,6 @@
 """The HTTP clients against a real TorchServe: arrays, options, deadlines, retries, and keys that change."""
 
 import asyncio
-import contextlib
 import json
 import socket
 import threading
@@ -16,8 +15,8 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from relay import Relay
+from torchserve import asleep
 
-from export.archive import read_archive
 from serving.client import Answer, AsyncClient, Client
 from serving.client.options import as_text, timed
 from serving.client.tracing import trace_headers
@@ -30,48 +29,10 @@ MODEL = "digits-onnx"
 RAW = "application/octet-stream"
 
 
-@pytest.fixture(scope="module")
-def archive(store):
-    return read_archive(store / "digits-onnx-3.0.mar")
-
-
-@pytest.fixture(scope="module")
-def server(archive):
-    with TorchServe([archive], free_ports(prefer_usual=False)) as running:
-        wait_until_ready(running, [archive], 120).close()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def x(archive):
-    """Probes of all tasks, (n, 64)."""
-    return np.concatenate([archive.probes[task["owner"]] for task in archive.tasks])
-
-
 @pytest.fixture
 def relay(server):
     with Relay(server.ports.inference) as relay:
         yield relay
-
-
-@contextlib.contextmanager
-def asleep(server):
-    """The worker takes requests and answers none."""
-    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
-    assert workers
-    for worker in workers:
-        worker.suspend()
-    try:
-        yield
-    finally:
-        for worker in workers:
-            worker.resume()
 
 
 def test_a_batch_of_arrays_is_answered_row_by_row_as_json_would_be(client, x):
