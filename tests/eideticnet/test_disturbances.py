@@ -12,8 +12,8 @@ from zoo_nets import add, fit, zoo_inputs, zoo_loader, zoo_net
 
 from eideticnet import DamagedError, DataError, DivergedError, EideticNetwork, Pruning, Routing, Training
 
-MORE = ["separable", "gru both ways", "grouped"]
-KINDS = ["residual", "lstm", "transformer", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)]
+MORE = ["lstm", "transformer", "separable", "gru both ways", "grouped"]
+KINDS = ["residual", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)]
 
 
 def optimized(make, hook=None):

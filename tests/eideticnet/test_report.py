@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import task_data, trained
 from safetensors.torch import save_file
@@ -336,7 +337,7 @@ def test_no_two_tasks_have_one_colour(count):
     assert len(set(colours.values())) == count + 2
 
 
-@settings(max_examples=8, deadline=None)
+@examples(3, 8)
 @given(name=st.text(min_size=1, max_size=90), title=st.text(max_size=20))
 def test_the_page_is_always_well_formed_whatever_a_task_is_called(project, name, title):
     net = EideticNetwork.load(project / "run")
