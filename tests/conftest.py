@@ -7,15 +7,15 @@ import pytest
 from examples import ALL
 from hypothesis import Phase, settings
 from once import once
-from scheduling import FIRST, TogetherByServer
+from scheduling import FIRST, Together
 
 ROOT = Path(__file__).parents[1]
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 
 # No shrinking: every example trains networks, and the failing one is small enough to read.
-settings.register_profile("default", phases=[Phase.explicit, Phase.reuse, Phase.generate], print_blob=True)
+settings.register_profile(ALL, phases=[Phase.explicit, Phase.reuse, Phase.generate], print_blob=True)
+settings.register_profile("default", settings.get_profile(ALL), max_examples=40)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
-settings.register_profile(ALL, settings.get_profile("default"))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_xdist_make_scheduler(config, log):
-    return TogetherByServer(config, log) if config.getvalue("dist") == "loadfile" else None
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def train_digits(folder):

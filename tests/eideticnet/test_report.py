@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from examples import examples
+from files import write_tasks
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import task_data, trained
-from safetensors.torch import save_file
+from nets import trained
 
 from eideticnet import EideticNetwork, history, plots
 from eideticnet.__main__ import cli
@@ -76,11 +76,7 @@ def project(tmp_path_factory):
     """A user's folder, which the trunk is imported from, and in it a run of two tasks."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "reported_trunk.py").write_text(TRUNK)
-    for seed, name in ((1, "birds"), (3, "frogs")):
-        x, y = task_data(seed, 2, 60)
-        np.savez(folder / f"{name}.npz", x=x.numpy(), y=y.numpy())
-    x, y = task_data(2, 3, 60)
-    save_file({"x": x, "y": y}, folder / "fish.safetensors")
+    write_tasks(folder)
     (folder / "config.toml").write_text(CONFIG)
     (folder / "more.toml").write_text(MORE)
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,8 @@ import numpy as np
 import psutil
 import pytest
 from eidetic_options import from_text
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -84,7 +85,7 @@ def test_options_reach_the_network(client, x):
     assert (unsure.task, unsure.label, unsure.unknown) == (None, None, True)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(50, 200)
 @given(st.text(), st.floats(0, 1), st.integers(1, 10**9), st.booleans(), st.floats(0, 1e6))
 def test_options_mean_the_same_to_the_handler_as_to_who_sent_them(task, threshold, top_k, told, deadline):
     given = {"task": task, "threshold": threshold, "top_k": top_k, "probabilities": told}
@@ -94,7 +95,7 @@ def test_options_mean_the_same_to_the_handler_as_to_who_sent_them(task, threshol
     assert abs(values["deadline_ms"] / 1000 - time.time() - deadline) < 1
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15, 40)
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_a_task_of_any_name_arrives_as_it_was_sent(client, name):
     with pytest.raises(RequestError) as error:

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from relay import Relay
 from torchserve import asleep
@@ -62,7 +63,7 @@ def test_every_error_is_the_one_that_http_gives(grpc, client, x):
         grpc.predict(MODEL, {"data": [0] * 64, "deadline_ms": 1})
 
 
-@settings(max_examples=30, deadline=None)
+@examples(10, 30)
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_a_task_of_any_name_arrives_as_it_was_sent(grpc, name):
     with pytest.raises(RequestError) as error:
