@@ -246,6 +246,7 @@ def test_an_easy_task_after_a_hard_one_changes_nothing():
     assert torch.equal(net.task_logits(held_out(), "hard"), logits)
 
 
+@pytest.mark.slow  # ten of them, saved in between: test_never_forgets.py
 def test_fifty_tasks_in_a_row_leave_the_first_ones_as_they_were():
     net, x = trained(1, (200, 200), router=False), held_out()
     brief = {"training": replace(QUICK, max_epochs=1), "pruning": replace(LIGHT, step=0.9)}
