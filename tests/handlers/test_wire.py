@@ -8,8 +8,7 @@ from itertools import pairwise
 
 import eidetic_wire
 import pytest
-from examples import examples
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ts.protocol import otf_message_handler
 
@@ -46,7 +45,7 @@ def read(reader, message, cuts):
     return found
 
 
-@examples(20, 60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(request, max_size=4), st.data())
 def test_a_batch_is_read_as_torchserve_reads_it_however_it_is_cut(requests, data):
     message = written(requests)
@@ -68,7 +67,7 @@ class Bytewise:
         return self.message[self.at - 1 : self.at]
 
 
-@examples(12, 30)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(request, max_size=2))
 def test_a_batch_that_comes_byte_by_byte_is_read(requests):
     assert len(eidetic_wire.read_batch(Bytewise(written(requests)))) == len(requests)
