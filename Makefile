@@ -13,7 +13,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS := -c requirements/constraints.txt
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 CODE := eideticnet export handlers serving loadtest benchmarks experiments
 
 # torch and matplotlib keep caches in /tmp or in the user's home otherwise, and leave them there
@@ -65,7 +65,7 @@ test: setup
 	$(PY) -m pytest $(PARALLEL)
 
 test-all: setup
-	$(PY) -m pytest $(PARALLEL) -m ''
+	HYPOTHESIS_PROFILE=all $(PY) -m pytest $(PARALLEL) -m ''
 
 # With ACCELERATOR=gpu, on a machine with CUDA: a test that finds none fails here instead of being skipped.
 test-gpu: setup

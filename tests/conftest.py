@@ -4,32 +4,45 @@ import os
 from pathlib import Path
 
 import pytest
+from examples import ALL
 from hypothesis import Phase, settings
+from once import once
+from scheduling import FIRST, Together
 
 ROOT = Path(__file__).parents[1]
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 
 # No shrinking: every example trains networks, and the failing one is small enough to read.
-settings.register_profile("default", phases=[Phase.explicit, Phase.reuse, Phase.generate], print_blob=True)
+settings.register_profile(ALL, phases=[Phase.explicit, Phase.reuse, Phase.generate], print_blob=True)
+settings.register_profile("default", settings.get_profile(ALL), max_examples=40)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in FIRST)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def train_digits(folder):
+    from eideticnet.__main__ import cli
+
+    text = (ROOT / "experiments/digits.toml").read_text()
+    head, *tasks = text.replace("hidden = [256, 256]", "hidden = [48, 48]").split("[[tasks]]")
+    coarse = "[pruning]\nstep = 0.3\n[router_pruning]\nstep = 0.3\nthreshold = 0.002\n"
+    (folder / "config.toml").write_text("[[tasks]]".join([head + coarse, *tasks[:3]]))
+    with pytest.raises(SystemExit) as end:
+        cli(["train", str(folder / "config.toml"), "--out", str(folder / "run")])
+    assert not end.value.code
 
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory):
     """A run folder of digits in three tasks, trained by the command line with a smaller trunk."""
-    from eideticnet.__main__ import cli
-
-    folder = tmp_path_factory.mktemp("digits")
-    config = folder / "config.toml"
-    text = (ROOT / "experiments/digits.toml").read_text()
-    head, *tasks = text.replace("hidden = [256, 256]", "hidden = [48, 48]").split("[[tasks]]")
-    coarse = "[pruning]\nstep = 0.3\n[router_pruning]\nstep = 0.3\nthreshold = 0.002\n"
-    config.write_text("[[tasks]]".join([head + coarse, *tasks[:3]]))
-    with pytest.raises(SystemExit) as end:
-        cli(["train", str(config), "--out", str(folder / "run")])
-    assert not end.value.code
-    return folder / "run"
+    return once(tmp_path_factory, "digits", train_digits) / "run"
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +52,16 @@ def store(digits_run, tmp_path_factory):
     from export.archive import write_archive
     from export.bundle import write_bundle
 
-    folder, net = tmp_path_factory.mktemp("store"), EideticNetwork.load(digits_run)
-    for kind in ("onnx", "torchscript"):
-        bundle = tmp_path_factory.mktemp("bundle")
-        write_bundle(net, bundle, name=f"digits-{kind}", model_version="3.0", format=kind, max_instances=5)
-        write_archive(bundle, ROOT / "handlers", folder / f"digits-{kind}-3.0.mar")
-    return folder
+    def fill(folder):
+        net = EideticNetwork.load(digits_run)
+        for kind in ("onnx", "torchscript"):
+            bundle = tmp_path_factory.mktemp("bundle")
+            write_bundle(
+                net, bundle, name=f"digits-{kind}", model_version="3.0", format=kind, max_instances=5
+            )
+            write_archive(bundle, ROOT / "handlers", folder / f"digits-{kind}-3.0.mar")
+
+    return once(tmp_path_factory, "store", fill)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -29,13 +29,15 @@ _IMPORTED = ("google/rpc/status.proto", "google/protobuf/empty.proto", "google/p
 class Rpc:
     """A method of a service on one channel: ``rpc(metadata, timeout, field=value, ...)``.
 
-    Returns the answer's message or, on a channel of ``grpc.aio``, an awaitable of it."""
+    Returns the answer's message or, on a channel of ``grpc.aio``, an awaitable of it; an iterator of
+    messages where the server streams."""
 
     def __init__(self, channel: Any, service: str, method: str) -> None:
         described = _pool().FindServiceByName(service).FindMethodByName(method)
         self._request = message_factory.GetMessageClass(described.input_type)
         answer = message_factory.GetMessageClass(described.output_type)
-        self._send = channel.unary_unary(
+        call = channel.unary_stream if described.server_streaming else channel.unary_unary
+        self._send = call(
             f"/{service}/{method}",
             request_serializer=self._request.SerializeToString,
             response_deserializer=answer.FromString,

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from files import write_tasks
 from nets import task_data
-from safetensors.torch import save_file
 
 from eideticnet import EideticNetwork
 from eideticnet.__main__ import cli
@@ -66,10 +66,7 @@ def project(tmp_path, monkeypatch):
         "def build(width):\n"
         "    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())\n"
     )
-    write_npz(tmp_path / "birds.npz", 1, 2)
-    write_npz(tmp_path / "frogs.npz", 3, 2)
-    x, y = task_data(2, 3, 60)
-    save_file({"x": x, "y": y}, tmp_path / "fish.safetensors")
+    write_tasks(tmp_path)
     (tmp_path / "config.toml").write_text(CONFIG)
     (tmp_path / "more.toml").write_text(TASKS)
     monkeypatch.chdir(tmp_path)
@@ -90,11 +87,6 @@ def run(capsys):
         return result
 
     return call
-
-
-def write_npz(path, seed, classes):
-    x, y = task_data(seed, classes, 60)
-    np.savez(path, x=x.numpy(), y=y.numpy())
 
 
 def test_a_users_own_trunk_and_files_become_a_network_and_a_task_is_added_on_top(project, run):

@@ -12,8 +12,8 @@ from zoo_nets import add, fit, zoo_inputs, zoo_loader, zoo_net
 
 from eideticnet import DamagedError, DataError, DivergedError, EideticNetwork, Pruning, Routing, Training
 
-MORE = ["separable", "gru both ways", "grouped"]
-KINDS = ["residual", "lstm", "transformer", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)]
+MORE = ["lstm", "transformer", "separable", "gru both ways", "grouped"]
+KINDS = ["residual", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)]
 
 
 def optimized(make, hook=None):
@@ -246,6 +246,7 @@ def test_an_easy_task_after_a_hard_one_changes_nothing():
     assert torch.equal(net.task_logits(held_out(), "hard"), logits)
 
 
+@pytest.mark.slow  # ten of them, saved in between: test_never_forgets.py
 def test_fifty_tasks_in_a_row_leave_the_first_ones_as_they_were():
     net, x = trained(1, (200, 200), router=False), held_out()
     brief = {"training": replace(QUICK, max_epochs=1), "pruning": replace(LIGHT, step=0.9)}

@@ -4,35 +4,31 @@ import pytest
 import torch
 from masked import masked_logits
 from one_block import assert_one_block_is
-from zoo import ZOO
+from zoo import REPEATED, ZOO
 from zoo_nets import add, fit, zoo_inputs, zoo_net
 
 from eideticnet import EideticNetwork
 from eideticnet.program import HEAD
 
 DOUBLE_ROUNDING = 1e-12
-RARE = {
-    "rnn",
-    "fused attention",
-    "convolutions",
-    "gru both ways",
-    "transformer post-norm",
-    "chunked attention",
-    "conv1d",
-    "dense",
-}
-MOST = [pytest.param(kind, marks=pytest.mark.slow) if kind in RARE else kind for kind in ZOO]
+RARE = {*REPEATED, "rnn", "fused attention", "convolutions", "conv1d"}
+
+
+def often(rare):
+    return [pytest.param(kind, marks=pytest.mark.slow) if kind in rare else kind for kind in ZOO]
+
+
 RAW_LAYERS = {"layer norms"}  # every owner has its own norm of the raw input, the dense twin has one
 
 
-@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("kind", often(REPEATED))
 def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     trunk, data = ZOO[kind]
     torch.manual_seed(0)
     assert_one_block_is(trunk().eval(), data(5))
 
 
-@pytest.mark.parametrize("kind", ZOO)
+@pytest.mark.parametrize("kind", often(REPEATED))
 def test_all_blocks_equal_their_masked_dense_twin(kind):
     net = zoo_net(kind, tasks=1 if kind in RAW_LAYERS else 3, router=kind not in RAW_LAYERS)
     x = zoo_inputs(kind)
@@ -44,7 +40,7 @@ def test_all_blocks_equal_their_masked_dense_twin(kind):
         assert float((pieces[owner][HEAD] - logits).abs().max()) < DOUBLE_ROUNDING, owner
 
 
-@pytest.mark.parametrize("kind", MOST)
+@pytest.mark.parametrize("kind", often(RARE))
 def test_a_further_task_changes_no_bit_of_the_earlier_ones(kind):
     net, x = zoo_net(kind, 2), zoo_inputs(kind)
     before = {t.name: net.task_logits(x, t.name) for t in net.tasks}
@@ -57,7 +53,7 @@ def test_a_further_task_changes_no_bit_of_the_earlier_ones(kind):
         assert net.digests()[name] == digests[name]
 
 
-@pytest.mark.parametrize("kind", MOST)
+@pytest.mark.parametrize("kind", often(RARE))
 def test_every_owner_has_neurons_in_every_group_and_nobody_owns_too_many(kind):
     net = zoo_net(kind, 3)
     for group, row in net.capacity().items():
@@ -65,7 +61,7 @@ def test_every_owner_has_neurons_in_every_group_and_nobody_owns_too_many(kind):
         assert row["task 0"] >= 1, group
 
 
-@pytest.mark.parametrize("kind", MOST)
+@pytest.mark.parametrize("kind", often(RARE))
 def test_a_network_of_any_layers_survives_saving(kind, tmp_path):
     net, x = zoo_net(kind, 2), zoo_inputs(kind)
     net.save(tmp_path)

@@ -18,7 +18,12 @@ def loader(seed, size):
     return batches(x + y[:, None, None, None], y, 8)
 
 
-@pytest.mark.parametrize("kind", FOREIGN)
+SLOW = {"mobilenet"}  # its depthwise convolutions are those of "separable" in the zoo
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in FOREIGN]
+)
 def test_two_tasks_are_learned_on_a_trunk_of_somebody_else(kind):
     make, size = FOREIGN[kind]
     torch.manual_seed(0)

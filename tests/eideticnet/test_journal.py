@@ -7,7 +7,8 @@ from functools import cache
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from lessons import OPTIMIZERS, STEPS, killed, learn
 from nets import names, task_loader
@@ -35,7 +36,7 @@ def uninterrupted(optimizer, pruning, routing):
     return bits(net), STEPS[0], events
 
 
-@settings(max_examples=7, deadline=None)
+@examples(3, 7)
 @given(
     optimizer=st.sampled_from(list(OPTIMIZERS)),
     pruning=st.sampled_from(list(PRUNINGS)),
@@ -99,7 +100,7 @@ def test_a_finished_lesson_that_was_not_saved_is_not_trained_again(tmp_path):
     assert STEPS[0] == 0
 
 
-@settings(max_examples=12, deadline=None)
+@examples(5, 12)
 @given(damage=st.sampled_from(["flip", "cut", "junk", "json"]), where=st.floats(0, 0.999), data=st.data())
 def test_a_damaged_journal_is_not_used_and_never_a_crash(damage, where, data, whole):
     path, content = whole

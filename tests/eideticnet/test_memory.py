@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
@@ -150,7 +151,7 @@ def moments_of(tasks, inputs, known=None):
     return known
 
 
-@settings(max_examples=20, deadline=None)
+@examples(8, 20)
 @given(seed=st.integers(0, 1000), classes=st.lists(st.integers(2, 4), min_size=2, max_size=3))
 def test_moments_gathered_task_by_task_are_those_of_all_data_at_once(seed, classes):
     inputs = Inputs((6,))

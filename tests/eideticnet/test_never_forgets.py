@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
@@ -66,7 +67,7 @@ def disturb(net, factory):
     net.task_logits(torch.randn(4, FEATURES), net.tasks[-1].name)
 
 
-@settings(max_examples=10, deadline=None, phases=[Phase.generate])
+@settings(examples(4, 10), phases=[Phase.generate])
 @given(
     trunk=st.sampled_from(TRUNKS),
     widths=st.lists(st.integers(10, 20), min_size=2, max_size=3),

@@ -4,7 +4,8 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from masked import masked_logits
 from nets import held_out, trained
@@ -27,7 +28,7 @@ def test_blocks_equal_their_masked_dense_twin(trunk):
     assert differences(trained(3, (24, 20), trunk), trunk, (24, 20)) < DOUBLE_ROUNDING
 
 
-@settings(max_examples=8, deadline=None)
+@examples(3, 8)
 @given(
     trunk=st.sampled_from([t for t in TRUNKS if t is not Normalised]),
     widths=st.lists(st.integers(8, 20), min_size=2, max_size=4),

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import QUICK, names, task_data, task_loader, trained
 from trunks import FEATURES, Mlp, Residual
@@ -68,7 +69,7 @@ def pruned(block, lesson, score, step):
     return block.shrink(keep)
 
 
-@settings(max_examples=8, deadline=None)
+@examples(3, 8)
 @given(widths=st.lists(st.integers(2, 40), min_size=2, max_size=3), step=st.floats(0.15, 0.4))
 def test_no_layer_is_emptied_first_by_the_hybrid_score(widths, step):
     lesson, block = untrained(widths)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from files import write_tasks
+from hypothesis import given
 from hypothesis import strategies as st
-from nets import task_data, trained
-from safetensors.torch import save_file
+from nets import trained
 
 from eideticnet import EideticNetwork, history, plots
 from eideticnet.__main__ import cli
@@ -75,11 +76,7 @@ def project(tmp_path_factory):
     """A user's folder, which the trunk is imported from, and in it a run of two tasks."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "reported_trunk.py").write_text(TRUNK)
-    for seed, name in ((1, "birds"), (3, "frogs")):
-        x, y = task_data(seed, 2, 60)
-        np.savez(folder / f"{name}.npz", x=x.numpy(), y=y.numpy())
-    x, y = task_data(2, 3, 60)
-    save_file({"x": x, "y": y}, folder / "fish.safetensors")
+    write_tasks(folder)
     (folder / "config.toml").write_text(CONFIG)
     (folder / "more.toml").write_text(MORE)
     with pytest.MonkeyPatch.context() as patch:
@@ -336,7 +333,7 @@ def test_no_two_tasks_have_one_colour(count):
     assert len(set(colours.values())) == count + 2
 
 
-@settings(max_examples=8, deadline=None)
+@examples(3, 8)
 @given(name=st.text(min_size=1, max_size=90), title=st.text(max_size=20))
 def test_the_page_is_always_well_formed_whatever_a_task_is_called(project, name, title):
     net = EideticNetwork.load(project / "run")

@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 from torch import nn
@@ -98,7 +99,7 @@ def test_a_tap_of_a_value_with_positions_is_its_mean_over_them():
     assert torch.allclose(read, torch.cat([wide.mean(1), flat], 1))
 
 
-@settings(deadline=None, max_examples=25)
+@examples(8, 25)
 @given(seed=st.integers(0, 100), trunk=st.sampled_from(TRUNKS[1:3]))
 def test_pruning_a_tapping_block_is_the_same_as_silencing_its_neurons(seed, trunk):
     program = with_taps(trace(trunk((8, 6)), torch.zeros(2, FEATURES)))
@@ -128,7 +129,7 @@ def test_pruning_a_tapping_block_is_the_same_as_silencing_its_neurons(seed, trun
 counts_strategy = st.lists(st.integers(2, 5), min_size=1, max_size=5)
 
 
-@settings(deadline=None, max_examples=25)
+@examples(8, 25)
 @given(
     counts=counts_strategy,
     seed=st.integers(0, 1000),

@@ -1,11 +1,13 @@
 """The property test can fail: on copies of the code that break the guarantee, it does."""
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from examples import ALL
 
 ROOT = Path(__file__).parents[2]
 # After all blocks ran, each earlier one runs once more with what the last one computed mixed into its
@@ -43,7 +45,7 @@ EVALUATION = [
 
 @pytest.mark.parametrize(
     "edits",
-    [RESISTANCE, PERSISTENCE, EVALUATION],
+    [RESISTANCE, *(pytest.param(edits, marks=pytest.mark.slow) for edits in (PERSISTENCE, EVALUATION))],
     ids=["new neurons feed frozen ones", "frozen weights are not new tensors", "frozen norms wake up"],
 )
 def test_the_property_test_fails_on_code_that_breaks_the_guarantee(edits, tmp_path):
@@ -74,4 +76,5 @@ def run_property_test(folder: Path, edits: list[tuple[str, str, str]]) -> subpro
         "-k",
         "never_change_by_one_bit",
     ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    environment = {**os.environ, "HYPOTHESIS_PROFILE": ALL}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=200)

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import QUICK, names, task_loader
 from trunks import FEATURES, Mlp
@@ -47,7 +48,7 @@ def bound(schedule, total, step):
     return steps + (halvings if schedule == "shrinking" else 1)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(50, 150)
 @given(
     schedule=st.sampled_from(list(SCHEDULES)),
     widths=st.lists(st.integers(1, 200), min_size=1, max_size=4),
@@ -68,7 +69,7 @@ def test_a_schedule_ends_whatever_recovers(schedule, widths, step, least, answer
     assert final == (recovered[-1] if recovered else own)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20, 60)
 @given(
     schedule=st.sampled_from(list(SCHEDULES)),
     width=st.integers(2, 400),
@@ -107,7 +108,7 @@ def test_a_bisection_makes_fewer_trials_than_constant_steps():
     assert counts["fast"] == counts["constant"] <= counts["shrinking"]
 
 
-@settings(max_examples=15, deadline=None)
+@examples(6, 15)
 @given(
     schedule=st.sampled_from(list(SCHEDULES)),
     score=st.sampled_from(SCORES),

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, fit, held_out, names, task_data, task_loader, trained
 from trunks import FEATURES, Mlp
@@ -40,7 +41,7 @@ class Stop(BaseException):
     """Stands for Ctrl-C."""
 
 
-@settings(max_examples=12, deadline=None)
+@examples(5, 12)
 @given(
     after=st.integers(0, 25), router=st.booleans(), error=st.sampled_from([Stop, KeyboardInterrupt, OSError])
 )

@@ -7,7 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.archive import read_archive, read_files
@@ -41,7 +42,7 @@ def consistent(**changed):
     return {**members, "bundle.json": json.dumps(bundle).encode()}
 
 
-@settings(max_examples=300)
+@examples(60, 300)
 @given(st.data())
 def test_an_edited_file_is_read_or_refused_by_our_error(data):
     name = data.draw(st.sampled_from(sorted(base())))
@@ -51,7 +52,7 @@ def test_an_edited_file_is_read_or_refused_by_our_error(data):
         check_contents(members)
 
 
-@settings(max_examples=300)
+@examples(60, 300)
 @given(st.data())
 def test_an_edited_archive_is_refused_by_our_error(tmp_path_factory, data):
     original = BASE.read_bytes()

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -203,21 +204,21 @@ def test_a_name_is_accepted_only_if_a_terminal_shows_all_of_it(name):
     assert accepted == (name.isprintable() and len(name.strip()) > 0 and len(name) <= 200)
 
 
-@settings(max_examples=300)
+@examples(60, 300)
 @given(ANY_JSON)
 def test_arbitrary_json_raises_nothing_but_our_error(value):
     with pytest.raises(ArchiveError):
         read(value)
 
 
-@settings(max_examples=300)
+@examples(60, 300)
 @given(st.binary(max_size=200) | st.text().map(lambda t: t.encode("utf-8", "surrogatepass")))
 def test_arbitrary_bytes_raise_nothing_but_our_error(data):
     with pytest.raises(ArchiveError):
         read_bundle(data)
 
 
-@settings(max_examples=400)
+@examples(80, 400)
 @given(st.data())
 def test_a_good_bundle_with_anything_anywhere_is_read_or_refused_by_our_error(data):
     bundle = json.loads(_text())

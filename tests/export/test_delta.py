@@ -6,8 +6,9 @@ import zipfile
 from hashlib import sha256
 
 import pytest
+from examples import examples
 from histories import add_task, archived, normalised
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from nets import fit
 from typer.testing import CliRunner
@@ -70,7 +71,7 @@ def test_a_delta_for_another_archive_is_refused(made, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20, 60)
 @given(at=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_delta_gives_the_new_archive_or_nothing(made, tmp_path_factory, at, value, cut):
     old, new, delta = made
@@ -89,7 +90,7 @@ def test_a_damaged_delta_gives_the_new_archive_or_nothing(made, tmp_path_factory
         assert (folder / "made.mar").read_bytes() == new.read_bytes()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15, 40)
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers(-5, 1 << 70) | st.text(max_size=5),

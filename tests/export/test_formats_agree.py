@@ -8,8 +8,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from examples import examples
 from graphs import graph_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from tolerances import EXPORTED
@@ -51,7 +52,7 @@ def test_an_exported_network_answers_like_the_eager_one_at_any_batch_size(trunk,
         assert_agree(net, run, x, torch.arange(rows) % 4 - 1, torch.linspace(0, 1, rows))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(10, 30)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 40), scale=st.floats(0.01, 30))
 def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, scale):
     net, runs = agreeing

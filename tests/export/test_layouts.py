@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from examples import examples
 from histories import add_task, archived, normalised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,7 @@ def test_every_kind_of_layer_gives_the_nested_logits(kind):
 REVISIONS = st.sampled_from(["task", "revise", "widen", "disjoint", "some", "narrow"])
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(examples(3, 8), suppress_health_check=[HealthCheck.too_slow])
 @given(
     trunk=st.sampled_from(TRUNKS),
     steps=st.lists(REVISIONS, min_size=1, max_size=4),

@@ -10,8 +10,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from examples import examples
 from histories import add_task, archived, normalised
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import fit, held_out, task_data, trained
 from safetensors.numpy import save_file
@@ -212,7 +213,7 @@ def test_a_float32_bundle_of_nested_blocks_needs_no_such_figures(tmp_path):
     assert "accuracy" not in written(tmp_path)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(8, 20)
 @given(seed=st.integers(0, 10_000), scale=st.floats(0.1, 10))
 def test_any_row_alone_stays_near_the_network_in_int8(int8_session, seed, scale):
     net, run = int8_session

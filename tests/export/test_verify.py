@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from examples import examples
 from histories import add_task, archived, edited, normalised
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -150,7 +151,7 @@ def insert_a_step(model, owner, draw):
 FORGERIES = [flip_bit, change_attribute, change_operator, skip_activation, normalise_otherwise, insert_a_step]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(20, 60)
 @given(
     data=st.data(),
     forgery=st.sampled_from(FORGERIES),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from graphs import FOREIGN, READY, graph, graph_of, held_out, learn, network, pinned, route
 from tolerances import EXPORTED
-from zoo import ZOO
+from zoo import REPEATED, ZOO
 
 from export.bundle import write_bundle
 from export.digest import digests
@@ -18,22 +18,13 @@ from export.session import session
 from export.tail import logits_name
 
 KINDS = [*(f"zoo/{n}" for n in ZOO), *(f"ready/{n}" for n in READY), *(f"foreign/{n}" for n in FOREIGN)]
-COVERED = {
-    "transformer post-norm",
-    "chunked attention",
-    "gru both ways",
-    "lstm two layers both ways",
-    "dense",
-    "residual",
-}
-"""Whose layers occur in another trunk of the zoo too."""
 
 
 def marked(kinds, slow):
     return [pytest.param(k, marks=pytest.mark.slow) if slow(k) else k for k in kinds]
 
 
-DEFAULT = marked(KINDS, lambda kind: not kind.startswith("zoo/") or kind[4:] in COVERED)
+DEFAULT = marked(KINDS, lambda kind: not kind.startswith("zoo/") or kind[4:] in REPEATED)
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,12 @@
 
 import pytest
 from served import Served, until
-from small import small_archive, takes_pictures
+from small import small_archives
 
 
 @pytest.fixture(scope="session")
 def archives(tmp_path_factory):
-    """ "1" and "2" are versions of "net"; "picture" takes images."""
-    folder = tmp_path_factory.mktemp("archives")
-    return {
-        "1": small_archive(folder / "1.mar", lambda b: b.update(name="net")),
-        "2": small_archive(folder / "2.mar", lambda b: b.update(name="net", model_version="2.0")),
-        "picture": small_archive(folder / "picture.mar", takes_pictures),
-    }
+    return small_archives(tmp_path_factory.mktemp("archives"))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from context import HTTP, Context
 from eidetic_handler import EideticHandler
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.archive import read_archive
@@ -72,7 +73,7 @@ BAD = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(10, 25)
 @given(seed=st.integers(0, 1000), good=st.integers(1, 8), bad=st.lists(st.sampled_from(BAD), max_size=6))
 def test_a_bad_request_never_disturbs_the_others_in_its_batch(served, seed, good, bad):
     rng = random.Random(seed)

@@ -10,7 +10,8 @@ import pytest
 from context import HTTP, Context
 from eidetic_handler import EideticHandler
 from eidetic_image import from_image
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from pictures import network, picture
 
@@ -98,7 +99,7 @@ def told(answer):
     return answer["task"], answer["label"], answer["unknown"]
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15, 40)
 @given(data=st.data())
 def test_no_bad_request_of_any_payload_disturbs_its_batch(served, data):
     kinds = list(good(served[0]))

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from served import Served
-from small import small_archive, takes_pictures
+from small import small_archive, small_archives
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +20,8 @@ def make_archive():
 def archives(tmp_path_factory):
     """ "1" and "2" are versions of "net"; "picture" takes images; "more" is another model."""
     folder = tmp_path_factory.mktemp("archives")
-    return {
-        "1": small_archive(folder / "1.mar", lambda b: b.update(name="net")),
-        "2": small_archive(folder / "2.mar", lambda b: b.update(name="net", model_version="2.0")),
-        "picture": small_archive(folder / "picture.mar", takes_pictures),
-        "more": small_archive(folder / "more.mar", lambda b: b.update(name="more")),
-    }
+    more = small_archive(folder / "more.mar", lambda b: b.update(name="more"))
+    return {**small_archives(folder), "more": more}
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,98 @@
-"""Archives of one network that learned one task more for each version."""
+"""Archives of one network that learned one task more for each version; TorchServes that many tests ask."""
 
+import shutil
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pictures
 import pytest
 from histories import add_task, archived, edited, normalised
 from nets import fit
+from once import once
 from onnx import numpy_helper
+from torchserve import started
+
+from export.archive import read_archive, write_archive
+from export.bundle import write_bundle
+from serving.client import Client
+
+HANDLERS = Path(__file__).parents[2] / "handlers"
 
 
 @pytest.fixture(scope="session")
 def versions(tmp_path_factory):
     """Archives of versions 1.0, 2.0 and 3.0, honest successors of each other."""
-    folder, net, made = tmp_path_factory.mktemp("versions"), normalised(1), {}
-    for number in (1, 2, 3):
-        if number > 1:
-            add_task(net)
-            fit(net)
-        made[f"{number}.0"] = archived(net, folder / str(number), f"{number}.0")
-    return made
+
+    def make(folder):
+        net = normalised(1)
+        for number in (1, 2, 3):
+            if number > 1:
+                add_task(net)
+                fit(net)
+            archived(net, folder / str(number), f"{number}.0")
+
+    folder = once(tmp_path_factory, "versions", make)
+    return {f"{number}.0": folder / f"{number}/net-{number}.0.mar" for number in (1, 2, 3)}
+
+
+@pytest.fixture(scope="session")
+def archive(store):
+    """The digits as ONNX."""
+    return read_archive(store / "digits-onnx-3.0.mar")
+
+
+@pytest.fixture(scope="session")
+def torchscript(store):
+    return read_archive(store / "digits-torchscript-3.0.mar")
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory):
+    """A network whose inputs are pictures."""
+    folder = tmp_path_factory.mktemp("colours")
+    (folder / "bundle").mkdir()
+    net = pictures.network(folder / "files")
+    write_bundle(net, folder / "bundle", name="colours", model_version="2.0", max_instances=5)
+    write_archive(folder / "bundle", HANDLERS, folder / "colours-2.0.mar")
+    return read_archive(folder / "colours-2.0.mar")
+
+
+@pytest.fixture(scope="session")
+def server(archive, torchscript, colours, tmp_path_factory):
+    """A TorchServe of all three. Every test leaves it whole."""
+    folder = tmp_path_factory.mktemp("served")
+    copies = [shutil.copy(each.path, folder) for each in (archive, torchscript, colours)]
+    with started([read_archive(Path(path)) for path in copies]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def open_server(archive):
+    """One that speaks the Open Inference Protocol, which TorchServe decides when it starts."""
+    with started([archive], variables={"TS_OPEN_INFERENCE_PROTOCOL": "oip"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def http(server):
+    """Plain HTTP with the token."""
+    headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
+    url = server.ports.inference_url
+    with httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(server):
+    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def x(archive):
+    """Probes of all tasks of the digits, (n, 64)."""
+    return np.concatenate([archive.probes[task["owner"]] for task in archive.tasks])
 
 
 @pytest.fixture(scope="session")

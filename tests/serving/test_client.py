@@ -11,13 +11,14 @@ import numpy as np
 import psutil
 import pytest
 from eidetic_options import from_text
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from relay import Relay
+from torchserve import asleep
 
-from export.archive import read_archive
 from serving.client import Answer, AsyncClient, Client
 from serving.client.options import as_text, timed
 from serving.client.tracing import trace_headers
@@ -30,48 +31,10 @@ MODEL = "digits-onnx"
 RAW = "application/octet-stream"
 
 
-@pytest.fixture(scope="module")
-def archive(store):
-    return read_archive(store / "digits-onnx-3.0.mar")
-
-
-@pytest.fixture(scope="module")
-def server(archive):
-    with TorchServe([archive], free_ports(prefer_usual=False)) as running:
-        wait_until_ready(running, [archive], 120).close()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def x(archive):
-    """Probes of all tasks, (n, 64)."""
-    return np.concatenate([archive.probes[task["owner"]] for task in archive.tasks])
-
-
 @pytest.fixture
 def relay(server):
     with Relay(server.ports.inference) as relay:
         yield relay
-
-
-@contextlib.contextmanager
-def asleep(server):
-    """The worker takes requests and answers none."""
-    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
-    assert workers
-    for worker in workers:
-        worker.suspend()
-    try:
-        yield
-    finally:
-        for worker in workers:
-            worker.resume()
 
 
 def test_a_batch_of_arrays_is_answered_row_by_row_as_json_would_be(client, x):
@@ -123,7 +86,7 @@ def test_options_reach_the_network(client, x):
     assert (unsure.task, unsure.label, unsure.unknown) == (None, None, True)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(50, 200)
 @given(st.text(), st.floats(0, 1), st.integers(1, 10**9), st.booleans(), st.floats(0, 1e6))
 def test_options_mean_the_same_to_the_handler_as_to_who_sent_them(task, threshold, top_k, told, deadline):
     given = {"task": task, "threshold": threshold, "top_k": top_k, "probabilities": told}
@@ -133,7 +96,7 @@ def test_options_mean_the_same_to_the_handler_as_to_who_sent_them(task, threshol
     assert abs(values["deadline_ms"] / 1000 - time.time() - deadline) < 1
 
 
-@settings(max_examples=40, deadline=None)
+@examples(15, 40)
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_a_task_of_any_name_arrives_as_it_was_sent(client, name):
     with pytest.raises(RequestError) as error:
@@ -268,7 +231,8 @@ def test_a_server_that_is_killed_under_a_request_and_comes_back_answers_it(archi
                 asking.start()
                 time.sleep(0.3)
                 for process in psutil.Process(first.pid).children(recursive=True):
-                    process.kill()
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
                 psutil.Process(first.pid).kill()
             first.stop()
             with TorchServe([archive], ports) as second:

@@ -5,33 +5,18 @@ import json
 import time
 
 import numpy as np
-import psutil
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from relay import Relay
+from torchserve import asleep
 
-from export.archive import read_archive
-from serving.client import AsyncGrpcClient, Client, GrpcClient, GrpcManagement, OpenInference
+from serving.client import AsyncGrpcClient, GrpcClient, GrpcManagement, OpenInference
 from serving.errors import DeadlineError, NoAnswerError, RequestError, WrongKeyError
-from serving.process import TorchServe
-from serving.ready import wait_until_ready
-from serving.settings import free_ports
 
-MODEL = "digits-onnx"
+MODEL, SERVED = "digits-onnx", ["colours", "digits-onnx", "digits-torchscript"]
 RAW = "application/octet-stream"
-
-
-@pytest.fixture(scope="module")
-def archive(store):
-    return read_archive(store / "digits-onnx-3.0.mar")
-
-
-@pytest.fixture(scope="module")
-def server(archive):
-    with TorchServe([archive], free_ports(prefer_usual=False)) as running:
-        wait_until_ready(running, [archive], 120).close()
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -40,23 +25,12 @@ def target(server):
 
 
 @pytest.fixture(scope="module")
-def http(server):
-    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
-        yield client
+def grpc(server, target):
+    with GrpcClient(target, server.keys()["inference"]) as grpc:
+        yield grpc
 
 
-@pytest.fixture(scope="module")
-def client(server, target):
-    with GrpcClient(target, server.keys()["inference"]) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def x(archive):
-    return np.concatenate([archive.probes[task["owner"]] for task in archive.tasks])
-
-
-def test_every_answer_is_the_one_that_http_gives(client, http, x):
+def test_every_answer_is_the_one_that_http_gives(grpc, client, x):
     requests = [
         (x[:5], {}),
         (x[0], {"content_type": RAW, "top_k": 2, "probabilities": True}),
@@ -65,10 +39,10 @@ def test_every_answer_is_the_one_that_http_gives(client, http, x):
         ({"instances": x[:3].tolist(), "top_k": 1}, {}),
     ]
     for sent, options in requests:
-        assert client.predict(MODEL, sent, **options) == http.predict(MODEL, sent, **options)
+        assert grpc.predict(MODEL, sent, **options) == client.predict(MODEL, sent, **options)
 
 
-def test_every_error_is_the_one_that_http_gives(client, http, x):
+def test_every_error_is_the_one_that_http_gives(grpc, client, x):
     requests = [
         (MODEL, x[0, :-1], {}),
         (MODEL, np.zeros((6, 64)), {}),
@@ -79,62 +53,56 @@ def test_every_error_is_the_one_that_http_gives(client, http, x):
     ]
     for model, sent, options in requests:
         errors = []
-        for each in (client, http):
+        for each in (grpc, client):
             with pytest.raises(RequestError) as error:
                 each.predict(model, sent, **options)
             found = error.value
             errors.append((type(found), found.status, found.kind, found.field, found.message))
         assert errors[0] == errors[1]
     with pytest.raises(DeadlineError, match="passed"):
-        client.predict(MODEL, {"data": [0] * 64, "deadline_ms": 1})
+        grpc.predict(MODEL, {"data": [0] * 64, "deadline_ms": 1})
 
 
-@settings(max_examples=30, deadline=None)
+@examples(10, 30)
 @given(name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
-def test_a_task_of_any_name_arrives_as_it_was_sent(client, name):
+def test_a_task_of_any_name_arrives_as_it_was_sent(grpc, name):
     with pytest.raises(RequestError) as error:
-        client.predict(MODEL, {"data": [0] * 64}, task=name)
+        grpc.predict(MODEL, {"data": [0] * 64}, task=name)
     assert error.value.message.startswith(f"no task {name!r}")
 
 
-def test_a_deadline_ends_the_waiting_in_time(server, client, x):
-    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
-    for worker in workers:
-        worker.suspend()
-    try:
+def test_a_deadline_ends_the_waiting_in_time(server, grpc, x):
+    with asleep(server):
         started = time.monotonic()
         with pytest.raises(DeadlineError, match=r"within 0\.3 s"):
-            client.predict(MODEL, x[0], deadline=0.3)
+            grpc.predict(MODEL, x[0], deadline=0.3)
         assert 0.3 <= time.monotonic() - started < 10
-    finally:
-        for worker in workers:
-            worker.resume()
-    assert client.predict(MODEL, x[0], deadline=10)
+    assert grpc.predict(MODEL, x[0], deadline=10)
 
 
 def test_a_server_that_can_not_be_reached_is_asked_again(server, x):
     key = server.keys()["inference"]
     with Relay(server.ports.grpc_inference) as relay:
         relay.cut = 3
-        with GrpcClient(f"127.0.0.1:{relay.port}", key) as client, pytest.raises(NoAnswerError):
-            client.predict(MODEL, x[0])
+        with GrpcClient(f"127.0.0.1:{relay.port}", key) as grpc, pytest.raises(NoAnswerError):
+            grpc.predict(MODEL, x[0])
         relay.cut = 3
-        with GrpcClient(f"127.0.0.1:{relay.port}", key, retries=20) as client:
-            assert client.predict(MODEL, x[0], deadline=20)
+        with GrpcClient(f"127.0.0.1:{relay.port}", key, retries=20) as grpc:
+            assert grpc.predict(MODEL, x[0], deadline=20)
 
 
-def test_sixteen_coroutines_share_a_client_and_each_gets_its_own_answers(server, target, http, x):
-    alone = [http.predict(MODEL, row)[0].label for row in x]
+def test_sixteen_coroutines_share_a_client_and_each_gets_its_own_answers(server, target, client, x):
+    alone = [client.predict(MODEL, row)[0].label for row in x]
 
-    async def ask(client, number):
+    async def ask(grpc, number):
         rows = [(number * 7 + i) % len(x) for i in range(8)]
-        return [((await client.predict(MODEL, x[i]))[0].label, alone[i]) for i in rows]
+        return [((await grpc.predict(MODEL, x[i]))[0].label, alone[i]) for i in rows]
 
     async def run():
-        async with AsyncGrpcClient(target, server.keys()["inference"]) as client:
+        async with AsyncGrpcClient(target, server.keys()["inference"]) as grpc:
             with pytest.raises(RequestError, match="no task"):
-                await client.predict(MODEL, x[0], task="no such task")
-            return await asyncio.gather(*(ask(client, number) for number in range(16)))
+                await grpc.predict(MODEL, x[0], task="no such task")
+            return await asyncio.gather(*(ask(grpc, number) for number in range(16)))
 
     pairs = [pair for answers in asyncio.run(run()) for pair in answers]
     assert len(pairs) == 128
@@ -142,22 +110,22 @@ def test_sixteen_coroutines_share_a_client_and_each_gets_its_own_answers(server,
 
 
 def test_a_wrong_key_is_named_and_never_shown(target, x, server, tmp_path):
-    with GrpcClient(target, "no-such-key") as client:
-        assert "no-such-key" not in repr(client)
+    with GrpcClient(target, "no-such-key") as grpc:
+        assert "no-such-key" not in repr(grpc)
         with pytest.raises(WrongKeyError) as error:
-            client.predict(MODEL, x[0])
+            grpc.predict(MODEL, x[0])
         assert "no-such-key" not in str(error.value)
     keys = tmp_path / "keys.json"
     keys.write_text(json.dumps({"inference": "old"}))
-    with GrpcClient(target, keys) as client:
+    with GrpcClient(target, keys) as grpc:
         keys.write_text(json.dumps(server.keys()))
-        assert client.predict(MODEL, x[0])
+        assert grpc.predict(MODEL, x[0])
 
 
 def test_the_management_service_lists_describes_and_changes_what_is_served(server):
     target = f"127.0.0.1:{server.ports.grpc_management}"
     with GrpcManagement(target, server.keys()["management"]) as management:
-        assert [m["modelName"] for m in management.list_models()] == [MODEL]
+        assert [m["modelName"] for m in management.list_models()] == SERVED
         assert [m["modelVersion"] for m in management.describe(MODEL)] == ["3.0"]
         assert "3.0" in management.set_default(MODEL, "3.0")
         with pytest.raises(RequestError) as error:
@@ -171,28 +139,19 @@ def test_the_management_service_lists_describes_and_changes_what_is_served(serve
         other.list_models()
 
 
-@pytest.fixture(scope="module")
-def open_server(archive):
-    """A server that speaks the Open Inference Protocol, which TorchServe decides when it starts."""
-    variables = {"TS_OPEN_INFERENCE_PROTOCOL": "oip"}
-    with TorchServe([archive], free_ports(prefer_usual=False), variables=variables) as running:
-        wait_until_ready(running, [archive], 120).close()
-        yield running
-
-
-def test_the_open_protocol_gives_the_same_answers_and_errors(open_server, http, x):
+def test_the_open_protocol_gives_the_same_answers_and_errors(open_server, client, x):
     target = f"127.0.0.1:{open_server.ports.grpc_inference}"
-    with OpenInference(target, open_server.keys()["inference"]) as client:
-        assert client.live()
-        assert client.ready()
-        assert client.model_ready(MODEL)
-        assert client.metadata(MODEL)["versions"] == ["3.0"]
+    with OpenInference(target, open_server.keys()["inference"]) as grpc:
+        assert grpc.live()
+        assert grpc.ready()
+        assert grpc.model_ready(MODEL)
+        assert grpc.metadata(MODEL)["versions"] == ["3.0"]
         for options in ({}, {"task": "4 or 5", "top_k": 2, "probabilities": True}, {"threshold": 1.0}):
-            assert client.predict(MODEL, x[:5], **options) == http.predict(MODEL, x[:5], **options)
+            assert grpc.predict(MODEL, x[:5], **options) == client.predict(MODEL, x[:5], **options)
         for sent, options, field in ((x[:2, :-1], {}, "x"), (x[:2], {"task": "no such"}, "task")):
             with pytest.raises(RequestError) as error:
-                client.predict(MODEL, sent, request_id="7", **options)
+                grpc.predict(MODEL, sent, request_id="7", **options)
             assert (error.value.status, error.value.kind, error.value.field) == (400, "bad_request", field)
         with pytest.raises(DeadlineError):
-            client.predict(MODEL, x[:2], deadline=-1.0)
-        assert client.predict(MODEL, x[:2], deadline=10.0)
+            grpc.predict(MODEL, x[:2], deadline=-1.0)
+        assert grpc.predict(MODEL, x[:2], deadline=10.0)

@@ -6,39 +6,15 @@ import time
 import grpc as grpcio
 import httpx
 import numpy as np
-import psutil
 import pytest
 from protos import OPEN_INFERENCE, Caller
-
-from export.archive import read_archive
-from serving.process import TorchServe
-from serving.ready import wait_until_ready
-from serving.settings import free_ports
+from torchserve import workers
 
 
 @pytest.fixture(scope="module")
-def archive(store):
-    return read_archive(store / "digits-onnx-3.0.mar")
-
-
-@pytest.fixture(scope="module")
-def server(archive):
-    with pytest.MonkeyPatch.context() as patch:
-        import serving.process
-
-        plain = serving.process.environment
-        patch.setattr(
-            serving.process, "environment", lambda *a: {**plain(*a), "TS_OPEN_INFERENCE_PROTOCOL": "oip"}
-        )
-        with TorchServe([archive], free_ports(prefer_usual=False)) as running:
-            wait_until_ready(running, [archive], 120).close()
-            yield running
-
-
-@pytest.fixture(scope="module")
-def call(server):
-    key = server.keys()["inference"]
-    caller = Caller(f"{OPEN_INFERENCE}.GRPCInferenceService", server.ports.grpc_inference, key)
+def call(open_server):
+    key = open_server.keys()["inference"]
+    caller = Caller(f"{OPEN_INFERENCE}.GRPCInferenceService", open_server.ports.grpc_inference, key)
     yield caller
     caller.close()
 
@@ -80,7 +56,7 @@ def test_the_server_is_live_and_ready_and_names_its_model(call):
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT64", "UINT8"])
-def test_tensors_go_in_and_out(call, server, archive, x, datatype):
+def test_tensors_go_in_and_out(call, open_server, archive, x, datatype):
     names = {"FP32": "fp32", "FP64": "fp64", "INT64": "int64", "UINT8": "uint"}
     values = (x if datatype.startswith("FP") else x.round().astype(int)).ravel().tolist()
     shape = np.zeros((len(x), 64))
@@ -89,8 +65,8 @@ def test_tensors_go_in_and_out(call, server, archive, x, datatype):
     )
     assert (response.model_name, response.model_version, response.id) == ("digits-onnx", "3.0", "7")
     rows = np.array(values, np.float32).reshape(shape.shape).tolist()
-    url = f"{server.ports.inference_url}/predictions/digits-onnx"
-    key = {"Authorization": f"Bearer {server.keys()['inference']}"}
+    url = f"{open_server.ports.inference_url}/predictions/digits-onnx"
+    key = {"Authorization": f"Bearer {open_server.keys()['inference']}"}
     expected = httpx.post(url, json={"instances": rows}, headers=key, trust_env=False).json()["predictions"]
     assert [json.loads(row) for row in output(response, "answer")[1]] == expected
     tasks, labels = output(response, "task")[1], output(response, "label")[1]
@@ -153,8 +129,8 @@ BAD = {
 
 
 @pytest.mark.parametrize(("inputs", "field", "words"), BAD.values(), ids=BAD)
-def test_an_error_is_a_whole_response_and_kills_no_worker(call, server, x, inputs, field, words):
-    workers = {p.pid for p in psutil.Process(server.pid).children(recursive=True)}
+def test_an_error_is_a_whole_response_and_kills_no_worker(call, open_server, x, inputs, field, words):
+    before = set(workers(open_server))
     raw = {"raw_input_contents": [bytes(256)]} if words == "raw_input_contents" else {}
     response = infer(call, *inputs, id="ü", **raw)
     assert (response.model_name, response.id, len(response.outputs)) == ("digits-onnx", "ü", 1)
@@ -162,20 +138,20 @@ def test_an_error_is_a_whole_response_and_kills_no_worker(call, server, x, input
     assert error["field"] == field
     assert words in error["message"]
     assert len(output(infer(call, tensor(x)), "answer")[1]) == len(x)
-    assert {p.pid for p in psutil.Process(server.pid).children(recursive=True)} == workers
+    assert set(workers(open_server)) == before
 
 
-def test_over_http_it_answers_and_errs_as_over_grpc(server, x):
+def test_over_http_it_answers_and_errs_as_over_grpc(open_server, x):
     """With the same fields, but ``data`` for the contents of every type."""
-    url = f"{server.ports.inference_url}/v2/models/digits-onnx/infer"
-    key = {"Authorization": f"Bearer {server.keys()['inference']}"}
+    url = f"{open_server.ports.inference_url}/v2/models/digits-onnx/infer"
+    key = {"Authorization": f"Bearer {open_server.keys()['inference']}"}
 
     def ask(shape, *options):
         sent = {"name": "x", "datatype": "FP32", "shape": shape, "data": x.ravel().tolist()}
         body = {"id": "7", "inputs": [sent, *options]}
         return httpx.post(url, json=body, headers=key, trust_env=False)
 
-    predictions = f"{server.ports.inference_url}/predictions/digits-onnx"
+    predictions = f"{open_server.ports.inference_url}/predictions/digits-onnx"
     plain = httpx.post(predictions, json={"instances": x.tolist()}, headers=key, trust_env=False).json()
     found = ask(list(x.shape))
     assert found.status_code == 200

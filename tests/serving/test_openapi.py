@@ -2,49 +2,28 @@
 
 import io
 import json
-import shutil
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from pictures import network, picture
+from pictures import picture
 from referencing import Registry, Resource
 from schemathesis import openapi
 
-from export.archive import read_archive, write_archive
-from export.bundle import write_bundle
 from serving.openapi import document, example, page
-from serving.process import TorchServe
-from serving.ready import wait_until_ready
-from serving.settings import free_ports
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def archives(store, tmp_path_factory):
-    folder, bundle = tmp_path_factory.mktemp("described"), tmp_path_factory.mktemp("bundle")
-    write_bundle(network(bundle.parent / "openapi"), bundle, name="colours", model_version="2.0")
-    write_archive(bundle, ROOT / "handlers", folder / "colours-2.0.mar")
-    shutil.copy(store / "digits-onnx-3.0.mar", folder)
-    return [read_archive(path) for path in sorted(folder.glob("*.mar"))]
+def archives(colours, archive):
+    return [colours, archive]
 
 
 @pytest.fixture(scope="module")
 def described(archives):
     return json.loads(json.dumps(document([a.bundle for a in archives])))
-
-
-@pytest.fixture(scope="module")
-def http(archives):
-    with TorchServe(archives, free_ports(prefer_usual=False)) as server:
-        wait_until_ready(server, archives, 120).close()
-        headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
-        url = server.ports.inference_url
-        with httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
-            yield client
 
 
 def check(described, path, response):

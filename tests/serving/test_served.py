@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from torchserve import workers
 
 from export.archive import read_archive, read_files
 from export.container import write_members
 from export.errors import ArchiveError
-from serving.client import Client
 from serving.errors import RequestError, ServingError
 from serving.process import TorchServe
 from serving.ready import wait_until_ready
@@ -27,22 +27,8 @@ FORMATS = ["onnx", "torchscript"]
 
 
 @pytest.fixture(scope="module")
-def archives(store):
-    return {f: read_archive(store / f"digits-{f}-3.0.mar") for f in FORMATS}
-
-
-@pytest.fixture(scope="module")
-def server(archives):
-    opened = list(archives.values())
-    with TorchServe(opened, free_ports(prefer_usual=False)) as running:
-        wait_until_ready(running, opened, 120).close()
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server):
-    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
-        yield client
+def archives(archive, torchscript):
+    return {"onnx": archive, "torchscript": torchscript}
 
 
 @pytest.fixture(params=FORMATS)
@@ -193,8 +179,7 @@ def test_an_archive_that_was_tampered_with_is_refused_before_anything_starts():
 
 def test_a_killed_worker_comes_back_by_itself(server, client, archives):
     name = archives["onnx"].name
-    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
-    for worker in workers:
+    for worker in workers(server):
         worker.kill()
     deadline, answered = time.monotonic() + 60, False
     while not answered and time.monotonic() < deadline:
@@ -214,6 +199,5 @@ def _group(pid):
 
 def test_a_worker_of_an_onnx_graph_never_loads_torch_and_one_of_torchscript_does(server, archives):
     wait_until_ready(server, list(archives.values()), 60).close()
-    workers = [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
-    loaded = sorted(any("libtorch" in m.path for m in p.memory_maps()) for p in workers)
-    assert loaded == [False, True]
+    loaded = sorted(any("libtorch" in m.path for m in p.memory_maps()) for p in workers(server))
+    assert loaded == [False, False, True]

@@ -59,12 +59,18 @@ def _trained(
     seed: int,
     given: tuple[tuple[str, Any], ...],
 ) -> EideticNetwork:
-    net = EideticNetwork(trunk(widths), torch.zeros(2, FEATURES), seed=seed)
-    options = {"training": QUICK, "pruning": LIGHT, "when_full": "reuse", **dict(given)}
-    for i in range(tasks):
-        net.train_task(f"task {i}", task_loader(i, 2 + i % 2), names(2 + i % 2), **options)
+    def before(tasks: int) -> EideticNetwork:
+        return copy.deepcopy(_trained(tasks, widths, trunk, False, seed, given))
+
     if router:
+        net = before(tasks)
         fit(net)
+    elif tasks:
+        net, i = before(tasks - 1), tasks - 1
+        options = {"training": QUICK, "pruning": LIGHT, "when_full": "reuse", **dict(given)}
+        net.train_task(f"task {i}", task_loader(i, 2 + i % 2), names(2 + i % 2), **options)
+    else:
+        net = EideticNetwork(trunk(widths), torch.zeros(2, FEATURES), seed=seed)
     return net
 
 

@@ -37,6 +37,15 @@ def small_archive(
     return target
 
 
+def small_archives(folder: Path) -> dict[str, Path]:
+    """ "1" and "2" are versions of "net"; "picture" takes images."""
+    return {
+        "1": small_archive(folder / "1.mar", lambda b: b.update(name="net")),
+        "2": small_archive(folder / "2.mar", lambda b: b.update(name="net", model_version="2.0")),
+        "picture": small_archive(folder / "picture.mar", takes_pictures),
+    }
+
+
 def takes_pictures(bundle: dict[str, Any]) -> None:
     """An edit: the network is called "picture", and its inputs may be image files."""
     bundle["name"], bundle["schema"], bundle["input"]["image"] = "picture", "1.3.0", IMAGE

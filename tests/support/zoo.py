@@ -232,6 +232,16 @@ def rnn(kind: type[nn.RNNBase], **options: object) -> Callable[[], nn.Module]:
     return lambda: Recurrent(kind, **options)
 
 
+REPEATED = {
+    "residual",
+    "dense",
+    "lstm two layers both ways",
+    "gru both ways",
+    "transformer post-norm",
+    "chunked attention",
+}
+"""Kinds whose layers all occur in another one too."""
+
 ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[int], Tensor]]] = {
     "convolutions": (Convolutions, images),
     "conv1d": (Conv1dNet, series),

@@ -30,15 +30,18 @@ def zoo_net(kind: str, tasks: int = 3, *, router: bool = True) -> EideticNetwork
 
 @cache
 def _zoo_net(kind: str, tasks: int, router: bool) -> EideticNetwork:
+    if router:
+        net = zoo_net(kind, tasks, router=False)
+        fit(net, kind)
+        return net
+    if tasks:
+        net = zoo_net(kind, tasks - 1, router=False)
+        add(net, kind, tasks - 1)
+        return net
     trunk, data = ZOO[kind]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = EideticNetwork(trunk(), data(2), seed=1)
-    for i in range(tasks):
-        add(net, kind, i)
-    if router:
-        fit(net, kind)
-    return net
+        return EideticNetwork(trunk(), data(2), seed=1)
 
 
 def add(net: EideticNetwork, kind: str, number: int, **options: object) -> None:

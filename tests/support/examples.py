@@ -1,0 +1,13 @@
+"""How many examples a property gets that takes long for each."""
+
+import os
+
+from hypothesis import settings
+
+ALL = "all"
+
+
+def examples(few: int, many: int) -> settings:
+    """``few``, or ``many`` where HYPOTHESIS_PROFILE is "all", as in ``make test-all``; no deadline."""
+    chosen = many if os.environ.get("HYPOTHESIS_PROFILE") == ALL else few
+    return settings(max_examples=chosen, deadline=None)
