@@ -103,7 +103,8 @@ def test_earlier_tasks_never_change_by_one_bit(
         if route_between or i == len(classes) - 1:
             loaders = {t.name: task_loader(seed + j, len(t.classes)) for j, t in enumerate(net.tasks)}
             router = routers[i % len(routers)]
-            routing = Routing(router, "entropy" if router == "none" else "joint", pruning)
+            decision, width = "entropy" if router == "none" else "joint", ("trunk", "free")[i % 2]
+            routing = Routing(router, decision, pruning, width=width)
             net.fit_router(loaders, routing=routing, validation=loaders, training=training, when_full="reuse")
             disturb(net, factory)
         for name, logits in before.items():

@@ -140,11 +140,22 @@ def test_no_free_neuron_is_refused_unless_the_caller_wants_to_reuse_features():
     net.train_task("next", task_loader(1), names(2), training=QUICK, when_full="reuse")
     assert sum(net.learned.block("t1").own.values()) == 0
     assert net.task_logits(held_out(), "next").shape == (9, 2)
+    loaders, narrow = {"all": task_loader(0), "next": task_loader(1)}, Routing(width="free")
     with pytest.raises(CapacityError):
-        net.fit_router({"all": task_loader(0), "next": task_loader(1)}, training=QUICK)
-    net.fit_router({"all": task_loader(0), "next": task_loader(1)}, training=QUICK, when_full="reuse")
+        net.fit_router(loaders, routing=narrow, training=QUICK)
+    net.fit_router(loaders, routing=narrow, training=QUICK, when_full="reuse")
     assert net(held_out()).task.shape == (9,)
     assert torch.equal(net.task_logits(held_out(), "all"), logits)
+
+
+def test_a_router_as_wide_as_the_trunk_stands_beside_it_and_takes_no_capacity():
+    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    net.train_task("all", task_loader(0), names(2), pruning=None, training=QUICK)
+    net.fit_router({"all": task_loader(0)}, training=QUICK)
+    assert net.capacity()["layers.0"] == {"total": 8, "all": 8, "router": 8, "free": 0}
+    net.widen(0.5)
+    net.train_task("next", task_loader(1), names(2), pruning=None, training=QUICK)
+    assert net.capacity()["layers.0"] == {"total": 12, "all": 8, "next": 4, "free": 0}
 
 
 def test_the_routers_neurons_go_back_to_the_free_pool():
