@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import steps
 from benchmarks.report import interval, publish
-from eideticnet import EideticNetwork, Inputs, Pruning, Training, batches
+from eideticnet import EideticNetwork, Inputs, Pruning, Routing, Training, batches
 from eideticnet.data import Loader
 from eideticnet.evaluation import evaluate
 from eideticnet.models import mlp
@@ -80,7 +80,7 @@ def eidetic(seed: int, split: Split) -> dict[str, Any]:
         loaders[name] = split.task(digits)
         net.train_task(name, loaders[name], [str(d) for d in digits], pruning=PRUNING, training=TRAINING)
         frozen[name] = net.task_logits(split.test_x, name)
-    net.fit_router(loaders, training=TRAINING)
+    net.fit_router(loaders, routing=Routing(width="free"), training=TRAINING)
     seconds = time.perf_counter() - start
     drift = max(float((net.task_logits(split.test_x, n) - f).abs().max()) for n, f in frozen.items())
     tests = {t.name: split.test_task(d) for t, d in zip(net.tasks, TASKS, strict=True)}
