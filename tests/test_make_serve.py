@@ -84,6 +84,7 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
     interrupted.wait_for("0 or 1: ")
     os.killpg(interrupted.process.pid, signal.SIGINT)
     interrupted.process.wait(timeout=30)
+    interrupted.process.stdout.close()
 
     first = Served(tmp_path, tmp_path / "a")
     second = None
@@ -123,3 +124,4 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
         for served in filter(None, (first, second)):
             if served.process.poll() is None:
                 kill(served)
+            served.process.stdout.close()
