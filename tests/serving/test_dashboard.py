@@ -59,7 +59,7 @@ def selectors(node):
         yield from selectors(child)
 
 
-def filled(query, rate="10s"):
+def filled(query, rate="1m"):
     """A query as Grafana sends it once its variables have values."""
     return query.replace("$__rate_interval", rate).replace("$model", ".*")
 
@@ -94,7 +94,7 @@ def test_a_query_for_a_series_that_is_not_there_would_be_seen(scraped):
 
 @pytest.fixture(scope="module")
 def prometheus(server, tmp_path_factory):
-    """The address of a Prometheus that has scraped the server for some seconds, under load."""
+    """The address of a Prometheus that has scraped the server several times, under load."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not installed here; the test above holds the names alone")
@@ -111,11 +111,11 @@ def prometheus(server, tmp_path_factory):
     try:
         until(lambda: answered(f"http://{url}/-/ready"))
         rows = np.concatenate(list(read_archive(next(server.home.glob("store/*2.0*.mar"))).probes.values()))
-        ends = time.monotonic() + 6
+        address, ends = f"http://{url}/api/v1", time.monotonic() + 60
         with ThreadPoolExecutor(2) as pool:
-            while time.monotonic() < ends:
+            while sum(asked(address, "count_over_time(up[1m])")) < 6 and time.monotonic() < ends:
                 list(pool.map(lambda _: send(server, rows.tolist()), range(2)))
-        yield f"http://{url}/api/v1"
+        yield address
     finally:
         process.terminate()
         process.wait()

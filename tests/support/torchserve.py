@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
@@ -37,4 +37,5 @@ def asleep(server: TorchServe) -> Iterator[None]:
         yield
     finally:
         for worker in found:
-            worker.resume()
+            with suppress(psutil.NoSuchProcess):  # a test may have killed it
+                worker.resume()
