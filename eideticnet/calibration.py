@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from eideticnet.routing import FittedRouting, decide
 
 BINS = 15
+ROUNDING = 1e-5
+"""By this share the same row's probability may differ in a batch of another size."""
 
 
 def calibrate(
@@ -44,7 +46,7 @@ def calibrate(
         expected_calibration_error(before.amax(1), right[0]),
         expected_calibration_error(after.amax(1), right[1]),
     )
-    threshold = threshold_for(after.amax(1), false_rejections) if false_rejections else 0.0
+    threshold = threshold_for(after.amax(1), false_rejections) * (1 - ROUNDING) if false_rejections else 0.0
     return replace(fitted, threshold=threshold, false_rejections=false_rejections, calibration_error=errors)
 
 

@@ -127,7 +127,7 @@ def test_widening_adds_free_neurons_and_changes_no_bit(tmp_path):
     fitted.fit_router(
         {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)},
         training=QUICK,
-        routing=Routing("block", "hard", LIGHT),
+        routing=Routing("block", "hard", LIGHT, width="free"),
         when_full="widen",
     )
     assert_equals_twin(fitted, lambda: Mlp([fitted.program.groups[g] for g in ("layers.0", "layers.4")]), x)

@@ -81,7 +81,9 @@ def test_every_method_over_grpc_refuses_every_wrong_key(server, use, service):
             for headers in wrong(server, use):
                 metadata = [(name.lower(), value) for name, value in headers.items()]
                 with pytest.raises(grpc.RpcError) as error:
-                    call(metadata, 30)
+                    answer = call(metadata, 30)
+                    if hasattr(answer, "__next__"):  # a stream refuses with its first item
+                        next(answer)
                 assert error.value.code() == grpc.StatusCode.PERMISSION_DENIED, method.name
     assert len(described.methods) >= 3
 

@@ -77,7 +77,8 @@ def _trained(
 def fit(net: EideticNetwork) -> None:
     """Fit the router on the data of all of the network's random tasks."""
     loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
-    net.fit_router(loaders, training=QUICK, routing=Routing("block", "hard", LIGHT), when_full="reuse")
+    routing = Routing("block", "hard", LIGHT, width="free")  # a twin holds no more than the trunk does
+    net.fit_router(loaders, training=QUICK, routing=routing, when_full="reuse")
 
 
 def held_out(rows: int = 9) -> Tensor:

@@ -52,7 +52,8 @@ def add(net: EideticNetwork, kind: str, number: int, **options: object) -> None:
 
 def fit(net: EideticNetwork, kind: str) -> None:
     loaders = {t.name: zoo_loader(kind, i) for i, t in enumerate(net.tasks)}
-    net.fit_router(loaders, training=QUICK, routing=Routing("block", "hard", LIGHT), when_full="reuse")
+    routing = Routing("block", "hard", LIGHT, width="free")  # a twin holds no more than the trunk does
+    net.fit_router(loaders, training=QUICK, routing=routing, when_full="reuse")
 
 
 def zoo_inputs(kind: str, rows: int = 9) -> Tensor:
