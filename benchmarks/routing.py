@@ -11,6 +11,7 @@ width, because a wide router has as many neurons as the plain net and the tasks 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -81,18 +82,24 @@ def unknowns(result: Sequence[dict[str, Any]], default: Key) -> dict[str, list[f
 
 
 def main() -> None:
-    """Run all seeds, or read them from the cache; publish figures, table and plot."""
+    """Run all seeds, or read them from the cache; publish figures, table and plot. ``--only PROBLEM``: of
+    one problem, under a name of its own."""
+    parser = argparse.ArgumentParser(prog="benchmarks.routing", description=main.__doc__)
+    parser.add_argument("--only", choices=[problem.name for problem in problems()])
+    only = parser.parse_args().only
+    wanted = [problem for problem in problems() if only in (None, problem.name)]
+    name = f"routing_{only}" if only else "routing"
     torch.set_num_threads(1)
     results: Results = {}
     with Progress(console=Console(stderr=True)) as progress:
-        for problem in problems():
+        for problem in wanted:
             for seed in progress.track(problem.seeds, description=problem.name):
                 results.setdefault(problem.name, []).append(run(problem, seed))
     default, without = choose(results, "all"), choose(results, "none")
     details = {"default": default, "memory0": without, "seeds": results}
-    table(results, default, without)
-    draw(results)
-    publish("routing", figures(results, default, without), details)
+    table(name, results, default, without)
+    draw(name, results)
+    publish(name, figures(results, default, without), details)
 
 
 if __name__ == "__main__":

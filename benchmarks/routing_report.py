@@ -29,17 +29,19 @@ def cell(values: Sequence[float], digits: int = 2) -> str:
     return f"{100 * sum(values) / len(values):.{digits}f} ± {100 * interval(values):.{digits}f}"
 
 
-def table(results: dict[str, list[dict[str, Any]]], default: Sequence[str], without: Sequence[str]) -> None:
-    """Write ``results/routing.md``."""
+def table(
+    name: str, results: dict[str, list[dict[str, Any]]], default: Sequence[str], without: Sequence[str]
+) -> None:
+    """Write ``results/NAME.md``."""
     lines = [HEAD]
-    for name, result in results.items():
-        lines += [f"## {name}, {len(result)} seeds", "", *_rows(result, default, without), ""]
+    for problem, result in results.items():
+        lines += [f"## {problem}, {len(result)} seeds", "", *_rows(result, default, without), ""]
         lines += [
             "Four tasks learned, the fifth unknown, the threshold calibrated for 1 % false rejections:",
             "",
         ]
         lines += [*_unknown(result), ""]
-    (RESULTS / "routing.md").write_text("\n".join(lines))
+    (RESULTS / f"{name}.md").write_text("\n".join(lines))
 
 
 def _rows(result: list[dict[str, Any]], default: Sequence[str], without: Sequence[str]) -> list[str]:
@@ -85,10 +87,10 @@ def _unknown(result: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def draw(results: dict[str, list[dict[str, Any]]]) -> None:
-    """Write ``results/routing.svg``: test accuracy of each row, the plain net's as a line."""
+def draw(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
+    """Write ``results/NAME.svg``: test accuracy of each row, the plain net's as a line."""
     figure, axes = plt.subplots(1, len(results), figsize=(7 * len(results), 7), squeeze=False)
-    for axis, (name, result) in zip(axes[0], results.items(), strict=True):
+    for axis, (problem, result) in zip(axes[0], results.items(), strict=True):
         labels, means, widths = [], [], []
         for i, row in enumerate(result[0]["rows"]):
             values = [100 * seed["rows"][i]["test"] for seed in result]
@@ -103,8 +105,8 @@ def draw(results: dict[str, list[dict[str, Any]]]) -> None:
         axis.set_yticks(places, labels)
         axis.invert_yaxis()
         axis.set_xlabel("test accuracy, task found by the network, %")
-        axis.set_title(name)
+        axis.set_title(problem)
         axis.legend(loc="upper left")
     figure.tight_layout()
-    figure.savefig(RESULTS / "routing.svg", metadata={"Date": None})
+    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
