@@ -1,9 +1,10 @@
 """``make bench-export``: what nested blocks cost in ONNX Runtime, one thread, as ratios inside this run.
 
 ``nested.*``: nested against the dense network of the same numbers, zeros where a block does not read;
-``.limit`` is the ratio of their multiply-adds. ``pruned.digits5``: the trained and pruned digits network
-against one as wide as its trunk. ``routing.cost``: percent that the router's block and the choice
-of a head add to the trunk and one given head.
+``.limit`` is the ratio of their multiply-adds, ``.cold`` that of times where the two take turns call by
+call, so that each finds its weights pushed out of the cache. ``pruned.digits5``: the trained and pruned
+digits network against one as wide as its trunk. ``routing.cost``: percent that the router's block and
+the choice of a head add to the trunk and one given head.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ def _ratios(
         taken = times(runs, rows(net, batch), rounds)
         figures[f"{name}.b{batch}"] = ratio(taken, "nested", "dense")
         figures[f"{name}.b{batch}.limit"] = limit
+        cold = times(runs, rows(net, batch), rounds, calls=1)
+        figures[f"{name}.b{batch}.cold"] = ratio(cold, "nested", "dense")
         details[f"{name}.b{batch}"] = {
             layout: {
                 "milliseconds": dict(
