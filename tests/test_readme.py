@@ -50,8 +50,8 @@ def test_the_table_of_exported_graphs_is_that_of_the_committed_results():
     figures = figures_of("export")
     rows = {"MLP 784-2000-2000": "mlp.b1", "MLP, batch 8 |": "mlp.b8", "MLP, batch 32 |": "mlp.b32"}
     for words, key in {**rows, "ConvNet 4x160, five": "conv.b8"}.items():
-        expected = [round(figures[f"nested.{key}{part}"], 2) for part in ("", ".limit")]
-        assert shown(words, 2)[-2:] == expected, words
+        expected = [round(figures[f"nested.{key}{part}"], 2) for part in ("", ".cold", ".limit")]
+        assert shown(words, 2)[-3:] == expected, words
     for text in (
         f"{figures['pruned.digits5.size']:.2f} of the size",
         f"adds {figures['routing.cost']:.0f} %",
@@ -68,6 +68,7 @@ def test_the_table_of_serving_is_that_of_the_committed_results():
         "raw float32, 32 c": "raw.c32.vs_mosec",
         "JSON, 32 connections": "json.c32.vs_mosec",
         "one connection, p50 against FastAPI |": "raw.c1.p50_vs_fastapi",
+        "the same with `--profile latency`": "raw.c1.p50_vs_fastapi.latency_profile",
         "ResNet-18, 32": "resnet18.c32.vs_bare",
         "twenty deploys": "hotload.p99_ratio",
     }
@@ -83,6 +84,8 @@ def test_the_table_of_serving_is_that_of_the_committed_results():
         f"mosec's worker takes {used['mosec']['python_us']:.0f}",
         f"and its front end {used['mosec']['mosec_us']:.0f}",
         f"at batch 32, {1e6 / used['bare']['rate']:.0f})",
+        f"its p50 is {figures['raw.c1.p50_vs_fastapi.latency_profile']:.2f} of FastAPI's",
+        f"it has {used['latency']['rate'] / used['ours']['rate']:.2f} of the default's rate",
     ):
         assert text in README.replace("\n", " "), text
 
