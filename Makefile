@@ -59,7 +59,9 @@ serve: $(STORE)/.digits $(RUNS)/digits/report.html
 
 # A minute of load with a deploy in the middle: the same network once more, as version 5.1.
 loadtest: $(STORE)/.digits
-	@$(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace --run "$(PY) -m loadtest"
+	@next="$$($(PY) -m export build $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1)" && \
+	$(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
+	  --run "$(PY) -m loadtest --deploy $$next --accept-unmeasured-routing"
 
 test: setup
 	$(PY) -m pytest $(PARALLEL)

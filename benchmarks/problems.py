@@ -108,7 +108,7 @@ def mnist(folder: Path) -> Problem:
 
     inputs = Inputs((784,), low=0.0, high=255.0, std=(255.0,))
     training = Training(patience=2, settle_patience=2, max_epochs=4, label_smoothing=0.1)
-    pruning = Pruning(step=0.3, threshold=0.002, recovery_epochs=1, min_width=32)
+    pruning = Pruning(step=0.3, threshold=0.0005, recovery_epochs=1, min_width=64)
     return Problem("mnist5", 784, (400, 400), inputs, training, 256, pruning, (0, 1, 2), 100, (), split)
 
 

@@ -17,7 +17,7 @@ from loadtest.objectives import Plan, read_plan
 from loadtest.results import Hotload, Samples, summary, write
 
 HERE = Path(__file__).parent
-_NEEDED = ("EIDETIC_URL", "EIDETIC_KEY", "EIDETIC_MODEL", "EIDETIC_REQUEST")
+_NEEDED = ("EIDETIC_URL", "EIDETIC_KEYS", "EIDETIC_MODEL", "EIDETIC_EXAMPLE")
 
 
 def main(
@@ -33,6 +33,8 @@ def main(
         wanted = read_plan(plan)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
+    if "hotload" in wanted.parts and deploy is None:
+        raise SystemExit(f"error: {plan} has objectives for a hot-load: --deploy ARCHIVE says of what")
     _check_environment(wanted, deploy)
     out.mkdir(parents=True, exist_ok=True)
     command = ["deploy", str(deploy)] if deploy else []

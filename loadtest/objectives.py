@@ -65,11 +65,14 @@ class Plan:
     parts: Mapping[str, Objectives] = field(default_factory=dict)
 
     def missed(self, measured: Mapping[str, Measured]) -> list[str]:
-        """A line for each objective that was missed; ``measured`` by part, "all" among them."""
+        """A line for each objective that was missed or not measured; ``measured`` by part, "all" among
+        them."""
         lines = self.objectives.missed(measured["all"])
         for part, wanted in self.parts.items():
             if part in measured:
                 lines += [f"{part}: {line}" for line in wanted.missed(measured[part])]
+            else:
+                lines.append(f"{part}: was not measured")
         return lines
 
 

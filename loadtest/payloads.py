@@ -18,7 +18,7 @@ REPEATED = 20
 
 @dataclass(frozen=True)
 class Inputs:
-    """``example``: one instance, as JSON gives it. ``spec``: the bundle's description of inputs."""
+    """``example``: one instance (*shape). ``spec``: the bundle's description of inputs."""
 
     example: npt.NDArray[Any]
     spec: dict[str, Any]
@@ -26,7 +26,7 @@ class Inputs:
     @classmethod
     def from_environment(cls) -> Inputs:
         """What ``serving start --run`` says about the served model."""
-        example = np.asarray(json.loads(os.environ["EIDETIC_REQUEST"])["data"])
+        example = np.load(os.environ["EIDETIC_EXAMPLE"], allow_pickle=False)
         return cls(example, json.loads(os.environ.get("EIDETIC_INPUT", "{}")))
 
     def array(self, rng: np.random.Generator) -> npt.NDArray[Any]:
@@ -70,18 +70,27 @@ class Checked:
         before = self.seen.get(payload)
         if before and before["model_version"] == answer["model_version"]:
             same = all(before[name] == answer[name] for name in ("task", "label", "unknown"))
-            close = abs(before["label_probability"] - answer["label_probability"]) < 1e-4
-            return "" if same and close else f"two answers to one request: {before}, {answer}"
+            return (
+                "" if same and _close(before, answer) else f"two answers to one request: {before}, {answer}"
+            )
         if len(self.seen) < self.keep:
             self.seen[payload] = answer
         return ""
 
 
 def is_answer(answer: Any) -> bool:
-    """Whether it names a task, a label and a probability."""
-    if not isinstance(answer, dict):
+    """Whether it names a task, a label and a probability, or says that none is known."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("model_version"), str):
         return False
-    probability = answer.get("label_probability")
-    named = isinstance(answer.get("label"), str) and isinstance(answer.get("task"), str)
-    versioned = isinstance(answer.get("model_version"), str)
-    return named and versioned and isinstance(probability, float) and 0 <= probability <= 1
+    found = [answer.get(name) for name in ("task", "label", "label_probability")]
+    if answer.get("unknown") is True:
+        return found == [None, None, None]
+    task, label, probability = found
+    named = isinstance(label, str) and isinstance(task, str)
+    return named and isinstance(probability, float) and 0 <= probability <= 1
+
+
+def _close(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether the labels' probabilities of two answers with the same label are the same, as far as the
+    sizes of their batches let them."""
+    return bool(one["unknown"] or abs(one["label_probability"] - other["label_probability"]) < 1e-4)

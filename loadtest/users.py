@@ -17,11 +17,13 @@ from loadtest.objectives import read_plan
 from loadtest.payloads import Checked, Inputs
 from loadtest.shapes import users_at
 from serving.client import GrpcClient
+from serving.client.key import Key
 from serving.errors import ServingError
 
 grpc.experimental.gevent.init_gevent()
 PLAN = read_plan(Path(os.environ["EIDETIC_PLAN"]))
 INPUTS, MODEL = Inputs.from_environment(), os.environ["EIDETIC_MODEL"]
+KEYS = Path(os.environ["EIDETIC_KEYS"])
 _SECONDS = 30.0
 
 
@@ -44,8 +46,7 @@ class HttpUser(FastHttpUser):
     def on_start(self) -> None:
         """Each user makes inputs of its own."""
         self.rng, self.checked = np.random.default_rng(), Checked()
-        key = f"Bearer {os.environ['EIDETIC_KEY']}"
-        self.headers = {"Authorization": key, "Content-Type": self.content_type}
+        self.headers = {"Authorization": Key(KEYS).header(), "Content-Type": self.content_type}
 
     @task
     def predict(self) -> None:
@@ -95,7 +96,7 @@ class GrpcUser(User):
 
     def on_start(self) -> None:
         self.rng, self.checked = np.random.default_rng(), Checked()
-        self.grpc = GrpcClient(os.environ["EIDETIC_GRPC"], os.environ["EIDETIC_KEY"], timeout=_SECONDS)
+        self.grpc = GrpcClient(os.environ["EIDETIC_GRPC"], KEYS, timeout=_SECONDS)
 
     def on_stop(self) -> None:
         self.grpc.close()

@@ -24,6 +24,7 @@ from serving.errors import ServingError
 from serving.home import Home
 from serving.judgement import Terms
 from serving.launch import Options
+from serving.recording import read as read_recording
 from serving.report import DeployReport
 from serving.running import Profile, find
 from serving.settings import HEAP_MEGABYTES, HOST, Network
@@ -32,6 +33,7 @@ from serving.show import announce, show_status, show_step, status_json
 from serving.start import prepared, run_beside, started
 from serving.state import State
 from serving.stop import stop_server
+from serving.store import opened
 from serving.tls import check as check_tls
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -84,7 +86,7 @@ def start(
         str,
         typer.Option(
             help="Run this shell command once the server is ready, then stop and exit as it did. It finds "
-            "EIDETIC_URL, _GRPC, _KEY, _MODEL, _REQUEST, _INPUT and EIDETIC_HOME in its environment."
+            "EIDETIC_URL, _GRPC, _KEYS, _MODEL, _EXAMPLE, _INPUT and EIDETIC_HOME in its environment."
         ),
     ] = "",
 ) -> None:
@@ -207,6 +209,22 @@ def deploy(
 
 
 @app.command()
+def recorded(
+    out: Annotated[Path, typer.Argument(help="The new .safetensors file.")],
+    home: HomeFolder = DEFAULT_HOME,
+    name: Name = "",
+) -> None:
+    """Keep the requests of `start --record` in OUT, for `deploy --shadow` and `--routing-data`."""
+    place = Home(home)
+    state = State.load(place.state)
+    name = state.only(name)
+    archive = opened(state.models[name].default, place.store, allow_torch=True)  # of which nothing runs
+    found = read_recording(place.records, name, archive.bundle["input"])
+    found.write(out)
+    typer.echo(f"{len(found)} requests to {name} in {out}")
+
+
+@app.command()
 def rollback(
     home: HomeFolder = DEFAULT_HOME,
     name: Name = "",
@@ -232,7 +250,15 @@ def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:
         outcome = f"failed: {error}"
         raise
     finally:
-        typer.echo(report.write(server.home.reports, outcome))
+        _keep(report, server.home.reports, outcome)
+
+
+def _keep(report: DeployReport, folder: Path, outcome: str) -> None:
+    """Write the report. That it can't be written is told, and changes nothing about what was done."""
+    try:
+        typer.echo(report.write(folder, outcome))
+    except ServingError as error:
+        typer.secho(f"warning: {outcome}, and the report is lost: {error}", err=True, fg="yellow")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

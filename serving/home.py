@@ -64,6 +64,10 @@ class Home:
     def records(self) -> Path:
         return self.root / "records"
 
+    def example(self, model: str) -> Path:
+        """An instance that ``model`` takes, as .npy."""
+        return self.root / "examples" / f"{model}.npy"
+
     def create(self) -> None:
         """Make the folders that are not there yet. Nobody else may read what requests held, nor, where a
         folder was there before, put another file in the place of one that was checked."""

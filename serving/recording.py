@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from serving.errors import ServingError
+from serving.files import write_whole
 
 Array = npt.NDArray[Any]
 
@@ -38,8 +39,7 @@ class Recording:
         """As a .safetensors file that ``python -m export verify --routing-data`` reads. The pinned task is
         called ``pinned`` there: ``task`` would say that it is the right one, which nobody knows."""
         tensors = {"x": self.x, "pinned": self.task, "threshold": self.threshold, "time": self.time}
-        path.touch(mode=0o600)  # it holds what people sent
-        path.write_bytes(save(tensors))
+        write_whole(path, save(tensors), mode=0o600)  # it holds what people sent
 
 
 def read(path: Path, model: str, spec: dict[str, Any]) -> Recording:

@@ -43,10 +43,6 @@ class Ports:
     def inference_url(self) -> str:
         return f"http://{HOST}:{self.inference}"
 
-    @property
-    def management_url(self) -> str:
-        return f"http://{HOST}:{self.management}"
-
 
 @dataclass(frozen=True)
 class Network:

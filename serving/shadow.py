@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.archive import Archive
-from serving.probes import Prober, numbers
+from serving.probes import Prober, Question
 from serving.recording import Recording, read
 
 _AT_ONCE = 8
@@ -73,24 +73,24 @@ class Comparison:
 def shadow(prober: Prober, old: Archive, new: str, terms: ShadowTerms) -> Comparison:
     """Send the requests in ``terms.file`` to the version of ``old`` and to ``new``, and to nobody else."""
     recorded = read(terms.file, old.name, old.bundle["input"])
-    requests = list(_requests(recorded, old))
+    questions = list(_questions(recorded, old))
 
-    def both(request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        first, second = (prober.ask(old.name, version, request) for version in (old.version, new))
+    def both(question: Question) -> tuple[dict[str, Any], dict[str, Any]]:
+        first, second = (prober.ask(old.name, version, question) for version in (old.version, new))
         return first, second
 
     found = Comparison()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for pair in pool.map(both, requests):
+        for pair in pool.map(both, questions):
             found.add(*pair)
     return found
 
 
-def _requests(recorded: Recording, archive: Archive) -> Iterator[dict[str, Any]]:
+def _questions(recorded: Recording, archive: Archive) -> Iterator[Question]:
     names = [task["name"] for task in archive.tasks]
     for x, task, threshold in zip(recorded.x, recorded.task, recorded.threshold, strict=True):
         pinned = {"task": names[task]} if 0 <= task < len(names) else {}
-        yield {"data": numbers(x), "threshold": float(threshold), **pinned}
+        yield Question(x, {"threshold": repr(float(threshold)), **pinned})
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], key: str) -> float:

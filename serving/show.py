@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,8 +15,9 @@ from export.archive import Archive
 from export.show import show as show_proof
 from serving.connection import Connection
 from serving.deploy import Step
+from serving.home import Home
 from serving.management import HeldModel
-from serving.probes import example_request
+from serving.probes import as_json, example, write_example
 from serving.running import Running
 from serving.state import State
 
@@ -41,14 +41,23 @@ def _percent(value: Any) -> str:
     return "-" if value is None else f"{100 * float(value):.1f} %"
 
 
-def curl_command(archive: Archive, running: Running, header: Path) -> str:
-    """A request that works when pasted into a shell; the token stays in its file."""
-    body = json.dumps(example_request(archive))
+_LONGEST_LINE = 4096
+"""Characters of a request that a terminal takes in one line."""
+
+
+def curl_command(archive: Archive, running: Running, home: Home) -> str:
+    """A request that works when pasted into a shell; the token stays in its file, and so does an example
+    that is too long for a line."""
+    body = json.dumps({"data": as_json(example(archive))})
+    kind, data = "application/json", f"-d {shlex.quote(body)}"
+    if len(body) > _LONGEST_LINE:
+        file = write_example(archive, home.example(archive.name)).resolve()
+        kind, data = "application/x-npy", f"--data-binary @{shlex.quote(str(file))}"
     trusted = ["--cacert", shlex.quote(running.certificate)] if running.certificate else []
     return " ".join(
         [
-            *("curl -sS", *trusted, f"-H @{shlex.quote(str(header.resolve()))}"),
-            *("-H 'Content-Type: application/json'", f"-d {shlex.quote(body)}"),
+            *("curl -sS", *trusted, f"-H @{shlex.quote(str(home.header.resolve()))}"),
+            *(f"-H 'Content-Type: {kind}'", data),
             f"{running.inference}/predictions/{archive.name}",
         ]
     )
@@ -59,7 +68,7 @@ def announce(console: Console, server: Connection) -> None:
     for model in server.state().models.values():
         archive = server.archive(model.default)
         console.print(task_table(archive))
-        print(curl_command(archive, server.running, server.home.header))
+        print(curl_command(archive, server.running, server.home))
     where = f"serving on {server.running.inference}, control on {server.running.control}"
     console.print(f"\n{where}; Ctrl-C stops everything", highlight=False, soft_wrap=True)
 

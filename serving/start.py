@@ -18,7 +18,7 @@ from serving.home import Home
 from serving.launch import Options
 from serving.leftovers import clean_up
 from serving.metrics import forget, registry
-from serving.probes import example_request
+from serving.probes import write_example
 from serving.process import end_group
 from serving.settings import Ports, free_ports
 from serving.store import opened, prune
@@ -100,9 +100,9 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
         **os.environ,
         "EIDETIC_URL": server.running.inference,
         "EIDETIC_GRPC": server.running.grpc_inference,
-        "EIDETIC_KEY": server.running.read_keys().inference,
+        "EIDETIC_KEYS": server.running.keys,
         "EIDETIC_MODEL": name,
-        "EIDETIC_REQUEST": json.dumps(example_request(archive)),
+        "EIDETIC_EXAMPLE": str(write_example(archive, supervisor.home.example(name)).resolve()),
         "EIDETIC_INPUT": json.dumps(archive.bundle["input"]),
         "EIDETIC_HOME": str(supervisor.home.root.resolve()),
     }

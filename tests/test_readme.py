@@ -170,7 +170,7 @@ def test_a_users_own_trunk_and_files_go_from_the_configuration_to_curl(tmp_path)
     for command in (train, build):
         assert_runs([sys.executable, *command.split()], tmp_path)
     curl = (
-        'curl -sS -H "Authorization: Bearer $EIDETIC_KEY" -H "Content-Type: application/json" '
+        'curl -sS -H "@$EIDETIC_HOME/authorization.txt" -H "Content-Type: application/json" '
         "-d '{\"data\": [0, 0, 0, 0, 0, 0]}' $EIDETIC_URL/predictions/animals"
     )
     output = assert_runs([sys.executable, *start.split(), "--run", curl], tmp_path)

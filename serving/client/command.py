@@ -36,7 +36,9 @@ def predict(
     file: Annotated[Path, typer.Argument(help="Instances: .npy, .json, PNG, JPEG or raw numbers.")],
     home: Annotated[Path, typer.Option(help="The running server's home folder.")] = Path("server_home"),
     url: Annotated[str, typer.Option(help="Another server; key from --keys or EIDETIC_KEY.")] = "",
-    keys: Annotated[Path | None, typer.Option(help="The server's keys.json, with --url.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(envvar="EIDETIC_KEYS", help="The server's keys.json, with --url.")
+    ] = None,
     model: Annotated[str, typer.Option(help="The model's name; default: the only one there is.")] = "",
     version: Annotated[str, typer.Option(help="A version other than the default.")] = "",
     task: Annotated[str, typer.Option(help="Pin this task; default: the network finds it.")] = "",

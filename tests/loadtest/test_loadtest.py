@@ -21,6 +21,9 @@ ROOT = Path(__file__).parents[2]
 OBJECTIVES = Objectives(max_p50_ms=10, max_p99_ms=50, max_error_rate=0.01, min_requests=100)
 ANSWER = {"task": "t", "label": "a", "unknown": False, "label_probability": 0.5, "model_version": "1.0"}
 
+UNKNOWN = {**dict.fromkeys(("task", "label", "label_probability")), "unknown": True, "model_version": "1.0"}
+HALF = {**ANSWER, "unknown": True}
+
 
 @pytest.mark.parametrize(
     ("measured", "words"),
@@ -84,8 +87,9 @@ def test_shapes_are_what_they_are_called():
     assert set(counts["soak"]) == {50}
 
 
-def test_every_payload_is_another_with_the_same_numbers(monkeypatch):
-    monkeypatch.setenv("EIDETIC_REQUEST", json.dumps({"data": [list(range(8)), list(range(8, 16))]}))
+def test_every_payload_is_another_with_the_same_numbers(monkeypatch, tmp_path):
+    np.save(tmp_path / "example.npy", np.arange(16, dtype="<f4").reshape(2, 8))
+    monkeypatch.setenv("EIDETIC_EXAMPLE", str(tmp_path / "example.npy"))
     monkeypatch.setenv("EIDETIC_INPUT", json.dumps({"dtype": "float32", "shape": [2, 8]}))
     inputs, rng = Inputs.from_environment(), np.random.default_rng(0)
     sent = [inputs.raw(rng) for _ in range(50)]
@@ -100,9 +104,15 @@ def test_an_answer_that_can_not_be_right_is_a_failure():
     assert checked.problem("x", ANSWER) == ""
     assert "two answers" in checked.problem("x", {**ANSWER, "label": "b"})
     assert checked.problem("x", {**ANSWER, "label": "b", "model_version": "2.0"}) == ""
-    for wrong in (None, [], {}, {**ANSWER, "label": None}, {**ANSWER, "label_probability": 2.0}):
+    for wrong in (None, [], {}, {**ANSWER, "label": None}, {**ANSWER, "label_probability": 2.0}, HALF):
         assert not is_answer(wrong)
         assert "no answer" in checked.problem("y", wrong)
+
+
+def test_that_no_task_is_known_is_an_answer_too():
+    checked = Checked()
+    assert checked.problem("x", UNKNOWN) == checked.problem("x", UNKNOWN) == ""
+    assert "two answers" in checked.problem("x", ANSWER)
 
 
 def test_what_was_on_its_way_during_a_deploy_is_judged_by_itself():
@@ -127,6 +137,7 @@ def test_what_was_on_its_way_during_a_deploy_is_judged_by_itself():
     assert [line.split(" is ")[0] for line in found["missed"]] == [
         *("hotload: p50", "hotload: p99", "hotload: only 2 requests, needs 3")
     ]
+    assert summary(plan, samples, None)["missed"] == ["hotload: was not measured"]
     failed = summary(plan, samples, Hotload("x.mar", 0.0, 0.0, 1))
     assert "hotload: the deploy ended with status 1" in failed["missed"]
 
@@ -224,10 +235,29 @@ def test_users_send_pictures_to_a_network_that_takes_them(tmp_path):
     assert "load exits with 0" in told
 
 
+def test_a_plan_with_objectives_for_a_deploy_is_refused_without_one():
+    command = [sys.executable, "-m", "loadtest"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "--deploy ARCHIVE" in result.stderr
+
+
+def test_make_loadtest_deploys_another_version_in_the_middle():
+    command = ["make", "-n", "loadtest"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "--model-version 5.1" in made
+    assert "-m loadtest --deploy $next" in made
+
+
 def test_without_a_server_the_load_test_says_how_to_get_one():
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EIDETIC_")}
     result = subprocess.run(
-        [sys.executable, "-m", "loadtest"], cwd=ROOT, env=clean, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "loadtest", "--deploy", "x.mar"],
+        cwd=ROOT,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 1
     assert "serving start" in result.stderr

@@ -1,5 +1,6 @@
 """Keys stand in the files that are for them, and nowhere else."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+from served import serving
 
 from serving.client import Client, GrpcClient
 from serving.client.key import Key
@@ -54,6 +56,14 @@ def test_no_key_is_in_any_file_output_command_line_or_environment_but_its_own(se
     allowed = {server.secrets, server.home / "authorization.txt", private / "key_file.json"}
     assert found == set(map(str, allowed))
     assert len(files) > 20
+
+
+def test_no_key_is_in_the_environment_of_a_command_that_runs_beside_the_server(archives, tmp_path):
+    told = serving("start", archives["1"], "--home", tmp_path, "--run", "env; echo; cat $EIDETIC_KEYS")
+    variables, _, keys = told.stdout.rpartition("\n\n")
+    assert "EIDETIC_URL" in variables
+    assert json.loads(keys).keys() == {"inference", "management"}
+    assert not [key for key in json.loads(keys).values() if key in variables]
 
 
 def test_no_key_is_in_the_repr_of_a_client_or_in_a_traceback():

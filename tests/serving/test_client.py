@@ -17,14 +17,13 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from relay import Relay
-from torchserve import asleep
+from torchserve import asleep, wait_until_ready
 
 from serving.client import Answer, AsyncClient, Client
 from serving.client.options import as_text, timed
 from serving.client.tracing import trace_headers
 from serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
 from serving.process import TorchServe
-from serving.ready import wait_until_ready
 from serving.settings import free_ports
 
 MODEL = "digits-onnx"

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from export.archive import read_archive
+from serving.probes import as_json, example
 from serving.process import end_group
-from serving.ready import example_request
 from serving.settings import LOG4J2, config_properties, environment, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,9 @@ def first_answer(archive, ports, home):
         try:
             key = json.loads((home / "key_file.json").read_text())["inference"]["key"]
             headers = {"Authorization": f"Bearer {key}"}
-            response = httpx.post(url, json=example_request(archive), headers=headers, trust_env=False)
+            response = httpx.post(
+                url, json={"data": as_json(example(archive))}, headers=headers, trust_env=False
+            )
             if response.status_code == 200:
                 return response.json()
             problem = response.text

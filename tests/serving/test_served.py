@@ -12,14 +12,13 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from torchserve import workers
+from torchserve import wait_until_ready, workers
 
 from export.archive import read_archive, read_files
 from export.container import write_members
 from export.errors import ArchiveError
 from serving.errors import RequestError, ServingError
 from serving.process import TorchServe
-from serving.ready import wait_until_ready
 from serving.settings import free_ports
 
 ROOT = Path(__file__).parents[2]

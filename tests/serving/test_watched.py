@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
+from torchserve import wait_until_ready
 from worker import make_bundle
 
 from export.archive import read_archive, write_archive
 from serving.process import TorchServe
-from serving.ready import wait_until_ready
 from serving.recording import newest
 from serving.settings import free_ports
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -9,9 +10,36 @@ from typing import Any
 import psutil
 
 from export.archive import Archive
+from serving.client import Client
+from serving.errors import ServingError
+from serving.probes import Prober
 from serving.process import TorchServe
-from serving.ready import wait_until_ready
+from serving.ready import give_up, wait_for_keys
 from serving.settings import free_ports
+
+
+def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float) -> Client:
+    """Wait until this very version of every archive has answered a prediction; a client with the token.
+
+    Raises ``ServingError`` with the end of TorchServe's log if it dies or takes too long.
+    """
+    deadline = time.monotonic() + seconds
+    key = wait_for_keys(server, seconds)["inference"]
+    with Prober(server.network.inference_url(server.ports), key) as prober:
+        for archive in archives:
+            _wait(server, prober, archive, deadline, seconds)
+    return Client(server.ports.inference_url, key)
+
+
+def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float, seconds: float) -> None:
+    while True:
+        try:
+            return prober.check(archive, archive.version)
+        except ServingError as error:
+            last = str(error)
+        what = f"{archive.name} {archive.version} gave no prediction within {seconds:.0f} s ({last})"
+        give_up(server, deadline, what)
+        time.sleep(0.05)
 
 
 @contextmanager
