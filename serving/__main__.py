@@ -82,6 +82,9 @@ def start(
     stop_seconds: Annotated[
         float, typer.Option(help="How long requests may take to end at the stop.")
     ] = 10.0,
+    silence_seconds: Annotated[
+        float, typer.Option(help="TorchServe is started again after so long without an answer.")
+    ] = 30.0,
     run: Annotated[
         str,
         typer.Option(
@@ -105,6 +108,7 @@ def start(
         keys=keys,
         startup_seconds=startup_seconds,
         stop_seconds=stop_seconds,
+        silence_seconds=silence_seconds,
     )
     try:
         status = _serve(Home(home), archives, options, replace, run)

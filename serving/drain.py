@@ -22,6 +22,8 @@ _PAUSE_SECONDS = 0.05
 _QUIET_LOOKS = 4
 """So many looks in a row must find nothing, so that what lies between queue and worker is seen too."""
 _RELEASE_SECONDS = 30.0
+PROC = Path("/proc")
+_USER, _SYSTEM = 11, 12  # of proc(5)'s stat, counted behind the name
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,36 @@ def _busy(before: Sequence[int | None], now: Sequence[int | None]) -> int:
 
 def _effort(pid: int) -> int | None:
     """Nanoseconds that a process and its threads have run, a fresh number each time while one of them
-    does not sleep (it runs, waits for a processor or a disk, or was stopped); None without a process."""
+    does not sleep (it runs, waits for a processor or a disk, or was stopped), or where it can't be seen what
+    they do; None without a process."""
     total = 0
     try:
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            ran = int((thread / "schedstat").read_text().split()[0])
-            at_work = (thread / "stat").read_text().rpartition(")")[2].split()[0] not in "SIZX"
-            total += ran + (time.monotonic_ns() if at_work else 0)
-    except (OSError, ValueError, IndexError):
-        return None
+        threads = list((PROC / str(pid) / "task").iterdir())
+    except OSError:
+        return time.monotonic_ns() if _exists(pid) else None
+    for thread in threads:
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended in between
+            stat = (thread / "stat").read_text().rpartition(")")[2].split()
+            total += _ran(thread, stat) + (time.monotonic_ns() if stat[0] not in "SIZX" else 0)
     return total
+
+
+def _ran(thread: Path, stat: Sequence[str]) -> int:
+    """Nanoseconds that a thread has run, of the kernel's scheduler; of its clock, which is coarser, where
+    the former keeps no account."""
+    try:
+        return int((thread / "schedstat").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return (int(stat[_USER]) + int(stat[_SYSTEM])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+
+def _exists(pid: int) -> bool:
+    if pid <= 0:  # a worker that is being started
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

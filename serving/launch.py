@@ -26,7 +26,7 @@ _PAUSE_SECONDS = 0.05
 @dataclass(frozen=True)
 class Options:
     """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept, ``heap``
-    the megabytes of Java's heap."""
+    the megabytes of Java's heap; after ``silence_seconds`` without an answer TorchServe is started again."""
 
     network: Network = field(default_factory=Network)
     workers: int = 1
@@ -37,6 +37,7 @@ class Options:
     keys: Path | None = None
     startup_seconds: float = 120.0
     stop_seconds: float = 10.0
+    silence_seconds: float = 30.0
 
 
 @contextmanager

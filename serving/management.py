@@ -64,17 +64,17 @@ class Management:
             base_url=url, headers=headers, timeout=_SECONDS, trust_env=False, verify=verify
         )
 
-    def models(self) -> dict[str, HeldModel]:
-        """All that TorchServe holds, by the model's name."""
-        listed = self._ask("GET", "/models", limit=_MOST_MODELS)["models"]
-        found = (self.model(entry["modelName"]) for entry in listed)
+    def models(self, seconds: float = _SECONDS) -> dict[str, HeldModel]:
+        """All that TorchServe holds, by the model's name. Each answer may take so many seconds."""
+        listed = self._ask("GET", "/models", seconds, limit=_MOST_MODELS)["models"]
+        found = (self.model(entry["modelName"], seconds) for entry in listed)
         return {entry["modelName"]: model for entry, model in zip(listed, found, strict=True) if model}
 
-    def model(self, name: str) -> HeldModel | None:
+    def model(self, name: str, seconds: float = _SECONDS) -> HeldModel | None:
         """One model, or None where TorchServe holds no version of it."""
         try:
-            default = self._ask("GET", f"/models/{name}")[0]["modelVersion"]
-            versions = self._ask("GET", f"/models/{name}/all")
+            default = self._ask("GET", f"/models/{name}", seconds)[0]["modelVersion"]
+            versions = self._ask("GET", f"/models/{name}/all", seconds)
         except ManagementError as error:
             if error.status == 404:
                 return None

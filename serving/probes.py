@@ -26,6 +26,8 @@ from serving.files import write_whole
 
 SHADOW = {"eidetic-shadow": "1"}
 """The header of requests that nobody sent: the server does not record them."""
+PROBE_SECONDS = 5.0
+"""How long one probe may take."""
 _PAUSE_SECONDS = 0.05
 
 
@@ -51,7 +53,7 @@ class Prober:
     """Sends requests that are not recorded; ``key`` is the inference token."""
 
     def __init__(
-        self, url: str, key: str, *, verify: ssl.SSLContext | bool = True, seconds: float = 5.0
+        self, url: str, key: str, *, verify: ssl.SSLContext | bool = True, seconds: float = PROBE_SECONDS
     ) -> None:
         headers = {"Authorization": f"Bearer {key}", **SHADOW}
         self._http = httpx.Client(

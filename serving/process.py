@@ -167,6 +167,7 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM to the group of ``process``, SIGKILL to whoever is left after ``STOP_SECONDS``."""
     deadline = time.monotonic() + STOP_SECONDS
     _signal_group(process.pid, signal.SIGTERM)
+    _signal_group(process.pid, signal.SIGCONT)  # who was stopped can't end
     while time.monotonic() < deadline and (process.poll() is None or _group_exists(process.pid)):
         time.sleep(0.05)
     _signal_group(process.pid, signal.SIGKILL)

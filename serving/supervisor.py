@@ -17,10 +17,12 @@ from export.errors import ArchiveError
 from serving.connection import Connection
 from serving.drain import drain
 from serving.errors import ServingError
+from serving.gate import close_gate
 from serving.home import Home, Locked
 from serving.launch import Options, launched
 from serving.plan import plan
 from serving.process import TorchServe
+from serving.pulse import Pulse
 from serving.reconcile import settle
 from serving.recording import prune
 from serving.settings import Ports
@@ -32,6 +34,7 @@ _PAUSE_SECONDS = 0.1
 _TIDY_SECONDS = 1.0
 _FEW_RESTARTS, _SECONDS_FOR_THEM = 5, 120.0
 _FIRST_BACKOFF_SECONDS = 0.25
+_ANSWER_SECONDS = 5.0
 
 
 class Supervisor:
@@ -48,8 +51,11 @@ class Supervisor:
         self.server: Connection
 
     def __enter__(self) -> Supervisor:
-        self._start()
-        self.watch.start()
+        with ExitStack() as stack:
+            stack.push(self._launch)
+            self._start()
+            self.watch.start()
+            stack.pop_all()
         return self
 
     def __exit__(
@@ -66,6 +72,9 @@ class Supervisor:
         while not over():
             if not self.torchserve.running:
                 self._restart()
+            elif lost := self._pulse.lost():
+                log.warning("%s: it is started again", lost)
+                self._restart()
             if time.monotonic() - tidied > _TIDY_SECONDS:
                 self._tidy()
                 with suppress(OSError):
@@ -77,6 +86,7 @@ class Supervisor:
         self.torchserve, self.server = self._launch.enter_context(
             launched(self.home, self.options, self.ports)
         )
+        self._pulse = Pulse(self.options.silence_seconds, self.options.startup_seconds)
         self.watch.point_at(self.server)
 
     def _restart(self) -> None:
@@ -110,15 +120,20 @@ class Supervisor:
                     settle(self.server, self.server.state())
 
     def _differs(self) -> bool:
-        held = self.server.management.models()
+        held = self.server.management.models(_ANSWER_SECONDS)
+        self._pulse.beat(held)
         return bool(plan(self.server.state(), held, self.options.workers))
 
     def _finish(self) -> None:
-        """Let what is in flight be answered, as far as the time allows. What is left gets a closed
-        connection, and a line says so: the stop that was asked for is no failure."""
+        """Take no new requests, and let what is in flight be answered, as far as the time allows. What is
+        left gets a closed connection, and a line says so: the stop that was asked for is no failure."""
         deadline = time.monotonic() + self.options.stop_seconds
         with suppress(ServingError):
-            for name, model in self.server.management.models().items():
+            held = self.server.management.models(_ANSWER_SECONDS)
+            for name in held:
+                with suppress(ServingError):
+                    close_gate(self.server, name)
+            for name, model in held.items():
                 for version in model.versions:
                     seconds = max(0.0, deadline - time.monotonic())
                     left = drain(self.server.management, name, version, seconds)

@@ -5,6 +5,7 @@ Ready means that the default version of every model answered a real prediction a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -15,10 +16,13 @@ from export.errors import ArchiveError
 from serving.connection import Connection
 from serving.errors import ServingError
 from serving.management import HeldModel
+from serving.probes import PROBE_SECONDS
 from serving.state import Version
 
+log = logging.getLogger("serving.watch")
+
 _PAUSE_SECONDS = 1.0
-_FRESH_SECONDS = 5.0
+_SLACK_SECONDS = 1.0
 
 
 class Watch:
@@ -32,14 +36,15 @@ class Watch:
         self._archives: dict[Version, Archive] = {}
         self._answered: dict[str, float] = {}
         self._problems: dict[str, str] = {}
+        self._looking = threading.Lock()  # a server's clients may be closed once it is not pointed at
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def point_at(self, server: Connection | None) -> None:
         """Ask this server from now on; with None, there is none to ask."""
-        self._server, self._answered, self.held = server, {}, {}
-        if server is not None:
-            self.look()
+        with self._looking:
+            self._server, self._answered, self.held = server, {}, {}
+        self.look()
 
     def start(self) -> None:
         self._thread.start()
@@ -62,7 +67,9 @@ class Watch:
             models = server.state().models
         except ServingError as error:
             return [str(error)]
-        oldest, answered = time.monotonic() - _FRESH_SECONDS, self._answered
+        answered = self._answered
+        # Models are asked one after another: every one that always answers, however late, stays ready.
+        oldest = time.monotonic() - _PAUSE_SECONDS - len(models) * PROBE_SECONDS - _SLACK_SECONDS
         return [
             f"model {name}: {self._problems.get(name, 'no prediction yet')}"
             for name in models
@@ -71,16 +78,16 @@ class Watch:
 
     def look(self) -> None:
         """Ask once: a prediction from each default version, and what TorchServe holds."""
-        server = self._server
-        if server is None:
-            return
-        with suppress(ServingError):
-            self.held = server.management.models()
-            for name, model in server.state().models.items():
-                self._ask(server, name, model.default)
+        with self._looking:
+            server = self._server
+            if server is None:
+                return
+            with suppress(ServingError):
+                self.held = server.management.models(PROBE_SECONDS)
+                for name, model in server.state().models.items():
+                    self._ask(server, name, model.default)
 
     def _ask(self, server: Connection, name: str, version: Version) -> None:
-        begun = time.monotonic()
         try:
             if version not in self._archives:
                 self._archives[version] = server.archive(version)
@@ -88,8 +95,11 @@ class Watch:
         except (ServingError, ArchiveError) as error:
             self._problems[name] = str(error)
         else:
-            self._answered[name] = begun
+            self._answered[name] = time.monotonic()
 
     def _run(self) -> None:
         while not self._end.wait(_PAUSE_SECONDS):
-            self.look()
+            try:
+                self.look()
+            except Exception:  # whatever it was, a later look may succeed
+                log.exception("a look at the server failed")

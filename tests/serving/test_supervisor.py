@@ -1,9 +1,11 @@
 """A server is kept alive, says whether it is ready, stops when it is told, and is one on its home."""
 
+import contextlib
 import os
 import re
 import signal
 import stat
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,6 +111,64 @@ def test_a_stop_that_can_not_wait_longer_says_what_was_left_and_is_no_failure(ve
         assert server.process.wait(60) == 0
         assert re.search(r"net 1\.0 is stopped at work: [1-9]\d* waiting, 1 workers busy", server.output())
         assert not worker.is_running()
+
+
+def test_a_stop_under_traffic_that_goes_on_fails_nothing_that_was_begun(versions, tmp_path):
+    """Each client sends its next request when it has an answer, so the server never falls quiet. It is told
+    503 once it is stopping, and no connection at the end."""
+    with Served(tmp_path / "home", versions["1.0"]) as server:
+        running, headers = server.running, {"Authorization": f"Bearer {server.keys()['inference']}"}
+        until(lambda: ready(server))
+
+        def ask(n):
+            answers = []
+            with httpx.Client(base_url=running["inference"], headers=headers, trust_env=False) as http:
+                while True:
+                    try:
+                        answers.append(http.post("/predictions/net", json=ROW, timeout=30).status_code)
+                    except httpx.HTTPError as error:
+                        return answers, repr(error)
+
+        with ThreadPoolExecutor(8) as pool:
+            clients = [pool.submit(ask, n) for n in range(8)]
+            time.sleep(1)
+            done = server.command("stop")
+            told = [client.result() for client in clients]
+    assert done.returncode == 0, done.stderr
+    assert "is stopped at work" not in server.output()
+    for codes, end in told:
+        assert set(codes) == {200, 503}, end
+        assert codes == sorted(codes)
+
+
+def test_a_front_end_that_hangs_is_started_again(versions, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"], "--silence-seconds", 2) as server:
+        before = server.running
+        os.kill(before["frontend"], signal.SIGSTOP)
+        until(lambda: server.running["frontend"] != before["frontend"])
+        until(lambda: ready(server))
+        assert server.predict(ROW).status_code == 200
+        assert "TorchServe has answered nothing for" in server.output().replace("\n", " ")
+
+
+@pytest.mark.slow
+def test_a_stop_of_a_front_end_that_hangs_is_in_time(versions, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"]) as server:
+        os.kill(server.running["frontend"], signal.SIGSTOP)
+        assert server.command("stop", "--seconds", 40).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_model_whose_workers_can_not_start_any_more_is_loaded_again(versions, tmp_path):
+    """What TorchServe starts workers by is broken, as by a failed update; a new TorchServe makes its own."""
+    with Served(tmp_path / "home", versions["1.0"], "--startup-seconds", 20) as server:
+        before, python = server.running, Path(server.running["folder"]) / "python"
+        python.write_text("#!/bin/sh\nexit 1\n")
+        for worker in server.workers():
+            worker.kill()
+        until(lambda: server.running["frontend"] != before["frontend"])
+        until(lambda: ready(server))
+        assert "no worker of model net has been ready for" in server.output().replace("\n", " ")
 
 
 @pytest.mark.parametrize(("step", "version"), [("register", "1.0"), ("commit", "2.0")])

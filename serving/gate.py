@@ -1,0 +1,33 @@
+"""No new work for a server that stops: who asks gets a 503 at once, and what was begun is finished.
+
+TorchServe can't be told to take no more requests, and under steady traffic it never falls quiet. So a
+version that has no worker becomes the default of each model.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+from export.contents import MANIFEST
+from serving.connection import Connection
+from serving.errors import ServingError
+
+CLOSED = "stopping"
+"""The version that nobody works for."""
+
+
+def close_gate(server: Connection, model: str) -> None:
+    """Answer requests to ``model`` that name no version with a 503 from now on. ``ServingError`` if that
+    can't be."""
+    archive = server.home.store / f"{model}-{CLOSED}.mar"
+    described = {"modelName": model, "modelVersion": CLOSED, "handler": "none.py"}
+    try:
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr(MANIFEST, json.dumps({"runtime": "python", "model": described}))
+        server.management.register(archive.name, {"initial_workers": 0})
+        server.management.set_default(model, CLOSED)
+    except OSError as error:
+        raise ServingError(f"{archive} can't be written: {error}") from error
+    finally:
+        archive.unlink(missing_ok=True)
