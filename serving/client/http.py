@@ -34,11 +34,12 @@ class _Base:
 
     def _request(self, call: Call) -> _Request:
         version = f"/{call.version}" if call.version else ""
+        call.authorization = self._key.header()
         return {
             "url": f"/predictions/{call.model}{version}",
             "content": call.payload.content,
             "headers": {
-                "Authorization": self._key.header(),
+                "Authorization": call.authorization,
                 "Content-Type": call.payload.content_type,
                 **call.headers,
                 **{_header(name): quote(text, safe="") for name, text in call.fields.items()},
