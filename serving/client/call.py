@@ -13,7 +13,8 @@ from serving.client.tracing import trace_headers
 
 
 class Call:
-    """``fields`` are the options as text; ``headers`` carry the request's id and trace."""
+    """``fields`` are the options as text; ``headers`` carry the request's id and trace;
+    ``authorization`` is the key that the last try was sent with."""
 
     def __init__(self, model: str, x: Input, timeout: float, given: Options) -> None:
         self.model, self.version = model, given.get("version", "")
@@ -21,6 +22,7 @@ class Call:
         self.time = options.timed(given, timeout)
         self.fields = {name: options.as_text(value) for name, value in self.time.values.items()}
         self.headers = trace_headers(given.get("request_id", ""))
+        self.authorization = ""
         self._typed = not isinstance(x, Mapping)
 
     def result(self, status: int, content: bytes) -> dict[str, Any] | list[Answer]:

@@ -52,7 +52,8 @@ class _Base:
         return f"{type(self).__name__}({self.target!r}, {self._key!r})"
 
     def _metadata(self, call: Call) -> list[tuple[str, str]]:
-        return [("authorization", self._key.header()), *call.headers.items()]
+        call.authorization = self._key.header()
+        return [("authorization", call.authorization), *call.headers.items()]
 
     @contextmanager
     def _named(self, call: Call) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import httpx
 
 from serving.client.answers import Answer
+from serving.client.bounded import BoundedTransport
 from serving.client.call import Call
 from serving.client.key import Key
 from serving.client.options import Options
@@ -32,11 +34,12 @@ class _Base:
 
     def _request(self, call: Call) -> _Request:
         version = f"/{call.version}" if call.version else ""
+        call.authorization = self._key.header()
         return {
             "url": f"/predictions/{call.model}{version}",
             "content": call.payload.content,
             "headers": {
-                "Authorization": self._key.header(),
+                "Authorization": call.authorization,
                 "Content-Type": call.payload.content_type,
                 **call.headers,
                 **{_header(name): quote(text, safe="") for name, text in call.fields.items()},
@@ -49,7 +52,7 @@ class _Base:
         """Turn what httpx raises into our own errors."""
         try:
             yield
-        except httpx.TimeoutException:
+        except (httpx.TimeoutException, TimeoutError):
             raise call.time.late() from None
         except httpx.HTTPError as error:
             raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
@@ -67,9 +70,9 @@ class _Request(TypedDict):
     timeout: float
 
 
-def _settings(url: str, verify: ssl.SSLContext | bool) -> dict[str, Any]:
+def _settings(verify: ssl.SSLContext | bool) -> dict[str, Any]:
     many = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    return {"base_url": url, "trust_env": False, "verify": verify, "limits": many}
+    return {"trust_env": False, "verify": verify, "limits": many}
 
 
 class Client(_Base):
@@ -92,7 +95,8 @@ class Client(_Base):
         verify: ssl.SSLContext | bool = True,
     ) -> None:
         super().__init__(url, key, timeout, retries)
-        self._http = httpx.Client(**_settings(url, verify))
+        self._transport = BoundedTransport(**_settings(verify))
+        self._http = httpx.Client(base_url=url, transport=self._transport, trust_env=False)
 
     @overload
     def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
@@ -108,7 +112,7 @@ class Client(_Base):
         return retrying(call, self._key, self._retries)(self._try, call)
 
     def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
-        with self._named(call):
+        with self._named(call), self._transport.until(call.time.ends):
             response = self._http.post(**self._request(call))
         return call.result(response.status_code, response.content)
 
@@ -137,7 +141,7 @@ class AsyncClient(_Base):
         verify: ssl.SSLContext | bool = True,
     ) -> None:
         super().__init__(url, key, timeout, retries)
-        self._http = httpx.AsyncClient(**_settings(url, verify))
+        self._http = httpx.AsyncClient(base_url=url, **_settings(verify))
 
     @overload
     async def predict(
@@ -154,7 +158,8 @@ class AsyncClient(_Base):
 
     async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
-            response = await self._http.post(**self._request(call))
+            async with asyncio.timeout(call.time.limit()):
+                response = await self._http.post(**self._request(call))
         return call.result(response.status_code, response.content)
 
     async def close(self) -> None:

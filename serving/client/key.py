@@ -27,12 +27,12 @@ class Key:
         """Whether it is read from a file."""
         return self._file is not None
 
-    def changed(self) -> bool:
-        """Read the file again; whether it holds another token now."""
-        before = self._token
+    def changed(self, since: str) -> bool:
+        """Read the file again; whether it holds another token than that of the header ``since``. (Another
+        thread may have read it in between.)"""
         with contextlib.suppress(ServingError):  # not there while the server starts
             self._token = self._read()
-        return self._token != before
+        return self.header() != since
 
     def _read(self) -> str:
         assert self._file is not None

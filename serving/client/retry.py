@@ -33,7 +33,7 @@ def _policy(call: Call, key: Key, retries: int) -> dict[str, Any]:
 
     def stop(state: RetryCallState) -> bool:
         assert state.outcome is not None
-        if isinstance(state.outcome.exception(), WrongKeyError) and key.changed():
+        if isinstance(state.outcome.exception(), WrongKeyError) and key.changed(call.authorization):
             return False  # which is no fault, and counts as none
         return state.attempt_number > retries or state.upcoming_sleep >= call.time.left()
 

@@ -161,6 +161,55 @@ def test_a_deadline_ends_the_waiting_in_time(server, client, x, retries):
         client.predict(MODEL, x[0], deadline=0)
 
 
+def drip(listener, head):
+    """Answer one request: ``head`` at once, then a byte now and then."""
+    with contextlib.suppress(OSError), listener.accept()[0] as connection:
+        connection.recv(1 << 16)
+        connection.sendall(head)
+        for _ in range(40):
+            time.sleep(0.1)
+            connection.sendall(b" ")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n"])
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_deadline_ends_the_waiting_for_an_answer_that_drips(x, head, blocking):
+    async def ask(url):
+        async with AsyncClient(url, "key") as client:
+            await client.predict(MODEL, x[0], deadline=0.5)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        dripping = threading.Thread(target=drip, args=(listener, head))
+        dripping.start()
+        started = time.monotonic()
+        with pytest.raises(DeadlineError, match=r"within 0\.5 s"):
+            if blocking:
+                with Client(url, "key") as client:
+                    client.predict(MODEL, x[0], deadline=0.5)
+            else:
+                asyncio.run(ask(url))
+        assert 0.5 <= time.monotonic() - started < 2
+        dripping.join(10)
+
+
+def test_a_deadline_ends_the_sending_to_a_server_that_reads_slowly(x):
+    def sip(listener):
+        with contextlib.suppress(OSError), listener.accept()[0] as connection:
+            while connection.recv(1 << 18):
+                time.sleep(0.02)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        sipping = threading.Thread(target=sip, args=(listener,))
+        sipping.start()
+        started = time.monotonic()
+        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "key") as client:
+            with pytest.raises(DeadlineError):
+                client.predict(MODEL, bytes(64 << 20), deadline=0.5)
+        assert 0.5 <= time.monotonic() - started < 2
+        sipping.join(10)
+
+
 def test_sixteen_coroutines_share_a_client_and_each_gets_its_own_answers(server, client, x):
     alone = [client.predict(MODEL, row)[0].label for row in x]
 
