@@ -28,6 +28,8 @@ _STATUS = {
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
 }
+_NO_ROOM = "has no worker to serve inference request"
+"""What TorchServe says of a full queue, and of a model without workers."""
 
 
 def named(error: grpc.RpcError, target: str, late: ServingError) -> ServingError:
@@ -38,10 +40,14 @@ def named(error: grpc.RpcError, target: str, late: ServingError) -> ServingError
     if code == grpc.StatusCode.UNAVAILABLE:
         return NoAnswerError(f"no answer from {target}: {details}")
     message, _, java = details.partition("\n")  # TorchServe's own errors end with the exception's class
-    body = {"error": {"kind": java.rpartition(".")[2] or code.name.lower(), "message": message}}
+    kind = java.removesuffix(".()").rpartition(".")[2]
+    status = 404 if "NotFound" in kind else _STATUS.get(code, 500)
+    if message.startswith("Model ") and _NO_ROOM in message:  # which gRPC calls an internal error
+        status, kind = 503, "ServiceUnavailableException"
+    body = {"error": {"kind": kind or code.name.lower(), "message": message}}
     if message.startswith("Token Authorization failed"):
         return WrongKeyError(403, body)
-    return failure(404 if "NotFound" in java else _STATUS.get(code, 500), body)
+    return failure(status, body)
 
 
 class _Base:

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -19,7 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from relay import Relay
 from torchserve import asleep, wait_until_ready
 
-from serving.client import Answer, AsyncClient, Client
+from serving.client import Answer, AsyncClient, Client, GrpcClient
 from serving.client.options import as_text, timed
 from serving.client.tracing import trace_headers
 from serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
@@ -259,6 +260,24 @@ def test_keys_are_never_shown_and_a_wrong_one_is_named(server, x, tmp_path):
     keys.write_text("{}")
     with pytest.raises(ServingError, match="no inference key"):
         Client(server.ports.inference_url, keys)
+
+
+def test_threads_that_share_a_client_all_notice_that_the_key_has_changed(server, x, tmp_path):
+    keys, together = tmp_path / "keys.json", threading.Barrier(8)
+
+    def ask(client):
+        together.wait()
+        return client.predict(MODEL, x[0])
+
+    for make, target in (
+        (Client, server.ports.inference_url),
+        (GrpcClient, f"127.0.0.1:{server.ports.grpc_inference}"),
+    ):
+        keys.write_text(json.dumps({"inference": "the-old-one", "management": "other"}))
+        with make(target, keys) as client, ThreadPoolExecutor(8) as pool:
+            keys.write_text(json.dumps(server.keys()))
+            asked = [pool.submit(ask, client) for _ in range(8)]
+            assert [a.result()[0].model_version for a in asked] == ["3.0"] * 8
 
 
 def test_a_server_that_is_killed_under_a_request_and_comes_back_answers_it(archive, x, tmp_path):

@@ -91,6 +91,23 @@ def test_a_server_that_can_not_be_reached_is_asked_again(server, x):
             assert grpc.predict(MODEL, x[0], deadline=20)
 
 
+def test_a_full_queue_is_tried_again_until_there_is_room(server, target, x):
+    async def run(retries):
+        async with AsyncGrpcClient(target, server.keys()["inference"], retries=retries) as grpc:
+            with asleep(server):
+                asked = [asyncio.ensure_future(grpc.predict(MODEL, x[0])) for _ in range(200)]
+                done, _ = await asyncio.wait(asked, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                assert bool(done) == (not retries)
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    refused = [a for a in asyncio.run(run(0)) if isinstance(a, Exception)]
+    assert refused
+    assert {(type(e), e.status, e.kind) for e in refused} == {
+        (RequestError, 503, "ServiceUnavailableException")
+    }
+    assert all(isinstance(a, list) for a in asyncio.run(run(8)))
+
+
 def test_sixteen_coroutines_share_a_client_and_each_gets_its_own_answers(server, target, client, x):
     alone = [client.predict(MODEL, row)[0].label for row in x]
 

@@ -1,6 +1,5 @@
 """A server is kept alive, says whether it is ready, stops when it is told, and is one on its home."""
 
-import contextlib
 import os
 import re
 import signal
