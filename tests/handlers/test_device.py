@@ -40,7 +40,7 @@ def test_a_setting_that_makes_no_sense_is_named(handler, words):
 
 
 @given(threads=st.integers(1, 1024), workers=st.integers(1, 1024), cores=st.integers(1, 256))
-def test_threads_of_all_workers_never_exceed_the_cores_but_for_one_each(threads, workers, cores):
+def test_threads_of_all_workers_never_exceed_the_cores_where_each_worker_has_one(threads, workers, cores):
     config = {"minWorkers": 1, "maxWorkers": workers, "handler": {"threads": threads}}
     found = read_settings(config, cores).threads
     assert 1 <= found <= threads
