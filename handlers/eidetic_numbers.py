@@ -155,7 +155,12 @@ def _npy_header(data: Any, field: str) -> tuple[bytes, int]:
     width = 2 if data[6:7] == b"\x01" else 4
     length = int.from_bytes(data[8 : 8 + width], "little")
     start = 8 + width + length
-    if data[:6] != NPY or data[6] not in (1, 2) or len(data) < start or length > _LONGEST_HEADER:
+    if (
+        data[:6] != NPY
+        or data[6:7] not in (b"\x01", b"\x02")
+        or len(data) < start
+        or length > _LONGEST_HEADER
+    ):
         raise BadRequest(field, "is no .npy file of version 1 or 2 with a plain header")
     return bytes(data[:start]), start
 

@@ -35,13 +35,13 @@ class Options:
 
 def from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
     """The options that headers named ``eidetic-...`` hold."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in headers.items():
         name = key[len(OPTION) :].lower().replace("-", "_")
         if name not in NAMES:
             raise BadRequest(key, f"unknown option; expected one of {', '.join(NAMES)}")
         try:
-            found[name] = from_text(name, unquote(value, errors="strict"))
+            found = merge(found, {name: from_text(name, unquote(value, errors="strict"))})
         except UnicodeDecodeError:
             raise BadRequest(key, "is not percent-encoded UTF-8") from None
     return found

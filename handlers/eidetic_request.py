@@ -140,6 +140,8 @@ def _from_json(body: Any, given: dict[str, Any], told: Told, contract: Contract)
     if ("data" in fields) == ("instances" in fields):
         raise BadRequest("data", 'give either "data" (one instance) or "instances" (a list of them)')
     if given or len(fields) > 1:
+        if isinstance(body, (bytes, bytearray)):
+            _once(body, fields)
         beside = {name: fields[name] for name in options.NAMES if fields.get(name) is not None}
         given = options.merge(given, beside)
     asked = options.read(given, contract)
@@ -163,6 +165,21 @@ def _json_object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRequest("body", f"holds {shown(body)}; expected a JSON object")
     return body
+
+
+def _once(text: bytes | bytearray, fields: Mapping[str, Any]) -> None:
+    """Refuse JSON that holds an option twice, differently: other readers may take the first."""
+    if b"\\u" in text or any(text.count(b'"%s"' % n.encode()) > 1 for n in options.NAMES if n in fields):
+        json.loads(text, object_pairs_hook=_agreeing)
+
+
+def _agreeing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for name, value in pairs:
+            if name in options.NAMES:
+                options.merge(found, {name: value})
+    return found
 
 
 def _load_json(text: bytes | bytearray) -> Any:

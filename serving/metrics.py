@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from serving.watch import Watch
+
+_KINDS = ("counter", "histogram")
+_ENDED = 0
+"""What stands in the place of a process id in the files that hold the sums of workers that have ended."""
+_FILES = threading.Lock()
+_ROOM, _ROOM_FOR_ONE = 64 << 10, 64  # bytes of a file, and of each entry beside its key
 
 
 def registry(watch: Watch, folder: Path) -> CollectorRegistry:
     """All metrics of a server; its workers keep theirs in files in ``folder``."""
     found = CollectorRegistry()
     found.register(_Server(watch))
-    MultiProcessCollector(found, path=str(folder))  # type: ignore[no-untyped-call]
+    found.register(_Workers(folder))
     return found
 
 
@@ -26,6 +36,49 @@ def forget(folder: Path) -> None:
     """Begin anew: files of workers that ended with an earlier server say nothing of this one."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
+
+
+def merge_ended(folder: Path) -> None:
+    """Add up what workers counted that have ended, so that there are no more files than workers."""
+    with _FILES:
+        for kind in _KINDS:
+            ended = [path for path in folder.glob(f"{kind}_*.db") if not _lives(path)]
+            if len(ended) > 1:
+                _merge(ended, folder / f"{kind}_{_ENDED}.db")
+
+
+def _lives(path: Path) -> bool:
+    return Path("/proc", path.stem.rpartition("_")[2]).exists()
+
+
+def _merge(paths: Sequence[Path], target: Path) -> None:
+    total: Counter[str] = Counter()
+    for path in paths:
+        for key, value, *_ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
+            total[key] += value
+    whole = target.with_suffix(".new")
+    size = _ROOM + sum(_ROOM_FOR_ONE + len(key.encode()) for key in total)
+    with whole.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk under a mapped file would kill us
+    values = MmapedDict(str(whole))  # type: ignore[no-untyped-call]
+    for key, value in total.items():
+        values.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
+    values.close()  # type: ignore[no-untyped-call]
+    whole.replace(target)
+    for path in paths:
+        if path != target:
+            path.unlink()
+
+
+class _Workers(Collector):
+    """What all workers counted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        with _FILES:
+            yield from self._files.collect()  # type: ignore[no-untyped-call]
 
 
 class _Server(Collector):

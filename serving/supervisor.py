@@ -20,6 +20,7 @@ from serving.errors import ServingError
 from serving.gate import close_gate
 from serving.home import Home, Locked
 from serving.launch import Options, launched
+from serving.metrics import merge_ended
 from serving.plan import plan
 from serving.process import TorchServe
 from serving.pulse import Pulse
@@ -81,6 +82,7 @@ class Supervisor:
                 self._tidy()
                 with suppress(OSError):
                     prune(self.home.records, self.options.workers)
+                    merge_ended(self.home.metrics)
                 tidied = time.monotonic()
             time.sleep(_PAUSE_SECONDS)
 

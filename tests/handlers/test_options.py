@@ -1,0 +1,59 @@
+"""An option that is given twice means one thing, or is refused, wherever it stands."""
+
+import json
+
+import pytest
+from eidetic_errors import BadRequest
+from eidetic_options import NAMES, from_headers
+from hypothesis import given
+from hypothesis import strategies as st
+from reading import read
+
+BUNDLE = {
+    "input": {"shape": [2], "dtype": "float32", "low": 0.0, "high": 16.0},
+    "limits": {"max_instances": 3},
+    "tasks": [{"name": "cats", "classes": ["a", "b"]}, {"name": "task", "classes": ["c", "d"]}],
+}
+VALUES = {
+    "task": ["cats", "task"],
+    "threshold": [0.25, 0.5],
+    "top_k": [1, 2],
+    "probabilities": [True, False],
+    "deadline_ms": [4e12, 5e12],
+}
+
+
+def escaped(name):
+    return "".join(f"\\u{ord(letter):04x}" for letter in name)
+
+
+@given(st.data(), st.sampled_from(NAMES), st.booleans())
+def test_an_option_twice_in_json_never_means_two_things(data, name, hide):
+    first, second = (data.draw(st.sampled_from(VALUES[name])) for _ in range(2))
+    pairs = [(name, first), ("data", [1, 2]), (escaped(name) if hide else name, second)]
+    pairs = data.draw(st.permutations(pairs))
+    text = ("{" + ",".join(f'"{key}":{json.dumps(value)}' for key, value in pairs) + "}").encode()
+    if first == second:
+        assert read(text, BUNDLE) is not None
+    else:
+        with pytest.raises(BadRequest, match="given twice, differently"):
+            read(text, BUNDLE)
+
+
+@given(st.data(), st.sampled_from(NAMES))
+def test_an_option_twice_in_headers_never_means_two_things(data, name):
+    """TorchServe tells headers apart that differ in case, or in the line between the words."""
+    spellings = [f"eidetic-{name}", f"eidetic-{name.replace('_', '-')}", f"EIDETIC-{name.upper()}"]
+    one, other = data.draw(st.permutations(spellings))[:2]
+    first, second = (data.draw(st.sampled_from(VALUES[name])) for _ in range(2))
+    sent = {one: str(first)} | {other: str(second)}
+    if len(sent) == 1 or first == second:
+        assert list(from_headers(sent)) == [name]
+    else:
+        with pytest.raises(BadRequest, match="given twice, differently"):
+            from_headers(sent)
+
+
+def test_a_name_within_the_data_is_no_option():
+    with pytest.raises(BadRequest, match="no number"):
+        read(b'{"data": [1, {"task": "a", "task": "a"}], "task": "cats"}', BUNDLE)

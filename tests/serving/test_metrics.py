@@ -1,0 +1,75 @@
+"""What workers counted that have ended is kept, in no more files than there are kinds."""
+
+import os
+import subprocess
+import sys
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+from served import Served, until
+
+from serving.metrics import merge_ended
+
+WORKER = """
+import numpy as np, sys
+from eidetic_metrics import open_metrics
+metrics = open_metrics("m", "1", ["a", "b"])
+metrics.batch(int(sys.argv[1]), ["internal"], {"decode": 0.001, "graph": 0.004, "handler": 0.006})
+metrics.rows(np.array([-1, 0]), np.array([0, 1]), np.array([[0.7, 0.3], [0.2, 0.8]], np.float32))
+"""
+
+
+def counted(folder):
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    return {(s.name, *sorted(s.labels.items())): s.value for s in samples}
+
+
+def test_workers_that_have_ended_leave_their_counts_in_one_file_of_a_kind(tmp_path):
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+    }
+    for requests in (1, 2, 3):
+        subprocess.run([sys.executable, "-c", WORKER, str(requests)], env=env, check=True)
+        before = counted(tmp_path)
+        merge_ended(tmp_path)
+        assert counted(tmp_path) == before
+        assert len(list(tmp_path.iterdir())) == 2
+    assert before["eidetic_requests_total", ("model", "m"), ("version", "1")] == 6
+
+
+@settings(max_examples=20)
+@given(st.lists(st.dictionaries(st.text(max_size=200), st.integers(0, 2**40), max_size=30), max_size=4))
+def test_no_count_is_ever_lost_or_changed(tmp_path_factory, files):
+    folder, expected = tmp_path_factory.mktemp("files"), {}
+    for number, values in enumerate([*files, {"mine": 1}]):
+        pid = os.getpid() if number == len(files) else 4_000_000_000 + number
+        file = MmapedDict(str(folder / f"counter_{pid}.db"))
+        for key, value in values.items():
+            file.write_value(key, value, 0.0)
+            expected[key] = expected.get(key, 0) + value
+        file.close()
+    merge_ended(folder)
+    found = {}
+    for path in folder.iterdir():
+        for key, value, *_ in MmapedDict.read_all_values_from_file(str(path)):
+            found[key] = found.get(key, 0) + value
+    assert found == expected
+    assert len(list(folder.iterdir())) == 1 + min(len(files), 1)
+
+
+def test_a_server_whose_workers_were_killed_again_and_again_keeps_few_files(versions, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"]) as server:
+        for _ in range(3):
+            (worker,) = until(server.workers)
+            assert until(lambda: server.predict({"data": [0.5] * 6}).status_code == 200)
+            worker.kill()
+            worker.wait()
+        assert until(lambda: server.predict({"data": [0.5] * 6}).status_code == 200)
+        assert until(lambda: len(list((server.home / "metrics").iterdir())) <= 4)
+        assert 'eidetic_answers_total{model="net"' in server.control("/metrics").text
