@@ -117,6 +117,11 @@ def _reserve(folder: Path, size: int) -> None:
     """Take the disk space of this process's files before the library maps them: a write to a mapped page
     that a full disk has no room for would kill the worker."""
     for kind in ("counter", "histogram"):
-        with (folder / f"{kind}_{os.getpid()}.db").open("ab") as file:
+        path = folder / f"{kind}_{os.getpid()}.db"
+        with path.open("ab") as file:
             if not file.tell():
-                os.posix_fallocate(file.fileno(), 0, size)
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError:
+                    path.unlink()  # half a file would spoil what all workers counted
+                    raise

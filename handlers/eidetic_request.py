@@ -170,7 +170,10 @@ def _json_object(body: Any) -> dict[str, Any]:
 def _once(text: bytes | bytearray, fields: Mapping[str, Any]) -> None:
     """Refuse JSON that holds an option twice, differently: other readers may take the first."""
     if b"\\u" in text or any(text.count(b'"%s"' % n.encode()) > 1 for n in options.NAMES if n in fields):
-        json.loads(text, object_pairs_hook=_agreeing)
+        try:
+            json.loads(text, object_pairs_hook=_agreeing)
+        except RecursionError:
+            raise BadRequest("body", "is nested too deeply; expected a JSON object") from None
 
 
 def _agreeing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

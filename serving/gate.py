@@ -13,8 +13,8 @@ from export.contents import MANIFEST
 from serving.connection import Connection
 from serving.errors import ServingError
 
-CLOSED = "stopping"
-"""The version that nobody works for."""
+CLOSED = "_stopping"
+"""The version that nobody works for; no archive's may begin like this."""
 
 
 def close_gate(server: Connection, model: str) -> None:

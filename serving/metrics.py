@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from serving.watch import Watch
+
+log = logging.getLogger("serving.metrics")
 
 _KINDS = ("counter", "histogram")
 _ENDED = 0
@@ -54,8 +58,7 @@ def _lives(path: Path) -> bool:
 def _merge(paths: Sequence[Path], target: Path) -> None:
     total: Counter[str] = Counter()
     for path in paths:
-        for key, value, *_ in MmapedDict.read_all_values_from_file(str(path)):  # type: ignore[no-untyped-call]
-            total[key] += value
+        total.update(_counts(path))
     whole = target.with_suffix(".new")
     size = _ROOM + sum(_ROOM_FOR_ONE + len(key.encode()) for key in total)
     with whole.open("wb") as file:
@@ -68,6 +71,15 @@ def _merge(paths: Sequence[Path], target: Path) -> None:
     for path in paths:
         if path != target:
             path.unlink()
+
+
+def _counts(path: Path) -> dict[str, float]:
+    try:
+        entries = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
+        return {key: value for key, value, *_ in entries}
+    except (RuntimeError, ValueError, struct.error) as error:  # it ended while it began the file
+        log.warning("what a worker counted in %s can't be read: %s", path, error)
+        return {}
 
 
 class _Workers(Collector):

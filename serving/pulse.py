@@ -15,23 +15,26 @@ class Pulse:
 
     silence: float
     idleness: float
-    _heard: float = field(default_factory=time.monotonic)
-    _worked: dict[str, float] = field(default_factory=dict)
+    _silent: float | None = None
+    _idle: dict[str, float] = field(default_factory=dict)
 
     def beat(self, held: Mapping[str, HeldModel]) -> None:
         """TorchServe answered, and holds this."""
-        self._heard = now = time.monotonic()
-        waiting = {name for name, model in held.items() if not _works(model)}
-        self._worked = {name: self._worked.get(name, now) if name in waiting else now for name in held}
+        now, self._silent = time.monotonic(), None
+        self._idle = {name: self._idle.get(name, now) for name, model in held.items() if not _works(model)}
+
+    def miss(self) -> None:
+        """TorchServe gave no answer."""
+        self._silent = time.monotonic() if self._silent is None else self._silent
 
     def lost(self) -> str:
         """Why TorchServe is past help, in a sentence; "" while it is not."""
         now = time.monotonic()
-        if now - self._heard > self.silence:
-            return f"TorchServe has answered nothing for {now - self._heard:.0f} s"
-        for name, worked in self._worked.items():
-            if now - worked > self.idleness:
-                return f"no worker of model {name} has been ready for {now - worked:.0f} s"
+        if self._silent is not None and now - self._silent > self.silence:
+            return f"TorchServe has answered nothing for {now - self._silent:.0f} s"
+        for name, since in self._idle.items():
+            if now - since > self.idleness:
+                return f"no worker of model {name} has been ready for {now - since:.0f} s"
         return ""
 
 

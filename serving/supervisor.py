@@ -121,10 +121,17 @@ class Supervisor:
                 return
             with suppress(Locked), self.home.changing(0):
                 if self._differs():
-                    settle(self.server, self.server.state())
+                    try:
+                        settle(self.server, self.server.state())
+                    finally:  # which may have taken long, so what was found before is old
+                        self._differs()
 
     def _differs(self) -> bool:
-        held = self.server.management.models(_ANSWER_SECONDS)
+        try:
+            held = self.server.management.models(_ANSWER_SECONDS)
+        except ServingError:
+            self._pulse.miss()
+            raise
         self._pulse.beat(held)
         return bool(plan(self.server.state(), held, self.options.workers))
 

@@ -57,3 +57,10 @@ def test_an_option_twice_in_headers_never_means_two_things(data, name):
 def test_a_name_within_the_data_is_no_option():
     with pytest.raises(BadRequest, match="no number"):
         read(b'{"data": [1, {"task": "a", "task": "a"}], "task": "cats"}', BUNDLE)
+
+
+@pytest.mark.parametrize("depth", [900, 1000, 1023, 5000])
+def test_what_is_nested_deeply_is_refused_beside_an_escaped_option_too(depth):
+    deep = "[" * depth + "]" * depth
+    with pytest.raises(BadRequest):
+        read(f'{{"data": {deep}, "{escaped("task")}": "cats"}}'.encode(), BUNDLE)

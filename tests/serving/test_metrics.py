@@ -73,3 +73,14 @@ def test_a_server_whose_workers_were_killed_again_and_again_keeps_few_files(vers
         assert until(lambda: server.predict({"data": [0.5] * 6}).status_code == 200)
         assert until(lambda: len(list((server.home / "metrics").iterdir())) <= 4)
         assert 'eidetic_answers_total{model="net"' in server.control("/metrics").text
+
+
+def test_a_file_that_a_worker_had_no_time_to_write_costs_no_other_count(tmp_path):
+    file = MmapedDict(str(tmp_path / "counter_4000000000.db"))
+    file.write_value("mine", 7, 0.0)
+    file.close()
+    (tmp_path / "counter_4000000001.db").touch()
+    (tmp_path / "counter_4000000002.db").write_bytes(b"\xff\xff\xff\x00" * 9)
+    merge_ended(tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert [entry[:2] for entry in MmapedDict.read_all_values_from_file(str(path))] == [("mine", 7)]
