@@ -106,7 +106,8 @@ def test_a_stop_that_can_not_wait_longer_says_what_was_left_and_is_no_failure(ve
         with ThreadPoolExecutor(100) as pool:
             begun = server.begin(pool, ROW, "1.0")
             server.process.terminate()
-            assert all(isinstance(answer.exception(), httpx.HTTPError) for answer in begun)
+            for answer in begun:  # TorchServe may still say that the worker died
+                assert isinstance(answer.exception(), httpx.HTTPError) or answer.result().status_code == 500
         assert server.process.wait(60) == 0
         assert re.search(r"net 1\.0 is stopped at work: [1-9]\d* waiting, 1 workers busy", server.output())
         assert not worker.is_running()
