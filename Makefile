@@ -59,6 +59,7 @@ serve: $(STORE)/.digits $(RUNS)/digits/report.html
 
 # A minute of load with a deploy in the middle: the same network once more, as version 5.1.
 loadtest: $(STORE)/.digits
+	@rm -rf $(RUNS)/loadtest_home  # which serves what was deployed last
 	@next="$$($(PY) -m export build $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1)" && \
 	$(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
 	  --run "$(PY) -m loadtest --deploy $$next --accept-unmeasured-routing"

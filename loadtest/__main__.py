@@ -57,7 +57,7 @@ def _check_environment(plan: Plan, deploy: Path | None) -> None:
     if missing := [name for name in needed if name not in os.environ]:
         raise SystemExit(
             f"error: {', '.join(missing)} not set; run "
-            "`python -m serving start ARCHIVE --run 'python -m loadtest'`"
+            "`python -m serving start ARCHIVE --run 'python -m loadtest --deploy NEXT'`"
         )
 
 

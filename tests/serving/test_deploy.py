@@ -120,6 +120,23 @@ def test_deploy_shows_its_steps_and_keeps_a_report_and_rollback_goes_back(first,
     assert set(first.held()) == {"1.0"}
 
 
+def test_a_deploy_whose_report_can_not_be_written_ends_as_it_went(first, versions):
+    reports, aside = first.home / "reports", first.home / "reports-aside"
+    reports.rename(aside)
+    reports.write_text("no folder")
+    try:
+        done = first.command("deploy", versions["2.0"], UNMEASURED)
+        again = first.command("deploy", versions["2.0"], UNMEASURED)
+    finally:
+        reports.unlink()
+        aside.rename(reports)
+    assert done.returncode == 0, done.stderr
+    assert "warning: done, and the report is lost" in done.stderr
+    assert again.returncode == 1
+    assert "is what is served already" in again.stderr.replace("\n", " ")
+    assert first.command("rollback").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("archive", "options", "words"),
     [
