@@ -76,6 +76,7 @@ def test_every_honest_successor_is_proven(steps, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @settings(max_examples=15, deadline=None)
 @given(steps=HISTORIES)
 def test_every_honest_successor_is_proven_in_many_histories(steps, tmp_path_factory):

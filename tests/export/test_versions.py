@@ -99,6 +99,7 @@ def test_no_history_moves_a_bit_of_an_earlier_task(trunk, widths, steps, seed, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @settings(max_examples=15, deadline=None)
 @given(**HISTORIES)
 def test_no_history_of_many_moves_a_bit(trunk, widths, steps, seed, tmp_path_factory):
