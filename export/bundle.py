@@ -28,7 +28,7 @@ from export.layout import write_faster
 from export.onnx_body import OPSET
 from export.precision import Precision
 from export.prefix import prefix
-from export.real_inputs import Real, read_inputs
+from export.real_inputs import Real, check_indices, read_inputs
 from export.tail import INPUTS, OUTPUTS, Rule, logits_name
 
 Json = dict[str, Any]
@@ -74,6 +74,9 @@ def write_bundle(
     bundle = describe(net, name, model_version, format, max_instances)
     kept = None if validation is None else read_inputs(validation, bundle["input"], "validation data")
     real = kept if routing_data is None else read_inputs(routing_data, bundle["input"])
+    for given in (kept, real):
+        if given is not None:
+            check_indices(given, bundle["tasks"])
     with evaluating(net):
         bundle |= _write_graphs(net, folder, bundle, Form(format, "nested", precision), layout, prefixes)
     if (bundle["layout"], precision) != ("nested", "float32"):

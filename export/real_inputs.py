@@ -5,6 +5,7 @@ Imports neither torch nor eideticnet.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,25 @@ def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> 
             raise InputsError(f"{source}: {name} must hold one whole number for each of the {len(x)} rows")
     task, label = (None if n not in arrays else arrays[n].astype(np.int64) for n in ("task", "label"))
     return Real(_cast(x, spec, source), task, label, source)
+
+
+def check_indices(real: Real, tasks: Sequence[Mapping[str, Any]]) -> None:
+    """``InputsError`` unless every task and label of ``real`` is one of a bundle's ``tasks``: rows of others
+    would be wrong by any version, so they would show no fall."""
+    if real.task is None:
+        return
+    _check_range(real, "task", real.task, np.full(len(real.x), len(tasks)), "the list of tasks")
+    if real.label is not None:
+        classes = np.array([len(task["classes"]) for task in tasks])
+        _check_range(real, "label", real.label, classes[real.task], "the classes of its own task")
+
+
+def _check_range(real: Real, name: str, values: Array, ends: Array, where: str) -> None:
+    wrong = np.flatnonzero((values < 0) | (values >= ends))
+    if len(wrong):
+        row = int(wrong[0])
+        expected = f"expected a place in {where}, 0 to {int(ends[row]) - 1}"
+        raise InputsError(f"{real.source}: {name} is {int(values[row])} in row {row}; {expected}")
 
 
 def _cast(x: Array, spec: dict[str, Any], source: str) -> Array:

@@ -38,6 +38,7 @@ def check_released(files: Mapping[str, bytes], listed: Path = RELEASES) -> None:
     what = f"{', '.join(map(repr, strange))} is" if strange else "its handler files together are"
     raise ArchiveError(
         f"{what} not of a released handler (export/handlers.json); code from elsewhere is never served. "
+        "If it was built by other code than this: python -m export build makes it anew. "
         "For a handler of your own: python -m export release-handlers"
     )
 

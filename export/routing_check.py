@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.contents import VALIDATION, validation
-from export.real_inputs import Real
+from export.real_inputs import Real, check_indices
 from export.session import session
 from export.tail import PINNED, THRESHOLD, X
 from export.version import Version
@@ -69,6 +69,7 @@ def check_routing(old: Version, new: Version, real: Real | None, bound: float) -
     if real is None:
         reason = "no real inputs: none are kept in the archives, and no --routing-data was given"
         return RoutingCheck("not measured", bound, reasons=[reason])
+    check_indices(real, new.bundle["tasks"])
     was, now = (_route(version, real.x) for version in (old, new))
     tasks = [_of_task(i, t["name"], real, was, now) for i, t in enumerate(old.bundle["tasks"])]
     few = [t for t in tasks if t.rows < ENOUGH]

@@ -7,7 +7,7 @@ entry of gRPC's map) is the payload; the others are options. Headers stand besid
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,8 @@ def _by_magic(body: Any, contract: Contract) -> str:
 def _from_json(body: Any, given: dict[str, Any], told: Told, contract: Contract) -> Request:
     fields = _json_object(body)
     if "inputs" in fields:
+        if isinstance(body, (bytes, bytearray)):
+            _once(body, options.NAMES)
         x, asked, reply_to = open_inference.read(fields, given, told.grpc, contract)
         return _request(x, asked, True, "x", reply_to)
     for key in fields:
@@ -167,7 +169,7 @@ def _json_object(body: Any) -> dict[str, Any]:
     return body
 
 
-def _once(text: bytes | bytearray, fields: Mapping[str, Any]) -> None:
+def _once(text: bytes | bytearray, fields: Container[str]) -> None:
     """Refuse JSON that holds an option twice, differently: other readers may take the first."""
     if b"\\u" in text or any(text.count(b'"%s"' % n.encode()) > 1 for n in options.NAMES if n in fields):
         try:
@@ -191,7 +193,7 @@ def _load_json(text: bytes | bytearray) -> Any:
     except (ValueError, RecursionError):
         pass
     try:  # slower, but it knows NaN and Infinity, and so names the number and not a column
-        return json.loads(text)
+        return json.loads(text.decode())  # as text, because of bytes it would take UTF-16 as well
     except (ValueError, RecursionError) as error:
         raise BadRequest("body", f"is not JSON: {error}; expected a JSON object") from None
 

@@ -222,6 +222,8 @@ def recorded(
     name: Name = "",
 ) -> None:
     """Keep the requests of `start --record` in OUT, for `deploy --shadow` and `--routing-data`."""
+    if out.suffix != ".safetensors" or out.exists():
+        raise ServingError(f"{out} is no new .safetensors file")
     place = Home(home)
     state = State.load(place.state)
     name = state.only(name)

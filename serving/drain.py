@@ -45,12 +45,13 @@ class Drained:
         return {"empty": self.empty, **asdict(self)}
 
 
-def drain(management: Management, name: str, version: str, seconds: float) -> Drained:
-    """Wait until a version's queue and workers are empty, at most so long; what was left."""
+def drain(management: Management, name: str, version: str, seconds: float, patience: float = 30.0) -> Drained:
+    """Wait until a version's queue and workers are empty, at most so long; what was left. TorchServe may take
+    ``patience`` seconds for each answer."""
     start, quiet = time.monotonic(), 0
     before: list[int | None] = []
     while True:
-        held = _held(management.model(name), version)
+        held = _held(management.model(name, patience), version)
         if held is None:
             return Drained(time.monotonic() - start, 0, 0)
         now = [_effort(worker.pid) for worker in held.workers]

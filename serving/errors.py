@@ -21,7 +21,6 @@ class RequestError(ServingError):
     """
 
     def __init__(self, status: int, body: object) -> None:
-        super().__init__(f"the server answered {status}: {body}")
         self.status, self.body = status, body
         described: dict[str, Any] = body if isinstance(body, dict) else {}
         error = described.get("error", described)
@@ -29,6 +28,8 @@ class RequestError(ServingError):
         self.kind = str(error.get("kind", error.get("type", "")))
         self.field = str(error.get("field", ""))
         self.message = str(error.get("message", body))
+        where = f"{self.field}: " if self.field else ""
+        super().__init__(f"the server answered {status}: {where}{self.message}")
 
 
 class DeadlineError(RequestError):

@@ -12,21 +12,19 @@ import zipfile
 from export.contents import MANIFEST
 from serving.connection import Connection
 from serving.errors import ServingError
-
-CLOSED = "_stopping"
-"""The version that nobody works for; no archive's may begin like this."""
+from serving.state import CLOSED
 
 
-def close_gate(server: Connection, model: str) -> None:
+def close_gate(server: Connection, model: str, seconds: float) -> None:
     """Answer requests to ``model`` that name no version with a 503 from now on. ``ServingError`` if that
-    can't be."""
+    can't be; TorchServe may take so many seconds for each answer."""
     archive = server.home.store / f"{model}-{CLOSED}.mar"
     described = {"modelName": model, "modelVersion": CLOSED, "handler": "none.py"}
     try:
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr(MANIFEST, json.dumps({"runtime": "python", "model": described}))
-        server.management.register(archive.name, {"initial_workers": 0})
-        server.management.set_default(model, CLOSED)
+        server.management.register(archive.name, {"initial_workers": 0}, seconds)
+        server.management.set_default(model, CLOSED, seconds)
     except OSError as error:
         raise ServingError(f"{archive} can't be written: {error}") from error
     finally:

@@ -81,7 +81,7 @@ class Management:
             raise
         return HeldModel(default, {each["modelVersion"]: _version(each) for each in versions})
 
-    def register(self, file: str, batching: Mapping[str, int]) -> None:
+    def register(self, file: str, batching: Mapping[str, int], seconds: float = _SECONDS) -> None:
         """Begin to load the archive ``file`` of the store.
 
         ``batching`` overrides what the archive says. That a version is there already is no error. Not
@@ -90,7 +90,7 @@ class Management:
         """
         parameters = {"url": file, "initial_workers": 1, "synchronous": "false", **batching}
         try:
-            self._ask("POST", "/models", **parameters)
+            self._ask("POST", "/models", seconds, **parameters)
         except ManagementError as error:
             if error.status != 409:
                 raise
@@ -100,10 +100,10 @@ class Management:
         the archive alone."""
         self._ask("PUT", f"/models/{name}/{version}", min_worker=workers, max_worker=workers)
 
-    def set_default(self, name: str, version: str) -> None:
+    def set_default(self, name: str, version: str, seconds: float = _SECONDS) -> None:
         """Let ``version`` answer requests that name none, and read back that it does."""
-        self._ask("PUT", f"/models/{name}/{version}/set-default")
-        model = self.model(name)
+        self._ask("PUT", f"/models/{name}/{version}/set-default", seconds)
+        model = self.model(name, seconds)
         if model is None or model.default != version:
             found = "no version" if model is None else f"version {model.default}"
             raise ManagementError(200, f"TorchServe made {found} of {name} the default, not {version}")

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from export.archive import read_archive
 from serving.home import Home
 from serving.openapi_schemas import ERROR, FRONT_END, answer, form, options, request
+from serving.running import Running
 from serving.state import State
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ _STATUS = {
 }
 
 
-def document(bundles: Sequence[Json]) -> Json:
-    """The whole document for the models that ``bundles`` describe."""
+def document(bundles: Sequence[Json], url: str = "") -> Json:
+    """The whole document for the models that ``bundles`` describe, which answer at ``url``."""
     schemas: Json = {"Error": ERROR, "FrontEndError": FRONT_END}
     paths: Json = {}
     for bundle in bundles:
@@ -46,6 +47,7 @@ def document(bundles: Sequence[Json]) -> Json:
     return {
         "openapi": "3.1.0",
         "info": {"title": "EideticNet inference", "version": "1.0.0", "license": {"name": "Apache-2.0"}},
+        **({"servers": [{"url": url}]} if url else {}),
         "security": [{"token": []}],
         "paths": paths,
         "components": {
@@ -155,10 +157,11 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def served(home: Home) -> list[Json]:
-    """The bundles of the versions that are the default in ``home``, by the model's name."""
+def served(home: Home) -> Json:
+    """The document of what is served in ``home`` now."""
     models = sorted(State.load(home.state).models.items())
-    return [_bundle(home.store / model.default.file, model.default.sha256) for _, model in models]
+    bundles = [_bundle(home.store / model.default.file, model.default.sha256) for _, model in models]
+    return document(bundles, Running.read(home.running).inference if home.running.exists() else "")
 
 
 @lru_cache(32)
@@ -167,11 +170,11 @@ def _bundle(path: Path, sha256: str) -> Json:
     return read_archive(path).bundle
 
 
-def page(bundles: Callable[[], Sequence[Json]]) -> WSGIApplication:
-    """A page with the document of whatever is served at that moment."""
+def page(made: Callable[[], Json]) -> WSGIApplication:
+    """A page with the document as it is at that moment."""
 
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        body = json.dumps(document(bundles())).encode()
+        body = json.dumps(made()).encode()
         start("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from serving.errors import ServingError
 from serving.management import HeldModel
-from serving.state import State, Version
+from serving.state import CLOSED, State, Version
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def plan(state: State, held: Mapping[str, HeldModel], workers: int) -> list[Acti
     All archives are loaded before the first takes over. A version goes only when another is the default
     and has answered, or when its model is not served any more.
     """
+    if any(CLOSED in model.versions for model in held.values()):
+        raise ServingError("the server is stopping: nothing is changed any more")
     loading: list[Action] = []
     for name, model in state.models.items():
         loading += _load(name, model.default, held.get(name), workers)

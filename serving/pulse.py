@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from serving.management import HeldModel
+from serving.state import State
 
 
 @dataclass
 class Pulse:
-    """``silence``: seconds without an answer that are too many; ``idleness``: those without a worker."""
+    """``silence``: seconds without an answer that are too many; ``idleness``: those without any worker. While
+    one model is answered for, nothing is done about the others: that would take this one away."""
 
     silence: float
     idleness: float
     _silent: float | None = None
-    _idle: dict[str, float] = field(default_factory=dict)
+    _idle: float | None = None
 
-    def beat(self, held: Mapping[str, HeldModel]) -> None:
-        """TorchServe answered, and holds this."""
-        now, self._silent = time.monotonic(), None
-        self._idle = {name: self._idle.get(name, now) for name, model in held.items() if not _works(model)}
+    def beat(self, state: State, held: Mapping[str, HeldModel]) -> None:
+        """TorchServe answered, and holds this, of which ``state`` is to be served."""
+        self.heard()
+        works = any(_works(held.get(name), model.default.version) for name, model in state.models.items())
+        self._idle = None if works or not state.models else self._idle or time.monotonic()
+
+    def heard(self) -> None:
+        """TorchServe answered."""
+        self._silent = None
 
     def miss(self) -> None:
         """TorchServe gave no answer."""
-        self._silent = time.monotonic() if self._silent is None else self._silent
+        self._silent = self._silent or time.monotonic()
 
     def lost(self) -> str:
         """Why TorchServe is past help, in a sentence; "" while it is not."""
         now = time.monotonic()
         if self._silent is not None and now - self._silent > self.silence:
             return f"TorchServe has answered nothing for {now - self._silent:.0f} s"
-        for name, since in self._idle.items():
-            if now - since > self.idleness:
-                return f"no worker of model {name} has been ready for {now - since:.0f} s"
+        if self._idle is not None and now - self._idle > self.idleness:
+            return f"no worker of any model has been ready for {now - self._idle:.0f} s"
         return ""
 
 
-def _works(model: HeldModel) -> bool:
-    default = model.versions.get(model.default)
-    return default is not None and default.ready > 0
+def _works(model: HeldModel | None, version: str) -> bool:
+    held = model.versions.get(version) if model else None
+    return held is not None and held.ready > 0

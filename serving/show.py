@@ -19,6 +19,7 @@ from serving.home import Home
 from serving.management import HeldModel
 from serving.probes import as_json, example, write_example
 from serving.running import Running
+from serving.settings import PREFERRED
 from serving.state import State
 
 
@@ -69,6 +70,9 @@ def announce(console: Console, server: Connection) -> None:
         archive = server.archive(model.default)
         console.print(task_table(archive))
         print(curl_command(archive, server.running, server.home))
+    if not server.running.inference.endswith(f":{PREFERRED[0]}"):
+        taken = ", ".join(map(str, sorted(PREFERRED)))
+        console.print(f"one of the ports {taken} is taken, so others were chosen", highlight=False)
     where = f"serving on {server.running.inference}, control on {server.running.control}"
     console.print(f"\n{where}; Ctrl-C stops everything", highlight=False, soft_wrap=True)
 
@@ -108,8 +112,11 @@ def show_status(console: Console, status: Mapping[str, Any]) -> None:
             table.add_row(name, version, default, workers, str(found["queue"]), previous)
     console.print(table)
     running = status["running"]
-    where = f"serving on {running['inference']}, process {running['pid']}" if running else "no server runs"
-    console.print(where, highlight=False)
+    where = "no server runs"
+    if running:
+        where = f"serving on {running['inference']}, gRPC on {running['grpc_inference']}, "
+        where += f"control on {running['control']}, process {running['pid']}"
+    console.print(where, highlight=False, soft_wrap=True)
 
 
 def show_step(console: Console, step: Step, seconds: float) -> None:

@@ -17,6 +17,9 @@ from serving.records import Record
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+\.mar$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+CLOSED = "_stopping"
+"""A version without workers that is the default while a server stops. No archive's may begin like this."""
+
 
 class Version(Record):
     """One version of a model: its name, and its archive in the store."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from export.archive import Archive, read_archive
 from serving.errors import ServingError
 from serving.files import write_whole
-from serving.state import State, Version
+from serving.state import CLOSED, State, Version
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def prune(store: Path, state: State) -> None:
     for path in store.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in needed:
+        elif path.name not in needed and not path.stem.endswith(CLOSED):
             path.unlink(missing_ok=True)
 
 

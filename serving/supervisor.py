@@ -20,6 +20,7 @@ from serving.errors import ServingError
 from serving.gate import close_gate
 from serving.home import Home, Locked
 from serving.launch import Options, launched
+from serving.management import ManagementError
 from serving.metrics import merge_ended
 from serving.plan import plan
 from serving.process import TorchServe
@@ -73,11 +74,10 @@ class Supervisor:
         """Watch until it is ``over``; ``ServingError`` once TorchServe can't be kept alive."""
         tidied = time.monotonic()
         while not over():
-            if not self.torchserve.running:
-                self._restart()
-            elif lost := self._pulse.lost():
+            if lost := self._pulse.lost() if self.torchserve.running else "TorchServe ended":
                 log.warning("%s: it is started again", lost)
-                self._restart()
+                self._restart(over)
+                continue
             if time.monotonic() - tidied > _TIDY_SECONDS:
                 self._tidy()
                 with suppress(OSError):
@@ -93,26 +93,30 @@ class Supervisor:
         self._pulse = Pulse(self.options.silence_seconds, self.options.startup_seconds)
         self.watch.point_at(self.server)
 
-    def _restart(self) -> None:
+    def _restart(self, over: Callable[[], bool]) -> None:
         """Start TorchServe again, on the same ports: later each time, and not for ever."""
         self.watch.point_at(None)
         tail = self.torchserve.log_tail()
         self._launch.close()
-        while True:
+        for failed in range(_FEW_RESTARTS + 1):
             now = time.monotonic()
             recent = [t for t in self._restarts if now - t < _SECONDS_FOR_THEM]
             if len(recent) == _FEW_RESTARTS:
-                raise ServingError(
-                    f"TorchServe ended {_FEW_RESTARTS + 1} times within {_SECONDS_FOR_THEM:.0f} s; "
-                    f"the end of its log:\n{tail}"
-                )
+                within = f"{_FEW_RESTARTS + 1} times within {_SECONDS_FOR_THEM:.0f} s"
+                raise ServingError(f"TorchServe ended {within}; the end of its log:\n{tail}")
+            if failed == _FEW_RESTARTS:
+                raise ServingError(f"TorchServe could not be started {failed} times; the last: {tail}")
+            if over():
+                return
             time.sleep(_FIRST_BACKOFF_SECONDS * 2 ** len(recent) if recent else 0)
             self._restarts.append(now)
             self.watch.restarts += 1
             try:
-                return self._start()
+                self._start()
             except (ServingError, ArchiveError) as error:
                 tail = str(error)
+            else:
+                return
 
     def _tidy(self) -> None:
         """Finish what a deploy left behind, unless one is going on."""
@@ -129,11 +133,15 @@ class Supervisor:
     def _differs(self) -> bool:
         try:
             held = self.server.management.models(_ANSWER_SECONDS)
-        except ServingError:
-            self._pulse.miss()
+        except ManagementError as error:
+            if error.status:  # a refusal is an answer
+                self._pulse.heard()
+            else:
+                self._pulse.miss()
             raise
-        self._pulse.beat(held)
-        return bool(plan(self.server.state(), held, self.options.workers))
+        state = self.server.state()
+        self._pulse.beat(state, held)
+        return bool(plan(state, held, self.options.workers))
 
     def _finish(self) -> None:
         """Take no new requests, and let what is in flight be answered, as far as the time allows. What is
@@ -142,12 +150,15 @@ class Supervisor:
         with suppress(ServingError):
             held = self.server.management.models(_ANSWER_SECONDS)
             for name in held:
-                with suppress(ServingError):
-                    close_gate(self.server, name)
+                try:
+                    close_gate(self.server, name, _ANSWER_SECONDS)
+                except ServingError as error:
+                    log.warning("%s takes requests until the end: %s", name, error)
+                    break
             time.sleep(min(_ON_THE_WAY_SECONDS, self.options.stop_seconds))
             for name, model in held.items():
                 for version in model.versions:
                     seconds = max(0.0, deadline - time.monotonic())
-                    left = drain(self.server.management, name, version, seconds)
+                    left = drain(self.server.management, name, version, seconds, _ANSWER_SECONDS)
                     if not left.empty:
                         log.warning("%s %s is stopped at work: %s", name, version, left)

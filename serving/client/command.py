@@ -36,9 +36,7 @@ def predict(
     file: Annotated[Path, typer.Argument(help="Instances: .npy, .json, PNG, JPEG or raw numbers.")],
     home: Annotated[Path, typer.Option(help="The running server's home folder.")] = Path("server_home"),
     url: Annotated[str, typer.Option(help="Another server; key from --keys or EIDETIC_KEY.")] = "",
-    keys: Annotated[
-        Path | None, typer.Option(envvar="EIDETIC_KEYS", help="The server's keys.json, with --url.")
-    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="The server's keys.json, with --url.")] = None,
     model: Annotated[str, typer.Option(help="The model's name; default: the only one there is.")] = "",
     version: Annotated[str, typer.Option(help="A version other than the default.")] = "",
     task: Annotated[str, typer.Option(help="Pin this task; default: the network finds it.")] = "",
@@ -73,7 +71,8 @@ def predict(
 def _given(url: str, keys: Path | None, model: str) -> _Target:
     """A server of which nothing is known here but its address. No key on the command line, where
     everybody on the machine could read it."""
-    key = keys or os.environ.get("EIDETIC_KEY", "")
+    file = os.environ.get("EIDETIC_KEYS", "")
+    key = keys or os.environ.get("EIDETIC_KEY", "") or (Path(file) if file else "")
     model = model or os.environ.get("EIDETIC_MODEL", "")
     if not key or not model:
         raise ServingError("--url needs --keys FILE (or EIDETIC_KEY) and --model (or EIDETIC_MODEL)")

@@ -14,6 +14,8 @@ class Key:
     """A token, or the file (``keys.json``) that holds those of a server that may start anew."""
 
     def __init__(self, source: str | Path, use: Literal["inference", "management"] = "inference") -> None:
+        if isinstance(source, str) and source.endswith(".json"):
+            raise ServingError(f"{source} is no token: give a file that holds one as a Path")
         self._file = source if isinstance(source, Path) else None
         self._use = use
         self._token = source if isinstance(source, str) else self._read()

@@ -59,6 +59,9 @@ class Timed:
 def timed(given: Options, timeout: float) -> Timed:
     """The options of a request that begins now. ``timeout`` (seconds) is not told to the server, and
     holds where there is no deadline."""
+    if unknown := sorted(given.keys() - Options.__annotations__.keys()):
+        known = ", ".join(Options.__annotations__)
+        raise TypeError(f"predict has no option {unknown[0]!r}; there are {known}")
     deadline = given.get("deadline")
     values = {
         "task": given.get("task"),

@@ -18,6 +18,7 @@ Instances: TypeAlias = npt.NDArray[Any] | bytes | Path
 Input: TypeAlias = Instances | Mapping[str, Any]
 
 JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-npy"
+_RAW_SUFFIXES = ("", ".raw", ".bin", ".dat", ".f32", ".i64")
 PNG, JPEG = "image/png", "image/jpeg"
 _MAGIC = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"\x93NUMPY": NPY}
 
@@ -55,8 +56,13 @@ def _file(path: Path, content_type: str) -> Payload:
         content = path.read_bytes()
     except OSError as error:
         raise ServingError(f"{path} can't be read: {error.strerror}") from error
-    named = JSON if path.suffix.lower() == ".json" else ""
-    return Payload(content, content_type or named or kind(content))
+    suffix = path.suffix.lower()
+    found = content_type or (JSON if suffix == ".json" else kind(content))
+    if not content_type and found == RAW and suffix not in _RAW_SUFFIXES:
+        raise ServingError(
+            f"{path}: {suffix} says nothing of what it holds; name its type if it is raw numbers"
+        )
+    return Payload(content, found)
 
 
 def numbers(x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from export.commands import app
 from export.errors import ArchiveError
-from export.real_inputs import real_inputs
+from export.real_inputs import check_indices, real_inputs
 from export.verify import verify
 
 FLOATS = {"shape": [2], "dtype": "float32", "low": None, "high": None}
@@ -42,6 +42,36 @@ def real(path, rows=240):
 def test_inputs_that_no_request_could_hold_are_refused(spec, x, message):
     with pytest.raises(ArchiveError, match=message):
         real_inputs({"x": np.array(x, np.uint64 if (1 << 63) in x[0] else None)}, spec, "real.npz")
+
+
+@pytest.mark.parametrize(
+    ("task", "label", "message"),
+    [
+        ([0, 2], None, r"task is 2 in row 1; expected a place in the list of tasks, 0 to 1"),
+        ([0, -1], None, "task is -1 in row 1"),
+        ([0, 1], [1, 3], r"label is 3 in row 1; expected a place in the classes of its own task, 0 to 2"),
+        ([0, 1], [2, 2], r"label is 2 in row 0; expected a place in the classes of its own task, 0 to 1"),
+        ([0, 1], [1, 2], None),
+        ([5, 9], [1, 2], "task is 5 in row 0"),
+    ],
+)
+def test_tasks_and_labels_that_no_version_could_answer_are_refused(task, label, message):
+    """They would be wrong by both versions, so nothing could ever seem to get worse."""
+    arrays = {"x": np.zeros((2, 2)), "task": np.array(task)} | ({"label": np.array(label)} if label else {})
+    found = real_inputs(arrays, FLOATS, "real.npz")
+    tasks = [{"classes": ["a", "b"]}, {"classes": ["c", "d", "e"]}]
+    if message is None:
+        check_indices(found, tasks)
+    else:
+        with pytest.raises(ArchiveError, match=message):
+            check_indices(found, tasks)
+
+
+def test_a_verdict_needs_tasks_and_labels_that_there_are(tmp_path):
+    old, data = archived(normalised(2), tmp_path / "old"), dict(np.load(real(tmp_path / "real.npz")))
+    np.savez(tmp_path / "wrong.npz", **data, label=data["task"] + 7)
+    with pytest.raises(ArchiveError, match=r"wrong\.npz: label is 7 in row 0"):
+        verify(old, old, tmp_path / "wrong.npz")
 
 
 def test_whole_numbers_may_be_written_as_floats():

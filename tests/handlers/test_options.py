@@ -54,6 +54,19 @@ def test_an_option_twice_in_headers_never_means_two_things(data, name):
             from_headers(sent)
 
 
+def test_an_option_twice_in_the_open_inference_protocol_is_refused_too():
+    x = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    for twice in ('"task": "cats", "task": "task"', f'"task": "cats", "{escaped("task")}": "task"'):
+        with pytest.raises(BadRequest, match="given twice, differently"):
+            read(f'{{"inputs": [{json.dumps(x)}], "parameters": {{{twice}}}}}'.encode(), BUNDLE)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_json_in_another_encoding_is_refused(encoding):
+    with pytest.raises(BadRequest, match="not JSON"):
+        read('{"data": [1, 2], "task": "cats"}'.encode(encoding), BUNDLE)
+
+
 def test_a_name_within_the_data_is_no_option():
     with pytest.raises(BadRequest, match="no number"):
         read(b'{"data": [1, {"task": "a", "task": "a"}], "task": "cats"}', BUNDLE)

@@ -262,6 +262,24 @@ def test_keys_are_never_shown_and_a_wrong_one_is_named(server, x, tmp_path):
         Client(server.ports.inference_url, keys)
 
 
+def test_an_option_that_there_is_not_is_an_error_of_the_caller(client, x):
+    with pytest.raises(TypeError, match="no option 'treshold'; there are task, threshold"):
+        client.predict(MODEL, x[0], treshold=0.9)
+
+
+def test_a_file_that_does_not_tell_what_it_holds_is_not_sent_as_numbers(client, x, tmp_path):
+    for name in ("x.npz", "x.csv", "x.safetensors"):
+        (tmp_path / name).write_bytes(bytes(256))
+        with pytest.raises(ServingError, match=f"{name}.*says nothing of what it holds"):
+            client.predict(MODEL, tmp_path / name)
+        assert client.predict(MODEL, tmp_path / name, content_type="application/octet-stream")
+
+
+def test_the_name_of_a_keys_file_is_no_token():
+    with pytest.raises(ServingError, match="give a file that holds one as a Path"):
+        Client("http://127.0.0.1:9", "server_home/keys.json")
+
+
 def test_threads_that_share_a_client_all_notice_that_the_key_has_changed(server, x, tmp_path):
     keys, together = tmp_path / "keys.json", threading.Barrier(8)
 

@@ -7,15 +7,25 @@ from hypothesis import strategies as st
 
 from serving.management import HeldModel, HeldVersion, Worker
 from serving.pulse import Pulse
+from serving.state import Model, State, Version
+
+STATE = State(
+    models={
+        name: Model(default=Version(version="1", file=f"{name}.mar", sha256="0" * 64))
+        for name in ("net", "other")
+    }
+)
 
 
-def held(ready):
-    return {"net": HeldModel("1", {"1": HeldVersion("net.mar", 1, (Worker(7, ready),))})}
+def held(ready, other=False):
+    """Two models; ``loading`` is one that a deploy is about to add, whose worker never comes."""
+    models = {"net": ready, "other": other, "loading": False}
+    return {n: HeldModel("1", {"1": HeldVersion(f"{n}.mar", 1, (Worker(7, r),))}) for n, r in models.items()}
 
 
 def test_a_long_time_without_a_look_is_no_silence():
     pulse = Pulse(silence=0.05, idleness=0.05)
-    pulse.beat(held(True))
+    pulse.beat(STATE, held(True))
     time.sleep(0.1)
     assert pulse.lost() == ""
     pulse.miss()
@@ -23,7 +33,10 @@ def test_a_long_time_without_a_look_is_no_silence():
 
 
 def test_silence_and_idleness_are_told_once_they_last():
-    for sign, words in ((Pulse.miss, "answered nothing"), (lambda p: p.beat(held(False)), "no worker of")):
+    for sign, words in (
+        (Pulse.miss, "answered nothing"),
+        (lambda p: p.beat(STATE, held(False)), "no worker of"),
+    ):
         pulse = Pulse(silence=0.05, idleness=0.05)
         sign(pulse)
         assert pulse.lost() == ""
@@ -32,11 +45,22 @@ def test_silence_and_idleness_are_told_once_they_last():
         assert words in pulse.lost()
 
 
+def test_a_model_without_workers_costs_no_other_its_server():
+    pulse = Pulse(silence=0.05, idleness=-1)
+    for one, other in ((True, False), (False, True)):
+        pulse.beat(STATE, held(one, other))
+        assert pulse.lost() == ""
+    pulse.beat(STATE, held(False))
+    assert "no worker of any model" in pulse.lost()
+
+
 @given(st.lists(st.sampled_from(["beat", "idle", "miss"]), max_size=20))
 def test_one_good_look_always_ends_what_was_wrong(signs):
     pulse = Pulse(silence=-1, idleness=-1)
     for sign in [*signs, "beat"]:
-        {"beat": lambda: pulse.beat(held(True)), "idle": lambda: pulse.beat(held(False)), "miss": pulse.miss}[
-            sign
-        ]()
+        {
+            "beat": lambda: pulse.beat(STATE, held(True)),
+            "idle": lambda: pulse.beat(STATE, held(False)),
+            "miss": pulse.miss,
+        }[sign]()
     assert pulse.lost() == ""
