@@ -170,7 +170,12 @@ def _json_object(body: Any) -> dict[str, Any]:
 
 
 def _once(text: bytes | bytearray, fields: Container[str]) -> None:
-    """Refuse JSON that holds an option twice, differently: other readers may take the first."""
+    """Refuse JSON that holds an option twice, differently: other readers may take the first.
+
+    Only if there may be one it is read anew, without what lies between the brackets if that is numbers."""
+    start, end = text.find(b"["), text.rfind(b"]") + 1
+    if text.find(b'"', start, end) < 0 <= start < end:
+        text = text[:start] + b"0" + text[end:]
     if b"\\u" in text or any(text.count(b'"%s"' % n.encode()) > 1 for n in options.NAMES if n in fields):
         try:
             json.loads(text, object_pairs_hook=_agreeing)

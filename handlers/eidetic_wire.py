@@ -96,9 +96,11 @@ class _Requests:
             name, at = _value(data, at)
             kind, at = _value(data, at)
             if not fields:
-                head, key = data[start:at], name.decode()
+                head = data[start:at]
             value, at = _value(data, at)
-            fields[name.decode()], headers[name.decode()] = value, {"content-type": kind.decode()}
+            if fields.get(key := name.decode(), value) != value:
+                key += " (given again, differently)"  # which is the name of nothing, and so refused
+            fields[key], headers[key] = value, {"content-type": kind.decode()}
         headers.update(sent)
         if len(fields) == 1:
             self._head, self._headers, self._name = bytes(head), headers, key

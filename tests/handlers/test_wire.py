@@ -19,7 +19,8 @@ from ts.service import Service
 text = st.text(max_size=12).map(str.encode)
 body = st.binary(max_size=300) | st.just(b"\xff" * 40)
 head = st.lists(st.tuples(text, text), max_size=4)
-request = st.tuples(text, head, st.lists(st.tuples(text, text, body), max_size=3))
+fields = st.lists(st.tuples(text, text, body), max_size=3, unique_by=lambda field: field[0])
+request = st.tuples(text, head, fields)
 one_client = st.tuples(st.just([(b"Host", b"here")]), st.tuples(text, text)).flatmap(
     lambda same: st.lists(st.tuples(text, st.just(same[0]), body.map(lambda b: [(*same[1], b)])), max_size=4)
 )
@@ -66,6 +67,12 @@ def test_a_batch_is_read_as_torchserve_reads_it_however_it_is_cut(requests, data
     message = written(requests)
     cuts = data.draw(st.lists(st.integers(0, len(message)), max_size=5))
     assert read(eidetic_wire.read_batch, message, cuts) == as_torchserve_reads(message, cuts)
+
+
+def test_a_field_that_is_there_twice_is_seen_unless_both_agree():
+    sent = [(b"task", b"", b"cats"), (b"body", b"", b"{}"), (b"task", b"", b"cats"), (b"task", b"", b"dogs")]
+    ((_, _, fields),) = read(eidetic_wire.read_batch, written([(b"id", [], sent)]), [])
+    assert fields == {"task": b"cats", "body": b"{}", "task (given again, differently)": b"dogs"}
 
 
 class Bytewise:

@@ -111,6 +111,12 @@ def test_an_option_smuggled_beside_another_is_refused_or_the_only_one(server):
     for name in ("eidetic-task", "Eidetic-Task", "EIDETIC-TASK"):
         answer = post(server, "net", content, "application/json", [(name, "other")])
         assert kind(answer) == (400, "bad_request")
+    form, sort = b"top_k=1&data=" + content, "application/x-www-form-urlencoded"
+    assert post(server, "net", form + b"&top_k=1", sort).status_code == 200
+    assert kind(post(server, "net", form + b"&top_k=2", sort)) == (400, "bad_request")
+    for query in ("?top_k=1&top_k=2", "?top_k=2"):
+        answer = post(server, "net/predict" + query, form, sort, path="/")
+        assert kind(answer) == (400, "bad_request")
     answer = post(server, "net", content, "application/json", [("eidetic-recorded", "no")])
     assert kind(answer) == (400, "bad_request")
     for query in ("?task=other", "?model_version=9.0", "?customized_metadata=x"):
