@@ -3,13 +3,17 @@
 import socket
 import ssl
 import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
 from served import Served
 
 from serving.client import Client, GrpcClient, GrpcManagement
-from serving.errors import NoAnswerError, ServingError
+from serving.errors import DeadlineError, NoAnswerError, ServingError
 from serving.tls import check
 
 ROW = {"data": [0] * 6}
@@ -104,3 +108,30 @@ def test_a_key_that_torchserve_can_not_use_or_everybody_can_read_is_named(pair, 
     for bad in (other, locked, tmp_path / "none.pem"):
         with pytest.raises(ServingError, match="can't be used for TLS"):
             check(certificate, bad)
+
+
+def test_a_deadline_ends_the_waiting_over_tls_on_a_connection_that_another_thread_began(pair):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+
+    def answer_once_then_drip(listener):
+        with suppress(OSError), context.wrap_socket(listener.accept()[0], server_side=True) as connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+            connection.recv(1 << 16)
+            for _ in range(40):
+                time.sleep(0.1)
+                connection.sendall(b"H")
+
+    trust = ssl.create_default_context(cafile=pair[0])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=answer_once_then_drip, args=(listener,))
+        server.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(url, "key", verify=trust) as client, ThreadPoolExecutor(1) as pool:
+            assert pool.submit(client.predict, "net", ROW).result() == {}
+            started = time.monotonic()
+            with pytest.raises(DeadlineError):
+                client.predict("net", ROW, deadline=0.5)
+            assert 0.5 <= time.monotonic() - started < 2
+        server.join(10)
