@@ -17,7 +17,12 @@ from served import Served, serving, until
 from serving.connection import connect
 from serving.deploy import deploy
 from serving.home import Home
+from serving.launch import Options
 from serving.running import find
+from serving.settings import free_ports
+from serving.start import prepared
+from serving.supervisor import Supervisor
+from serving.watch import Watch
 
 ROW = {"data": [0.5] * 6}
 
@@ -79,6 +84,24 @@ def test_a_killed_front_end_is_whole_again_on_the_same_address(server):
     assert "eidetic_frontend_restarts_total 1.0" in server.control("/metrics").text
     assert not Path(before["folder"]).exists()
     assert "TorchServe ended: it is started again" in server.output()
+
+
+class Interrupted(Watch):
+    """Ctrl-C comes while the server, which is up by now, is looked at for the first time."""
+
+    def look(self):
+        raise KeyboardInterrupt
+
+
+def test_an_interrupt_at_the_end_of_starting_leaves_nothing_behind(versions, tmp_path):
+    home, options = Home(tmp_path / "home"), Options()
+    with prepared(home, [versions["1.0"]], options):
+        starting = Supervisor(home, options, free_ports(prefer_usual=False), Interrupted())
+        with pytest.raises(KeyboardInterrupt), starting:
+            pass
+        assert not starting.torchserve.running
+        assert not starting.torchserve.home.exists()
+    assert not home.running.exists()
 
 
 def test_a_stop_finishes_what_is_in_flight_and_leaves_nothing_behind(server):

@@ -4,8 +4,13 @@ import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from served import until
 
+from serving import watch as module
+from serving.probes import PROBE_SECONDS
 from serving.watch import Watch
 
 
@@ -13,6 +18,11 @@ def server(models):
     """As much of a connection as the watch looks at; ``models`` is called at each look."""
     state = SimpleNamespace(models={})
     return SimpleNamespace(management=SimpleNamespace(models=lambda seconds: models()), state=lambda: state)
+
+
+def latencies(models):
+    """Seconds until each model answers, none of them more than the watch waits."""
+    return st.lists(st.floats(0, PROBE_SECONDS), min_size=models, max_size=models)
 
 
 @contextmanager
@@ -57,3 +67,30 @@ def test_a_server_is_never_looked_at_any_more_once_the_watch_points_elsewhere():
         closed[0] = True
     assert len(late) == 2
     assert not any(late)
+
+
+@given(st.integers(1, 4).flatmap(lambda models: st.lists(latencies(models), min_size=1, max_size=4)))
+def test_models_that_always_answer_in_time_are_always_ready_however_late(rounds):
+    """In each round the models are asked one after another, and take as many seconds as are drawn."""
+    now, seconds, seen = [1000.0], iter([0.0] * len(rounds[0])), []
+    watch = Watch()
+
+    def check(archive):
+        now[0] += next(seconds)
+        seen.append(watch.unready())  # just before this answer counts, so the last one is at its oldest
+
+    state = SimpleNamespace(models={f"net {i}": SimpleNamespace(default=i) for i in range(len(rounds[0]))})
+    found = server(dict)
+    found.state, found.archive = lambda: state, lambda version: version
+    found.prober = SimpleNamespace(check=check)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        watch.point_at(found)
+        seen.clear()
+        for drawn in rounds:
+            now[0] += module._PAUSE_SECONDS
+            seconds = iter(drawn)
+            watch.look()
+        assert not any(seen)
+        now[0] += 60
+        assert len(watch.unready()) == len(state.models)
