@@ -67,6 +67,31 @@ def test_json_in_another_encoding_is_refused(encoding):
         read('{"data": [1, 2], "task": "cats"}'.encode(encoding), BUNDLE)
 
 
+TWICE = '"task": "cats", "task": "task"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{{TWICE}, "data": [1, 2]}}',
+        f'{{"instances": [[1, 2], [3, 4]], {TWICE}}}',
+        f'{{"data": [1, 2], {TWICE}, "top_k": "]"}}',
+        f'{{"threshold": "[", {TWICE}, "data": [1, 2]}}',
+        f'{{"task": "cats", "data": [1, 2], "{escaped("task")}": "task"}}',
+    ],
+)
+def test_neither_brackets_nor_escapes_hide_an_option(text):
+    with pytest.raises(BadRequest, match="given twice, differently"):
+        read(text.encode(), BUNDLE)
+
+
+@pytest.mark.parametrize("task", ["a[1]", "]", "[", "][", "ü[", "]ü"])
+def test_brackets_in_a_name_are_not_taken_for_those_of_numbers(task):
+    bundle = {**BUNDLE, "tasks": [{"name": task, "classes": ["a", "b"]}]}
+    for text in ({"data": [1, 2], "task": task}, {"task": task, "data": [1, 2]}):
+        assert read(json.dumps(text).encode(), bundle).task == 0
+
+
 def test_a_name_within_the_data_is_no_option():
     with pytest.raises(BadRequest, match="no number"):
         read(b'{"data": [1, {"task": "a", "task": "a"}], "task": "cats"}', BUNDLE)
