@@ -113,15 +113,6 @@ def test_the_method_itself_needs_no_command_line_library():
                 assert not modules & {f"eideticnet.{Path(s).stem}" for s in SHELL}, path.name
 
 
-def test_every_file_is_about_one_idea():
-    for part in MAY_IMPORT:
-        for path in (ROOT / part).rglob("*.py"):
-            assert len(path.read_text().splitlines()) <= 300, path
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.FunctionDef):
-                    assert (node.end_lineno or 0) - node.lineno < 60, f"{path.name}: {node.name}"
-
-
 def test_the_two_runtimes_are_never_installed_together():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     runtimes = {e: [r for r in needs if r.startswith("onnxruntime")] for e, needs in extras.items()}
