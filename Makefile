@@ -30,6 +30,7 @@ $(VENV)/installed: pyproject.toml requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and \
 	  f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q $(CONSTRAINTS) pip
 	$(PIP) install -q $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),report,export,serve,experiments,dev]'
 	@touch $@
