@@ -1,5 +1,6 @@
 """Networks that learn task after task, never forget one, and need no task id when they answer."""
 
+from eideticnet.convergence import UnderfitWarning
 from eideticnet.data import batches
 from eideticnet.errors import (
     CapacityError,
@@ -42,6 +43,7 @@ __all__ = [
     "Routing",
     "Task",
     "Training",
+    "UnderfitWarning",
     "UnsupportedError",
     "adam",
     "batches",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,8 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from eideticnet import run
+from eideticnet import history, run
 from eideticnet.config import Config, read_config, read_tasks
+from eideticnet.convergence import UnderfitWarning
 from eideticnet.errors import ConfigError, EideticError, MissingExtraError
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display
@@ -76,10 +78,13 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
         return
     data = run.open_data(net, settings)
     missing = len(settings.tasks) - len(net.tasks)
-    with Display(console, missing + 1) as display:
+    told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below
+    with told, Display(console, missing + 1) as display:
         run.complete(net, settings, data, folder, display)
     for name, report in net.metadata["report"].items():
         _say(f"{name}: oracle {report['oracle']:.4f}, routed {report['routed']:.4f}")
+    for name, doubt in history.read(net).doubts.items():
+        _say(f"{name}: {doubt}")
 
 
 @app.command()

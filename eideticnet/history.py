@@ -20,7 +20,7 @@ from eideticnet.errors import CheckpointError
 from eideticnet.evaluation import TaskReport
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
-from eideticnet.training import Event
+from eideticnet.training import LAST_PHASE, Event
 
 BINS = 10
 
@@ -77,10 +77,12 @@ class Answers(BaseModel):
 
 
 class History(BaseModel):
-    """All that is remembered; ``held_out`` counts each task's inputs, ``routing`` is the last one."""
+    """All that is remembered; ``held_out`` counts each task's inputs, ``routing`` is the last one.
+    ``doubts``: what speaks for more training, by the task or router that ended too early."""
 
     moments: list[Moment] = []
     pruning: dict[str, Curve] = {}
+    doubts: dict[str, str] = {}
     held_out: dict[str, int] = {}
     routing: Answers | None = None
 
@@ -105,7 +107,7 @@ class Recorder:
 
     def event(self, event: Event) -> None:
         """Called after each epoch and each pruning step."""
-        if event.phase in ("train", "prune"):
+        if event.phase in ("train", "prune", LAST_PHASE):
             self._events.append(event)
 
     def task_learned(self, name: str, threshold: float | None) -> None:
@@ -123,9 +125,11 @@ class Recorder:
         history = read(self.net)
         moment = self._moment(name)
         curves = {**history.pruning, name: self._curve(name, threshold)}
+        doubts = {**history.doubts, name: "".join(e.doubt for e in self._events)}
         after = History(
             moments=[*history.moments, moment.model_copy(update={"routed": routed})],
             pruning={n: c for n, c in curves.items() if c is not None},
+            doubts={n: d for n, d in doubts.items() if d},
             held_out={n: len(logits) for n, logits in self._first.items()},
             routing=routing,
         )

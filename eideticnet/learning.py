@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.block import Block
+from eideticnet.convergence import UnderfitWarning
 from eideticnet.errors import CapacityError, DataError
 from eideticnet.hashing import json_hash
 from eideticnet.learned import ROUTER, Learned
@@ -19,7 +21,7 @@ from eideticnet.pruning import Pruning, prune
 from eideticnet.reading import Reading
 from eideticnet.seeding import seeded
 from eideticnet.tracing import as_named
-from eideticnet.training import Lesson, converge
+from eideticnet.training import LAST_PHASE, Lesson, converge
 
 WhenFull = Literal["refuse", "reuse", "widen"]
 """What to do where a layer has no free neuron left."""
@@ -110,6 +112,8 @@ def _teach(lesson: Lesson, block: Block, pruning: Pruning | None) -> Block:
     converge(lesson, block, "train", lesson.training.patience)
     if pruning is not None:
         block = prune(lesson, block, pruning)
-    converge(lesson, block, "settle", lesson.training.settle_patience)
+    doubt = converge(lesson, block, LAST_PHASE, lesson.training.settle_patience).doubt
+    if doubt:
+        warnings.warn(f"{lesson.task}: {doubt}", UnderfitWarning, stacklevel=2)
     block.freeze()
     return block

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from eideticnet.convergence import Course
 from eideticnet.data import Loader, check_labels, fingerprint, seeded_pass
 from eideticnet.errors import ConfigError, DataError, DivergedError
 from eideticnet.inputs import Inputs
@@ -21,6 +22,8 @@ from eideticnet.journal import Journal
 from eideticnet.seeding import seeded
 from eideticnet.states import Kept
 
+LAST_PHASE = "settle"
+"""After which a block is frozen."""
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -52,7 +55,8 @@ class Training:
 
 @dataclass(frozen=True)
 class Event:
-    """What a progress display is told after each epoch."""
+    """What a progress display is told after each epoch. ``doubt`` comes with the last one, if more
+    training would be better."""
 
     task: str
     phase: str
@@ -60,6 +64,7 @@ class Event:
     loss: float
     accuracy: float
     neurons: dict[str, int] = field(default_factory=dict)
+    doubt: str = ""
 
 
 class Objective(Protocol):
@@ -193,30 +198,31 @@ def measured(lesson: Lesson, module: nn.Module) -> float:
     return lesson.journal.value(partial(accuracy, lesson, module))
 
 
-def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> float:
-    """Train ``module`` in place until its accuracy stays flat for ``patience`` epochs; the
-    accuracy that it ends with.
+def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> Course:
+    """Train ``module`` in place until its accuracy stays flat for ``patience`` epochs.
 
     The weights kept are the last ones that reached the best accuracy.
     """
     journal, best, flat = lesson.journal, measured(lesson, module), 0
-    best_state = Kept(module)
+    best_state, most = Kept(module), lesson.training.max_epochs
+    losses: list[float] = []
     with journal.tracking(module=module, best=best_state):
         journal.phase(phase)
         optimizer = lesson.training.optimizer(module.parameters())
         with journal.tracking(optimizer=optimizer):
-            for epoch in range(lesson.training.max_epochs):
-                loss = journal.epoch(partial(train_epoch, lesson, module, optimizer, phase, epoch))
+            while flat < patience and len(losses) < most:
+                epoch = len(losses)
+                losses.append(journal.epoch(partial(train_epoch, lesson, module, optimizer, phase, epoch)))
                 reached = measured(lesson, module)
                 flat = 0 if reached > best else flat + 1
                 if reached >= best:
                     best = reached
                     best_state.keep(module)
-                lesson.report(Event(lesson.task, phase, epoch, loss, reached))
-                if flat >= patience:
-                    break
+                course = Course(best, losses, flat, lesson.objective.classes, patience, most)
+                doubt = course.doubt if phase == LAST_PHASE and course.ended else ""
+                lesson.report(Event(lesson.task, phase, epoch, losses[-1], reached, doubt=doubt))
     module.load_state_dict(best_state.state_dict())
-    return best
+    return course
 
 
 def recover(

@@ -1,0 +1,84 @@
+"""Training that ended too early says so: in Python, on the command line and on the report page."""
+
+import math
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from nets import names, task_data
+from torch import nn
+from trunks import FEATURES
+
+from eideticnet import EideticNetwork, Training, UnderfitWarning, batches, history
+from eideticnet.convergence import Course
+from eideticnet.history import Recorder
+from eideticnet.report import render
+
+ADAM = partial(torch.optim.Adam, lr=1e-2)
+
+
+def sines_and_squares(rows=200, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    phase = 2 * math.pi * torch.rand(rows, 1, generator=generator)
+    y, wave = torch.arange(rows) % 2, torch.sin(torch.linspace(0, 4 * math.pi, 32) + phase)
+    x = torch.where(y[:, None] == 1, wave.sign(), wave)
+    return (x + 0.3 * torch.randn(rows, 32, generator=generator))[:, None], y
+
+
+def wave_net(x):
+    trunk = nn.Sequential(
+        nn.Conv1d(1, 8, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 8)
+    )
+    return EideticNetwork(trunk, x[:2])
+
+
+def plain_net():
+    return EideticNetwork(nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU()), torch.zeros(2, FEATURES))
+
+
+def test_training_that_stopped_while_its_loss_was_that_of_guessing_warns_and_is_on_the_report_page():
+    x, y = sines_and_squares()
+    net, loader = wave_net(x), batches(x, y)
+    recorder = Recorder(net, {"wave": loader})
+    with pytest.warns(UnderfitWarning, match=r"^wave: training accuracy is 0\.\d+ with a loss of .*patience"):
+        net.train_task("wave", loader, ["sine", "square"], report=recorder.event)
+    recorder.task_learned("wave", 0.01)
+    doubt = history.read(net).doubts["wave"]
+    assert doubt.startswith("training accuracy is 0.")
+    assert f"wave: {doubt}." in render(net, title="waves")
+
+
+def test_training_that_was_ended_by_max_epochs_says_that_it_was_still_rising():
+    with pytest.warns(UnderfitWarning, match="still rising when max_epochs = 1 ended it; raise max_epochs"):
+        plain_net().train_task("t", batches(*task_data(0)), names(2), training=Training(max_epochs=1))
+
+
+def test_a_task_that_is_learned_is_not_doubted_and_neither_is_one_that_was_taught_longer():
+    x, y = torch.randn(60, FEATURES, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    x[:, 0] = 4.0 * y
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UnderfitWarning)
+        plain_net().train_task("t", batches(x, y), names(2), training=Training(ADAM, settle_patience=3))
+
+
+def test_labels_that_can_not_be_learned_are_named_however_long_training_was():
+    x, y = torch.zeros(40, FEATURES), torch.arange(40) % 2
+    with pytest.warns(UnderfitWarning, match=r"accuracy is 0\.500"):
+        plain_net().train_task("t", batches(x, y), names(2), training=Training(ADAM, settle_patience=2))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "losses", "flat", "said"),
+    [
+        (0.995, [0.5, 0.5], 0, ""),
+        (0.97, [0.2, 0.12, 0.1], 2, "fell from 0.120 to 0.100 in the last 2 epochs"),
+        (0.97, [0.2, 0.1, 0.099], 2, ""),
+        (0.85, [0.2, 0.2, 0.2], 2, "far from converged"),
+        (0.97, [1.2, 1.2, 1.2], 2, "where guessing has 1.386"),
+    ],
+)
+def test_what_speaks_for_more_training(accuracy, losses, flat, said):
+    doubt = Course(accuracy, losses, flat, classes=4, patience=2, max_epochs=3).doubt
+    assert said in doubt
+    assert bool(doubt) == bool(said)
