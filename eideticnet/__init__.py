@@ -3,6 +3,7 @@
 from eideticnet.convergence import UnderfitWarning
 from eideticnet.data import batches
 from eideticnet.errors import (
+    BusyError,
     CapacityError,
     CheckpointError,
     ConfigError,
@@ -24,6 +25,7 @@ from eideticnet.training import Event, Training, adam
 __version__ = "0.1.0"
 
 __all__ = [
+    "BusyError",
     "CapacityError",
     "CheckpointError",
     "ConfigError",

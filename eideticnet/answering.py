@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ class Answering(nn.Module):
     ) -> None:
         self.program, self.inputs, self.seed = program, inputs, seed
         self.learned, self.metadata = learned, metadata
+        self._saved: dict[str, str] = {}
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     @classmethod
@@ -76,7 +78,8 @@ class Answering(nn.Module):
         ``threshold`` (N,) float32 turns a less confident routing into "none of mine", by default
         the calibrated one where ``fit_router`` was asked for one; 0 always answers.
         """
-        fitted = self.learned.routing
+        learned = self.learned  # read once: another thread may be learning
+        fitted = learned.routing
         if fitted is None:
             raise NotReadyError(
                 "no router knows the present tasks: call fit_router, or pin the task with "
@@ -86,7 +89,7 @@ class Answering(nn.Module):
         task = torch.full((rows,), -1, device=x.device) if task is None else task
         if threshold is None:
             threshold = torch.full((rows,), fitted.threshold, device=x.device)
-        heads, router = self.learned.votes(self.inputs.normalise(x))
+        heads, router = learned.votes(self.inputs.normalise(x))
         return answer(heads, decide(fitted, heads, router), task, threshold)
 
     def task_logits(self, x: Tensor, name: str, revision: int | None = None) -> Tensor:
@@ -116,9 +119,16 @@ class Answering(nn.Module):
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a checkpoint, whole or not at all; a damaged network is not written."""
-        checkpoint.save(self, folder)
+        self._saved[os.path.realpath(folder)] = checkpoint.save(self, folder)
+
+    def saved_as(self, folder: str | PathLike[str]) -> str | None:
+        """SHA-256 of the state in which ``folder`` was last saved or loaded by this network, if it was."""
+        return self._saved.get(os.path.realpath(folder))
 
     @classmethod
     def load(cls: type[Network], folder: str | PathLike[str]) -> Network:
         """Read a checkpoint; every tensor is compared with the SHA-256 of when it was frozen."""
-        return cls.restore(*checkpoint.load(folder))
+        parts, state = checkpoint.load(folder)
+        net = cls.restore(*parts)
+        net._saved[os.path.realpath(folder)] = state
+        return net

@@ -7,10 +7,13 @@ one step of the file system: whoever reads finds the state before or the state a
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,27 +45,62 @@ _TENSOR_FILE = re.compile(
 )
 
 
-def save(net: Answering, folder: str | PathLike[str]) -> None:
-    """Write ``net`` into ``folder``, which keeps its previous state until the new one is whole."""
-    net.verify()
+def save(net: Answering, folder: str | PathLike[str]) -> str:
+    """Write ``net`` into ``folder``, which keeps its previous state until the new one is whole; the
+    SHA-256 of the new one.
+
+    ``CheckpointError`` if somebody else has saved there since the network was loaded from or saved to
+    that folder, and a task of theirs would be lost.
+    """
+    learned, program = net.learned, net.program  # in this order: the program is never the older one
+    learned.verify()
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = _write_tensors(net, folder)
-        manifest["sha256"] = _manifest_hash(manifest)
-        sync(folder)
-        write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-        sync(folder)
-        _remove_unused(folder, manifest)
+        with _locked(folder, fcntl.LOCK_EX):
+            _check_nothing_is_lost(folder, learned.digests(net.inputs, program), net.saved_as(folder))
+            manifest = _write_tensors(net, learned, program, folder)
+            manifest["sha256"] = _manifest_hash(manifest)
+            sync(folder)
+            write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+            sync(folder)
+            _remove_unused(folder, manifest)
     except OSError as error:
         raise CheckpointError(
             f"can't write checkpoint {folder}: {error}; what was saved there before is intact"
         ) from error
+    return str(manifest["sha256"])
 
 
-def _write_tensors(net: Answering, folder: Path) -> dict[str, Any]:
+@contextmanager
+def _locked(folder: Path, kind: int) -> Iterator[None]:
+    """Keep others from saving into ``folder`` meanwhile, where its file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, kind)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_nothing_is_lost(folder: Path, ours: Mapping[str, str], known: str | None) -> None:
+    try:
+        there = _read_manifest(folder)
+        theirs = {Task.label_of(t["name"], t["revision"]): t["digest"] for t in there["tasks"]}
+    except (CheckpointError, KeyError, TypeError):
+        return  # nothing that could be read and lost
+    lost = [label for label, digest in theirs.items() if ours.get(label) != digest]
+    if known is not None and lost and there.get("sha256") != known:
+        raise CheckpointError(
+            f"{folder} was saved by another since this network was loaded from or saved to it: task "
+            f"{lost[0]!r} would be lost. Save into another folder, or load it again and learn on top of it"
+        )
+
+
+def _write_tensors(net: Answering, learned: Learned, program: Program, folder: Path) -> dict[str, Any]:
     blocks = []
-    for owner, block in ((o, net.learned.block(o)) for o in net.learned.blocks):
+    for owner, block in ((o, learned.block(o)) for o in learned.blocks):
         blocks.append(
             {
                 "owner": owner,
@@ -71,10 +109,10 @@ def _write_tensors(net: Answering, folder: Path) -> dict[str, Any]:
                 "widths": block.widths,
                 "file": _write_named(folder, owner, dict(block.layers.state_dict())),
                 "tensors": block.fingerprint,
-                **({} if block.program == net.program else {"program": block.program.to_json()}),
+                **({} if block.program == program else {"program": block.program.to_json()}),
             }
         )
-    digests = net.digests()
+    digests = learned.digests(net.inputs, program)
     tasks = [
         {
             "name": t.name,
@@ -83,20 +121,20 @@ def _write_tensors(net: Answering, folder: Path) -> dict[str, Any]:
             "revision": t.revision,
             "digest": digests[t.label],
         }
-        for t in net.learned.tasks
+        for t in learned.tasks
     ]
     return {
         "schema": SCHEMA,
         "seed": net.seed,
         "inputs": net.inputs.to_json(),
-        "program": net.program.to_json(),
+        "program": program.to_json(),
         "tasks": tasks,
-        "answering": net.learned.answering,
+        "answering": learned.answering,
         "blocks": blocks,
-        "probes": _write_named(folder, "probes", {t.owner: t.probes for t in net.learned.tasks}),
-        **_write_kept(net.learned, folder),
-        "routing": None if net.learned.routing is None else net.learned.routing.to_json(),
-        "routing_digest": net.learned.routing_digest(),
+        "probes": _write_named(folder, "probes", {t.owner: t.probes for t in learned.tasks}),
+        **_write_kept(learned, folder),
+        "routing": None if learned.routing is None else learned.routing.to_json(),
+        "routing_digest": learned.routing_digest(),
         "metadata": net.metadata,
     }
 
@@ -130,9 +168,21 @@ def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:
             path.unlink(missing_ok=True)
 
 
-def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, dict[str, Any]]:
-    """The parts of the network in ``folder``, its tensors and tasks checked by SHA-256."""
+Parts = tuple[Program, Inputs, int, Learned, dict[str, Any]]
+
+
+def load(folder: str | PathLike[str]) -> tuple[Parts, str]:
+    """The parts of the network in ``folder``, its tensors and tasks checked by SHA-256, and the SHA-256
+    of all."""
     folder = Path(folder)
+    try:
+        with _locked(folder, fcntl.LOCK_SH):
+            return _load(folder)
+    except OSError as error:
+        raise CheckpointError(f"no checkpoint in {folder}: {error}") from error
+
+
+def _load(folder: Path) -> tuple[Parts, str]:
     manifest = _read_manifest(folder)
     try:
         program = Program.from_json(manifest["program"])
@@ -166,7 +216,7 @@ def load(folder: str | PathLike[str]) -> tuple[Program, Inputs, int, Learned, di
                 f"{folder / MANIFEST} is not what was saved (something in it was changed); "
                 "restore it from a copy"
             )
-        return program, inputs, seed, learned, manifest["metadata"]
+        return (program, inputs, seed, learned, manifest["metadata"]), manifest["sha256"]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ConfigError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
 

@@ -25,6 +25,10 @@ class NotReadyError(EideticError):
     """The network can't answer this yet, for example unpinned requests without a router."""
 
 
+class BusyError(EideticError):
+    """Something else changes the network at the same time; this call did nothing."""
+
+
 class DamagedError(EideticError):
     """A frozen weight is no longer the number that was frozen."""
 

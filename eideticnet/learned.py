@@ -7,7 +7,7 @@ blocks, and the network commits it by one assignment.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,14 +36,19 @@ class Task:
     name: str
     owner: str
     classes: tuple[str, ...]
-    probes: Tensor
+    probes: Tensor = field(repr=False)
     revision: int = 0
-    memory: Examples | None = None
+    memory: Examples | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
         """The name, and the revision unless it is the first."""
-        return f"{self.name} (revision {self.revision})" if self.revision else self.name
+        return self.label_of(self.name, self.revision)
+
+    @staticmethod
+    def label_of(name: str, revision: int) -> str:
+        """What this revision of the task ``name`` is called."""
+        return f"{name} (revision {revision})" if revision else name
 
 
 class Learned(nn.Module):

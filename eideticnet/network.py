@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, inf
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from eideticnet.answering import Answering
 from eideticnet.data import Loader
-from eideticnet.errors import DataError
+from eideticnet.errors import BusyError, DataError
 from eideticnet.experts import joined
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
@@ -21,6 +21,7 @@ from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.learning import Plan, WhenFull, free, logits_over, with_room
 from eideticnet.memory import choose
 from eideticnet.moments import Moments, gather
+from eideticnet.program import Program
 from eideticnet.pruning import Pruning
 from eideticnet.reading import Reads, resolve
 from eideticnet.router import (
@@ -35,8 +36,11 @@ from eideticnet.routing import FittedRouting, Routing
 from eideticnet.seeding import seeded
 from eideticnet.tracing import trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training
+from eideticnet.turns import Turns, alone
 
 Report = Callable[[Event], Any]
+Before = tuple[Learned, Program, Inputs, int]
+"""What a network was when it began to learn something."""
 
 
 class EideticNetwork(Answering):
@@ -54,6 +58,7 @@ class EideticNetwork(Answering):
         inputs.check(example_input)
         self._start(trace(trunk, inputs.normalise(example_input)), inputs, seed, Learned(), {})
 
+    @alone
     def train_task(
         self,
         name: str,
@@ -96,6 +101,7 @@ class EideticNetwork(Answering):
         lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
         return self._add(task, lesson, pruning, when_full, reads, pretrained, memory, moments)
 
+    @alone
     def revise_task(
         self,
         name: str,
@@ -133,18 +139,31 @@ class EideticNetwork(Answering):
         memory: int = 0,
         moments: int = 0,
     ) -> Task:
-        self.learned.verify()
-        reading = resolve(reads, self.learned, self.program)
-        program = with_room(self.learned, self.program, task.label, reading, when_full)
-        plan = Plan(program, task.owner, reading, free(self.learned, program), pretrained)
-        block = plan.learn(lesson, self.learned, pruning, self.device)
+        learned, *_ = before = self._now()
+        learned.verify()
+        reading = resolve(reads, learned, self.program)
+        program = with_room(learned, self.program, task.label, reading, when_full)
+        plan = Plan(program, task.owner, reading, free(learned, program), pretrained)
+        block = plan.learn(lesson, learned, pruning, self.device)
         if memory:
             kept = choose(lesson.loader, memory, len(task.classes), self.seed, task.owner)
             task = replace(task, memory=kept)
         sums = self._moments(task, lesson.loader, moments)
-        self.learned.verify()
-        self.program, self.learned = program, self.learned.with_task(task, block, sums)
+        self._commit(before, program, learned.with_task(task, block, sums))
         return task
+
+    def _commit(self, before: Before, program: Program, learned: Learned) -> None:
+        """Let what was learned answer from now on: one assignment, and the first that anybody sees."""
+        before[0].verify()
+        if any(then is not now for then, now in zip(before, self._now(), strict=True)):
+            raise BusyError(
+                "something replaced a part of the network (learned, program, inputs or seed) while it "
+                "learned; it is left as it is now, without what was being learned"
+            )
+        self.program, self.learned = program, learned
+
+    def _now(self) -> Before:
+        return self.learned, self.program, self.inputs, self.seed
 
     def _moments(self, task: Task, loader: Loader, count: int) -> Moments | None:
         known, classes = self.learned.moments, len(task.classes)
@@ -152,10 +171,12 @@ class EideticNetwork(Answering):
             return known
         return gather(known, task.name, loader, classes, self.inputs, count, self.seed, task.owner)
 
+    @alone
     def answer_with(self, name: str, revision: int) -> None:
         """Let this revision of a task answer, from now on."""
         self.learned = self.learned.with_answering(self.task(name, revision))
 
+    @alone
     def widen(self, by: float | Mapping[str, int]) -> None:
         """Add free neurons: ``by`` times as many as there are in each group, or so many in those
         that are named. No task changes."""
@@ -169,6 +190,7 @@ class EideticNetwork(Answering):
             raise DataError(f"widen: {what}; layers: {', '.join(groups)}")
         self.program = self.program.widened(added)
 
+    @alone
     def fit_router(
         self,
         loaders: Mapping[str, Loader] = MappingProxyType({}),
@@ -194,6 +216,7 @@ class EideticNetwork(Answering):
             raise DataError("there is no task yet: learn one with train_task, then fit a router")
         if routing.false_rejections and not validation:
             raise DataError("a threshold for false_rejections needs validation data; pass some")
+        before = self._now()
         self.learned.verify()
         kind = kind_of(routing, self.learned, self.inputs, loaders, validation)
         block, program = None, self.program
@@ -212,8 +235,22 @@ class EideticNetwork(Answering):
         learned = self.learned.with_router(block, FittedRouting(kind, routing.decision))
         if validation:
             learned = calibrated(learned, self.inputs, self.device, validation, routing.false_rejections)
-        self.learned.verify()
-        self.program, self.learned = program, learned
+        self._commit(before, program, learned)
+
+    def _start(
+        self, program: Program, inputs: Inputs, seed: int, learned: Learned, metadata: dict[str, Any]
+    ) -> None:
+        self.turns = Turns()
+        super()._start(program, inputs, seed, learned, metadata)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        with self.turns.take("moving or casting it"):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        with self.turns.take("load_state_dict"):
+            super()._load_from_state_dict(*args, **kwargs)
 
     def _lesson(
         self,
