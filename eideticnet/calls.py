@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.nn.utils import parametrize
 
 from eideticnet.errors import UnsupportedError
 from eideticnet.program import INPUT, Features, Step
 
-Layer = TypeVar("Layer", bound=nn.Module)
 LARGEST_CONSTANT = 65536
 
 
@@ -86,19 +86,38 @@ class Call:
         """A positional argument, or what the operation takes if it is not given."""
         return self.node.args[position] if position < len(self.node.args) else default
 
-    def stock_layer(self, kind: type[Layer]) -> tuple[str, Layer]:
-        """Path and module of the stock layer whose own weights this call uses."""
-        layer = self.trunk.get_submodule(self.path)
-        if not isinstance(layer, kind) or type(layer).forward not in (kind.forward, *_forwards(kind)):
-            raise self.refuse("is used with a bare parameter", f"nn.{kind.__name__.strip('_')}")
-        used = [self.weights[n.name] for n in self.node.all_input_nodes if n.name in self.weights]
-        for name in used:
-            owner = name.rpartition(".")[0]
-            if owner != self.path:
-                raise self.refuse(f"shares a tensor with {owner!r}", "a weight of its own")
-        if not {f"{self.path}.{name}" for name, _ in layer.named_parameters()} <= set(used):
-            raise self.refuse("uses a computed weight", "a weight of its own")
-        return self.path, layer
+    def layer(self, kind: str, **tensors: Any) -> str:
+        """Path of the layer whose own ``tensors`` this call reads, each under the stock layer's name for
+        it: a stock layer ``kind``, a subclass of it, or any module that calls the operation alike.
+
+        A layer without tensors has the path of its module if that is a stock one, else one of its own.
+        """
+        given = {name: node for name, node in tensors.items() if node is not None}
+        found = {name: self.weights.get(node.name, "") for name, node in given.items()}
+        if computed := [name for name, where in found.items() if not where]:
+            raise self._computed(computed[0])
+        owners = sorted({where.rpartition(".")[0] for where in found.values()})
+        if len(owners) > 1:
+            other = next(owner for owner in owners if owner != self.path)
+            raise self.refuse(f"shares a tensor with {other!r}", "a weight of its own")
+        path = owners[0] if owners else self.path
+        layer = self.trunk.get_submodule(path)
+        own = {name for name, _ in layer.named_parameters(recurse=False)} & set(tensors)
+        trained = {name for name in given if not name.startswith("running")}
+        if found != {name: f"{path}.{name}" for name in given} or own != trained:
+            raise self.refuse("is used with a bare parameter", f"nn.{kind}")
+        if "bias" in given and "weight" not in given:
+            raise self.refuse("shifts without scaling", f"nn.{kind} with a weight, or a sum after it")
+        if hooked(layer):
+            raise self.refuse(f"belongs to layer {path!r}, which has hooks", "a module after it instead")
+        stock = bool(owners) or isinstance(layer, getattr(nn, kind))
+        return path if path and stock else f"{path}.{self.name}".lstrip(".")
+
+    def _computed(self, name: str) -> UnsupportedError:
+        """The error for a tensor of a layer that is none of the trunk's own."""
+        if parametrize.is_parametrized(self.trunk.get_submodule(self.path)):
+            return self.refuse(f"has a parametrized {name}", "parametrize.remove_parametrizations first")
+        return self.refuse(f"uses a computed {name}", "a weight of its own")
 
     def constant(self, node: Node, features: Features) -> str:
         """The name of a step, run before this call, that gives the constant ``node``.
@@ -158,9 +177,10 @@ class Call:
         return UnsupportedError(f"{self.operation} in {layer} {problem}{advice} (node {self.name})")
 
 
-def _forwards(kind: type[nn.Module]) -> list[Any]:
-    """The ``forward`` of torch's own subclasses, such as BatchNorm2d of _BatchNorm."""
-    return [s.forward for s in kind.__subclasses__() if s.__module__.startswith("torch.nn.")]
+def hooked(layer: nn.Module) -> bool:
+    """Whether something else runs when the layer does, or its weights are not what it holds."""
+    hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
+    return any(hooks) or parametrize.is_parametrized(layer)
 
 
 def shape_of(node: Node, index: int | None = None) -> tuple[Any, ...]:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eideticnet.calls import hooked
 from eideticnet.errors import UnsupportedError
 from eideticnet.recurrent import Recurrent
 
@@ -24,6 +25,10 @@ def normal_form(trunk: nn.Module) -> nn.Module:
     for path, module in list(trunk.named_modules(remove_duplicate=False)):
         replacement = made.get(module) or _simple(path, module)
         if replacement is not None:
+            if hooked(module):
+                raise UnsupportedError(
+                    f"layer {path!r} has hooks or a parametrization; use one without, and modules around it"
+                )
             made[module] = replacement
             parent, _, name = path.rpartition(".")
             setattr(trunk.get_submodule(parent), name, replacement)

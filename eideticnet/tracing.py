@@ -17,7 +17,7 @@ from eideticnet.errors import UnsupportedError
 from eideticnet.groups import Groups, Layouts, Retrace
 from eideticnet.normal import SelfAttention, normal_form
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
-from eideticnet.rules import rule_for
+from eideticnet.rules import RULES, rule_for
 
 MOST_RETRACES = 1000
 _VIEWS = (
@@ -61,7 +61,10 @@ def as_named(trunk: nn.Module) -> nn.Module:
     try:
         return normal_form(trunk).eval()
     except RuntimeError as error:
-        raise UnsupportedError(f"the trunk can't be copied, which training needs: {error}") from error
+        raise UnsupportedError(
+            "the trunk can't be copied, which training needs; where weights are computed (weight_norm), use "
+            f"remove_weight_norm first: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _export(trunk: nn.Module, example: Tensor) -> ExportedProgram:
@@ -108,6 +111,7 @@ class _Walk:
                 self.values[node] = INPUT, Features()
                 self.batch = str(node.meta["val"].shape[0])
             elif node.op == "call_function" and "sym" not in str(node.target):
+                self._refuse_side_effects(node)
                 self._visit(node)
         head = _head(*self._output(output))
         _check_names(self.steps)
@@ -141,6 +145,14 @@ class _Walk:
         self.values[node] = step.name, step.features
         if operation != str(source.target):  # whoever reads what was written to reads this from now on
             self.values[changed] = self.values[node]
+
+    def _refuse_side_effects(self, node: Node) -> None:
+        """What writes into a tensor of the trunk would have to do so in every block."""
+        if writes(node) and (name := self.weights.get(_base(node).name)) is not None:
+            raise UnsupportedError(
+                f"{node.target} writes into {name!r}, a tensor of the trunk (node {node.name}); use a new "
+                "tensor, and max_norm=None in an embedding"
+            )
 
     def _refuse_views(self, changed: Node, by: Node) -> None:
         """Nobody may read the memory that ``by`` writes to under another name than ``changed``."""
@@ -201,17 +213,21 @@ def _head(output: str, features: Features) -> Step:
 
 
 def _differ(a: Step, b: Step) -> bool:
-    return a.options != b.options or a.features != b.features
+    """Whether two uses of one layer are not the same layer; a parameter also has to lie alike."""
+    alike = a.rule == b.rule and a.options == b.options
+    return not alike or (a.rule == "parameter" and a.features != b.features)
 
 
 def _check_names(steps: list[Step]) -> None:
     """Blocks store ``a.b`` as ``a__b`` and their own head beside the trunk's layers."""
-    paths = {s.layer for s in steps if s.layer}
     shown: dict[str, Step] = {}
     for step in steps:
-        if step.rule == "parameter" and _differ(shown.setdefault(str(step.layer), step), step):
-            raise UnsupportedError(f"parameter {step.layer!r} is used in two shapes or places; make it two")
-        if step.rule == "parameter" and (owner := str(step.layer).rpartition(".")[0]) in paths:
-            raise UnsupportedError(f"the trunk uses {step.layer!r} beside layer {owner!r}; give it its own")
-    if len({p.replace(".", "__") for p in paths} | {HEAD}) <= len(paths):
-        raise UnsupportedError(f"two layers among {sorted(paths)} or {HEAD!r} collide; rename one")
+        if step.layer and _differ(shown.setdefault(step.layer, step), step):
+            what = "parameter" if step.rule == "parameter" else "layer"
+            raise UnsupportedError(f"{what} {step.layer!r} is used in two shapes or places; make it two")
+    for path in (path for path, step in shown.items() if step.rule == "parameter"):
+        owner, _, name = path.rpartition(".")
+        if owner in shown and name in RULES[shown[owner].rule].axes:
+            raise UnsupportedError(f"the trunk uses {path!r} beside layer {owner!r}; give it its own")
+    if len({path.replace(".", "__") for path in shown} | {HEAD}) <= len(shown):
+        raise UnsupportedError(f"two layers among {sorted(shown)} or {HEAD!r} collide; rename one")

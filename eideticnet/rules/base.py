@@ -67,8 +67,11 @@ class Rule:
         return 1
 
     def adopt(self, layer: nn.Module, trunk: nn.Module, path: str) -> dict[str, Tensor]:
-        """The tensors of ``layer`` as the trunk in normal form has them at ``path``."""
-        return dict(trunk.get_submodule(path).state_dict())
+        """The tensors of ``layer`` as the trunk in normal form has them at ``path``; its own where a
+        layer keeps count of something that the trunk's does not."""
+        own = layer.state_dict()
+        theirs = trunk.get_submodule(path).state_dict() if own else {}
+        return {name: theirs.get(name, tensor) for name, tensor in own.items()}
 
     def incoming(self, layer: nn.Module) -> Tensor:
         """The weights that make each neuron, one row (columns written, ...)."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from eideticnet.calls import Call
+from eideticnet.calls import Call, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Axis, Rule
@@ -26,15 +26,16 @@ class LinearRule(Rule):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": ("out", "in"), "bias": ("out",)}
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(nn.Linear)
+        weight, bias = call.argument(1), call.argument(2)
+        path, (rows, columns) = call.layer("Linear", weight=weight, bias=bias), shape_of(weight)
         if not call.features.raw and call.features.dim != -1:
             raise call.refuse(
                 "applies a Linear along a dimension that is not the feature dimension",
                 "x.transpose(...) first",
             )
         groups.read_alike(path, call.features)
-        written = groups.written(path, layer.out_features, -1)
-        options = {"bias": layer.bias is not None, "raw_columns": layer.in_features}
+        written = groups.written(path, rows, -1)
+        options = {"bias": bias is not None, "raw_columns": columns}
         return Step(call.name, "linear", call.inputs, written, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
@@ -44,24 +45,25 @@ class LinearRule(Rule):
 class _Conv(Rule):
     """What all convolutions share: nn.Conv1d, 2d and 3d, with the arguments of the call."""
 
-    def _read(self, call: Call) -> tuple[str, nn.Conv2d, dict[str, object]]:
-        kind = call.operation.split(".")[1]
-        path, layer = call.stock_layer(CONVS[kind])
-        dims = len(layer.kernel_size)
+    def _read(self, call: Call) -> tuple[str, tuple[int, int], dict[str, object]]:
+        """The layer's path, how many channels its weight reads and writes, and its arguments."""
+        kind, weight, bias = call.operation.split(".")[1], call.argument(1), call.argument(2)
+        path = call.layer(CONVS[kind].__name__, weight=weight, bias=bias)
+        written, read, *kernel = map(int, shape_of(weight))
+        dims = len(kernel)
         if not call.features.raw and call.features.dim != -1 - dims:
             raise call.refuse("convolves over the feature dimension")
+        padding = call.argument(4, [0] * dims)
         options = {
             "kind": kind,
-            "kernel_size": list(layer.kernel_size),
-            "stride": call.argument(3, [1] * dims),
-            "padding": call.argument(4, [0] * dims),
-            "dilation": call.argument(5, [1] * dims),
-            "bias": layer.bias is not None,
-            "raw_columns": layer.in_channels,
+            "kernel_size": kernel,
+            "stride": list(call.argument(3, [1] * dims)),
+            "padding": padding if isinstance(padding, str) else list(padding),
+            "dilation": list(call.argument(5, [1] * dims)),
+            "bias": bias is not None,
+            "raw_columns": read * call.argument(6, 1),
         }
-        groups = {"stride", "padding", "dilation"}
-        plain = {k: list(v) if k in groups and not isinstance(v, str) else v for k, v in options.items()}
-        return path, layer, plain  # type: ignore[return-value]
+        return path, (read, written), options
 
     def _conv(self, step: Step, columns_in: int, columns_out: int, groups: int) -> nn.Module:
         options = {k: v for k, v in step.options.items() if k in _CONV_ARGUMENTS}
@@ -81,10 +83,10 @@ class ConvRule(_Conv):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": ("out", "in"), "bias": ("out",)}
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer, options = self._read(call)
+        path, (_, written), options = self._read(call)
         groups.read_alike(path, call.features)
-        written = groups.written(path, layer.out_channels, -1 - len(layer.kernel_size))
-        return Step(call.name, "conv", call.inputs, written, path, options)
+        features = groups.written(path, written, 1 - len(call.shape))
+        return Step(call.name, "conv", call.inputs, features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         return self._conv(step, columns_in, columns_out, 1)
@@ -92,23 +94,29 @@ class ConvRule(_Conv):
 
 class GroupedConvRule(_Conv):
     """A depthwise or grouped convolution: its output belongs to whoever owns its input, a group
-    of channels wholly to one owner."""
+    of channels wholly to one owner. Of the raw input it is everyone's own."""
 
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": ("out",), "bias": ("out",)}
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer, options = self._read(call)
-        read, written = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+        path, (read, written), options = self._read(call)
+        options["group"] = read
         if call.features.raw:
-            raise call.refuse("convolves the raw input in groups", "a convolution with groups=1 first")
+            options["written"] = written
+            return Step(call.name, "grouped_conv", call.inputs, Features(), path, options)
         groups.need_unit(call.features, read, call)
         groups.read_alike(path, call.features)
-        runs = tuple(Run(r.group, r.repeat // read * written) for r in call.features.runs)
+        each = written // int(call.argument(6))
+        runs = tuple(Run(r.group, r.repeat // read * each) for r in call.features.runs)
         features = Features(call.features.dim, runs, call.features.tile)
-        return Step(call.name, "grouped_conv", call.inputs, features, path, {**options, "group": read})
+        return Step(call.name, "grouped_conv", call.inputs, features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
+        columns_out = step.options.get("written", columns_out)
         return self._conv(step, columns_in, columns_out, columns_in // step.options["group"])
+
+    def axes_of(self, step: Step, name: str) -> tuple[Axis, ...]:
+        return () if step.features.raw else self.axes[name]
 
 
 class EmbeddingRule(Rule):
@@ -118,18 +126,17 @@ class EmbeddingRule(Rule):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": (None, "out")}
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(nn.Embedding)
-        if layer.max_norm is not None:
-            raise call.refuse("rewrites its own weights in forward", "max_norm=None")
-        if layer.sparse:
+        weight, indices = call.node.args[:2]
+        path, (rows, columns) = call.layer("Embedding", weight=weight), shape_of(weight)  # type: ignore[arg-type]
+        if call.argument(4, False):
             raise call.refuse("makes sparse gradients", "sparse=False")
-        indices = call.node.args[1]
+        padding = call.argument(2, -1)
         name = call.inputs[0] if call.activations else call.constant(indices, Features())  # type: ignore[arg-type]
-        written = groups.written(path, layer.embedding_dim, -1)
+        written = groups.written(path, columns, -1)
         options = {
-            "rows": layer.num_embeddings,
-            "padding_idx": layer.padding_idx,
-            "scale_grad_by_freq": layer.scale_grad_by_freq,
+            "rows": rows,
+            "padding_idx": None if padding == -1 else padding,
+            "scale_grad_by_freq": call.argument(3, False),
         }
         return Step(call.name, "embedding", (name,), written, path, {**options, "raw_columns": 0})
 

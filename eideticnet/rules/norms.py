@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from eideticnet.calls import Call
 from eideticnet.groups import Groups
@@ -16,12 +14,18 @@ from eideticnet.program import Features, Step
 from eideticnet.rules.base import Axis, Rule
 
 BATCH_NORMS = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNorm3d": nn.BatchNorm3d}
+_BY_RANK = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}
 INSTANCE_NORMS = {
     "InstanceNorm1d": nn.InstanceNorm1d,
     "InstanceNorm2d": nn.InstanceNorm2d,
     "InstanceNorm3d": nn.InstanceNorm3d,
 }
 _AFFINE: dict[str, tuple[Axis, ...]] = {"weight": ("out",), "bias": ("out",)}
+
+
+def _without_bias(weight: Any, bias: Any) -> dict[str, bool]:
+    """The option of a norm that scales and does not shift."""
+    return {"bias": False} if weight is not None and bias is None else {}
 
 
 def _channels_are_features(call: Call, owned: Features, channel: int) -> None:
@@ -38,26 +42,28 @@ class BatchNormRule(Rule):
     }
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(_BatchNorm)
-        if type(layer).__name__ not in BATCH_NORMS:
-            raise call.refuse("is a norm over several processes", "nn.BatchNorm2d")
-        if not layer.track_running_stats:
+        weight, bias, mean, var, by_batch, momentum, eps = call.node.args[1:8]
+        kind = f"BatchNorm{_BY_RANK[len(call.shape)]}"
+        path = call.layer(kind, weight=weight, bias=bias, running_mean=mean, running_var=var)
+        if by_batch:
             raise call.refuse(
                 "normalises with the statistics of the batch that it is given", "track_running_stats=True"
             )
         _channels_are_features(call, call.features, 1 - len(call.shape))
         groups.read_alike(path, call.features)
+        averages = getattr(call.trunk.get_submodule(path), "momentum", momentum) is None
         options = {
-            "kind": type(layer).__name__,
-            "eps": layer.eps,
-            "momentum": layer.momentum,
-            "affine": layer.affine,
-            "raw_columns": layer.num_features,
+            "kind": kind,
+            "eps": eps,
+            "momentum": None if averages else momentum,
+            "affine": weight is not None,
+            "raw_columns": call.input_shape[1],
+            **_without_bias(weight, bias),
         }
         return Step(call.name, "batch_norm", call.inputs, call.features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
-        options = {k: step.options[k] for k in ("eps", "momentum", "affine")}
+        options = {k: step.options[k] for k in ("eps", "momentum", "affine", "bias") if k in step.options}
         return BATCH_NORMS[step.options["kind"]](columns_out, **options)
 
 
@@ -67,22 +73,25 @@ class InstanceNormRule(Rule):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = _AFFINE
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(_InstanceNorm)
-        if layer.track_running_stats:
+        weight, bias, *running = call.node.args[1:5]
+        kind = f"InstanceNorm{_BY_RANK[len(call.shape)]}"
+        path = call.layer(kind, weight=weight, bias=bias)
+        if running != [None, None]:
             raise call.refuse("keeps running statistics", "track_running_stats=False")
         _channels_are_features(call, call.features, 1 - len(call.shape))
         groups.read_alike(path, call.features)
         options = {
-            "kind": type(layer).__name__,
-            "eps": layer.eps,
-            "affine": layer.affine,
-            "raw_columns": layer.num_features,
+            "kind": kind,
+            "eps": call.argument(7),
+            "affine": weight is not None,
+            "raw_columns": call.input_shape[1],
+            **_without_bias(weight, bias),
         }
         return Step(call.name, "instance_norm", call.inputs, call.features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
-        kind = INSTANCE_NORMS[step.options["kind"]]
-        return kind(columns_out, eps=step.options["eps"], affine=step.options["affine"])
+        options = {k: step.options[k] for k in ("eps", "affine", "bias") if k in step.options}
+        return INSTANCE_NORMS[step.options["kind"]](columns_out, **options)
 
 
 class GroupNormRule(Rule):
@@ -91,19 +100,28 @@ class GroupNormRule(Rule):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = _AFFINE
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(nn.GroupNorm)
+        number, weight, bias = (call.argument(i) for i in (1, 2, 3))
+        path = call.layer("GroupNorm", weight=weight, bias=bias)
         _channels_are_features(call, call.features, 1 - len(call.shape))
-        size = layer.num_channels // layer.num_groups
-        if layer.num_groups == 1 and not call.features.raw:
-            return PrefixNormRule().over_channels(call, groups, path, layer)
+        channels = int(call.input_shape[1])
+        if number == 1 and not call.features.raw:
+            return PrefixNormRule().over_channels(call, groups, path)
+        size = channels // number
         groups.need_unit(call.features, size, call)
         groups.read_alike(path, call.features)
-        options = {"size": size, "eps": layer.eps, "affine": layer.affine, "raw_columns": layer.num_channels}
+        options = {
+            "size": size,
+            "eps": call.argument(4, 1e-5),
+            "affine": weight is not None,
+            "raw_columns": channels,
+            **_without_bias(weight, bias),
+        }
         return Step(call.name, "group_norm", call.inputs, call.features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         o = step.options
-        return nn.GroupNorm(columns_out // o["size"], columns_out, eps=o["eps"], affine=o["affine"])
+        options = {k: o[k] for k in ("eps", "affine", "bias") if k in o}
+        return nn.GroupNorm(columns_out // o["size"], columns_out, **options)
 
 
 class PrefixNormRule(Rule):
@@ -115,35 +133,27 @@ class PrefixNormRule(Rule):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = _AFFINE
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(nn.LayerNorm)
-        if len(layer.normalized_shape) != 1 and not call.features.raw:
+        shape = [int(n) for n in call.argument(1)]
+        path = call.layer("LayerNorm", weight=call.argument(2), bias=call.argument(3))
+        if len(shape) != 1 and not call.features.raw:
             raise call.refuse("normalises over several dimensions", "nn.LayerNorm over the features alone")
         _channels_are_features(call, call.features, -1)
-        columns = int(layer.normalized_shape[-1])
-        whole = list(layer.normalized_shape) if call.features.raw else None
-        return self._step(call, groups, path, layer, columns, whole)
+        options = {"raw_columns": shape[-1], "positions": False}
+        if call.features.raw:
+            return self._step(call, groups, path, "layer_norm", {**options, "shape": shape})
+        return self._step(call, groups, path, "prefix_norm", options)
 
-    def over_channels(self, call: Call, groups: Groups, path: str, layer: nn.GroupNorm) -> Step:
+    def over_channels(self, call: Call, groups: Groups, path: str) -> Step:
         """The step for a GroupNorm whose one group is all channels."""
-        return self._step(call, groups, path, layer, layer.num_channels, None)
+        options = {"raw_columns": int(call.input_shape[1]), "positions": True}
+        return self._step(call, groups, path, "prefix_norm", options)
 
-    def _step(
-        self,
-        call: Call,
-        groups: Groups,
-        path: str,
-        layer: nn.LayerNorm | nn.GroupNorm,
-        columns: int,
-        whole: list[int] | None,
-    ) -> Step:
+    def _step(self, call: Call, groups: Groups, path: str, rule: str, options: dict[str, Any]) -> Step:
         groups.read_alike(path, call.features)
-        affine = layer.weight is not None
-        options: dict[str, Any] = {"eps": layer.eps, "affine": affine, "raw_columns": columns}
-        options["bias"] = affine and layer.bias is not None
-        options["positions"] = isinstance(layer, nn.GroupNorm)
-        if whole is not None:
-            return Step(call.name, "layer_norm", call.inputs, Features(), path, {**options, "shape": whole})
-        return Step(call.name, "prefix_norm", call.inputs, call.features, path, options)
+        weight, bias = call.argument(2), call.argument(3)
+        affine = {"affine": weight is not None, "bias": weight is not None and bias is not None}
+        options = {"eps": call.argument(4, 1e-5), **affine, **options}
+        return Step(call.name, rule, call.inputs, call.features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         o = step.options

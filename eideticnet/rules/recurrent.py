@@ -34,7 +34,10 @@ class RecurrentRule(Rule):
     }
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        path, layer = call.stock_layer(Recurrent)
+        layer = call.trunk.get_submodule(call.path)
+        if not isinstance(layer, Recurrent):
+            raise call.refuse("is a recurrent layer with a forward of its own", "nn.LSTM itself")
+        path = call.path
         if call.index != 0:
             raise call.refuse("hands on its inner states", "its output, or the final hidden state h[i]")
         if not call.features.raw and call.features.dim != -1:
