@@ -6,7 +6,10 @@ the same x to the last bit; that takes the same release of Pillow, whose filters
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +20,104 @@ from torch import Tensor
 from eideticnet.errors import DataError
 from eideticnet.inputs import ImageInput, Inputs
 
+PNG = b"\x89PNG\r\n\x1a\n"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that are read; the others have 16 bits and more, which it would clip."""
+MOST_PARTS, MOST_PACKED, MOST_SCANS, MOST_EXIF = 4096, 8, 32, 1 << 16
+_PIXELS_FOR_ONE, _FEW_PIXELS = 64, 1 << 18
+_PACKED = (b"iCCP", b"zTXt", b"iTXt")
+_EXIF = ("exif", "Raw profile type exif")
 
 
 def read_image(path: Path, image: ImageInput) -> Tensor:
     """The picture in a file as x, float32 of ``image.shape``.
 
     Turned upright as its EXIF tag says, transparency dropped, converted to ``image.mode``, resized,
-    divided by ``image.scale``. ``DataError`` names the file.
+    divided by ``image.scale``. ``DataError`` names the file, also one that a server would refuse because it
+    takes too long to decode.
     """
     pillow = _pillow()
     try:
-        with pillow.open(path, formats=("PNG", "JPEG")) as opened:
+        data = path.read_bytes()
+        if problem := _too_busy(data):
+            raise DataError(problem)
+        with pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
             return torch.from_numpy(_decode(opened, image))
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except pillow.DecompressionBombError:
+        most = most_pixels(image)
+        raise DataError(
+            f"{path}: has too many pixels; expected at most {most}; make it smaller first"
+        ) from None
+    except OSError as error:
+        told = error.strerror or "it is another format, or cut short"
+        raise DataError(f"{path} is no PNG or JPEG that can be read: {told}") from error
     except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise DataError(f"{path} is no PNG or JPEG that can be read: {error}") from error
+
+
+def most_pixels(image: ImageInput) -> int:
+    """How many pixels a picture may have, here and where it is served: as many as the input where it is not
+    resized, else 64 for each of the input's, and 512 x 512 at least."""
+    needed = prod(image.size)
+    return needed if image.resize == "none" else max(_PIXELS_FOR_ONE * needed, _FEW_PIXELS)
+
+
+def _too_busy(data: bytes) -> str:
+    """Why the parts of a file would take too long to read, or are no single picture; else ""."""
+    if data[:8] != PNG:
+        parts = sum(1 for _ in islice(_segments(data), MOST_PARTS + 1))
+        if data.count(b"\xff\xda") > MOST_SCANS:
+            return f"has more than {MOST_SCANS} scans"
+    else:
+        names = list(islice(_chunks(data), MOST_PARTS + 1))
+        parts = len(names)
+        if b"acTL" in names:
+            return "is an animation; expected a single picture"
+        if sum(name in _PACKED for name in names) > MOST_PACKED:
+            return f"has more than {MOST_PACKED} packed texts and profiles"
+    return f"is made of more than {MOST_PARTS} parts" if parts > MOST_PARTS else ""
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """The names of a PNG's chunks."""
+    at = len(PNG)
+    while at + 8 <= len(data):
+        yield data[at + 4 : at + 8]
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
+def _segments(data: bytes) -> Iterator[int]:
+    """The markers before a JPEG's pixels; what is between two segments counts byte by byte."""
+    at = 2
+    while at + 4 <= len(data) and data[at : at + 2] != b"\xff\xda":
+        yield data[at + 1]
+        marked = data[at] == 0xFF and data[at + 1] not in (0x00, 0xFF)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if marked else 1
+
+
+def _check_size(opened: Any, image: ImageInput) -> None:
+    height, width = image.size
+    if image.resize == "none" and opened.size not in ((width, height), (height, width)):
+        raise DataError(f"is {opened.width} x {opened.height} pixels; expected {width} x {height}")
+    pixels, most = opened.width * opened.height, most_pixels(image)
+    if pixels > most:
+        raise DataError(f"has {pixels} pixels; expected at most {most}; make it smaller first")
 
 
 def _decode(opened: Any, image: ImageInput) -> np.ndarray[Any, np.dtype[np.float32]]:
     from PIL import Image, ImageOps
 
-    if opened.mode not in EIGHT_BITS:
-        raise DataError(f"holds pixels of mode {opened.mode}; expected 8 bits for each colour")
-    picture = ImageOps.exif_transpose(opened).convert(image.mode)
+    _check_size(opened, image)
+    if opened.mode not in EIGHT_BITS or any("16" in str(tile[3]) for tile in opened.tile):
+        raise DataError(f"holds pixels of mode {opened.mode}, of 16 bits; expected 8 bits for each colour")
+    opened.load()
+    if sum(len(opened.info.get(name, "")) for name in _EXIF) > MOST_EXIF:
+        raise DataError(f"has more than {MOST_EXIF} bytes of EXIF")
+    ImageOps.exif_transpose(opened, in_place=True)
+    picture = opened.convert(image.mode)
     height, width = image.size
     if picture.size != (width, height):
         if image.resize == "none":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_PIXELS = 1 << 24
+_PIXELS_FOR_ONE, _FEW_PIXELS = 64, 1 << 18
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Contract:
     @classmethod
     def of(cls, bundle: dict[str, Any]) -> Contract:
         spec, limits = bundle["input"], bundle["limits"]
+        stated = int(limits.get("max_pixels", MAX_PIXELS))
         whole = spec["dtype"] == "int64"
         least, most = (np.iinfo(np.int64).min, np.iinfo(np.int64).max) if whole else _FLOAT32
         low, high = spec.get("low"), spec.get("high")
@@ -40,7 +43,7 @@ class Contract:
             low=least if low is None else max(low, least),
             high=most if high is None else min(high, most),
             max_instances=int(limits["max_instances"]),
-            max_pixels=int(limits.get("max_pixels", MAX_PIXELS)),
+            max_pixels=min(stated, most_pixels(spec.get("image"))),
             tasks={task["name"]: index for index, task in enumerate(bundle["tasks"])},
             threshold=float(bundle.get("routing", {}).get("threshold", 0.0)),
             image=spec.get("image"),
@@ -55,6 +58,15 @@ class Contract:
     def fits(self, x: npt.NDArray[Any]) -> bool:
         """Whether all of ``x`` is finite and in range. (NaN is in no range; both reductions keep it.)"""
         return bool(x.min() >= self.low and x.max() <= self.high)
+
+
+def most_pixels(image: Mapping[str, Any] | None) -> int:
+    """How many pixels a picture may have: as many as the input where it is not resized, else 64 for each of
+    the input's, and 512 x 512 at least."""
+    if image is None:
+        return MAX_PIXELS
+    needed = int(prod(image["size"]))
+    return needed if image["resize"] == "none" else max(_PIXELS_FOR_ONE * needed, _FEW_PIXELS)
 
 
 _FLOAT32 = (float(np.finfo(np.float32).min), float(np.finfo(np.float32).max))

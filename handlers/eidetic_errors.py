@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 STATUS = {
@@ -29,6 +30,14 @@ class BadRequest(Exception):
 
     def to_json(self) -> dict[str, Any]:
         return {"error": {"kind": self.kind, "field": self.field, "message": self.message}}
+
+
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>", re.I)
+
+
+def said(error: Exception) -> str:
+    """What another library says of a request, without the objects of this process that it names."""
+    return _OBJECT.sub("an object", str(error))[:200]
 
 
 def printable(text: str, longest: int) -> str:

@@ -40,9 +40,10 @@ class Graph:
         wanted = "cuda" if settings.device == "auto" else settings.device
         self._whole = _load(folder / bundle["model"], bundle, wanted, device_id, settings.threads)
         self.device, self.problem = self._whole.device, self._whole.problem
-        if self.problem:
-            level = logging.INFO if settings.device == "auto" else logging.WARNING
-            log.log(level, "runs on the CPU: %s", self.problem)
+        unwished = settings.device == "cuda" and self.problem
+        place = f"CUDA device {device_id}" if self.device == "cuda" else "the CPU"
+        why = self.problem or f"device is {settings.device}"
+        log.log(logging.WARNING if unwished else logging.INFO, "runs on %s: %s", place, why)
         self._prefixes = [
             (p["tasks"], _load(folder / p["file"], bundle, self.device, device_id, settings.threads))
             for p in sorted(bundle.get("prefixes", []), key=lambda prefix: int(prefix["tasks"]))

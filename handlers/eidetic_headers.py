@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from eidetic_packed import FIELD as PACKED
+from eidetic_packed import coding
+
 REQUEST_ID, TRACE, SHADOW = "x-request-id", "traceparent", "eidetic-shadow"
 ECHO = "eidetic-request-id"
 OPTION = "eidetic-"
@@ -22,13 +25,15 @@ _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{
 @dataclass(slots=True)
 class Told:
     """``kinds`` are the media types of parts by name, and ``kind`` that of the body, "" where none is stated
-    or the body is a form. ``options`` are the headers that look like options, as they were sent. ``grpc``:
-    whether a request came by gRPC, of which only the map's entries are told, and no header.
-    ``request_id``: what the sender calls the request, "" if nothing. ``traceparent``: W3C's, "" if there is
-    none. ``shadow``: a copy sent to compare versions, which is not recorded."""
+    or the body is a form; ``coding`` says how it is packed, "" if it is not. ``options`` are the headers that
+    look like options, as they were sent. ``grpc``: whether a request came by gRPC, of which only the map's
+    entries are told, and no header. ``request_id``: what the sender calls the request, "" if nothing.
+    ``traceparent``: W3C's, "" if there is none. ``shadow``: a copy sent to compare versions, or the server's
+    own probe, neither counted nor recorded."""
 
     kinds: dict[str, str]
     kind: str
+    coding: str
     options: dict[str, str]
     grpc: bool
     request_id: str
@@ -57,6 +62,7 @@ def read_headers(headers: Mapping[str, Any]) -> Told:
     return Told(
         kinds,
         "" if kind.lower().startswith(_FORMS) else media_type(kind),
+        coding(packed) if (packed := sent.get(PACKED)) else "",
         options,
         not sent,
         request_id if _ID.fullmatch(request_id) else "",

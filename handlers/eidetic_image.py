@@ -1,61 +1,121 @@
-"""From a PNG or JPEG to one input, by the same formula as in training (``eideticnet/images.py``)."""
+"""From a PNG or JPEG to one input, by the same formula as in training (``eideticnet/images.py``).
+
+What a file may cost is bounded before anything is decoded: a few kilobytes can ask for seconds.
+"""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from eidetic_contract import Contract
-from eidetic_errors import BadRequest
+from eidetic_errors import BadRequest, said
 
 try:
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 except ImportError:  # served without it, pictures alone are refused
     Image = None  # type: ignore[assignment]
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that are read; the others have 16 bits and more, which it would clip."""
+MOST_PARTS, MOST_PACKED, MOST_SCANS, MOST_EXIF = 4096, 8, 32, 1 << 16
+"""Chunks or segments of a file, packed texts and profiles among them (a megabyte each), passes over the
+pixels, bytes of EXIF: far more than pictures have, and few enough to be read in milliseconds."""
+_PACKED = (b"iCCP", b"zTXt", b"iTXt")
+_EXIF = ("exif", "Raw profile type exif")
 
 
 def from_image(data: Any, field: str, contract: Contract) -> npt.NDArray[np.float32]:
-    """The picture as (1, *shape). The number of its pixels is checked before any is decoded."""
+    """The picture as (1, *shape). Its size and its parts are checked before any pixel is decoded."""
     if Image is None:
         raise BadRequest(field, "is an image, and this server has no Pillow", "unsupported_media_type")
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
+        if problem := too_busy(data):
+            raise BadRequest(field, problem, "too_large")
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit is lower than the one that Pillow warns of
-            _check_size(opened, field, contract)
-            return _decode(opened, field, contract.image or {})[None].reshape(1, *contract.shape)
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
+                _check_size(opened, field, contract)
+                return _decode(opened, field, contract.image or {})[None].reshape(1, *contract.shape)
     except BadRequest:
         raise
     except Image.DecompressionBombError:
         raise BadRequest(
             field, f"has too many pixels; expected at most {contract.max_pixels}", "too_large"
         ) from None
+    except UnidentifiedImageError:
+        raise BadRequest(field, "is no PNG or JPEG that can be read") from None
     except Exception as error:  # Pillow's decoders raise errors of many kinds
-        raise BadRequest(field, f"is no PNG or JPEG that can be read: {str(error)[:200]}") from None
+        raise BadRequest(field, f"is no PNG or JPEG that can be read: {said(error)}") from None
+
+
+def too_busy(data: Any) -> str:
+    """Why the parts of a file would take too long to read, or are no single picture; else ""."""
+    if data[:8] != PNG:
+        parts = sum(1 for _ in islice(_segments(data), MOST_PARTS + 1))
+        if data.count(b"\xff\xda") > MOST_SCANS:
+            return f"has more than {MOST_SCANS} scans"
+    else:
+        names = list(islice(_chunks(data), MOST_PARTS + 1))
+        parts = len(names)
+        if b"acTL" in names:
+            return "is an animation; expected a single picture"
+        if sum(name in _PACKED for name in names) > MOST_PACKED:
+            return f"has more than {MOST_PACKED} packed texts and profiles"
+    return f"is made of more than {MOST_PARTS} parts" if parts > MOST_PARTS else ""
+
+
+def _chunks(data: Any) -> Iterator[bytes]:
+    """The names of a PNG's chunks."""
+    at = len(PNG)
+    while at + 8 <= len(data):
+        yield bytes(data[at + 4 : at + 8])
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+
+
+def _segments(data: Any) -> Iterator[int]:
+    """The markers before a JPEG's pixels; what is between two segments counts byte by byte."""
+    at = 2
+    while at + 4 <= len(data) and data[at : at + 2] != b"\xff\xda":
+        yield data[at + 1]
+        marked = data[at] == 0xFF and data[at + 1] not in (0x00, 0xFF)
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if marked else 1
 
 
 def _check_size(opened: Any, field: str, contract: Contract) -> None:
+    size = tuple((contract.image or {}).get("size", ()))
+    if (contract.image or {}).get("resize") == "none" and size not in (opened.size, opened.size[::-1]):
+        raise _other_size(opened, field, size)
     pixels = opened.width * opened.height
     if pixels > contract.max_pixels:
-        message = f"has {pixels} pixels; expected at most {contract.max_pixels}"
+        message = f"has {pixels} pixels; expected at most {contract.max_pixels}; make it smaller first"
         raise BadRequest(field, message, "too_large")
 
 
+def _other_size(picture: Any, field: str, size: tuple[int, ...]) -> BadRequest:
+    found = f"{picture.width} x {picture.height}"
+    return BadRequest(field, f"is {found} pixels; expected {size[1]} x {size[0]}")
+
+
 def _decode(opened: Any, field: str, image: dict[str, Any]) -> npt.NDArray[np.float32]:
-    if opened.mode not in EIGHT_BITS:
-        raise BadRequest(field, f"holds pixels of mode {opened.mode}; expected 8 bits for each colour")
-    picture = ImageOps.exif_transpose(opened).convert(image["mode"])
+    if opened.mode not in EIGHT_BITS or any("16" in str(tile[3]) for tile in opened.tile):
+        message = f"holds pixels of mode {opened.mode}, of 16 bits; expected 8 bits for each colour"
+        raise BadRequest(field, message)
+    opened.load()
+    if sum(len(opened.info.get(name, "")) for name in _EXIF) > MOST_EXIF:
+        raise BadRequest(field, f"has more than {MOST_EXIF} bytes of EXIF", "too_large")
+    ImageOps.exif_transpose(opened, in_place=True)
+    picture = opened.convert(image["mode"])
     height, width = image["size"]
     if picture.size != (width, height):
         if image["resize"] == "none":
-            size = f"{picture.width} x {picture.height}"
-            raise BadRequest(field, f"is {size} pixels; expected {width} x {height}")
+            raise _other_size(picture, field, (height, width))
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, np.uint8).reshape(height, width, -1).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels).astype(np.float32) / np.float32(image["scale"])

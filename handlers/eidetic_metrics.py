@@ -38,6 +38,7 @@ class Metrics:
         self._labels = {"model": model, "version": version}
         self._requests = self._counter("requests", "Requests, refused ones included.")
         self._unknown = self._counter("unknown", "Instances that no task claims.")
+        self._probes = self._counter("probes", "Probes of the server's own and copies, counted nowhere else.")
         answers = "Instances answered, by task; pinned says whether the sender named it."
         self._answers = {
             pinned: [self._counter("answers", answers, task=t, pinned=pinned) for t in tasks]
@@ -53,6 +54,11 @@ class Metrics:
             "graph": self._histogram("graph_seconds", "Running the graph, for each request.", SECONDS),
             "handler": self._histogram("handler_seconds", "All of the handler, for each request.", SECONDS),
         }
+
+    def probes(self, requests: int) -> None:
+        """Count requests that nobody asked."""
+        if requests:
+            self._probes.inc(requests)
 
     def batch(self, requests: int, errors: Sequence[str], seconds: dict[str, float]) -> None:
         """Count a batch of so many ``requests``: the kinds of its ``errors``, and ``seconds`` by stage,

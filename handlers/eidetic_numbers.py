@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from eidetic_contract import Contract, text
-from eidetic_errors import BadRequest, shown
+from eidetic_errors import BadRequest, said, shown
 
 Array = npt.NDArray[Any]
 NPY = b"\x93NUMPY"
@@ -132,7 +132,7 @@ def from_npy(data: Any, field: str, contract: Contract) -> tuple[Array, bool]:
     try:
         shape, fortran, dtype = _parsed(header)
     except Exception as error:  # numpy's own errors, and those of the literal that it evaluates
-        raise BadRequest(field, f"has no .npy header that can be read: {str(error)[:200]}") from None
+        raise BadRequest(field, f"has no .npy header that can be read: {said(error)}") from None
     _check_dtype(dtype, field, contract)
     many = len(shape) == len(contract.shape) + 1
     if (shape[1:] if many else shape) != contract.shape or 0 in shape:

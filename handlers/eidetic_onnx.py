@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +28,12 @@ class OnnxGraph:
     and can't be had; ``problem`` then says why."""
 
     def __init__(self, path: Path, device: str, device_id: int, threads: int) -> None:
-        self.problem = _no_cuda() if device == "cuda" else ""
-        self.device, self._device_id = "cpu" if self.problem else device, device_id
-        self._session = _session(path, self.device, device_id, threads)
-        if self.device == "cuda" and CUDA not in self._session.get_providers():
-            self.device, self.problem = "cpu", "ONNX Runtime could not start CUDA on this machine"
+        self.device, self._device_id, self.problem = "cpu", device_id, ""
+        if device == "cuda":
+            self._session, self.problem = _on_cuda(path, device_id, threads)
+            self.device = "cpu" if self.problem else "cuda"
+        if self.device == "cpu":
+            self._session = _session(path, "cpu", device_id, threads)
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
         self._bound: dict[int, _Bound] = {}
@@ -76,12 +81,42 @@ class _Bound:
         return dict(zip(self._outputs, found, strict=True))
 
 
-def _no_cuda() -> str:
-    if CUDA in onnxruntime.get_available_providers():
-        if hasattr(onnxruntime, "preload_dlls"):
-            onnxruntime.preload_dlls()  # CUDA's libraries where they came as wheels
-        return ""
-    return "this build of ONNX Runtime has no CUDA; onnxruntime-gpu has"
+def _on_cuda(path: Path, device_id: int, threads: int) -> tuple[Any, str]:
+    """A session on CUDA, or why there is none."""
+    missing = _load_libraries()
+    if CUDA not in onnxruntime.get_available_providers():
+        return None, "this build of ONNX Runtime has no CUDA; onnxruntime-gpu has"
+    why = f"; not found: {', '.join(missing)}" if missing else "; its libraries were found: is there a GPU?"
+    try:
+        session = _session(path, "cuda", device_id, threads)
+    except Exception as error:  # of many kinds, some of them several lines long
+        return None, f"ONNX Runtime could not start CUDA{why} ({str(error).partition(chr(10))[0][:200]})"
+    if CUDA not in session.get_providers():
+        return None, f"ONNX Runtime could not start CUDA{why}"
+    return session, ""
+
+
+def _load_libraries() -> list[str]:
+    """Load CUDA's libraries as they came with torch or as wheels, where no loader finds them by itself; the
+    names of those that are nowhere."""
+    if not hasattr(onnxruntime, "preload_dlls"):
+        return []
+    missing: list[str] = []
+    for folder in (None, *_lib_of_torch()):  # None stands for the wheels
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):  # which is how it tells
+            onnxruntime.preload_dlls(directory=folder)
+        missing = [name for name in re.findall(r"Failed to load (\S+):", said.getvalue()) if "/" not in name]
+        if not missing:
+            break
+    return missing
+
+
+def _lib_of_torch() -> list[str]:
+    """The folder of torch's own libraries, without importing it."""
+    spec = importlib.util.find_spec("torch")
+    lib = Path(spec.origin).with_name("lib") if spec and spec.origin else None
+    return [str(lib)] if lib and lib.is_dir() else []
 
 
 def _session(path: Path, device: str, device_id: int, threads: int) -> Any:

@@ -6,6 +6,7 @@ payloads that leave no room for them, as HTTP headers ``eidetic-NAME`` (percent-
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from eidetic_headers import OPTION
 
 ROUTE = -1
 NAMES = ("task", "threshold", "top_k", "probabilities", "deadline_ms")
+LATEST = 253_402_300_800_000
+"""The year 10000. What is later is no number of milliseconds: today in nanoseconds, or in microseconds."""
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -52,6 +55,8 @@ def from_text(name: str, text: str | bytes | bytearray) -> Any:
     try:
         if not isinstance(text, str):
             text = text.decode("utf-8")
+        if "_" in text and name in ("threshold", "deadline_ms", "top_k"):
+            return text  # which Python would take for a number
         if name in ("threshold", "deadline_ms"):
             return float(text)
         if name == "top_k":
@@ -95,7 +100,7 @@ def _threshold(value: Any, contract: Contract) -> float:
     """What was sent, else the calibrated threshold of the bundle, which is 0 if nobody asked for one."""
     if value is None:
         return contract.threshold
-    if not _is_number(value) or not 0 <= value <= 1:
+    if not 0 <= _number(value) <= 1:
         raise BadRequest("threshold", f"is {str(value)[:100]}; expected a number from 0 to 1")
     return float(value)
 
@@ -119,7 +124,7 @@ def _probabilities(value: Any) -> bool:
 def _deadline(value: Any) -> float | None:
     if value is None:
         return None
-    if not _is_number(value) or not 0 <= value < float("inf"):
+    if not 0 <= _number(value) < LATEST:
         raise BadRequest("deadline_ms", f"is {str(value)[:100]}; expected milliseconds of Unix time")
     late = time.time() * 1000 - value
     if late > 0:
@@ -127,5 +132,6 @@ def _deadline(value: Any) -> float | None:
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number(value: Any) -> float:
+    """NaN, which is in no range, for what is no number."""
+    return float(value) if type(value) is float or (type(value) is int and abs(value) < LATEST) else math.nan

@@ -7,7 +7,7 @@ entry of gRPC's map) is the payload; the others are options. Headers stand besid
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from eidetic_contract import Contract
 from eidetic_errors import BadRequest, shown
 from eidetic_headers import Told, media_type
 from eidetic_image import JPEG, PNG, from_image
+from eidetic_packed import FIELD as PACKED
+from eidetic_packed import unpacked
 
 try:
     import orjson
@@ -29,6 +31,7 @@ except ImportError:  # the standard parser is slower but understands the same re
 JSON, RAW, NPY, IMAGE = "application/json", "application/octet-stream", "application/x-npy", "image"
 _IMAGES = ("image/png", "image/jpeg")
 _KEYS = ("data", "instances", *options.NAMES)
+_TENSOR = ("name", "shape", "datatype", "data")
 _BESIDE = ("content_type", "content-type", "model_name")
 """Fields that are neither payload nor option; ``model_name`` is TorchServe's own, of /invocations."""
 
@@ -52,7 +55,9 @@ class Request:
 
 def parse(row: Mapping[str, Any], told: Told, contract: Contract) -> Request:
     """Read the fields of one request of any kind, whose headers ``told`` this. Raises ``BadRequest``."""
-    field, body = _payload(row)
+    field, body = _payload(row, told)
+    if told.coding:
+        body = unpacked(body, told.coding)
     given = options.from_headers(told.options) if told.options else {}
     if len(row) > 1:
         given = options.merge(given, _options_beside(row, field))
@@ -70,13 +75,19 @@ def parse(row: Mapping[str, Any], told: Told, contract: Contract) -> Request:
     return _request(x, asked, many, field)
 
 
-def _payload(row: Mapping[str, Any]) -> tuple[str, Any]:
+def _payload(row: Mapping[str, Any], told: Told) -> tuple[str, Any]:
     if "body" in row and "data" in row:
         raise BadRequest("data", "is there beside a body; give one of them")
     field = "data" if "data" in row else "body"
     body = row.get(field, b"")
     if isinstance(body, str):
         body = body.encode("utf-8", "surrogatepass")
+    if field not in row and (found := [name for name in row if name not in (*options.NAMES, *_BESIDE)]):
+        beside = f"expected a part or entry called data, and beside it at most {', '.join(options.NAMES)}"
+        raise BadRequest("data", f"is missing; {beside}; found {', '.join(map(repr, found))[:200]}")
+    if not body and told.coding:
+        what = "of a body that is empty, or a form, which is not unpacked; expected a body of another type"
+        raise BadRequest(PACKED, f"is {told.coding[:100]!r}, {what}", "unsupported_media_type")
     if not body and not isinstance(body, (dict, list)):
         raise BadRequest(field, "is empty; expected a JSON object, sent as application/json")
     return field, body
@@ -133,7 +144,7 @@ def _from_json(body: Any, given: dict[str, Any], told: Told, contract: Contract)
     fields = _json_object(body)
     if "inputs" in fields:
         if isinstance(body, (bytes, bytearray)):
-            _once(body, options.NAMES)
+            _once(body, (*fields, *_TENSOR, *options.NAMES))
         x, asked, reply_to = open_inference.read(fields, given, told.grpc, contract)
         return _request(x, asked, True, "x", reply_to)
     for key in fields:
@@ -141,9 +152,9 @@ def _from_json(body: Any, given: dict[str, Any], told: Told, contract: Contract)
             raise BadRequest(key, f"unexpected field; expected {', '.join(_KEYS)}")
     if ("data" in fields) == ("instances" in fields):
         raise BadRequest("data", 'give either "data" (one instance) or "instances" (a list of them)')
+    if isinstance(body, (bytes, bytearray)) and body.count(b'"') > 2:  # more than one name
+        _once(body, fields)
     if given or len(fields) > 1:
-        if isinstance(body, (bytes, bytearray)):
-            _once(body, fields)
         beside = {name: fields[name] for name in options.NAMES if fields.get(name) is not None}
         given = options.merge(given, beside)
     asked = options.read(given, contract)
@@ -169,14 +180,14 @@ def _json_object(body: Any) -> dict[str, Any]:
     return body
 
 
-def _once(text: bytes | bytearray, fields: Container[str]) -> None:
-    """Refuse JSON that holds an option twice, differently: other readers may take the first.
+def _once(text: bytes | bytearray, names: Iterable[str]) -> None:
+    """Refuse JSON that holds one of ``names`` twice, differently: other readers may take the first.
 
     Only if there may be one it is read anew, without what lies between the brackets if that is numbers."""
     start, end = text.find(b"["), text.rfind(b"]") + 1
     if text.find(b'"', start, end) < 0 <= start < end:
         text = text[:start] + b"0" + text[end:]
-    if b"\\u" in text or any(text.count(b'"%s"' % n.encode()) > 1 for n in options.NAMES if n in fields):
+    if b"\\u" in text or any(text.count(b'"%s"' % name.encode()) > 1 for name in names):
         try:
             json.loads(text, object_pairs_hook=_agreeing)
         except RecursionError:
@@ -187,8 +198,7 @@ def _agreeing(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         for name, value in pairs:
-            if name in options.NAMES:
-                options.merge(found, {name: value})
+            options.merge(found, {name: value})
     return found
 
 
@@ -198,9 +208,16 @@ def _load_json(text: bytes | bytearray) -> Any:
     except (ValueError, RecursionError):
         pass
     try:  # slower, but it knows NaN and Infinity, and so names the number and not a column
-        return json.loads(text.decode())  # as text, because of bytes it would take UTF-16 as well
-    except (ValueError, RecursionError) as error:
-        raise BadRequest("body", f"is not JSON: {error}; expected a JSON object") from None
+        return json.loads(text.decode("utf-8-sig"))  # as text, because of bytes it would take UTF-16 as well
+    except json.JSONDecodeError as error:
+        problem = f"is not JSON: {error}"
+    except UnicodeDecodeError as error:
+        problem = f"is not JSON: byte {error.start} is not UTF-8"
+    except RecursionError:
+        problem = "is not JSON that can be read: it is nested too deeply"
+    except ValueError:  # Python reads no longer ones
+        problem = "is not JSON that can be read: it holds a number of thousands of digits"
+    raise BadRequest("body", f"{problem}; expected a JSON object")
 
 
 def gather(

@@ -27,7 +27,8 @@ class TorchGraph:
         threads: int,
     ) -> None:
         torch.set_num_threads(threads)
-        self.problem = "" if device == "cpu" or torch.cuda.is_available() else "torch finds no CUDA device"
+        there = device == "cpu" or torch.cuda.is_available()
+        self.problem = "" if there else f"torch {torch.__version__} finds no CUDA device"
         self.device = "cpu" if self.problem else device
         self._place = torch.device("cpu" if self.device == "cpu" else f"cuda:{device_id}")
         self._module = _load(path, format, self._place)

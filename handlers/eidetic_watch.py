@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,23 +58,23 @@ class Watch:
     def _count(self, batch: Batch) -> None:
         if self._metrics is None:
             return
-        self._metrics.batch(len(batch.senders), [e.kind for e in batch.errors.values()], batch.seconds)
-        for done in batch.passes:
-            if done.outputs is not None:
-                self._metrics.rows(done.task, done.outputs["task"], done.outputs.get("task_probs"))
+        real = sum(not sender.shadow for sender in batch.senders)
+        self._metrics.probes(len(batch.senders) - real)
+        if not real:
+            return
+        errors = [e.kind for place, e in batch.errors.items() if not batch.senders[place].shadow]
+        self._metrics.batch(real, errors, batch.seconds)
+        for done, rows in _real(batch):
+            assert done.outputs is not None
+            probabilities = done.outputs.get("task_probs")
+            told = None if probabilities is None else probabilities[rows]
+            self._metrics.rows(done.task[rows], done.outputs["task"][rows], told)
 
     def _record(self, batch: Batch) -> None:
         if self._ring is None:
             return
-        for done in batch.passes:
-            if done.outputs is None:
-                continue
-            real = [not batch.senders[place].shadow for place in done.places]
-            if all(real):
-                self._ring.write(done.x, done.task, done.threshold)
-            elif any(real):
-                rows = np.repeat(real, [len(r.x) for r in done.requests])
-                self._ring.write(done.x[rows], done.task[rows], done.threshold[rows])
+        for done, rows in _real(batch):
+            self._ring.write(done.x[rows], done.task[rows], done.threshold[rows])
 
     def _log(self, batch: Batch) -> None:
         for place, error in batch.errors.items():
@@ -99,6 +99,14 @@ class Watch:
             fields |= {name: round(value, 6) for name, value in batch.seconds.items()}
         failed = next((p.error for p in batch.passes if p.error and place in p.places), "")
         log.log(level, message, extra={"fields": fields | ({"error": failed} if failed else {})})
+
+
+def _real(batch: Batch) -> Iterator[tuple[Pass, Any]]:
+    """The passes that were answered, and which of their rows somebody sent: no probes, no copies."""
+    for done in batch.passes:
+        real = [not batch.senders[place].shadow for place in done.places]
+        if done.outputs is not None and any(real):
+            yield done, slice(None) if all(real) else np.repeat(real, [len(r.x) for r in done.requests])
 
 
 def _milliseconds(text: str) -> float:

@@ -126,11 +126,12 @@ def config_properties(
     return "".join(f"{key}={value}\n" for key, value in lines.items())
 
 
-LOG4J2 = """<?xml version="1.0" encoding="UTF-8"?>
+LOG4J2 = r"""<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="error">
   <Appenders>
     <Console name="out" target="SYSTEM_OUT">
-      <PatternLayout pattern="%d{ISO8601} [%-5p] %c - %m%n"/>
+      <PatternLayout alwaysWriteExceptions="false"
+                     pattern="%d{ISO8601} [%-5p] %c - %maxLen{%replace{%m %ex{1}}{\s+}{ }}{1000}%n"/>
     </Console>
   </Appenders>
   <Loggers>

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from bombs import COSTLY
 from eidetic_contract import Contract
 from eidetic_errors import BadRequest
 from eidetic_image import from_image
@@ -16,7 +17,7 @@ from PIL import Image
 from eideticnet import EideticNetwork, ImageInput, Inputs
 from eideticnet.config import TaskConfig
 from eideticnet.errors import DataError
-from eideticnet.images import read_folder, read_image
+from eideticnet.images import most_pixels, read_folder, read_image
 from eideticnet.sources import open_task
 from export.bundle import write_bundle
 from export.contract import problem_of, read_bundle
@@ -43,7 +44,12 @@ def files(draw):
     exif = Image.Exif()
     exif[0x0112] = draw(st.integers(0, 9))
     file = io.BytesIO()
-    image.save(file, kind, **({"exif": exif} if draw(st.booleans()) else {}))
+    more = {"exif": exif} if draw(st.booleans()) else {}
+    if kind == "JPEG":
+        more["progressive"] = draw(st.booleans())
+    elif draw(st.integers(0, 9)) == 0:
+        more |= {"save_all": True, "append_images": [image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)]}
+    image.save(file, kind, **more)
     return file.getvalue()
 
 
@@ -67,6 +73,18 @@ def test_training_and_serving_make_the_same_of_a_file_to_the_last_bit(file, imag
     served = from_image(bytearray(file), "body", Contract.of(described(image)))
     assert served.shape == (1, *image.shape)
     assert served.tobytes() == trained.numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_training_refuses_what_a_server_would_not_decode(name, tmp_path):
+    (tmp_path / "one.png").write_bytes(COSTLY[name][0])
+    with pytest.raises(DataError, match=r"one\.png: .*" + COSTLY[name][1]):
+        read_image(tmp_path / "one.png", IMAGE)
+
+
+@given(IMAGES)
+def test_training_and_serving_take_pictures_of_as_many_pixels(image):
+    assert Contract.of(described(image)).max_pixels == most_pixels(image)
 
 
 def test_a_task_is_read_from_a_folder_with_a_folder_for_each_class(tmp_path):

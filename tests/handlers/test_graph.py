@@ -168,8 +168,73 @@ def test_without_a_gpu_one_line_says_so_and_the_cpu_answers(tmp_path, caplog, fo
     lines = [(r.levelname, r.getMessage()) for r in caplog.records if r.name.startswith("eidetic")]
     assert lines == [("WARNING", f"runs on the CPU: {graph.problem}")]
     assert "CUDA" in graph.problem
+    assert graph.problem.startswith("this build of ONNX Runtime has" if format == "onnx" else "torch 2")
     assert (graph.device, graph.buckets) == ("cpu", ())
     assert graph(*inputs([-1, 0, 2]))["task"].tolist()[1:] == [0, 2]
+
+
+class FakeRuntime:
+    """ONNX Runtime with CUDA, of which libraries may be ``missing``; ``fails``: it raises instead."""
+
+    SessionOptions = onnxruntime.SessionOptions
+
+    def __init__(self, missing=(), fails="", works=True):
+        self.missing, self.fails, self.works, self.asked = missing, fails, works, []
+
+    def preload_dlls(self, directory=None):
+        self.asked.append("libraries")
+        for name in self.missing:
+            print(f"Failed to load /wheels/{name}: it is damaged\nFailed to load {name}: cannot open")
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"] if self.asked else []
+
+    def InferenceSession(self, path, options, providers):
+        on_cuda = len(providers) > 1
+        self.asked.append("CUDA" if on_cuda else "CPU")
+        if on_cuda and self.fails:
+            raise RuntimeError(self.fails)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        if on_cuda and self.works:
+            session.get_providers = lambda: [providers[0][0], "CPUExecutionProvider"]
+        return session
+
+
+LACKS = "not found: libcublasLt.so.13, libcudnn.so.9"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "line"),
+    [
+        (FakeRuntime(), "auto", ("INFO", "runs on CUDA device 0: device is auto")),
+        (FakeRuntime(), "cuda", ("INFO", "runs on CUDA device 0: device is cuda")),
+        (FakeRuntime(), "cpu", ("INFO", "runs on the CPU: device is cpu")),
+        (
+            FakeRuntime(("libcublasLt.so.13", "libcudnn.so.9"), works=False), "cuda",
+            ("WARNING", f"runs on the CPU: ONNX Runtime could not start CUDA; {LACKS}"),
+        ),
+        (
+            FakeRuntime(fails="CUDA failure 100: no CUDA-capable device is detected\n in a.cc"), "auto",
+            ("INFO", "runs on the CPU: ONNX Runtime could not start CUDA; its libraries were found: "
+             "is there a GPU? (CUDA failure 100: no CUDA-capable device is detected)"),
+        ),
+    ],
+)  # fmt: skip
+def test_one_line_of_the_log_says_which_device_serves_and_why(
+    folder, bundle, caplog, monkeypatch, runtime, device, line
+):
+    import eidetic_onnx
+
+    monkeypatch.setattr(eidetic_onnx, "onnxruntime", runtime)
+    with caplog.at_level(logging.INFO, "eidetic"):
+        graph = load(folder, {**bundle, "prefixes": []}, device=device)
+    lines = [(r.levelname, r.getMessage()) for r in caplog.records if r.name.startswith("eidetic")]
+    assert lines == [line]
+    assert graph.device == ("cuda" if "on CUDA" in line[1] else "cpu")
+    assert (runtime.asked[:1] == ["libraries"]) == (device != "cpu")  # before any session is made
+    if graph.device == "cpu":
+        assert runtime.asked[-1] == "CPU"
+        assert graph(*inputs([-1, 0, 2]))["task"].tolist()[1:] == [0, 2]
 
 
 def test_sizes_that_a_gpu_runs_are_ascending():

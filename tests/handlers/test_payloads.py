@@ -1,5 +1,6 @@
 """Raw numbers, .npy files, images, forms and options are read, or refused by name."""
 
+import gzip
 import io
 import json
 import struct
@@ -8,6 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
+from bombs import COSTLY, black
 from eidetic_errors import STATUS, BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -196,9 +198,9 @@ def deep():
     return file.getvalue()
 
 
-def other_format(kind):
+def other_format(kind, size=(5, 4)):
     file = io.BytesIO()
-    Image.new("RGB", (5, 4)).save(file, kind)
+    Image.new("RGB", size).save(file, kind)
     return file.getvalue()
 
 
@@ -228,15 +230,72 @@ def test_an_image_that_does_not_fit_is_refused(sent, bundle, kind, words):
     assert words in found[2]
 
 
-def test_too_many_pixels_are_refused_before_any_is_decoded():
-    def chunk(name, data):
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+@pytest.mark.parametrize(("sent", "words"), COSTLY.values(), ids=COSTLY)
+def test_a_file_that_costs_more_than_pictures_do_is_refused_before_it_is_decoded(sent, words):
+    start = time.process_time()
+    kind, _, message = refused(sent, picture(), "image/png")
+    assert time.process_time() - start < 0.1
+    assert words in message
+    assert kind == "too_large"
 
-    head = chunk(b"IHDR", struct.pack(">2I5B", 50_000, 50_000, 8, 0, 0, 0, 0))
-    sent = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(50_000))) + chunk(b"IEND", b"")
-    start = time.perf_counter()
-    assert refused(sent, picture(), "image/png")[0] == "too_large"
-    assert time.perf_counter() - start < 0.5
+
+@pytest.mark.parametrize("size", [(512, 512), (8, 32_768)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_small_input_may_come_as_a_picture_of_512_x_512_pixels_and_as_no_larger_one(size, kind):
+    assert read(other_format(kind, size), picture(), "image/png").x.shape == (1, 3, 4, 5)
+    larger = other_format(kind, (size[0], size[1] + 1))
+    assert "expected at most 262144" in refused(larger, picture(), "image/png")[2]
+
+
+def test_an_input_may_come_as_a_picture_of_64_times_its_pixels():
+    assert read(other_format("PNG", (800, 800)), picture(size=(100, 100)), "image/png").x.shape[2] == 100
+    assert refused(other_format("PNG", (801, 800)), picture(size=(100, 100)), "image/png")[0] == "too_large"
+
+
+@pytest.mark.parametrize("colours", [2, 4, 6])
+def test_sixteen_bits_are_refused_in_every_kind_of_colour(colours):
+    assert "of 16 bits; expected 8 bits" in refused(black(5, 4, 16, colours), picture(), "image/png")[2]
+    assert read(black(5, 4, 8, colours), picture(), "image/png").x.shape == (1, 3, 4, 5)
+
+
+def usual():
+    """What editors and cameras write beside the pixels."""
+    info, exif = PngImagePlugin.PngInfo(), Image.Exif()
+    for name in "abcd":
+        info.add_itxt(name, "ü" * 1000, zip=True)
+        info.add_text(name, "a" * 10_000, zip=name > "b")
+    exif[0x010E] = "a" * 60_000
+    more = [Image.fromarray(np.full((4, 5, 3), 99, np.uint8))]
+    return {
+        "texts": png(size=(5, 4), pnginfo=info),
+        "a profile": png(size=(5, 4), icc_profile=bytes(500_000)),
+        "EXIF": png("JPEG", size=(5, 4), exif=exif),
+        "a progressive JPEG": png("JPEG", size=(50, 40), progressive=True),
+        "several pictures": png("MPO", size=(5, 4), save_all=True, append_images=more),
+    }
+
+
+@pytest.mark.parametrize("name", usual())
+def test_what_editors_and_cameras_write_is_read(name):
+    assert read(usual()[name], picture(), "image/png").x.max() > 0.1
+
+
+def test_an_animation_is_refused_by_name():
+    frames = [Image.new("L", (5, 4), colour) for colour in (0, 255)]
+    file = io.BytesIO()
+    frames[0].save(file, "PNG", save_all=True, append_images=frames[1:])
+    assert "is an animation; expected a single picture" in refused(file.getvalue(), picture(), "image/png")[2]
+
+
+@given(
+    st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\x93NUMPY\x01\x00"]), st.binary(max_size=200)
+)
+def test_no_error_names_an_object_of_this_process(magic, rest):
+    for kind in ("image/png", NPY, "application/json"):
+        for sent in (magic + rest, header(f"{rest!r}()"), header(repr({"descr": rest, "shape": (1,)}))):
+            message = refused(sent, picture(), kind)[2]
+            assert " at 0x" not in message
+            assert "BytesIO" not in message
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -274,6 +333,58 @@ def test_a_content_type_that_is_not_known_is_named_with_those_that_are(kind):
 )
 def test_a_content_type_is_read_without_its_parameters_and_case(kind):
     assert read(json.dumps({"data": X.tolist()}).encode(), BUNDLE, kind).x.tolist() == [X.tolist()]
+
+
+def deflated(data, around):
+    packer = zlib.compressobj(wbits=around)
+    return packer.compress(data) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip, identity", gzip.compress),
+        (" GZIP ", gzip.compress),
+        ("deflate", lambda data: deflated(data, 15)),
+        ("deflate", lambda data: deflated(data, -15)),
+        ("identity", bytes),
+        ("", bytes),
+    ],
+)
+def test_a_packed_body_is_unpacked(coding, pack):
+    for sent, kind in ((json.dumps({"data": X.tolist()}).encode(), ""), (npy(X), NPY), (X.tobytes(), RAW)):
+        assert read(pack(sent), BUNDLE, kind, **{"Content-Encoding": coding}).x.tolist() == [X.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("sent", "coding", "kind", "words"),
+    [
+        (b"{}", "br", "unsupported_media_type", "is 'br'; expected gzip, deflate or none"),
+        (b"{}", "gzip, gzip", "unsupported_media_type", "is 'gzip, gzip'; expected gzip"),
+        (b"{}", "gzip", "bad_request", "is not gzip, as its content-encoding says"),
+        (b"\xff\xff", "deflate", "bad_request", "is not deflate"),
+        (gzip.compress(b"{}")[:-1], "gzip", "bad_request", "is cut short"),
+        (gzip.compress(b"{}") * 2, "gzip", "bad_request", "goes on after its end"),
+        (gzip.compress(bytes(6_553_501)), "gzip", "too_large", "more than 6553500 bytes"),
+        (zlib.compress(bytes(64 << 20), 1), "deflate", "too_large", "more than 6553500 bytes"),
+        (b"", "gzip", "unsupported_media_type", "a body that is empty, or a form"),
+    ],
+)
+def test_a_packed_body_that_can_not_be_unpacked_is_refused_by_name(sent, coding, kind, words):
+    start = time.process_time()
+    found = refused(sent, BUNDLE, "", **{"Content-Encoding": coding})
+    assert time.process_time() - start < 0.2
+    assert found[0] == kind
+    assert words in found[2]
+
+
+@pytest.mark.parametrize("names", [["file"], ["file", "top_k"], ["inputs", "Data"]])
+def test_a_form_without_the_part_data_names_what_is_expected_and_what_was_found(names):
+    kind, field, message = refused(None, BUNDLE, "", **dict.fromkeys(names, b"1"))
+    assert (kind, field) == ("bad_request", "data")
+    assert "expected a part or entry called data" in message
+    assert message.endswith(f"found {', '.join(repr(n) for n in names if n != 'top_k')}")
 
 
 @pytest.mark.parametrize(
@@ -331,6 +442,8 @@ def test_options_mean_the_same_wherever_they_stand():
         ({"threshold": b"high"}, "threshold", "from 0 to 1"),
         ({"threshold": b"nan"}, "threshold", "from 0 to 1"),
         ({"threshold": b""}, "threshold", "from 0 to 1"),
+        ({"threshold": b"0_1"}, "threshold", "from 0 to 1"),
+        ({"top_k": b"1_0"}, "top_k", "whole number from 1"),
         ({"top_k": b"0"}, "top_k", "whole number from 1"),
         ({"top_k": b"1.5"}, "top_k", "whole number from 1"),
         ({"top_k": b"9" * 5000}, "top_k", "whole number from 1"),

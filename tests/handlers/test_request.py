@@ -1,6 +1,8 @@
 """JSON requests are read, or refused with the field's name and what was expected."""
 
+import gzip
 import json
+import time
 
 import numpy as np
 import pytest
@@ -46,6 +48,11 @@ def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
     assert read(decoded, BUNDLE).x.tolist() == [GOOD]
 
 
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", b" \r\n\t"])
+def test_a_mark_of_utf_8_before_the_object_is_passed_over(before):
+    assert read(before + body(data=GOOD, task="ünïcode"), BUNDLE).task == 1
+
+
 @pytest.mark.parametrize(
     ("sent", "field", "words"),
     [
@@ -84,6 +91,22 @@ def test_a_body_that_the_server_decoded_already_is_read_too(decoded):
         (body(instances=[GOOD] * 4), "instances", "at most 3"),
         (body(instances=[GOOD, [[1, 2]]]), "instances[1]", "has shape [1, 2]; expected [2, 2]"),
         (body(instances=[GOOD, [[1, 2], [3, 99]]]), "instances[1][1][1]", "99"),
+        (b"1" * 5000, "body", "not JSON that can be read: it holds a number of thousands of digits"),
+        (body(data=GOOD).decode().encode("utf-16"), "body", "not JSON: byte 0 is not UTF-8"),
+        (gzip.compress(body(data=GOOD)), "body", "not JSON: byte 1 is not UTF-8"),
+        (b'{"data": [[1, 2], [3, 4]], "data": [[1, 2], [3, 5]]}', "data", "twice, differently"),
+        (b'{"instances": [[[1, 2], [3, 4]]], "\\u0069nstances": []}', "instances", "twice, differently"),
+        (b'{"data": [[1, 2], [3, 4]], "instances": 1, "instances": 1}', "data", "either"),
+        (body(data=GOOD, deadline_ms=10**400), "deadline_ms", "expected milliseconds of Unix time"),
+        (body(data=GOOD, deadline_ms=1e300), "deadline_ms", "expected milliseconds of Unix time"),
+        (body(data=GOOD, deadline_ms=time.time_ns()), "deadline_ms", "expected milliseconds of Unix time"),
+        (body(data=GOOD, deadline_ms=time.time_ns() // 1000), "deadline_ms", "expected milliseconds"),
+        (body(data=GOOD, deadline_ms=float("nan")), "deadline_ms", "is nan; expected milliseconds"),
+        (body(data=GOOD, deadline_ms=True), "deadline_ms", "is True; expected milliseconds"),
+        (body(data=GOOD, threshold=10**400), "threshold", "from 0 to 1"),
+        (body(data=GOOD, threshold="0.5"), "threshold", "from 0 to 1"),
+        (body(data=GOOD, top_k=1e9), "top_k", "whole number from 1"),
+        (body(data=GOOD, top_k=-1), "top_k", "whole number from 1"),
         (body(data=GOOD, task="dogs"), "task", "'cats', 'ünïcode'"),
         (body(data=GOOD, task=0), "task", "expected one of"),
         (body(data=GOOD, task=["cats"]), "task", "expected one of"),

@@ -1,5 +1,6 @@
 """What is too large is refused before it costs anything; what is odd changes nothing for others."""
 
+import gzip
 import io
 import json
 import socket
@@ -178,6 +179,43 @@ def test_no_log_line_and_no_header_can_be_forged(server):
     log = (server.home / "logs/torchserve.log").read_text(errors="replace")
     assert not [line for line in log.splitlines() if line.startswith(("forged", "{"))]
     assert "\x1b" not in log
+
+
+ODD = [
+    "GET /%zz HTTP/1.1\r\nHost: x",
+    "GET /" + "%zz" * 1300 + " HTTP/1.1\r\nHost: x",
+    "POST /predictions/%zz HTTP/1.1\r\nContent-Length: 0",
+    "GET /predictions/net/%e0%80 HTTP/9.9\r\nHost: x",
+    "PRI * HTTP/2.0",
+    "\x16\x03\x01\x00 no HTTP",
+]
+
+
+@pytest.mark.parametrize("head", ODD)
+def test_an_odd_request_without_a_key_costs_one_short_line_of_the_log(server, head):
+    log = server.home / "logs/torchserve.log"
+    before = log.stat().st_size
+    raw(server, head)
+    added = log.read_bytes()[before:]
+    assert len(added) <= 1200
+    assert added.count(b"\n") <= 1
+
+
+def test_a_form_whose_part_has_another_name_and_a_packed_body_are_understood(server):
+    content, key = json.dumps(ROW).encode(), {"Authorization": f"Bearer {server.keys()['inference']}"}
+    url = server.running["inference"] + "/predictions/net"
+    answer = httpx.post(url, files={"file": content}, headers=key, trust_env=False)
+    assert kind(answer) == (400, "bad_request")
+    assert "expected a part or entry called data" in answer.json()["error"]["message"]
+    for coding, pack, status in (
+        ("gzip", gzip.compress, 200),
+        ("deflate", zlib.compress, 200),
+        ("br", bytes, 415),
+        ("gzip", bytes, 400),
+        ("gzip", lambda _: gzip.compress(bytes(MOST_BYTES + 1)), 413),
+    ):
+        answer = post(server, "net", pack(content), "application/json", [("Content-Encoding", coding)])
+        assert answer.status_code == status, (coding, answer.text)
 
 
 def test_a_client_that_sends_nothing_keeps_nobody_from_an_answer(server):

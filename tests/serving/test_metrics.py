@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.parser import text_string_to_metric_families
 from served import Served, until
 
 from serving.metrics import merge_ended
@@ -63,6 +64,13 @@ def test_no_count_is_ever_lost_or_changed(tmp_path_factory, files):
     assert len(list(folder.iterdir())) == 1 + min(len(files), 1)
 
 
+def total(server, name):
+    """The sum of a counter's series."""
+    families = text_string_to_metric_families(server.control("/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+    return sum(sample.value for sample in samples if sample.name == f"eidetic_{name}_total")
+
+
 def test_a_server_whose_workers_were_killed_again_and_again_keeps_few_files(versions, tmp_path):
     with Served(tmp_path / "home", versions["1.0"]) as server:
         for _ in range(3):
@@ -73,6 +81,12 @@ def test_a_server_whose_workers_were_killed_again_and_again_keeps_few_files(vers
         assert until(lambda: server.predict({"data": [0.5] * 6}).status_code == 200)
         assert until(lambda: len(list((server.home / "metrics").iterdir())) <= 4)
         assert 'eidetic_answers_total{model="net"' in server.control("/metrics").text
+        before, probes = total(server, "requests"), total(server, "probes")
+        for _ in range(3):
+            assert server.predict({"data": [0.5] * 6}).status_code == 200
+        until(lambda: total(server, "probes") >= probes + 2)  # which are the server's own, and no requests
+        assert total(server, "requests") == before + 3
+        assert total(server, "answers") + total(server, "unknown") == before + 3
 
 
 def test_a_file_that_a_worker_had_no_time_to_write_costs_no_other_count(tmp_path):
