@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import prod
+from math import ceil, floor, inf, prod
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from eideticnet.errors import DataError
+from eideticnet.names import plain, whole
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
 
+
+LARGEST, MOST_DIMENSIONS, MOST_PIXELS = 1 << 30, 16, 1 << 16
+"""Of a shape, and of a picture's height and width: the contract with servers has no more."""
+INT64, FLOAT32 = torch.iinfo(torch.int64), torch.finfo(torch.float32)
 
 CHANNELS = {"RGB": 3, "L": 1}
 RESIZES = ("bilinear", "none")
@@ -35,8 +41,14 @@ class ImageInput:
     scale: float = 255.0
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or any(n < 1 for n in self.size):
-            raise DataError(f"image size {self.size}: give height and width in pixels")
+        sizes = plain(self.size)
+        if not isinstance(sizes, (tuple, list)) or len(sizes) != 2:
+            raise DataError(f"image size {sizes!r}: give height and width in pixels")
+        size = tuple(whole(n, "image size", least=1) for n in sizes)
+        if max(size) > MOST_PIXELS:
+            raise DataError(f"image size {size}: give height and width of up to {MOST_PIXELS} pixels")
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "scale", plain(self.scale))
         for name, value, known in (
             ("mode", self.mode, CHANNELS),
             ("resize", self.resize, RESIZES),
@@ -44,7 +56,8 @@ class ImageInput:
         ):
             if value not in known:
                 raise DataError(f"image {name} {value!r}: use one of {', '.join(known)}")
-        if not 0 < self.scale < float("inf"):
+        _check_number("image scale", self.scale, "float32")
+        if self.scale <= 0:
             raise DataError(f"image scale {self.scale}: give a positive number")
 
     @property
@@ -74,8 +87,13 @@ class Inputs:
     image: ImageInput | None = None
 
     def __post_init__(self) -> None:
-        if not self.shape or any(n < 1 for n in self.shape):
-            raise DataError(f"input shape {self.shape}: give one positive size per dimension")
+        for name, value in self._converted().items():
+            object.__setattr__(self, name, value)
+        if not 1 <= len(self.shape) <= MOST_DIMENSIONS or not all(1 <= n <= LARGEST for n in self.shape):
+            raise DataError(
+                f"input shape {self.shape}: give one size from 1 to {LARGEST} for each of up to "
+                f"{MOST_DIMENSIONS} dimensions, without the batch"
+            )
         if self.dtype not in DTYPES:
             raise DataError(f"input dtype {self.dtype!r}: use one of {', '.join(DTYPES)}")
         if (self.mean or self.std) and self.dtype != "float32":
@@ -83,15 +101,36 @@ class Inputs:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (0, 1, self.shape[0]):
                 raise DataError(f"{name} holds {len(values)} numbers, not 1 or {self.shape[0]}")
+        for name, number in self._numbers():
+            _check_number(name, number, self.dtype)
         if self.low is not None and self.high is not None and self.low > self.high:
             raise DataError(f"low {self.low} is above high {self.high}")
-        if any(value <= 0 for value in self.std):
-            raise DataError("every std must be positive")
         if self.image and (self.shape, self.dtype) != (self.image.shape, "float32"):
             raise DataError(
                 f"an image becomes float32 of shape {self.image.shape}, "
                 f"and inputs are {self.dtype} of shape {self.shape}"
             )
+
+    def _converted(self) -> dict[str, Any]:
+        """What was given as tensors, arrays or torch's names of types, as plain values. A bound that
+        is infinite is none."""
+        shape = plain(self.shape)
+        sizes = shape if isinstance(shape, (tuple, list)) else (shape,)
+        low, high = plain(self.low), plain(self.high)
+        return {
+            "shape": tuple(whole(n, "input shape") for n in sizes),
+            "dtype": _dtype_name(self.dtype),
+            "low": None if low == -inf else _of_json(low),
+            "high": None if high == inf else _of_json(high),
+            "mean": _numbers_of(self.mean),
+            "std": _numbers_of(self.std),
+        }
+
+    def _numbers(self) -> list[tuple[str, Any]]:
+        """All numbers of the contract, each with its name."""
+        bounds = [(name, v) for name, v in (("low", self.low), ("high", self.high)) if v is not None]
+        lists = (("mean", self.mean), ("std", self.std))
+        return bounds + [(f"{name}[{i}]", v) for name, values in lists for i, v in enumerate(values)]
 
     @classmethod
     def like(cls, example: Tensor) -> Inputs:
@@ -107,7 +146,10 @@ class Inputs:
         fields = _with_tuples(data)
         if "image" in fields:
             fields["image"] = ImageInput(**_with_tuples(fields["image"]))
-        return cls(**fields)
+        inputs = cls(**fields)
+        for name in ("low", "high"):  # an infinite one of before is part of the digests
+            object.__setattr__(inputs, name, fields.get(name))
+        return inputs
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``image`` stands there only if inputs are pictures."""
@@ -120,6 +162,17 @@ class Inputs:
         if low is None:
             low = 0.0 if high is None else high - 1.0
         return low, low + 1.0 if high is None else high
+
+    def random(self, count: int, generator: torch.Generator) -> Tensor:
+        """So many synthetic inputs (count, *shape) within ``bounds``."""
+        (low, high), shape = self.bounds(), (count, *self.shape)
+        if self.dtype == "int64":
+            low, high = min(ceil(low), INT64.max - 1), min(floor(high), INT64.max - 1)
+            return torch.randint(low, max(low, high) + 1, shape, generator=generator)
+        share = torch.rand(shape, generator=generator)
+        if high - low > FLOAT32.max:
+            return low * (1 - share) + high * share
+        return (low + (high - low) * share).clamp(low, high)
 
     def normalise(self, x: Tensor) -> Tensor:
         """``(x - mean) / std`` on raw ``x`` (N, *shape)."""
@@ -143,6 +196,43 @@ class Inputs:
             raise DataError(f"an input is {float(x.min())}, below the stated low {self.low}")
         if self.high is not None and bool((x > self.high).any()):
             raise DataError(f"an input is {float(x.max())}, above the stated high {self.high}")
+
+
+def _numbers_of(values: Any) -> tuple[Any, ...]:
+    """``mean`` or ``std`` as a tuple: one number, or nested lists of them in which one dimension counts."""
+    values = plain(values)
+    if not isinstance(values, (list, tuple)):
+        return (values,)
+    flat: list[Any] = []
+    for value in map(plain, values):
+        flat += _numbers_of(value) if isinstance(value, (list, tuple)) else [value]
+    return tuple(flat)
+
+
+def _of_json(value: Any) -> Any:
+    """A whole number of more than 64 bits as a float, since that is what servers read."""
+    wide = isinstance(value, int) and INT64.max < abs(value) < FLOAT32.max
+    return float(value) if wide else value
+
+
+def _dtype_name(dtype: Any) -> Any:
+    """The name of a type of torch's or numpy's."""
+    if isinstance(dtype, torch.dtype):
+        return str(dtype).removeprefix("torch.")
+    if isinstance(dtype, (type, np.dtype)):
+        return np.dtype(dtype).name
+    return dtype
+
+
+def _check_number(name: str, value: Any, dtype: str) -> None:
+    """Raise ``DataError`` for what no input of this type can be held against."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise DataError(f"{name} is {value!r}: give a number")
+    info = FLOAT32 if dtype == "float32" else INT64
+    if not info.min <= value <= info.max:  # NaN neither
+        raise DataError(f"{name} is {value}, which no {dtype} can be; leave it out where there is no bound")
+    if name.startswith("std") and value < FLOAT32.tiny:
+        raise DataError(f"every std must be positive, {name} is {value}; use 1 for what is constant")
 
 
 def _with_tuples(data: dict[str, Any]) -> dict[str, Any]:

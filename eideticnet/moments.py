@@ -64,6 +64,14 @@ class Moments:
         return cls(tensors["weight"], tensors["bias"], tensors["products"], sums)
 
 
+def check_features(known: Moments | None, inputs: Inputs, features: int) -> None:
+    """Raise ``DataError`` if so many ``features`` of such ``inputs`` can't be added to what is ``known``."""
+    if inputs.dtype != "float32":
+        raise DataError("moments are kept of float32 inputs alone; keep examples (memory=K) instead")
+    if known is not None and len(known.bias) != features:
+        raise DataError(f"moments={features}, but {len(known.bias)} features were kept of earlier tasks")
+
+
 @torch.no_grad()
 def gather(
     known: Moments | None,
@@ -76,10 +84,7 @@ def gather(
 ) -> Moments:
     """``known`` and the sums over one more task's data; the first task decides the projection."""
     names = (*seed, "moments")
-    if inputs.dtype != "float32":
-        raise DataError("moments are kept of float32 inputs alone; keep examples (memory=K) instead")
-    if known is not None and len(known.bias) != features:
-        raise DataError(f"moments={features}, but {len(known.bias)} features were kept of earlier tasks")
+    check_features(known, inputs, features)
     if known is None:
         known = _projection(loader, inputs, features, *names)
     products, sums = known.products.clone(), torch.zeros(classes, len(known.bias) + 1, dtype=torch.double)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, inf
@@ -20,7 +21,8 @@ from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.learning import Plan, WhenFull, free, logits_over, with_room
 from eideticnet.memory import choose
-from eideticnet.moments import Moments, gather
+from eideticnet.moments import Moments, check_features, gather
+from eideticnet.names import class_names, plain, same, task_name, whole
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
 from eideticnet.reading import Reads, resolve
@@ -33,12 +35,14 @@ from eideticnet.router import (
     validation_lesson,
 )
 from eideticnet.routing import FittedRouting, Routing
-from eideticnet.seeding import seeded
+from eideticnet.seeding import derive
 from eideticnet.tracing import trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training
 from eideticnet.turns import Turns, alone
 
 Report = Callable[[Event], Any]
+PROBES = 8
+"""How many synthetic ones a task gets."""
 Before = tuple[Learned, Program, Inputs, int]
 """What a network was when it began to learn something."""
 
@@ -54,7 +58,12 @@ class EideticNetwork(Answering):
         self, trunk: nn.Module, example_input: Tensor, *, inputs: Inputs | None = None, seed: int = 0
     ) -> None:
         super().__init__()
-        inputs = inputs or Inputs.like(example_input)
+        if not isinstance(example_input, Tensor):
+            kind = type(example_input).__name__
+            raise DataError(
+                f"example_input is a {kind}: give a tensor (N, ...), as torch.from_numpy makes it"
+            )
+        inputs, seed = inputs or Inputs.like(example_input), whole(seed, "seed")
         inputs.check(example_input)
         self._start(trace(trunk, inputs.normalise(example_input)), inputs, seed, Learned(), {})
 
@@ -93,11 +102,10 @@ class EideticNetwork(Answering):
         With a ``journal``, an interrupted call that is made again goes on where it was, and ends
         with the same bits; ``journal.remove()`` once the network is saved.
         """
-        self._check_new(name, classes)
-        if memory < 0 or moments < 0:
-            raise DataError(f"memory={memory}, moments={moments}: use 0 to keep nothing, or a count")
-        task = Task(name, self._next_owner(), tuple(classes), self._probes(probes))
-        objective = Classify(len(classes), training.label_smoothing)
+        name = self._check_new(name)
+        task = Task(name, self._next_owner(), class_names(classes, name), self._probes(probes))
+        memory, moments = self._check_kept(memory, moments)
+        objective = Classify(len(task.classes), training.label_smoothing)
         lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
         return self._add(task, lesson, pruning, when_full, reads, pretrained, memory, moments)
 
@@ -121,12 +129,26 @@ class EideticNetwork(Answering):
         The new revision has a block and a head of its own and answers from now on; the old one stays
         as it is, to the last bit, and can be made to answer again by ``answer_with``.
         """
+        memory, _ = self._check_kept(memory)
         old = self.learned.revisions(self.task(name).name)[-1]
         probes = self._probes(old.probes if probes is None else probes)
         task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1, old.memory)
         objective = Classify(len(task.classes), training.label_smoothing)
         lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
         return self._add(task, lesson, pruning, when_full, reads, memory=memory)
+
+    def _check_kept(self, memory: int, moments: int = 0) -> tuple[int, int]:
+        """What is to be kept with the network, refused before anything is trained if it can't be."""
+        memory, moments = whole(memory, "memory", least=0), whole(moments, "moments", least=0)
+        if moments:
+            check_features(self.learned.moments, self.inputs, moments)
+        try:
+            json.dumps(self.metadata, ensure_ascii=False).encode()
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"net.metadata can't be saved: {error}; keep plain values of JSON there"
+            ) from None
+        return memory, moments
 
     def _add(
         self,
@@ -180,14 +202,16 @@ class EideticNetwork(Answering):
     def widen(self, by: float | Mapping[str, int]) -> None:
         """Add free neurons: ``by`` times as many as there are in each group, or so many in those
         that are named. No task changes."""
-        groups = self.program.groups
-        if not isinstance(by, Mapping) and not 0 <= by < inf:
-            raise DataError(f"widen: {by} is no factor; use 0.5 for half as many neurons again")
-        added = by if isinstance(by, Mapping) else {g: ceil(n * by) for g, n in groups.items()}
-        unknown = sorted(set(added) - set(groups))
-        if unknown or any(not isinstance(n, int) or n < 0 for n in added.values()):
-            what = f"no layer {unknown[0]!r}" if unknown else "give whole numbers, none negative"
-            raise DataError(f"widen: {what}; layers: {', '.join(groups)}")
+        groups, factor = self.program.groups, plain(by)
+        if isinstance(by, Mapping):
+            unknown = sorted(map(repr, set(by) - set(groups)))
+            if unknown:
+                raise DataError(f"widen: no layer {unknown[0]}; layers: {', '.join(groups)}")
+            added = {group: whole(n, f"widen: {group}", least=0) for group, n in by.items()}
+        elif isinstance(factor, (int, float)) and 0 <= factor < inf:
+            added = {group: ceil(n * factor) for group, n in groups.items()}
+        else:
+            raise DataError(f"widen: {by!r} is no factor; use 0.5 for half as many neurons again")
         self.program = self.program.widened(added)
 
     @alone
@@ -269,23 +293,22 @@ class EideticNetwork(Answering):
     def _next_owner(self) -> str:
         return f"t{len(self.learned.tasks)}"
 
-    def _check_new(self, name: str, classes: Sequence[str]) -> None:
-        if name in [t.name for t in self.tasks]:
-            raise DataError(f"there is a task {name!r} already; give the new one another name")
-        if not name or name in (ROUTER, "total", "free") or "(revision" in name:
+    def _check_new(self, name: str) -> str:
+        name = task_name(name)
+        known = next((t.name for t in self.tasks if same(t.name, name)), None)
+        if known is not None:
+            raise DataError(f"there is a task {known!r} already; give the new one another name")
+        if name in (ROUTER, "total", "free") or "(revision" in name:
             raise DataError(f"{name!r} can't be a task's name; choose another")
-        if isinstance(classes, str) or len(classes) < 2 or len(set(classes)) != len(classes):
-            raise DataError(f"task {name!r}: classes must be two or more different names, got {classes!r}")
+        return name
 
     def _probes(self, given: Tensor | None) -> Tensor:
-        probes = self._random_probes(self._next_owner()) if given is None else given.detach().cpu().clone()
+        if given is None:
+            seed = derive(self.seed, self._next_owner(), "probes")
+            probes = self.inputs.random(PROBES, torch.Generator().manual_seed(seed))
+        elif not isinstance(given, Tensor) or not len(given) or not torch.isfinite(given).all():
+            raise DataError("probes: give a tensor of one or more finite inputs (K, ...)")
+        else:
+            probes = given.detach().cpu().clone()
         self.inputs.check(probes)
         return probes
-
-    def _random_probes(self, owner: str, count: int = 8) -> Tensor:
-        """Synthetic inputs that fit the contract."""
-        low, high = self.inputs.bounds()
-        with seeded(self.seed, owner, "probes"):
-            if self.inputs.dtype == "int64":
-                return torch.randint(int(low), int(high) + 1, (count, *self.inputs.shape))
-            return low + (high - low) * torch.rand(count, *self.inputs.shape)

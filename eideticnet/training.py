@@ -22,6 +22,7 @@ from eideticnet.journal import Journal
 from eideticnet.seeding import seeded
 from eideticnet.states import Kept
 
+FACTORY = "use optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
 LAST_PHASE = "settle"
 """After which a block is frozen."""
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -47,10 +48,28 @@ class Training:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        if not callable(self.optimizer):
+            raise ConfigError(
+                f"optimizer is {_briefly(self.optimizer)}, not a function that makes one for the parameters "
+                f"of each block: {FACTORY}"
+            )
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing {self.label_smoothing}: use a share from 0 to below 1")
-        if min(self.patience, self.settle_patience, self.max_epochs) < 1:
-            raise ConfigError("patience, settle_patience and max_epochs must be at least 1")
+        for name in ("patience", "settle_patience", "max_epochs"):
+            epochs = getattr(self, name)
+            if not hasattr(epochs, "__index__") or epochs < 1:
+                raise ConfigError(f"{name} is {epochs!r}: use a whole number of epochs from 1")
+
+    def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """A new optimizer of these; ``ConfigError`` if it is none, or one of others."""
+        parameters = list(parameters)
+        optimizer = self.optimizer(parameters)
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(f"optimizer made {_briefly(optimizer)}, which is none: {FACTORY}")
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if not known.intersection(map(id, parameters)):
+            raise ConfigError(f"optimizer made one for other parameters than it was given: {FACTORY}")
+        return optimizer
 
 
 @dataclass(frozen=True)
@@ -110,7 +129,7 @@ class Lesson:
 
     def key(self) -> list[str]:
         """What the course of the lesson depends on, as far as it can be told apart."""
-        optimizer = self.training.optimizer([nn.Parameter(torch.zeros(1, 1))])
+        optimizer = self.training.optimizer_of([nn.Parameter(torch.zeros(1, 1))])
         groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         parts = (self.task, self.seed, self.inputs, self.training, type(optimizer), groups)
         data = fingerprint(self.loader)
@@ -129,6 +148,12 @@ class Lesson:
 def _described(value: object) -> str:
     """Its ``repr``, which is the same in another process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _briefly(value: object) -> str:
+    """A value in an error: all of it if it is short, else its type."""
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else f"an object of class {type(value).__name__}"
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -208,7 +233,7 @@ def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> Co
     losses: list[float] = []
     with journal.tracking(module=module, best=best_state):
         journal.phase(phase)
-        optimizer = lesson.training.optimizer(module.parameters())
+        optimizer = lesson.training.optimizer_of(module.parameters())
         with journal.tracking(optimizer=optimizer):
             while flat < patience and len(losses) < most:
                 epoch = len(losses)
@@ -234,7 +259,7 @@ def recover(
     journal, reached = lesson.journal, measured(lesson, module)
     with journal.tracking(module=module):
         journal.phase(phase)
-        optimizer = lesson.training.optimizer(module.parameters())
+        optimizer = lesson.training.optimizer_of(module.parameters())
         with journal.tracking(optimizer=optimizer), _slowed(optimizer, lr_factor):
             for epoch in range(epochs):
                 if reached >= target:

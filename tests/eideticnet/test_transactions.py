@@ -236,7 +236,7 @@ def test_batches_of_one_row_alone_are_refused_for_a_batch_norm():
 def test_synthetic_probes_fit_the_range_that_is_stated(range_):
     net = EideticNetwork(Mlp((8, 8)), torch.full((2, FEATURES), -2.5), seed=0)
     net.inputs = Inputs((FEATURES,), **range_)
-    net.inputs.check(net._random_probes("t0"))
+    net.inputs.check(net._probes(None))
 
 
 def test_probes_that_do_not_fit_are_refused_before_anything_is_trained():
