@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from eideticnet import history, run
+from eideticnet import run
 from eideticnet.config import Config, read_config, read_tasks
 from eideticnet.convergence import UnderfitWarning
-from eideticnet.errors import ConfigError, EideticError, MissingExtraError
+from eideticnet.errors import EideticError, MissingExtraError
 from eideticnet.network import EideticNetwork
-from eideticnet.progress import Display
+from eideticnet.progress import Display, results
+from eideticnet.users_code import blame, forget, theirs
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DEBUG = "EIDETIC_DEBUG"
+
+# Markup would eat what stands in brackets, such as [[tasks]], from help and messages.
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 console = Console()
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 
 @app.callback()
@@ -36,38 +50,36 @@ def train(
     A run that is complete is left as it is; one that was interrupted goes on.
     """
     settings = read_config(config)
-    folder = out or Path("runs") / settings.name
-    with run.alone_in(folder, _say):
-        net = run.load(folder)[0] if run.exists(folder) else run.begin(settings)
-        settings = _continued(net, settings, folder)
+    folder = out or settings.folder()
+    with _stoppable(_goes_on(folder)), run.alone_in(folder, _say):
+        if run.exists(folder):
+            net = EideticNetwork.load(folder)
+            settings = run.continued(net, settings, folder)
+        else:
+            net = run.begin(settings)
         _complete(net, settings, folder)
-
-
-def _continued(net: EideticNetwork, settings: Config, folder: Path) -> Config:
-    """``settings``, with the tasks that were added to the run since it began."""
-    recorded = run.recorded_config(net, folder)
-    begun_with = recorded.tasks[: len(settings.tasks)] == settings.tasks
-    if not begun_with or recorded.made_of() != settings.made_of():
-        raise ConfigError(
-            f"{folder} was made from another configuration; choose another --out or remove the folder"
-        )
-    return run.record(net, settings, recorded.tasks)
 
 
 @app.command("add-task")
 def add_task(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    folder: Run,
     tasks: Annotated[Path, typer.Argument(help="A TOML file with [[tasks]] alone.")],
+    when_full: Annotated[
+        Literal["refuse", "reuse", "widen"] | None,
+        typer.Option(help="What to do where a layer is full; default: as the run was configured."),
+    ] = None,
 ) -> None:
-    """Learn further tasks on top of a run, then fit its router again.
+    """Learn further tasks on top of RUN, then fit its router again.
 
     The router needs the data of all tasks, so it is looked up before anything is trained.
     """
     new = read_tasks(tasks)
-    with run.alone_in(folder, _say):
+    with _stoppable(_goes_on(folder)), run.alone_in(run.existing(folder), _say):
         net, settings = run.load(folder)
         old = ", ".join(f"{t.name} ({t.data})" for t in settings.tasks)
-        settings = run.with_tasks(net, settings, new)
+        settings = run.with_tasks(net, settings, new, tasks)
+        if when_full is not None:
+            settings = run.record(net, settings.model_copy(update={"when_full": when_full}))
         _say(f"the router also needs the data of: {old}")
         _complete(net, settings, folder)
 
@@ -76,30 +88,53 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
     if run.is_complete(net, settings):
         _say(f"{folder} is complete: {len(net.tasks)} tasks")
         return
+    net.to(run.usable(settings.device))
     data = run.open_data(net, settings)
-    missing = len(settings.tasks) - len(net.tasks)
+    missing, before = len(settings.tasks) - len(net.tasks), run.routed(net)
     told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below
-    with told, Display(console, missing + 1) as display:
-        run.complete(net, settings, data, folder, display)
-    for name, report in net.metadata["report"].items():
-        _say(f"{name}: oracle {report['oracle']:.4f}, routed {report['routed']:.4f}")
-    for name, doubt in history.read(net).doubts.items():
-        _say(f"{name}: {doubt}")
+    try:
+        with told, Display(console, missing + 1) as display:
+            run.complete(net, settings, data, folder, display)
+    except EideticError as error:
+        if run.exists(folder):
+            names = ", ".join(task.name for task in net.tasks)
+            error.add_note(
+                f"{folder} keeps what is learned ({names}), and the same command goes on from there"
+            )
+        raise
+    console.print(results(net, before))
+    for line in run.doubts(net):
+        _say(line)
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run.")],
+    folder: Run,
     out: Annotated[Path | None, typer.Option(help="The page; default: RUN/report.html.")] = None,
 ) -> None:
-    """Show a run as one HTML page: accuracy over time, capacity, pruning, routing."""
+    """Show RUN as one HTML page: accuracy over time, capacity, pruning, routing."""
     try:
         from eideticnet.report import write_report
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"a report needs {error.name}: pip install 'eideticnet[report]'") from error
     page = out or folder / "report.html"
-    write_report(folder, page)
+    with _stoppable("no report was written"):
+        write_report(run.existing(folder), page)
     _say(f"report: {page}")
+
+
+@app.command("held-out")
+def held_out(
+    folder: Run,
+    out: Annotated[Path, typer.Argument(help="The new .safetensors file.")],
+) -> None:
+    """Write RUN's held-out inputs to OUT, as --routing-data of `export verify` and `serving deploy`.
+
+    They are split off the tasks' data once more, the same as in training, or read from the tasks' `test`.
+    """
+    with _stoppable("nothing was written"):
+        for line in run.write_held_out(*run.load(run.existing(folder)), out):
+            _say(line)
 
 
 def _say(text: str) -> None:
@@ -107,13 +142,67 @@ def _say(text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def cli(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line; our own errors become one line on standard error and exit status 1."""
+def _goes_on(folder: Path) -> str:
+    return f"what is learned is in {folder}; the same command goes on from there"
+
+
+@contextmanager
+def _stoppable(then: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the command in one line that says what comes ``then``."""
     try:
-        app(arguments)
-    except EideticError as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise SystemExit(1) from None
+        yield
+    except KeyboardInterrupt as stop:
+        number = int(stop.args[0]) if stop.args else signal.SIGINT
+        typer.secho(f"interrupted: {then}", err=True, fg="yellow")
+        raise typer.Exit(128 + number) from None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """The first signal ends the command in good order, a second one at once."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    raise KeyboardInterrupt(number)
+
+
+@contextmanager
+def _heeding_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+    for each, handler in before.items():
+        if handler != signal.SIG_IGN:
+            signal.signal(each, _stop)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def cli(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line; what goes wrong becomes one line on standard error and exit status 1."""
+    forget(all_of_it=True)
+    with _heeding_signals():
+        try:
+            app(arguments)
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                traceback.print_exception(error)
+            typer.secho(f"error: {_in_a_line(error)}", err=True, fg="red")
+            raise SystemExit(1) from None
+
+
+def _in_a_line(error: Exception) -> str:
+    if isinstance(error, EideticError):
+        found = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        return found if error.__cause__ is None or not theirs(error.__cause__) else f"{found} ({_SHOWS})"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return blame(error) if theirs(error) else f"{blame(error)} (nobody foresaw this; {_SHOWS})"
+
+
+_SHOWS = f"{DEBUG}=1 shows the stack"
 
 
 if __name__ == "__main__":

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from eideticnet.errors import ConfigError
+from eideticnet.errors import ConfigError, EideticError
 from eideticnet.inputs import Inputs
+from eideticnet.problems import validate
 from eideticnet.pruning import Pruning
 from eideticnet.routing import Auto, Decision, RouterKind, Routing, Width
 from eideticnet.schedules import Schedule
 from eideticnet.scores import Score
 from eideticnet.training import Training
+from eideticnet.users_code import TARGET, located, nearest, unlocated
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "adamw": partial(torch.optim.AdamW, fused=True),
     "sgd": torch.optim.SGD,
 }
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""A folder and a model that is served can be called so."""
+SOURCES = ("data", "test", "pretrained")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        try:
+            self.check()
+        except EideticError as error:
+            raise ValueError(str(error)) from None  # which pydantic names the place of
+        return self
 
-Section = TypeVar("Section", bound=_Section)
+    def check(self) -> None:
+        """Raise what using this section would raise."""
 
 
 class TrunkConfig(_Section):
@@ -61,6 +74,12 @@ class InputConfig(_Section):
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     image: ImageConfig | None = None
+
+    def check(self) -> None:
+        self.build()
+
+    def build(self) -> Inputs:
+        return Inputs.from_json(self.model_dump(exclude_none=True))
 
 
 class TrainingConfig(_Section):
@@ -95,10 +114,8 @@ class PruningConfig(_Section):
     schedule: Schedule = "constant"
     lr_factor: float = 1.0
 
-    @model_validator(mode="after")
-    def _is_possible(self) -> PruningConfig:
+    def check(self) -> None:
         self.build()
-        return self
 
     def build(self) -> Pruning:
         return Pruning(**self.model_dump())
@@ -112,10 +129,8 @@ class RoutingConfig(_Section):
     width: Width = Routing().width
     false_rejections: float = 0.0
 
-    @model_validator(mode="after")
-    def _is_possible(self) -> RoutingConfig:
+    def check(self) -> None:
         self.build(None)
-        return self
 
     def build(self, pruning: PruningConfig | None) -> Routing:
         return Routing(pruning=None if pruning is None else pruning.build(), **self.model_dump())
@@ -128,6 +143,8 @@ class TaskConfig(_Section):
     on, by default all, or does so by layer; ``pretrained`` is a ``module:callable`` that returns the trunk
     with the weights that the first task starts from."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
     name: str
     classes: tuple[str, ...]
     data: str
@@ -136,6 +153,11 @@ class TaskConfig(_Section):
     test_arguments: dict[str, Any] = {}
     reads: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
     pretrained: str | None = None
+
+    def made_of(self) -> dict[str, Any]:
+        """All of it, wherever the code lies."""
+        code = {n: v for n in SOURCES if (v := getattr(self, n)) is not None}
+        return self.model_dump(mode="json") | {name: unlocated(source) for name, source in code.items()}
 
     @field_validator("classes")
     @classmethod
@@ -171,20 +193,35 @@ class Config(_Section):
     routing: RoutingConfig = RoutingConfig()
     router_pruning: PruningConfig | None = None
 
-    def inputs(self) -> Inputs:
-        return Inputs.from_json(self.input.model_dump(exclude_none=True))
+    def check(self) -> None:
+        if not self.validation and (self.routing.router == "experts" or self.routing.false_rejections):
+            wants = "router" if self.routing.router == "experts" else "false_rejections"
+            raise ConfigError(f"[routing] {wants} needs validation data: set validation = 0.1 at the top")
+        known: list[str] = []
+        for task in self.tasks:
+            if task.name in known:
+                raise ConfigError(f"two tasks have the same name, {task.name!r}")
+            if known and task.pretrained:
+                raise ConfigError(f"[[tasks]] {task.name!r}: only the first task can be pretrained")
+            groups = task.reads.values() if isinstance(task.reads, dict) else [task.reads or ()]
+            for name in (name for names in groups for name in names if name not in known):
+                what = f"[[tasks]] {task.name!r} reads {name!r}, which is no earlier task"
+                raise ConfigError(what + (nearest(name, known) or f"; earlier: {', '.join(known) or 'none'}"))
+            known.append(task.name)
 
-    @field_validator("tasks")
-    @classmethod
-    def _have_names_of_their_own(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
-        names = [task.name for task in tasks]
-        if len(set(names)) < len(names):
-            raise ValueError("two tasks have the same name")
-        return tasks
+    def folder(self) -> Path:
+        """Where the run lies, if its user does not say."""
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(f"name = {self.name!r}: use up to 64 letters, digits, _ . and -, or give --out")
+        return Path("runs") / self.name
 
-    def made_of(self) -> dict[str, Any]:
-        """What learned tasks depend on; the rest may change while a run goes on."""
-        return self.model_dump(exclude={"tasks", "device", "when_full", "routing", "router_pruning"})
+    def made_of(self, tasks: int) -> dict[str, Any]:
+        """What the first so many learned tasks depend on; the rest may change while a run goes on."""
+        made = self.model_dump(
+            exclude={"name", "tasks", "device", "when_full", "routing", "router_pruning"}, mode="json"
+        )
+        made["trunk"]["target"] = unlocated(self.trunk.target)
+        return {**made, "tasks": [task.made_of() for task in self.tasks[:tasks]]}
 
 
 class TasksConfig(_Section):
@@ -196,7 +233,8 @@ class TasksConfig(_Section):
 def read_config(path: Path) -> Config:
     """The configuration in a TOML file; ``ConfigError`` names file and field."""
     config = validate(Config, _read_toml(path), path)
-    return config.model_copy(update={"tasks": _with_whole_paths(config.tasks, path)})
+    trunk = config.trunk.model_copy(update={"target": located(config.trunk.target, path.parent)})
+    return config.model_copy(update={"trunk": trunk, "tasks": _with_whole_paths(config.tasks, path)})
 
 
 def read_tasks(path: Path) -> tuple[TaskConfig, ...]:
@@ -205,38 +243,37 @@ def read_tasks(path: Path) -> tuple[TaskConfig, ...]:
 
 
 def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskConfig, ...]:
-    """Data files are looked up beside the file that names them, wherever a run is continued."""
+    """Data files and code are looked up beside the file that names them, wherever a run is continued."""
 
     def whole(source: str | None) -> str | None:
-        is_callable = source is None or ":" in source
-        return source if is_callable else str((file.parent / str(source)).resolve())
+        if source is None or TARGET.fullmatch(source):
+            return source and located(source, file.parent)
+        return str((file.parent / source).resolve())
 
-    return tuple(t.model_copy(update={"data": whole(t.data), "test": whole(t.test)}) for t in tasks)
+    return tuple(
+        t.model_copy(
+            update={
+                "data": whole(t.data),
+                "test": whole(t.test),
+                "pretrained": t.pretrained and located(t.pretrained, file.parent),
+            }
+        )
+        for t in tasks
+    )
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
+        raise ConfigError(f"there is no file {path}{near}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; name the TOML file itself") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no TOML file: it holds bytes that are no UTF-8 text") from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"can't read {path}: {error}") from error
-
-
-def validate(kind: type[Section], data: dict[str, Any], source: object) -> Section:
-    """``data`` as a ``kind``; ``ConfigError`` lists every field that is wrong."""
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(problems)) from None
-
-
-def resolve(target: str) -> Callable[..., Any]:
-    """The callable that ``module:name`` names."""
-    module, _, name = target.partition(":")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{target!r} can't be imported: {error}; write it as module:callable") from error
-    if not callable(found):
-        raise ConfigError(f"{target!r} is no callable")
-    return found  # type: ignore[no-any-return]
+    if not found:
+        raise ConfigError(f"{path} is empty; README has a configuration to begin with")
+    return found

@@ -14,7 +14,15 @@ class DataError(EideticError):
 
 
 class CapacityError(EideticError):
-    """A layer has no free neuron left and the caller did not say what to do then."""
+    """A layer has no free neuron left and the caller did not say what to do then: ``found`` says which,
+    ``remedy`` what to do."""
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(found, remedy)
+        self.found = found
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
 
 
 class DivergedError(EideticError):

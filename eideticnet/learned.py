@@ -88,8 +88,9 @@ class Learned(nn.Module):
         blocks = (*self._task_blocks(), block)
         return Learned((*self.tasks, task), blocks, answering, moments=moments or self.moments)
 
-    def with_router(self, block: Block | None, routing: FittedRouting) -> Learned:
-        """The same tasks with this router; None for a rule that needs none."""
+    def with_router(self, block: Block | None, routing: FittedRouting | None) -> Learned:
+        """The same tasks with this router; ``block`` is None for a rule that needs none, both are where
+        none is fitted."""
         blocks = self._task_blocks() if block is None else [*self._task_blocks(), block]
         return Learned(self.tasks, blocks, self.answering, routing, self.moments)
 

@@ -43,8 +43,9 @@ def with_room(
         return program.widened({g: ceil(program.groups[g] / 2) for g in full})
     if full and (when_full == "refuse" or not reading.reads_everyone(learned)):
         raise CapacityError(
-            f"{wanted_by}: no free neuron in {', '.join(full)}; prune harder, call widen, or pass "
-            'when_full="widen", or "reuse" to learn with the features there are (of all tasks)'
+            f"{wanted_by}: no free neuron in {', '.join(full)}",
+            'prune harder, call widen, or pass when_full="widen", or "reuse" to learn with the features '
+            "there are (of all tasks)",
         )
     return program
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
 
+from eideticnet.history import read
+from eideticnet.network import EideticNetwork
 from eideticnet.training import Event
 
 
@@ -49,3 +54,23 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+
+def results(net: EideticNetwork, before: Mapping[str, float]) -> Table:
+    """How good each task is, as it was measured last; ``before`` holds what was routed right before the
+    last task came."""
+    table, doubts = Table(), read(net).doubts
+    headings = ("oracle accuracy", "routed accuracy", *(["routed before"] if before else []))
+    table.add_column("task", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    if doubts:
+        table.add_column("training")
+    for task in net.tasks:
+        report = net.metadata["report"].get(task.name, {})
+        shares = [report.get("oracle"), report.get("routed"), *([before.get(task.name)] if before else [])]
+        cells = ["-" if share is None else f"{share:.1%}" for share in shares]
+        table.add_row(
+            Text(task.name), *cells, *(["ended too early" if task.name in doubts else ""] if doubts else [])
+        )
+    return table

@@ -7,28 +7,35 @@ goes on after the last epochs that it finished, and ends with the same bits as o
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
 from eideticnet.checkpoint import MANIFEST
-from eideticnet.config import Config, TaskConfig, resolve, validate
-from eideticnet.errors import ConfigError, DataError
+from eideticnet.config import Config, TaskConfig
+from eideticnet.errors import CapacityError, ConfigError, DataError
 from eideticnet.evaluation import evaluate
-from eideticnet.history import Recorder
+from eideticnet.files import write_whole
+from eideticnet.history import Recorder, read
 from eideticnet.inputs import DTYPES
 from eideticnet.journal import Journal
 from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork, Report
+from eideticnet.problems import differences, validate
 from eideticnet.progress import Display
 from eideticnet.sources import TaskData, open_task
 from eideticnet.training import Event
+from eideticnet.users_code import blamed, call, nearest, unlocated
 
 PROBES = 8
+ENOUGH = 200
+"""Held-out inputs of a task by which `export verify` judges its routing."""
 JOURNAL = "journal.safetensors"
 
 
@@ -37,17 +44,31 @@ def exists(folder: Path) -> bool:
     return (folder / MANIFEST).exists()
 
 
+def existing(folder: Path) -> Path:
+    """``folder``, which has to hold a run."""
+    if not exists(folder):
+        runs = [p.parent.name for p in folder.parent.glob(f"*/{MANIFEST}")]
+        raise ConfigError(f"{folder} holds no run{nearest(folder.name, runs)}")
+    return folder
+
+
 def begin(config: Config) -> EideticNetwork:
     """A network that has learned nothing yet."""
-    inputs = config.inputs()
-    trunk = resolve(config.trunk.target)(**config.trunk.arguments)
-    if not isinstance(trunk, torch.nn.Module):
-        raise ConfigError(f"trunk {config.trunk.target!r} returned {type(trunk).__name__}, not a Module")
+    inputs, what = config.input.build(), f"trunk {unlocated(config.trunk.target)!r}"
+    trunk = _module("trunk", config.trunk.target, config.trunk.arguments)
     low, _ = inputs.bounds()
     example = torch.full((2, *inputs.shape), low).to(DTYPES[inputs.dtype])
-    net = EideticNetwork(trunk, example, inputs=inputs, seed=config.seed)
+    with blamed(what):
+        net = EideticNetwork(trunk, example, inputs=inputs, seed=config.seed)
     net.metadata = {"config": config.model_dump(mode="json")}
     return net
+
+
+def _module(what: str, target: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
+    found = call(what, target, arguments)
+    if not isinstance(found, torch.nn.Module):
+        raise ConfigError(f"{what} {unlocated(target)!r} returned {type(found).__name__}, not a Module")
+    return found
 
 
 def load(folder: Path) -> tuple[EideticNetwork, Config]:
@@ -63,18 +84,42 @@ def recorded_config(net: EideticNetwork, folder: Path) -> Config:
     return validate(Config, net.metadata["config"], folder / MANIFEST)
 
 
-def record(net: EideticNetwork, config: Config, tasks: tuple[TaskConfig, ...]) -> Config:
-    """``config`` with these tasks, from now on recorded in the network."""
-    config = config.model_copy(update={"tasks": tasks})
+def record(net: EideticNetwork, config: Config) -> Config:
+    """``config``, from now on recorded in the network."""
     net.metadata = {**net.metadata, "config": config.model_dump(mode="json")}
+    return config
+
+
+def continued(net: EideticNetwork, config: Config, folder: Path) -> Config:
+    """``config`` for the run that was begun with it, with the tasks that were added since. What learned
+    tasks depend on has to be as it was: ``ConfigError`` says what is not."""
+    begun = recorded_config(net, folder)
+    both = min(len(net.tasks), len(config.tasks))
+    changed = list(differences(begun.made_of(both), config.made_of(both)))
+    if changed:
+        raise ConfigError(
+            f"{folder} was begun with another configuration: {'; '.join(changed)}. Put that back, or begin "
+            "anew with another --out"
+        )
+    if (begun.routing, begun.router_pruning) != (config.routing, config.router_pruning):
+        net.learned = net.learned.with_router(None, None)  # it is fitted anew
+    count, before = len(config.tasks), net.metadata
+    added = () if any(differences(begun.made_of(count), config.made_of(count))) else begun.tasks[count:]
+    config = record(net, config.model_copy(update={"tasks": (*config.tasks, *added)}))
+    if net.metadata != before and is_complete(net, config):
+        net.save(folder)
     return config
 
 
 @contextmanager
 def alone_in(folder: Path, say: Callable[[str], Any]) -> Iterator[None]:
     """Hold the run's lock, so that two programs never work on one run at a time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"can't write to {folder}: {error.strerror}; name another folder") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -86,7 +131,7 @@ def alone_in(folder: Path, say: Callable[[str], Any]) -> Iterator[None]:
 def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
     """The data of every task of ``config``: the router needs the old tasks' too, unless examples
     or moments were kept of them."""
-    found, missing = {}, []
+    found, missing, problems = dict[str, TaskData](), list[str](), list[str]()
     known = {task.name: task for task in net.tasks}
     for task in config.tasks:
         try:
@@ -99,10 +144,14 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
                 validation=config.validation,
             )
         except (DataError, ConfigError) as error:
-            if task.name not in known or not _is_dispensable(net, known[task.name], config):
+            if task.name not in known:
+                problems.append(str(error))
+            elif not _is_dispensable(net, known[task.name], config):
                 missing.append(str(error))
     if missing:
-        raise DataError("the router needs the data of every task, old and new; " + "; ".join(missing))
+        problems.append(f"{'; '.join(missing)}; the router needs the data of every task, old and new")
+    if problems:
+        raise DataError("; ".join(problems))
     return found
 
 
@@ -115,14 +164,19 @@ def _is_dispensable(net: EideticNetwork, task: Task, config: Config) -> bool:
     return task.memory is not None and (has_moments or kind != "experts")
 
 
-def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...]) -> Config:
-    """The run's configuration with further tasks; one that is there already must be the same."""
+def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...], source: Path) -> Config:
+    """The run's configuration with the further tasks of ``source``; one that is there already must be
+    the same."""
     known = {t.name: t for t in config.tasks}
     for task in new:
-        if known.get(task.name, task) != task:
-            raise ConfigError(f"there is another task {task.name!r} already; give the new one another name")
-    added = [t for t in new if t.name not in known]
-    return record(net, config, (*config.tasks, *added))
+        changed = task.name in known and any(differences(known[task.name].made_of(), task.made_of()))
+        if changed:
+            raise ConfigError(
+                f"{source}: there is another task {task.name!r} already; give the new one another name"
+            )
+        known[task.name] = task
+    joined = config.model_copy(update={"tasks": tuple(known.values())})
+    return record(net, validate(Config, joined.model_dump(mode="json"), source))
 
 
 def is_complete(net: EideticNetwork, config: Config) -> bool:
@@ -131,12 +185,24 @@ def is_complete(net: EideticNetwork, config: Config) -> bool:
     return net.learned.routing is not None and learned == {t.name for t in config.tasks}
 
 
+def routed(net: EideticNetwork) -> dict[str, float]:
+    """Each task's accuracy with the task found by the network, when it was last measured."""
+    return {name: report["routed"] for name, report in net.metadata.get("report", {}).items()}
+
+
+def doubts(net: EideticNetwork) -> list[str]:
+    """What ended too early, in a line each that says what to change in the TOML."""
+    return [
+        f"{name}: {doubt}, under [training] in the TOML, and begin anew with another --out"
+        for name, doubt in read(net).doubts.items()
+    ]
+
+
 def complete(
     net: EideticNetwork, config: Config, data: dict[str, TaskData], folder: Path, display: Display
 ) -> None:
     """Learn the tasks that are missing, then the router; measure; save after each."""
     training, learned = config.training.build(), {t.name for t in net.tasks}
-    net.to(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     history = Recorder(net, {name: d.test for name, d in data.items()})
@@ -144,20 +210,22 @@ def complete(
     journal = Journal(folder / JOURNAL, say=display.say)
     for task in config.tasks:
         if task.name not in learned:
-            _learn(net, config, task, data[task.name], report, journal)
+            with _in_terms_of_the_toml(f"task {task.name!r}", config):
+                _learn(net, config, task, data[task.name], report, journal)
             history.task_learned(task.name, config.pruning.threshold)
             net.save(folder)
             journal.remove()
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
-    net.fit_router(
-        {name: d.train for name, d in data.items()},
-        routing=config.routing.build(config.router_pruning),
-        validation={name: d.validation for name, d in data.items() if d.validation is not None},
-        training=training,
-        when_full=config.when_full,
-        report=report,
-        journal=journal,
-    )
+    with _in_terms_of_the_toml("router", config):
+        net.fit_router(
+            {name: d.train for name, d in data.items()},
+            routing=config.routing.build(config.router_pruning),
+            validation={name: d.validation for name, d in data.items() if d.validation is not None},
+            training=training,
+            when_full=config.when_full,
+            report=report,
+            journal=journal,
+        )
     reports = evaluate(net, {name: d.test for name, d in data.items()})
     net.metadata = {**net.metadata, "report": {name: asdict(r) for name, r in reports.items()}}
     history.router_learned(
@@ -167,6 +235,32 @@ def complete(
     journal.remove()
     assert net.learned.routing is not None, "it was just fitted"
     display.finished(f"router: {_neurons(net, 'router')} ({net.learned.routing.router})")
+
+
+@contextmanager
+def _in_terms_of_the_toml(what: str, config: Config) -> Iterator[None]:
+    """Say which key to change where there is no room, and whose code it is that fails."""
+    try:
+        with blamed(what):
+            yield
+    except CapacityError as error:
+        raise CapacityError(
+            error.found,
+            'set when_full = "widen" at the top of the TOML (add-task: --when-full widen), or "reuse" to '
+            "learn with the features there are; or begin anew, with harder [pruning] (threshold above "
+            f"{config.pruning.threshold}) or more neurons in [trunk] arguments",
+        ) from None
+
+
+def usable(device: str) -> torch.device:
+    """The device of this name, if torch can compute on it here."""
+    names = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = torch.accelerator.current_accelerator()
+        names += [str(kind), *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+    if device not in names:
+        raise ConfigError(f"device = {device!r}: torch can use {', '.join(map(repr, names))} on this machine")
+    return torch.device(device)
 
 
 def _to_both(first: Report, second: Report) -> Report:
@@ -193,7 +287,7 @@ def _learn(
         training=config.training.build(),
         when_full=config.when_full,
         reads=task.reads,
-        pretrained=None if task.pretrained is None else resolve(task.pretrained)(),
+        pretrained=_module("pretrained", task.pretrained, {}) if task.pretrained else None,
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         memory=config.memory,
         moments=config.moments,
@@ -205,3 +299,23 @@ def _learn(
 def _neurons(net: EideticNetwork, name: str) -> str:
     rows = [f"{layer.get(name, 0)} of {layer['total']}" for layer in net.capacity().values()]
     return f"{', '.join(rows)} neurons"
+
+
+def write_held_out(net: EideticNetwork, config: Config, file: Path) -> Iterator[str]:
+    """Write the held-out inputs of all tasks as ``x`` (N, *shape), ``task`` and ``label`` (N,); what the
+    user may want to know of it, in lines."""
+    if file.suffix != ".safetensors" or file.exists():
+        raise ConfigError(f"{file} is no new .safetensors file")
+    data, rows = open_data(net, config), list[tuple[Tensor, Tensor, Tensor]]()
+    for index, task in enumerate(net.tasks):
+        mine = (
+            [(x, torch.full_like(y, index), y) for x, y in data[task.name].test] if task.name in data else []
+        )
+        count = sum(len(y) for _, _, y in mine)
+        few = "" if count >= ENOUGH else f", where a proof about its routing wants {ENOUGH}"
+        yield f"{task.name}: {count} held-out inputs{few}"
+        rows += mine
+    columns = (torch.cat(column) for column in zip(*rows, strict=True))
+    arrays = dict(zip(("x", "task", "label"), columns, strict=True))
+    write_whole(file, save({name: array.contiguous() for name, array in arrays.items()}))
+    yield f"held out: {file}"

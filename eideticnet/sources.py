@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from eideticnet.config import TaskConfig, resolve
+from eideticnet.config import TaskConfig
 from eideticnet.data import Loader, batches, check_labels
 from eideticnet.errors import DataError
 from eideticnet.images import read_folder
 from eideticnet.inputs import DTYPES, Inputs
 from eideticnet.seeding import derive
+from eideticnet.users_code import call
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _open(task: TaskConfig, source: str, arguments: dict[str, Any], inputs: Inpu
         return _tensors(name, *_read_file(name, path), inputs)
     if ":" not in source:
         raise DataError(f"task {name!r}: data {source!r} is no .npz, .safetensors, folder or module:callable")
-    found = resolve(source)(**arguments)
+    found = call(f"task {name!r}: data", source, arguments)
     if isinstance(found, tuple) and len(found) == 2:
         return _tensors(name, torch.as_tensor(found[0]), torch.as_tensor(found[1]), inputs)
     if isinstance(found, Dataset):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import operator
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from eideticnet.calls import Call, writes
 from eideticnet.constants import fold
@@ -18,6 +22,7 @@ from eideticnet.groups import Groups, Layouts, Retrace
 from eideticnet.normal import SelfAttention, normal_form
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, rule_for
+from eideticnet.users_code import blame, theirs
 
 MOST_RETRACES = 1000
 _VIEWS = (
@@ -79,12 +84,34 @@ def _export(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     except UnsupportedError:
         raise
     except Exception as error:
-        raise UnsupportedError(f"the trunk can't run on an input of shape {shape}: {error}") from error
+        raise UnsupportedError(f"the trunk can't run on an input of shape {shape}: {blame(error)}") from error
     try:
-        with torch.enable_grad():  # without, torch's encoder layer takes a shortcut that is one operation
+        with (
+            _unheard(),
+            torch.enable_grad(),
+        ):  # without, an encoder layer takes a shortcut that is one operation
             return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+    except GuardOnDataDependentSymNode as error:
+        raise UnsupportedError(
+            f"torch.export can't trace {theirs(error)}: what the trunk does depends on the values of its "
+            "input, as in `if x.sum() > 0`; compute both and choose with torch.where"
+        ) from error
     except Exception as error:
-        raise UnsupportedError(f"torch.export can't trace the trunk for any batch size: {error}") from error
+        raise UnsupportedError(
+            f"torch.export can't trace the trunk for any batch size: {blame(error)}"
+        ) from error
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """torch.export logs and prints graphs and stacks of what fails; here it fails in a line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Walk:

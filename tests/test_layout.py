@@ -69,7 +69,16 @@ READER = {
     *("export.errors", "export.hashing", "export.releases", "export.show", "export.verify"),
 }
 # Files of the method that only the command line needs.
-SHELL = {"__main__.py", "config.py", "history.py", "plots.py", "progress.py", "report.py", "run.py"}
+SHELL = {
+    "__main__.py",
+    "config.py",
+    "history.py",
+    "plots.py",
+    "problems.py",
+    "progress.py",
+    "report.py",
+    "run.py",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -253,13 +253,13 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('name = "mine"', "", ["config.toml", "name: Field required"]),
-        ("seed = 1", "sede = 1", ["sede: Extra inputs"]),
+        ('name = "mine"', "", ["config.toml: name: is missing"]),
+        ("seed = 1", "sede = 1", ["config.toml: sede = 1: there is no such key; did you mean 'seed'?"]),
         ("shape = [6]", "shape = [5]", ["shape"]),
         ("step = 0.5", "step = 1.5", ["pruning step 1.5"]),
         ("[pruning]", "[router_pruning]\nstep = 0.0\n[pruning]", ["pruning step 0.0"]),
         ('name = "fish"', 'name = "birds"', ["two tasks have the same name"]),
-        ("my_trunk:build", "my_trunk:missing", ["my_trunk:missing", "module:callable"]),
+        ("my_trunk:build", "my_trunk:missing", ["trunk 'my_trunk:missing': my_trunk has no 'missing'"]),
         ("my_trunk:build", "os:getcwd", ["getcwd"]),
         ("birds.npz", "nowhere.npz", ["birds", "nowhere.npz"]),
         ("birds.npz", "birds.csv", ["birds.csv", ".npz, .safetensors, folder or module:callable"]),
@@ -330,7 +330,7 @@ def test_a_task_file_finds_its_data_beside_itself(project, run):
 
 def test_names_that_look_like_markup_are_shown_as_they_are(project, run):
     (project / "config.toml").write_text(CONFIG.replace('name = "birds"', 'name = "[/x][b]birds"'))
-    assert "[/x][b]birds: oracle" in run("train", "config.toml").stdout
+    assert "│ [/x][b]birds │" in run("train", "config.toml").stdout
 
 
 def test_a_setting_that_no_learned_task_depends_on_may_change(project, run):
