@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Literal
 
+import torch
 import typer
 from rich.console import Console
 
@@ -22,6 +23,7 @@ from eideticnet.convergence import UnderfitWarning
 from eideticnet.errors import EideticError, MissingExtraError
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display, results
+from eideticnet.threads import using
 from eideticnet.users_code import blame, forget, theirs
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -93,7 +95,8 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
     missing, before = len(settings.tasks) - len(net.tasks), run.routed(net)
     told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below
     try:
-        with told, Display(console, missing + 1) as display:
+        threads = using(settings.threads or torch.get_num_threads())
+        with told, threads, Display(console, missing + 1) as display:
             run.complete(net, settings, data, folder, display)
     except EideticError as error:
         if run.exists(folder):

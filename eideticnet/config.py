@@ -30,6 +30,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """A folder and a model that is served can be called so."""
 SOURCES = ("data", "test", "pretrained")
+CHANGEABLE = {"name", "tasks", "device", "threads", "when_full", "routing", "router_pruning"}
+"""What may change while a run goes on: no task that is learned depends on it."""
 
 
 class _Section(BaseModel):
@@ -95,12 +97,13 @@ class TrainingConfig(_Section):
     max_epochs: int = Field(200, ge=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
-    def build(self) -> Training:
+    def build(self, threads: int | None = None) -> Training:
         arguments: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             arguments["momentum"] = self.momentum
         optimizer = partial(OPTIMIZERS[self.optimizer], **arguments)
-        return Training(optimizer, self.patience, self.settle_patience, self.max_epochs, self.label_smoothing)
+        names = ("patience", "settle_patience", "max_epochs", "label_smoothing")
+        return Training(optimizer, threads=threads, **{name: getattr(self, name) for name in names})
 
 
 class PruningConfig(_Section):
@@ -173,7 +176,7 @@ class Config(_Section):
     ``moments`` random features are kept for routers to come; without ``router_pruning`` the router
     keeps all neurons that are free, until the next task takes them; ``probes`` says whether a few real
     inputs may be kept in checkpoints and archives, or random ones must do; ``threads`` are torch's,
-    by default as many as it likes, which is slower on small networks and busy machines."""
+    by default one where the layers are small and as many as it likes where they are not."""
 
     name: str
     trunk: TrunkConfig
@@ -217,9 +220,7 @@ class Config(_Section):
 
     def made_of(self, tasks: int) -> dict[str, Any]:
         """What the first so many learned tasks depend on; the rest may change while a run goes on."""
-        made = self.model_dump(
-            exclude={"name", "tasks", "device", "when_full", "routing", "router_pruning"}, mode="json"
-        )
+        made = self.model_dump(exclude=CHANGEABLE, mode="json")
         made["trunk"]["target"] = unlocated(self.trunk.target)
         return {**made, "tasks": [task.made_of() for task in self.tasks[:tasks]]}
 

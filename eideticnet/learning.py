@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import ceil
 from typing import Literal
 
@@ -20,6 +21,7 @@ from eideticnet.program import HEAD, Program
 from eideticnet.pruning import Pruning, prune
 from eideticnet.reading import Reading
 from eideticnet.seeding import seeded
+from eideticnet.threads import using, worth
 from eideticnet.tracing import as_named
 from eideticnet.training import LAST_PHASE, Lesson, converge
 
@@ -94,7 +96,12 @@ class Plan:
             wiring = [self.program.to_json(), self.owner, asdict(self.reading), widths]
             return json_hash([*lesson.key(), repr(pruning), frozen, start, wiring])
 
-        return lesson.journal.run(key, lambda: _teach(lesson, fresh(), pruning))
+        def taught() -> Block:
+            block = fresh()
+            with using(lesson.journal.value(partial(worth, lesson, block))):
+                return _teach(lesson, block, pruning)
+
+        return lesson.journal.run(key, taught)
 
 
 def _adopt(block: Block, trunk: nn.Module) -> None:

@@ -202,9 +202,7 @@ def complete(
     net: EideticNetwork, config: Config, data: dict[str, TaskData], folder: Path, display: Display
 ) -> None:
     """Learn the tasks that are missing, then the router; measure; save after each."""
-    training, learned = config.training.build(), {t.name for t in net.tasks}
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    training, learned = config.training.build(config.threads), {t.name for t in net.tasks}
     history = Recorder(net, {name: d.test for name, d in data.items()})
     report = _to_both(display.event, history.event)
     journal = Journal(folder / JOURNAL, say=display.say)
@@ -284,7 +282,7 @@ def _learn(
         data.train,
         task.classes,
         pruning=config.pruning.build(),
-        training=config.training.build(),
+        training=config.training.build(config.threads),
         when_full=config.when_full,
         reads=task.reads,
         pretrained=_module("pretrained", task.pretrained, {}) if task.pretrained else None,

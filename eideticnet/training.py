@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -39,13 +39,15 @@ class Training:
     accuracy. What pruning left trains on for ``settle_patience`` such epochs before it is frozen:
     its accuracy is high by then, its margins are not. ``optimizer`` is called with the parameters
     anew whenever their shapes change. ``label_smoothing`` is cross-entropy's: the share of a
-    target's probability that is spread over all classes."""
+    target's probability that is spread over all classes. ``threads`` are torch's meanwhile; without,
+    one where the layers are small (``threads.py``), else as many as torch has."""
 
     optimizer: OptimizerFactory = adam
     patience: int = 5
     settle_patience: int = 20
     max_epochs: int = 200
     label_smoothing: float = 0.0
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.optimizer):
@@ -55,6 +57,8 @@ class Training:
             )
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing {self.label_smoothing}: use a share from 0 to below 1")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigError(f"threads {self.threads}: use 1 or more, or None for what suits the layers")
         for name in ("patience", "settle_patience", "max_epochs"):
             epochs = getattr(self, name)
             if not hasattr(epochs, "__index__") or epochs < 1:
@@ -131,7 +135,8 @@ class Lesson:
         """What the course of the lesson depends on, as far as it can be told apart."""
         optimizer = self.training.optimizer_of([nn.Parameter(torch.zeros(1, 1))])
         groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        parts = (self.task, self.seed, self.inputs, self.training, type(optimizer), groups)
+        training = replace(self.training, threads=None)  # a journal keeps the number that it began with
+        parts = (self.task, self.seed, self.inputs, training, type(optimizer), groups)
         data = fingerprint(self.loader)
         return [_described(part) for part in (*parts, type(self.objective), vars(self.objective), data)]
 
