@@ -144,7 +144,7 @@ def fit_router(net: EideticNetwork, fit: Fit, problem: Problem, train: Part, val
     tasks: Sequence[Task] = net.tasks
     if fit.data.startswith("memory"):
         kept = int(fit.data.split()[1])
-        memory = {n: choose(loader, kept, 2, net.seed, n) for n, loader in loaders.items()}
+        memory = {n: choose(rows, kept, net.seed, n) for n, rows in net.rows(loaders).items()}
         tasks = [replace(t, memory=memory[t.name]) for t in tasks]
         loaders = {NAMES[count - 1]: loaders[NAMES[count - 1]]}
     blocks = [net.learned.block(t.owner) for t in tasks]

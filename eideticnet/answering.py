@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet import checkpoint
+from eideticnet.data import Loader, Rows
 from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
@@ -70,6 +72,12 @@ class Answering(nn.Module):
         known = ", ".join(repr(t.name if revision is None else t.label) for t in tasks) or "none"
         wanted = f"{name!r}" if revision is None else f"{name!r}, revision {revision}"
         raise DataError(f"no task {wanted}; known: {known}")
+
+    def rows(self, loaders: Mapping[str, Loader]) -> dict[str, Rows]:
+        """What ``loaders`` give, by the name of the task, held against what the network knows of it."""
+        if not isinstance(loaders, Mapping):
+            raise DataError(f"loaders are a {type(loaders).__name__}; pass a dict of them by the task's name")
+        return {n: Rows(n, loader, self.task(n).classes, self.inputs) for n, loader in loaders.items()}
 
     def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
         """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.

@@ -1,133 +1,223 @@
-"""Loaders: made from arrays, seeded for each pass, checked, and pooled over tasks."""
+"""What a loader gives of a task: read in one way by everybody, in an order that names decide, and checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+import hashlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
-    ConcatDataset,
     DataLoader,
     Dataset,
     RandomSampler,
     Sampler,
+    SequentialSampler,
     TensorDataset,
-    WeightedRandomSampler,
+    default_collate,
+    default_convert,
 )
 
-from eideticnet.errors import DataError
+from eideticnet.draws import Draws
+from eideticnet.errors import DataError, RowError
 from eideticnet.hashing import tensor_hash
-from eideticnet.seeding import derive, seeded
+from eideticnet.inputs import Inputs
+from eideticnet.pairs import as_tensor, pair
 
-Loader = DataLoader[Any]
+Loader = Iterable[Any]
+"""A DataLoader, or whatever else gives batches (x, y) each time that it is iterated."""
+LOOKS = 3
+"""In so many passes a sampler that draws at random may show a rare class."""
 
 
-def batches(x: Tensor, y: Tensor, batch_size: int = 64, order: Sampler[int] | None = None) -> Loader:
-    """A loader over ``x`` (N, ...) and class indices ``y`` (N,) that takes each batch in one
-    indexing operation; shuffling, unless an ``order`` is given."""
+def batches(x: Any, y: Any, batch_size: int = 64, order: Sampler[int] | None = None) -> DataLoader[Any]:
+    """A loader over ``x`` (N, ...) and class indices ``y`` (N,), tensors or arrays, that takes each
+    batch in one indexing operation; shuffling, unless an ``order`` is given."""
+    x, y = as_tensor("x", x), as_tensor("y", y)
+    if len(x) != len(y) or not len(x):
+        raise DataError(f"batches: {len(x)} inputs and {len(y)} labels; give as many, and at least one")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise DataError(f"batches: batch_size {batch_size!r} is no positive whole number")
     dataset = TensorDataset(x, y)
     sampler = BatchSampler(order or RandomSampler(dataset), batch_size, drop_last=False)
     return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
-def seeded_pass(loader: Loader, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over ``loader``, its order and whatever else it draws decided by
-    ``names``: torch's global generator, put back afterwards, and the loader's own, which is set."""
-    for generator in _generators(loader):
-        generator.manual_seed(derive(*names))
-    with seeded(*names, "order"):
-        iterator, state = iter(loader), torch.get_rng_state()
-    while True:
-        # The generator is seeded only while the loader works: what the caller does with a batch
-        # draws from the caller's numbers, and an abandoned pass leaves nothing to put back.
-        callers = torch.get_rng_state()
-        torch.set_rng_state(state)
-        try:
-            batch = next(iterator, None)
-        finally:
-            state = torch.get_rng_state()
-            torch.set_rng_state(callers)
-        if batch is None:
-            return
-        yield batch
+@dataclass(frozen=True)
+class Rows:
+    """The rows that ``loader`` gives of ``task``, whose ``classes`` are names or numbers, one for each label.
 
-
-def _generators(loader: Loader) -> list[torch.Generator]:
-    sampler = loader.sampler
-    nested = sampler.sampler if isinstance(sampler, BatchSampler) else None
-    owners = (loader, sampler, nested)
-    found = [getattr(owner, "generator", None) for owner in owners]
-    return [g for g in found if isinstance(g, torch.Generator)]
-
-
-def fingerprint(loader: Loader) -> list[Any]:
-    """What can be told apart about a loader: the tensors where it holds tensors, else how much
-    data there is, and in batches of how many."""
-    data = loader.dataset
-    tensors = [tensor_hash(t) for t in data.tensors] if isinstance(data, TensorDataset) else []
-    size = len(data) if hasattr(data, "__len__") else None
-    return [type(data).__name__, size, tensors, type(loader.sampler).__name__, _batch_size(loader)]
-
-
-def check_labels(y: Tensor, classes: int, task: str) -> None:
-    """Raise ``DataError`` unless ``y`` holds class indices from 0 to ``classes - 1``."""
-    if y.is_floating_point() or y.ndim != 1:
-        raise DataError(f"task {task!r}: labels must be a vector of integers, got {y.dtype} {tuple(y.shape)}")
-    if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
-        raise DataError(
-            f"task {task!r}: labels run from {int(y.min())} to {int(y.max())}, but its {classes} classes "
-            f"are numbered 0 to {classes - 1}; number each task's classes from 0"
-        )
-
-
-class _Offset(Dataset[tuple[Any, Any]]):
-    """A dataset whose labels are shifted by a constant."""
-
-    def __init__(self, dataset: Dataset[tuple[Any, Any]], offset: int) -> None:
-        self.dataset, self.offset = dataset, offset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
-        x, y = self.dataset[index]
-        return x, y + self.offset
-
-
-def pooled(loaders: Sequence[Loader], offsets: Sequence[int], balance: Sequence[int] | None = None) -> Loader:
-    """One shuffling loader over the data of several, each one's labels shifted by its offset.
-
-    With ``balance``, a weight for each loader, rows are drawn with replacement, so often from each
-    as its weight says, however many it has.
+    Everybody reads a loader through this, so nobody sees other rows than those who learned from it.
+    Every error is a ``DataError`` that names the task, and the ``source`` where there is one.
     """
-    datasets = [loader.dataset for loader in loaders]
-    size = next((s for s in map(_batch_size, loaders) if s), 64)
-    order = _weighted([len(d) for d in datasets], balance) if balance else None  # type: ignore[arg-type]
-    if all(isinstance(d, TensorDataset) and len(d.tensors) == 2 for d in datasets):
-        pairs = [cast(TensorDataset, d).tensors for d in datasets]
-        x = torch.cat([x for x, _ in pairs])
-        y = torch.cat([y + offset for (_, y), offset in zip(pairs, offsets, strict=True)])
-        return batches(x, y, size, order)
-    shifted = [_Offset(d, offset) for d, offset in zip(datasets, offsets, strict=True)]
-    first = loaders[0]
-    return DataLoader(
-        ConcatDataset(shifted),
-        size,
-        shuffle=None if order else True,
-        sampler=order,
-        collate_fn=first.collate_fn if first.batch_size else None,
-    )
+
+    task: str
+    loader: Loader
+    classes: Sequence[object]
+    inputs: Inputs
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        found, kind = self.loader, type(self.loader).__name__
+        if isinstance(found, Iterator):
+            raise self._error(
+                f"its loader is a {kind}, which can be read only once; pass a DataLoader or a list"
+            )
+        if isinstance(found, Dataset) and not isinstance(found, Iterable):
+            raise self._error("its loader is a Dataset; pass DataLoader(dataset, 64, shuffle=True)")
+        if not isinstance(found, Iterable) or isinstance(found, str | bytes | dict | Tensor):
+            raise self._error(f"its loader is a {kind}; pass a DataLoader, or batches(x, y)")
+
+    def batches(self, *names: object) -> Generator[tuple[Tensor, Tensor]]:
+        """One pass, decided by ``names``: ``x`` (N, *shape) in the contract's type, raw, and ``y`` (N,)
+        int64, N at least 1; as ``pair`` converts and refuses."""
+        empty = True
+        for number, batch in enumerate(self._given(*names)):
+            x, y = self._pair(batch, partial(self._place, number, batch))
+            if len(y):
+                empty = False
+                yield x, y
+        if empty:
+            dropped = (
+                "; drop_last drops the only batch there is" if any(_sampled(self.loader, "drop_last")) else ""
+            )
+            raise self._error(f"its loader gives no data{dropped}")
+
+    def tensors(self) -> tuple[Tensor, Tensor] | None:
+        """All rows at once, as ``batches`` gives them, if the loader gives each row of two tensors once
+        in every pass and as it stands; else None."""
+        if not self._is_plain:
+            return None
+        return self._pair(self.loader.dataset.tensors, "row {}".format)  # type: ignore[attr-defined]
+
+    def look(self, *, every_class: bool = False) -> None:
+        """Look at all that the loader gives, so that what is wrong is said before anything is trained on it;
+        with ``every_class`` also that there is no example of one."""
+        seen = self.counts > 0
+        for again in range(1, LOOKS if every_class and not self._is_plain else 1):
+            if not bool(seen.all()):
+                seen |= self._count(self.batches("look", again)) > 0
+        missing = [str(name) for name, some in zip(self.classes, seen.tolist(), strict=True) if not some]
+        if every_class and missing:
+            raise self._error(
+                f"no example of class {', '.join(missing)} among {int(self.counts.sum())} rows; "
+                "leave it out of the classes, or add examples"
+            )
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """How many rows of each class (C,) a first pass gives."""
+        whole = self.tensors()
+        if whole is not None and len(whole[1]):
+            return self._count([whole])
+        counts = self._count(self.batches("look"))
+        with closing(self.batches("look", "again")) as second:
+            try:
+                next(second)
+            except DataError as error:
+                raise self._error(f"its loader can be read only once; a second pass: {error}") from None
+        return counts
+
+    @cached_property
+    def batch_size(self) -> int:
+        """The largest batch that a pass gives."""
+        known = [size for size in _sampled(self.loader, "batch_size") if isinstance(size, int)]
+        return known[0] if known else max(len(y) for _, y in self.batches("look"))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over all that a pass gives, batch by batch."""
+        digest = hashlib.sha256()
+        for batch in self.batches("fingerprint"):
+            digest.update("".join(map(tensor_hash, batch)).encode())
+        return digest.hexdigest()
+
+    @property
+    def _is_plain(self) -> bool:
+        return isinstance(self.loader, DataLoader) and _is_plain(self.loader)
+
+    def _count(self, given: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        counts = torch.zeros(len(self.classes), dtype=torch.int64)
+        for _, y in given:
+            counts += torch.bincount(y.cpu(), minlength=len(counts))
+        return counts
+
+    def _given(self, *names: object) -> Iterator[Any]:
+        """The loader's batches as they come; what it raises becomes a ``DataError``."""
+        draws, number = Draws(self.loader, *names, draws_elsewhere=not self._is_plain), 0
+        try:
+            with draws.its():
+                iterator = iter(self.loader)
+            while True:
+                with draws.its():
+                    batch = next(iterator, draws)
+                if batch is draws:
+                    return
+                yield batch
+                number += 1
+        except (DataError, MemoryError):
+            raise
+        except Exception as error:  # whatever a Dataset, a sampler or a collate_fn raises
+            what = (str(error).strip().splitlines() or [""])[-1]
+            kind = type(error).__name__
+            raise self._error(f"its loader failed at batch {number}: {kind}: {what}") from error
+
+    def _pair(self, batch: Any, place: Callable[[int], str]) -> tuple[Tensor, Tensor]:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            what = _described(batch)
+            raise self._error(f"its loader gives {what}; expected batches (x, y): use a collate_fn")
+        x, y = batch
+        try:
+            return pair(x, y, self.inputs, len(self.classes))
+        except RowError as error:
+            raise self._error(f"{place(error.row)}: {error.what}") from None
+        except DataError as error:
+            raise self._error(str(error)) from None
+
+    def _place(self, number: int, batch: Any, row: int) -> str:
+        """Where the row of a batch is in the dataset, if that can be told."""
+        dataset = getattr(self.loader, "dataset", ())
+        with suppress(Exception):  # a Dataset may be anything
+            wanted = as_tensor("x", batch[0])[row]
+            for index in range(len(dataset)):
+                found = torch.as_tensor(dataset[index][0])
+                if torch.equal(found.nan_to_num(), wanted.nan_to_num()):
+                    return f"row {index} of its dataset"
+        return f"row {row} of batch {number}"
+
+    def _error(self, what: str) -> DataError:
+        where = f", {self.source}" if self.source else ""
+        return DataError(f"task {self.task!r}{where}: {what}")
 
 
-def _weighted(lengths: Sequence[int], weights: Sequence[float]) -> Sampler[int]:
-    """As many draws as there are rows, part i of them with probability ``weights[i]`` over their sum."""
-    parts = zip(lengths, weights, strict=True)
-    each = torch.cat([torch.full((n,), weight / n, dtype=torch.double) for n, weight in parts])
-    return WeightedRandomSampler(each.tolist(), sum(lengths))
+def _is_plain(loader: DataLoader[Any]) -> bool:
+    """Whether a pass gives each row of a pair of tensors once and unchanged, in whatever order."""
+    keys = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if type(loader) is not DataLoader or type(loader.dataset) is not TensorDataset:
+        return False
+    if len(loader.dataset.tensors) != 2 or loader.collate_fn not in (default_collate, default_convert):
+        return False
+    if type(keys) is not BatchSampler or keys.drop_last:
+        return False
+    order, count = keys.sampler, len(loader.dataset)
+    if type(order) is RandomSampler and not order.replacement:
+        return order.num_samples == len(order.data_source) == count
+    return type(order) is SequentialSampler and len(order.data_source) == count
 
 
-def _batch_size(loader: Loader) -> int | None:
-    return loader.batch_size or getattr(loader.sampler, "batch_size", None)
+def _sampled(loader: Loader, name: str) -> list[Any]:
+    """The attribute of the loader and its samplers, of those that have it."""
+    owners = (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None))
+    return [value for value in (getattr(owner, name, None) for owner in owners) if value is not None]
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, list | tuple):
+        return f"{len(batch)} things ({', '.join(type(part).__name__ for part in batch[:4])})"
+    keys = f" with keys {', '.join(map(str, batch))}" if isinstance(batch, dict) else ""
+    return f"batches of type {type(batch).__name__}{keys}"

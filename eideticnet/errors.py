@@ -13,6 +13,14 @@ class DataError(EideticError):
     """Training data that does not fit the network or the task."""
 
 
+class RowError(DataError):
+    """``what`` is wrong with one row of the data, number ``row`` of what was looked at."""
+
+    def __init__(self, row: int, what: str) -> None:
+        super().__init__(f"row {row}: {what}")
+        self.row, self.what = row, what
+
+
 class CapacityError(EideticError):
     """A layer has no free neuron left and the caller did not say what to do then: ``found`` says which,
     ``remedy`` what to do."""

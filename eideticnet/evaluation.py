@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from eideticnet.calibration import expected_calibration_error
-from eideticnet.data import Loader, seeded_pass
+from eideticnet.data import Loader
+from eideticnet.errors import DataError
 from eideticnet.network import EideticNetwork
 
 
@@ -27,10 +28,10 @@ class TaskReport:
 def evaluate(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, TaskReport]:
     """A report for each task in ``loaders``, which hold raw (x, y) with y from 0 to C - 1."""
     net.eval()
-    reports = {}
+    reports, data = {}, net.rows(loaders)
     for index, task in enumerate(net.tasks):
-        if task.name in loaders:
-            rights = [_right(net, index, x, y) for x, y in seeded_pass(loaders[task.name], task.name)]
+        if task.name in data:
+            rights = [_right(net, index, x, y) for x, y in data[task.name].batches(task.name)]
             y = torch.cat([labels for _, labels in rights])
             right = torch.cat([answers for answers, _ in rights])
             per_class = torch.stack([right[y == c].double().mean(0) for c in y.unique()])
@@ -44,8 +45,11 @@ def calibration_error(net: EideticNetwork, loaders: Mapping[str, Loader]) -> flo
     probability of the task chosen differs from how often it is the right one."""
     net.eval()
     confidence, right = [], []
+    data = net.rows(loaders)
+    if not data:
+        raise DataError("calibration_error: give the loader of a task at least")
     for index, task in enumerate(net.tasks):
-        for x, _ in seeded_pass(loaders[task.name], task.name) if task.name in loaders else ():
+        for x, _ in data[task.name].batches(task.name) if task.name in data else ():
             probs = net(x.to(net.device)).task_probs.cpu()
             confidence.append(probs.amax(1))
             right.append(probs.argmax(1) == index)

@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from eideticnet.data import Loader, seeded_pass
+from eideticnet.data import Loader, Rows
 from eideticnet.errors import CheckpointError
 from eideticnet.evaluation import TaskReport
 from eideticnet.learned import ROUTER
@@ -103,7 +103,7 @@ class Recorder:
     def __init__(self, net: EideticNetwork, data: Mapping[str, Loader]) -> None:
         self.net, self.data = net, data
         self._events: list[Event] = []
-        self._first = {t.name: _logits(net, t.name, data[t.name])[0] for t in net.tasks if t.name in data}
+        self._first = {name: _logits(net, rows)[0] for name, rows in self._learned().items()}
 
     def event(self, event: Event) -> None:
         """Called after each epoch and each pruning step."""
@@ -136,14 +136,17 @@ class Recorder:
         self._events = []
         self.net.metadata = {**self.net.metadata, "history": after.model_dump()}
 
+    def _learned(self) -> dict[str, Rows]:
+        return self.net.rows({t.name: self.data[t.name] for t in self.net.tasks if t.name in self.data})
+
     def _moment(self, name: str) -> Moment:
         oracle, drift = {}, {}
-        for task in (t for t in self.net.tasks if t.name in self.data):
-            logits, y = _logits(self.net, task.name, self.data[task.name])
-            oracle[task.name] = _mean_over_classes(logits.argmax(1) == y, y)
-            if task.name != name:
-                drift[task.name] = largest_change(self._first[task.name], logits)
-            self._first.setdefault(task.name, logits)
+        for task, rows in self._learned().items():
+            logits, y = _logits(self.net, rows)
+            oracle[task] = _mean_over_classes(logits.argmax(1) == y, y)
+            if task != name:
+                drift[task] = largest_change(self._first[task], logits)
+            self._first.setdefault(task, logits)
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         return Moment(learned=name, at=now, made_with=_made_with(self.net), oracle=oracle, drift=drift)
 
@@ -174,8 +177,9 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Answers:
     names = [t.name for t in net.tasks]
     confusion = torch.zeros(len(names), len(names) + 1, dtype=torch.int64)
     sums = torch.zeros(3, BINS, dtype=torch.float64)
-    for index, name in ((i, n) for i, n in enumerate(names) if n in data):
-        for x, _ in seeded_pass(data[name], name):
+    for name, rows in net.rows(data).items():
+        index = names.index(name)
+        for x, _ in rows.batches(name):
             out = net(x.to(net.device))
             confusion[index] += torch.bincount(out.task.cpu() % (len(names) + 1), minlength=len(names) + 1)
             confidence, likeliest = out.task_probs.cpu().double().max(1)
@@ -192,10 +196,11 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Answers:
 
 
 @torch.no_grad()
-def _logits(net: EideticNetwork, name: str, loader: Loader) -> tuple[Tensor, Tensor]:
+def _logits(net: EideticNetwork, rows: Rows) -> tuple[Tensor, Tensor]:
     """One task's logits (N, C) on its held-out data, and the labels (N,), on the CPU."""
     net.eval()
-    pairs = [(net.task_logits(x.to(net.device), name).cpu(), y.cpu()) for x, y in seeded_pass(loader, name)]
+    name = rows.task
+    pairs = [(net.task_logits(x.to(net.device), name).cpu(), y.cpu()) for x, y in rows.batches(name)]
     return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
 
 

@@ -7,7 +7,7 @@ the same x to the last bit; that takes the same release of Pillow, whose filters
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -22,6 +22,8 @@ from eideticnet.inputs import ImageInput, Inputs
 
 PNG = b"\x89PNG\r\n\x1a\n"
 SUFFIXES = (".png", ".jpg", ".jpeg")
+UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".tif", ".tiff", ".webp")
+"""What else is a picture by its name."""
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that are read; the others have 16 bits and more, which it would clip."""
 MOST_PARTS, MOST_PACKED, MOST_SCANS, MOST_EXIF = 4096, 8, 32, 1 << 16
@@ -127,12 +129,17 @@ def _decode(opened: Any, image: ImageInput) -> np.ndarray[Any, np.dtype[np.float
     return pixels.reshape(image.shape).astype(np.float32) / np.float32(image.scale)
 
 
-def read_folder(folder: Path, classes: Sequence[str], inputs: Inputs) -> tuple[Tensor, Tensor]:
-    """All pictures in ``folder``, which holds a folder for each class: x (N, *shape), y (N,) int64,
-    class by class, each sorted by file name. ``DataError`` says what is missing."""
+def read_folder(
+    folder: Path, classes: Sequence[str], inputs: Inputs, others: Collection[str] = ()
+) -> tuple[Tensor, Tensor]:
+    """All pictures in ``folder``, which holds a folder for each class, and may hold those of ``others``:
+    x (N, *shape), y (N,) int64, class by class, each sorted by file name. ``DataError`` says what is
+    missing, and what would not be read."""
     if inputs.image is None:
         raise DataError(f"{folder} is a folder of images: say in [input.image] how they become inputs")
     files = [_files(folder / name) for name in classes]
+    known = {Path(name).parts[0] for name in (*classes, *others)}
+    _refuse_unread(folder, known, SUFFIXES, f"the classes are {', '.join(classes)}")
     x = [read_image(path, inputs.image) for paths in files for path in paths]
     y = [label for label, paths in enumerate(files) for _ in paths]
     return torch.stack(x), torch.tensor(y)
@@ -142,7 +149,18 @@ def _files(folder: Path) -> list[Path]:
     files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)}) of the class of that name")
+    _refuse_unread(folder, {path.name for path in files}, (), f"read are {', '.join(SUFFIXES)}")
     return files
+
+
+def _refuse_unread(folder: Path, known: Collection[str], suffixes: Sequence[str], why: str) -> None:
+    """``DataError`` for a folder beside those ``known``, and for a picture that has one of ``suffixes`` or
+    is of a format that isn't read."""
+    for path in sorted(folder.iterdir()):
+        if path.name in known or path.name.startswith("."):
+            continue
+        if path.is_dir() or path.suffix.lower() in (*UNREAD, *suffixes):
+            raise DataError(f"{folder} holds {path.name!r}, which would not be read ({why}); move it away")
 
 
 def _pillow() -> Any:

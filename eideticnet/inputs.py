@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eideticnet.errors import DataError
+from eideticnet.errors import DataError, RowError
 from eideticnet.names import plain, whole
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "int64": torch.int64}
@@ -187,15 +187,24 @@ class Inputs:
         return torch.tensor(values, dtype=x.dtype, device=x.device).reshape(shape)
 
     def check(self, x: Tensor) -> None:
-        """Raise ``DataError`` if the batch ``x`` (N, *shape) breaks the contract."""
+        """Raise ``DataError`` if the batch ``x`` (N, *shape) breaks the contract (``RowError``: a row)."""
         if tuple(x.shape[1:]) != self.shape:
             raise DataError(f"inputs have shape {tuple(x.shape[1:])}, expected {self.shape}")
         if x.dtype != DTYPES[self.dtype]:
             raise DataError(f"inputs are {x.dtype}, expected {self.dtype}")
-        if self.low is not None and bool((x < self.low).any()):
-            raise DataError(f"an input is {float(x.min())}, below the stated low {self.low}")
-        if self.high is not None and bool((x > self.high).any()):
-            raise DataError(f"an input is {float(x.max())}, above the stated high {self.high}")
+        refuse(x, ~torch.isfinite(x), "an input is {}; expected finite numbers")
+        if self.low is not None:
+            refuse(x, x < self.low, f"an input is {{}}, below the stated low {self.low}")
+        if self.high is not None:
+            refuse(x, x > self.high, f"an input is {{}}, above the stated high {self.high}")
+
+
+def refuse(values: Tensor, bad: Tensor, what: str) -> None:
+    """``RowError`` for the first row of ``values`` (N, ...) of which something is ``bad``, a mask of the same
+    shape; ``{}`` in ``what`` becomes the number that is."""
+    if bool(bad.any()):
+        row = int(bad.flatten(1).any(1).nonzero()[0]) if bad.ndim > 1 else int(bad.nonzero()[0])
+        raise RowError(row, what.format(values[row][bad[row]].flatten()[0].item()))
 
 
 def _numbers_of(values: Any) -> tuple[Any, ...]:

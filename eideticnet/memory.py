@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eideticnet.data import Loader, seeded_pass
+from eideticnet.data import Rows
 from eideticnet.seeding import derive
 
 
@@ -19,13 +19,14 @@ class Examples:
     y: Tensor
 
 
-def choose(loader: Loader, count: int, classes: int, *seed: object) -> Examples:
-    """``count`` examples of ``loader``, as many of each class (one more of the first where that
+def choose(rows: Rows, count: int, *seed: object) -> Examples:
+    """``count`` examples of ``rows``, as many of each class (one more of the first where that
     doesn't divide), each one as likely as any other of its class. Fewer where a class has fewer."""
+    classes = len(rows.classes)
     quotas = [count // classes + (c < count % classes) for c in range(classes)]
     kept: list[tuple[Tensor, Tensor]] = [(torch.empty(0), torch.empty(0))] * classes
     lottery = torch.Generator().manual_seed(derive(*seed, "memory"))
-    for x, y in ((x.cpu(), y.cpu()) for x, y in seeded_pass(loader, *seed, "memory")):
+    for x, y in ((x.cpu(), y.cpu()) for x, y in rows.batches(*seed, "memory")):
         tickets = torch.rand(len(y), generator=lottery)
         for c, quota in enumerate(quotas):
             mine = y == c

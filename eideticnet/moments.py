@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eideticnet.block import Block
-from eideticnet.data import Loader, seeded_pass
+from eideticnet.data import Rows
 from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
 from eideticnet.program import HEAD
@@ -73,33 +73,26 @@ def check_features(known: Moments | None, inputs: Inputs, features: int) -> None
 
 
 @torch.no_grad()
-def gather(
-    known: Moments | None,
-    task: str,
-    loader: Loader,
-    classes: int,
-    inputs: Inputs,
-    features: int,
-    *seed: object,
-) -> Moments:
-    """``known`` and the sums over one more task's data; the first task decides the projection."""
-    names = (*seed, "moments")
+def gather(known: Moments | None, task: str, rows: Rows, features: int, *seed: object) -> Moments:
+    """``known`` and the sums over ``rows`` of one more task; the first one decides the projection."""
+    names, inputs = (*seed, "moments"), rows.inputs
     check_features(known, inputs, features)
     if known is None:
-        known = _projection(loader, inputs, features, *names)
-    products, sums = known.products.clone(), torch.zeros(classes, len(known.bias) + 1, dtype=torch.double)
-    for x, y in seeded_pass(loader, *names):
+        known = _projection(rows, features, *names)
+    products = known.products.clone()
+    sums = torch.zeros(len(rows.classes), len(known.bias) + 1, dtype=torch.double)
+    for x, y in rows.batches(*names):
         z = known.features(inputs.normalise(x.cpu()))
         products += (z.T @ z).double()
         sums.index_add_(0, y.cpu(), F.pad(z, (0, 1), value=1.0).double())
     return replace(known, products=products, sums={**known.sums, task: sums})
 
 
-def _projection(loader: Loader, inputs: Inputs, features: int, *names: object) -> Moments:
+def _projection(rows: Rows, features: int, *names: object) -> Moments:
     """Random weights for inputs brought to mean 0 and variance 1, as the first task's data has them."""
     count, total, square = 0, torch.zeros(()), torch.zeros(())
-    for x, _ in seeded_pass(loader, *names):
-        x = inputs.normalise(x.cpu()).flatten(1).double()
+    for x, _ in rows.batches(*names):
+        x = rows.inputs.normalise(x.cpu()).flatten(1).double()
         count, total, square = count + len(x), total + x.sum(0), square + x.square().sum()
     mean = total / count
     variance = square / count / len(mean) - mean.square().mean()

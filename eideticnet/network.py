@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.answering import Answering
-from eideticnet.data import Loader
+from eideticnet.data import Loader, Rows
 from eideticnet.errors import BusyError, DataError
 from eideticnet.experts import joined
 from eideticnet.inputs import Inputs
@@ -23,6 +23,7 @@ from eideticnet.learning import Plan, WhenFull, free, logits_over, with_room
 from eideticnet.memory import choose
 from eideticnet.moments import Moments, check_features, gather
 from eideticnet.names import class_names, plain, same, task_name, whole
+from eideticnet.pairs import fitting
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
 from eideticnet.reading import Reads, resolve
@@ -163,14 +164,15 @@ class EideticNetwork(Answering):
     ) -> Task:
         learned, *_ = before = self._now()
         learned.verify()
+        rows = Rows(task.label, lesson.loader, task.classes, self.inputs)
+        rows.look(every_class=True)
         reading = resolve(reads, learned, self.program)
         program = with_room(learned, self.program, task.label, reading, when_full)
         plan = Plan(program, task.owner, reading, free(learned, program), pretrained)
         block = plan.learn(lesson, learned, pruning, self.device)
         if memory:
-            kept = choose(lesson.loader, memory, len(task.classes), self.seed, task.owner)
-            task = replace(task, memory=kept)
-        sums = self._moments(task, lesson.loader, moments)
+            task = replace(task, memory=choose(rows, memory, self.seed, task.owner))
+        sums = self._moments(task, rows, moments)
         self._commit(before, program, learned.with_task(task, block, sums))
         return task
 
@@ -187,11 +189,9 @@ class EideticNetwork(Answering):
     def _now(self) -> Before:
         return self.learned, self.program, self.inputs, self.seed
 
-    def _moments(self, task: Task, loader: Loader, count: int) -> Moments | None:
-        known, classes = self.learned.moments, len(task.classes)
-        if not count:
-            return known
-        return gather(known, task.name, loader, classes, self.inputs, count, self.seed, task.owner)
+    def _moments(self, task: Task, rows: Rows, count: int) -> Moments | None:
+        known = self.learned.moments
+        return gather(known, task.name, rows, count, self.seed, task.owner) if count else known
 
     @alone
     def answer_with(self, name: str, revision: int) -> None:
@@ -234,31 +234,34 @@ class EideticNetwork(Answering):
         reads everything and is read by nobody; where it may have none but free neurons and there is
         none, ``when_full`` decides: with ``"reuse"`` it is linear on the features there are.
         """
-        for name in (*loaders, *validation):
-            self.task(name)
         if not self.tasks:
             raise DataError("there is no task yet: learn one with train_task, then fit a router")
+        data, held_out = self.rows(loaders), self.rows(validation)
         if routing.false_rejections and not validation:
             raise DataError("a threshold for false_rejections needs validation data; pass some")
         before = self._now()
         self.learned.verify()
-        kind = kind_of(routing, self.learned, self.inputs, loaders, validation)
+        kind = kind_of(routing, self.learned, self.inputs, data, held_out)
+        for rows in data.values():
+            rows.look(every_class=True)
+        for rows in held_out.values():
+            rows.look()
         block, program = None, self.program
         if kind in ("moments", "experts"):
-            block = moments_router(self.learned, loaders, self.inputs, self.seed).to(self.device)
+            block = moments_router(self.learned, data, self.inputs, self.seed).to(self.device)
         if kind not in ("moments", "none"):
-            data, objective = router_lesson(self.tasks, loaders, training.label_smoothing)
+            mixed, objective = router_lesson(self.tasks, data, self.inputs, training.label_smoothing)
             seed = f"{ROUTER}{len(self.learned.tasks)}"
-            lesson = self._lesson(ROUTER, seed, data, objective, training, report, journal)
+            lesson = self._lesson(ROUTER, seed, mixed, objective, training, report, journal)
             plan, pruning = router_plan(self.learned, program, kind, routing, when_full)
             trained = plan.learn(lesson, self.learned, pruning, self.device)
             if block is not None:
-                trained = joined(trained, block, validation_lesson(lesson, self.tasks, validation))
+                trained = joined(trained, block, validation_lesson(lesson, self.tasks, held_out))
             block = trained
             program = replace(program, groups=plan.program.groups)
         learned = self.learned.with_router(block, FittedRouting(kind, routing.decision))
         if validation:
-            learned = calibrated(learned, self.inputs, self.device, validation, routing.false_rejections)
+            learned = calibrated(learned, self.inputs, self.device, held_out, routing.false_rejections)
         self._commit(before, program, learned)
 
     def _start(
@@ -305,10 +308,7 @@ class EideticNetwork(Answering):
     def _probes(self, given: Tensor | None) -> Tensor:
         if given is None:
             seed = derive(self.seed, self._next_owner(), "probes")
-            probes = self.inputs.random(PROBES, torch.Generator().manual_seed(seed))
-        elif not isinstance(given, Tensor) or not len(given) or not torch.isfinite(given).all():
+            given = self.inputs.random(PROBES, torch.Generator().manual_seed(seed))
+        elif not len(given):
             raise DataError("probes: give a tensor of one or more finite inputs (K, ...)")
-        else:
-            probes = given.detach().cpu().clone()
-        self.inputs.check(probes)
-        return probes
+        return fitting(given, self.inputs).cpu().clone()

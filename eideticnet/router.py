@@ -11,9 +11,10 @@ from torch import Tensor
 
 from eideticnet.block import Block
 from eideticnet.calibration import calibrate
-from eideticnet.data import Loader, batches, check_labels, pooled, seeded_pass
+from eideticnet.data import Loader, Rows, batches
 from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
+from eideticnet.interleaving import interleaved
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.learning import Plan, WhenFull, free, with_room
 from eideticnet.moments import FEATURES, WIDEST, gather, router_block
@@ -26,32 +27,32 @@ from eideticnet.training import Lesson
 
 
 def router_lesson(
-    tasks: Sequence[Task], loaders: Mapping[str, Loader], label_smoothing: float
+    tasks: Sequence[Task], data: Mapping[str, Rows], inputs: Inputs, label_smoothing: float
 ) -> tuple[Loader, RouteByLabel]:
     """One loader over the data of all tasks, labels numbered through, and what to learn from it.
 
     A task without a loader comes from its memory; then every class is drawn as often as any other,
     so that few examples count as much as many.
     """
-    missing = [t.name for t in tasks if t.name not in loaders and t.memory is None]
+    missing = [t.name for t in tasks if t.name not in data and t.memory is None]
     if missing:
         raise DataError(
             f"fit_router needs the data of {missing}: pass their loaders, or learn tasks with "
             'train_task(..., memory=K); Routing(router="none", decision="entropy") needs no data'
         )
     counts = [len(t.classes) for t in tasks]
-    parts = [loaders[t.name] if t.name in loaders else _kept(t) for t in tasks]
-    balance = None if all(t.name in loaders for t in tasks) else counts
-    return pooled(parts, _offsets(tasks), balance), RouteByLabel(counts, label_smoothing)
+    parts = [data[t.name] if t.name in data else _kept(t, inputs) for t in tasks]
+    balance = None if all(t.name in data for t in tasks) else counts
+    return interleaved(parts, _offsets(tasks), balance), RouteByLabel(counts, label_smoothing)
 
 
-def validation_lesson(lesson: Lesson, tasks: Sequence[Task], validation: Mapping[str, Loader]) -> Lesson:
+def validation_lesson(lesson: Lesson, tasks: Sequence[Task], validation: Mapping[str, Rows]) -> Lesson:
     """The router's ``lesson`` over validation data, labels numbered through as in training."""
     known = [
         (validation[t.name], o) for t, o in zip(tasks, _offsets(tasks), strict=True) if t.name in validation
     ]
-    loaders, offsets = zip(*known, strict=True)
-    return replace(lesson, loader=pooled(loaders, offsets))
+    parts, offsets = zip(*known, strict=True)
+    return replace(lesson, loader=interleaved(parts, offsets))
 
 
 def _offsets(tasks: Sequence[Task]) -> list[int]:
@@ -60,21 +61,21 @@ def _offsets(tasks: Sequence[Task]) -> list[int]:
     return [sum(counts[:i]) for i in range(len(counts))]
 
 
-def _kept(task: Task) -> Loader:
+def _kept(task: Task, inputs: Inputs) -> Rows:
     assert task.memory is not None
-    return batches(task.memory.x, task.memory.y)
+    return Rows(task.name, batches(task.memory.x, task.memory.y), task.classes, inputs)
 
 
-def without_moments(learned: Learned, loaders: Mapping[str, Loader]) -> list[str]:
-    """The tasks whose moments neither were kept nor can be summed over a loader."""
+def without_moments(learned: Learned, data: Mapping[str, Rows]) -> list[str]:
+    """The tasks whose moments neither were kept nor can be summed over their ``data``."""
     kept = {} if learned.moments is None else learned.moments.sums
-    return [task.name for task in learned.current() if task.name not in kept and task.name not in loaders]
+    return [task.name for task in learned.current() if task.name not in kept and task.name not in data]
 
 
-def moments_router(learned: Learned, loaders: Mapping[str, Loader], inputs: Inputs, seed: int) -> Block:
+def moments_router(learned: Learned, data: Mapping[str, Rows], inputs: Inputs, seed: int) -> Block:
     """The frozen router that follows from the moments that were kept of each task, or else from
-    those of its loader, which are not kept."""
-    missing = without_moments(learned, loaders)
+    those of its ``data``, which are not kept."""
+    missing = without_moments(learned, data)
     if missing:
         raise DataError(
             f"no moments were kept of {missing}: pass their loaders, learn tasks with "
@@ -84,8 +85,7 @@ def moments_router(learned: Learned, loaders: Mapping[str, Loader], inputs: Inpu
     for task in learned.current():
         if moments is None or task.name not in moments.sums:
             features = FEATURES if moments is None else len(moments.bias)
-            loader, classes = loaders[task.name], len(task.classes)
-            moments = gather(moments, task.name, loader, classes, inputs, features, seed, task.owner)
+            moments = gather(moments, task.name, data[task.name], features, seed, task.owner)
     assert moments is not None, "there is a task"
     block = router_block(moments, ROUTER, [task.name for task in learned.current()], inputs)
     block.freeze()
@@ -96,8 +96,8 @@ def kind_of(
     routing: Routing,
     learned: Learned,
     inputs: Inputs,
-    loaders: Mapping[str, Loader],
-    validation: Mapping[str, Loader],
+    data: Mapping[str, Rows],
+    validation: Mapping[str, Rows],
 ) -> RouterKind:
     """The router that ``routing`` asks for; ``DataError`` where it can't be fitted from this data."""
     if routing.router == "experts" and not validation:
@@ -105,7 +105,7 @@ def kind_of(
     if routing.router != "auto":
         return routing.router
     suited = inputs.dtype == "float32" and math.prod(inputs.shape) <= WIDEST
-    return "experts" if suited and validation and not without_moments(learned, loaders) else "taps"
+    return "experts" if suited and validation and not without_moments(learned, data) else "taps"
 
 
 @torch.no_grad()
@@ -113,15 +113,13 @@ def calibrated(
     learned: Learned,
     inputs: Inputs,
     device: torch.device,
-    validation: Mapping[str, Loader],
+    validation: Mapping[str, Rows],
     false_rejections: float,
 ) -> Learned:
     """``learned`` with temperatures and threshold fitted on raw (x, y) that nothing learned from."""
     votes, truth = list[tuple[Tensor, ...]](), list[tuple[Tensor, Tensor]]()
     for index, task in enumerate(learned.current()):
-        for x, y in seeded_pass(validation[task.name], "validation") if task.name in validation else ():
-            inputs.check(x)
-            check_labels(y, len(task.classes), task.name)
+        for x, y in validation[task.name].batches("validation") if task.name in validation else ():
             heads, router = learned.votes(inputs.normalise(x.to(device)))
             votes.append(tuple(heads) if router is None else (*heads, router))
             truth.append((torch.full_like(y, index), y))

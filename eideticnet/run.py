@@ -142,6 +142,7 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
                 held_out=config.test,
                 batch_size=config.training.batch_size,
                 validation=config.validation,
+                others={c for t in config.tasks if t.data == task.data for c in t.classes},
             )
         except (DataError, ConfigError) as error:
             if task.name not in known:

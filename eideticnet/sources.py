@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from eideticnet.config import TaskConfig
-from eideticnet.data import Loader, batches, check_labels
-from eideticnet.errors import DataError
+from eideticnet.data import Loader, Rows, batches
+from eideticnet.errors import DataError, RowError
 from eideticnet.images import read_folder
-from eideticnet.inputs import DTYPES, Inputs
+from eideticnet.inputs import Inputs
+from eideticnet.pairs import as_tensor, pair
 from eideticnet.seeding import derive
-from eideticnet.users_code import call
+from eideticnet.users_code import call, unlocated
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,14 @@ class TaskData:
     """Loaders of one task: shuffled training data, and held-out data in order; ``validation`` is
     None where no share of the training data was set apart."""
 
-    train: Loader
+    train: DataLoader[Any]
     test: Loader
     validation: Loader | None = None
 
     def first_inputs(self, count: int) -> Tensor:
         """The first training inputs (count, *shape), in the order of the source."""
-        dataset: Any = self.train.dataset
-        rows = [dataset[i][0] for i in range(min(count, len(dataset)))]
-        return torch.stack(rows)
+        x, _ = next(iter(DataLoader(self.train.dataset, count)))
+        return as_tensor("x", x)
 
 
 def open_task(
@@ -46,74 +46,103 @@ def open_task(
     held_out: float,
     batch_size: int,
     validation: float = 0.0,
+    others: Collection[str] = (),
 ) -> TaskData:
     """Load a task's data. ``held_out`` is the share that is split off at random, the same for
-    equal seeds, where the task names no test data; ``validation`` is split off the rest."""
-    dataset = _open(task, task.data, task.arguments, inputs)
+    equal seeds, where the task names no test data; ``validation`` is split off the rest. A folder of
+    images may hold those of ``others``, other tasks' classes, too."""
+    dataset = _open(task, task.data, task.arguments, inputs, others)
     if task.test is not None:
-        test = _open(task, task.test, task.test_arguments, inputs)
+        test = _open(task, task.test, task.test_arguments, inputs, others)
     else:
         train_rows, test_rows = _split(dataset, held_out, derive(seed, task.name, "split"))
         if not train_rows:
             raise DataError(f"task {task.name!r}: {len(test_rows)} rows are too few to hold any out")
         dataset, test = _take(dataset, train_rows), _take(dataset, test_rows)
-    for part in (dataset, test):
-        if isinstance(part, TensorDataset):
-            inputs.check(part.tensors[0])
-            check_labels(part.tensors[1], len(task.classes), task.name)
+        if isinstance(test, TensorDataset) and len(test.tensors[1].unique()) < len(task.classes):
+            few = next(c for i, c in enumerate(task.classes) if not bool((test.tensors[1] == i).any()))
+            raise DataError(
+                f"task {task.name!r}, {task.data}: class {few} has one row; it needs another that can be "
+                "held out, or name test data"
+            )
     apart: Loader | None = None
     if validation:
         train_rows, rows = _split(dataset, validation, derive(seed, task.name, "validation"))
         apart, dataset = DataLoader(_take(dataset, rows), 256), _take(dataset, train_rows)
     if isinstance(dataset, TensorDataset):
         x, y = dataset.tensors
-        train: Loader = batches(x, y, batch_size)
+        train: DataLoader[Any] = batches(x, y, batch_size)
     else:
         train = DataLoader(dataset, batch_size, shuffle=True)
     return TaskData(train, DataLoader(test, 256), apart)
 
 
-def _open(task: TaskConfig, source: str, arguments: dict[str, Any], inputs: Inputs) -> Dataset[Any]:
-    name, path = task.name, Path(source)
+def _open(
+    task: TaskConfig, source: str, arguments: dict[str, Any], inputs: Inputs, others: Collection[str]
+) -> Dataset[Any]:
+    """The whole of a source, looked at to the last row."""
+    try:
+        found = _read(task, source, arguments, inputs, others)
+        if not isinstance(found, Dataset):
+            x, y = found
+            found = TensorDataset(*pair(x, _numbered(y, task.classes), inputs, len(task.classes)))
+            if len(found) < 2:
+                raise DataError(f"{len(found)} inputs and {len(found)} labels; it needs two or more of each")
+    except DataError as error:
+        where = "" if source in str(error) else f", {unlocated(source)}"
+        raise DataError(f"task {task.name!r}{where}: {error}") from error
+    Rows(task.name, DataLoader(found, 256), task.classes, inputs, unlocated(source)).look(every_class=True)
+    return found
+
+
+def _read(
+    task: TaskConfig, source: str, arguments: dict[str, Any], inputs: Inputs, others: Collection[str]
+) -> Dataset[Any] | tuple[Any, Any]:
+    path = Path(source)
     if path.is_dir():
-        return _tensors(name, *read_folder(path, task.classes, inputs), inputs)
+        return read_folder(path, task.classes, inputs, others)
     if path.suffix in (".npz", ".safetensors"):
-        return _tensors(name, *_read_file(name, path), inputs)
+        return _read_file(path)
     if ":" not in source:
-        raise DataError(f"task {name!r}: data {source!r} is no .npz, .safetensors, folder or module:callable")
-    found = call(f"task {name!r}: data", source, arguments)
-    if isinstance(found, tuple) and len(found) == 2:
-        return _tensors(name, torch.as_tensor(found[0]), torch.as_tensor(found[1]), inputs)
-    if isinstance(found, Dataset):
+        raise DataError("it is no .npz, .safetensors, folder or module:callable")
+    found = call(f"task {task.name!r}: data", source, arguments)
+    if isinstance(found, Dataset) and hasattr(found, "__len__") and hasattr(found, "__getitem__"):
         return found
-    raise DataError(f"task {name!r}: {source} returned {type(found).__name__}, not (x, y) or a Dataset")
+    if isinstance(found, tuple | list) and len(found) == 2:
+        return found[0], found[1]
+    raise DataError(f"it returned {type(found).__name__}, not (x, y) or a Dataset with a length")
 
 
-def _read_file(name: str, path: Path) -> tuple[Tensor, Tensor]:
+def _read_file(path: Path) -> tuple[Any, Any]:
     try:
         if path.suffix == ".safetensors":
             arrays: Any = load_file(path)
         else:
             with np.load(path, allow_pickle=False) as file:
-                arrays = {key: torch.from_numpy(file[key]) for key in file.files}
-        return arrays["x"], arrays["y"]
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"task {name!r}: can't read {path}: {error}") from error
-    except KeyError as error:
-        raise DataError(f"task {name!r}: {path} holds no {error}; it needs x and y") from error
+                arrays = {name: file[name] for name in file.files if name in "xy"}
+    except Exception as error:  # the readers raise errors of many kinds
+        advice = "; save text with dtype=str" if "Object arrays" in str(error) else ""
+        raise DataError(f"can't read it: {error or type(error).__name__}{advice}") from error
+    missing = [name for name in "xy" if name not in arrays]
+    if missing:
+        raise DataError(f"it holds no {' and no '.join(missing)}; it needs x and y")
+    return arrays["x"], arrays["y"]
 
 
-def _tensors(name: str, x: Tensor, y: Tensor, inputs: Inputs) -> TensorDataset:
-    if len(x) != len(y) or len(x) < 2:
-        raise DataError(f"task {name!r}: {len(x)} inputs and {len(y)} labels; it needs two or more of each")
-    return TensorDataset(_cast(name, "x", x, DTYPES[inputs.dtype]), _cast(name, "y", y, torch.int64))
-
-
-def _cast(name: str, what: str, values: Tensor, dtype: torch.dtype) -> Tensor:
-    """``values`` as ``dtype``; whole numbers have to be whole before."""
-    if not dtype.is_floating_point and values.is_floating_point() and bool((values != values.round()).any()):
-        raise DataError(f"task {name!r}: {what} holds fractions where whole numbers are needed")
-    return values.to(dtype)
+def _numbered(y: Any, classes: Sequence[str]) -> Any:
+    """``y``, its labels numbered if they are names of ``classes``."""
+    if isinstance(y, Tensor):
+        return y
+    names = np.asarray(y)
+    names = np.asarray(names.tolist()) if names.dtype.kind == "O" else names
+    if names.dtype.kind not in "SU":
+        return names
+    numbers = {name: number for number, name in enumerate(classes)}
+    texts = [t.decode(errors="replace") if isinstance(t, bytes) else t for t in names.ravel().tolist()]
+    for row, text in enumerate(texts):
+        if text not in numbers:
+            raise RowError(row, f"label {text!r} is no class; the classes are {', '.join(classes)}")
+    return np.array([numbers[text] for text in texts], np.int64).reshape(names.shape)
 
 
 def _split(dataset: Any, held_out: float, seed: int) -> tuple[list[int], list[int]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from eideticnet.convergence import Course
-from eideticnet.data import Loader, check_labels, fingerprint, seeded_pass
+from eideticnet.data import Loader, Rows
 from eideticnet.errors import ConfigError, DataError, DivergedError
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
@@ -131,22 +131,23 @@ class Lesson:
     report: Callable[[Event], Any] = lambda event: None
     journal: Journal = field(default_factory=Journal)
 
+    @cached_property
+    def rows(self) -> Rows:
+        """What the loader gives, labels as numbers."""
+        return Rows(self.task, self.loader, range(self.objective.classes), self.inputs)
+
     def key(self) -> list[str]:
         """What the course of the lesson depends on, as far as it can be told apart."""
         optimizer = self.training.optimizer_of([nn.Parameter(torch.zeros(1, 1))])
         groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         training = replace(self.training, threads=None)  # a journal keeps the number that it began with
         parts = (self.task, self.seed, self.inputs, training, type(optimizer), groups)
-        data = fingerprint(self.loader)
+        data = self.rows.fingerprint
         return [_described(part) for part in (*parts, type(self.objective), vars(self.objective), data)]
 
     def batches(self, device: torch.device, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
         """Checked and normalised batches in the order that ``names`` decide."""
-        if hasattr(self.loader.dataset, "__len__") and not len(self.loader.dataset):
-            raise DataError(f"task {self.task!r}: its loader has no data")
-        for x, y in seeded_pass(self.loader, *self.seed, *names):
-            self.inputs.check(x)
-            check_labels(y, self.objective.classes, self.task)
+        for x, y in self.rows.batches(*self.seed, *names):
             yield self.inputs.normalise(x.to(device)), y.to(device)
 
 

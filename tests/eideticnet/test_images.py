@@ -90,12 +90,29 @@ def test_training_and_serving_take_pictures_of_as_many_pixels(image):
 def test_a_task_is_read_from_a_folder_with_a_folder_for_each_class(tmp_path):
     write_pictures(tmp_path / "files")
     task = TaskConfig(name="warm", classes=("red", "yellow"), data=str(tmp_path / "files"))
-    data = open_task(task, INPUTS, seed=0, held_out=0.25, batch_size=8)
-    x, y = read_folder(tmp_path / "files", task.classes, INPUTS)
+    others = ("blue", "cyan")
+    data = open_task(task, INPUTS, seed=0, held_out=0.25, batch_size=8, others=others)
+    x, y = read_folder(tmp_path / "files", task.classes, INPUTS, others)
     assert x.shape == (24, 3, 6, 5)
     assert y.tolist() == [0] * 12 + [1] * 12
     assert torch.equal(x[3], read_image(tmp_path / "files/red/03.png", IMAGE))
     assert sum(len(labels) for _, labels in data.test) == 6
+
+
+def test_what_would_not_be_read_of_a_folder_is_refused_unless_it_is_another_tasks(tmp_path):
+    write_pictures(tmp_path, count=2)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "red/notes.txt").touch()
+    x, _ = read_folder(tmp_path, ["red", "yellow"], INPUTS, ["blue", "cyan"])
+    assert len(x) == 4
+    with pytest.raises(DataError, match=r"holds 'blue', which would not be read .*red, yellow"):
+        read_folder(tmp_path, ["red", "yellow"], INPUTS, ["cyan"])
+    for stray in ("red/more", "red/a.webp", "a.PNG"):
+        path = tmp_path / stray
+        path.touch() if path.suffix else path.mkdir()
+        with pytest.raises(DataError, match=path.name):
+            read_folder(tmp_path, ["red", "yellow"], INPUTS, ["blue", "cyan"])
+        path.unlink() if path.suffix else path.rmdir()
 
 
 @pytest.mark.parametrize(

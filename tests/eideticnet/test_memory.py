@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 
 from eideticnet import CheckpointError, DataError, EideticNetwork, Inputs, Routing, batches
-from eideticnet.data import pooled
+from eideticnet.data import Rows
+from eideticnet.interleaving import interleaved
 from eideticnet.memory import choose
 from eideticnet.moments import Moments, gather, router_block
 
@@ -26,7 +27,7 @@ DATALESS = Routing("none", "entropy")
 )
 def test_exactly_as_many_examples_are_kept_as_allowed_and_of_each_class_alike(count, classes, seed, batch):
     x, y = task_data(seed, classes, 200)
-    kept = choose(batches(x, y, batch), count, classes, seed)
+    kept = choose(Rows("t", batches(x, y, batch), range(classes), Inputs((6,))), count, seed)
     assert len(kept.x) == len(kept.y) == count
     of_class = torch.bincount(kept.y, minlength=classes)
     assert int(of_class.max() - of_class.min()) <= 1
@@ -37,15 +38,16 @@ def test_exactly_as_many_examples_are_kept_as_allowed_and_of_each_class_alike(co
 
 
 def test_the_choice_is_the_seeds_and_another_seeds_is_another():
-    loader = task_loader(3, rows=200)
-    first, again, other = (choose(loader, 20, 2, seed) for seed in (1, 1, 2))
+    rows = Rows("t", task_loader(3, rows=200), range(2), Inputs((6,)))
+    first, again, other = (choose(rows, 20, seed) for seed in (1, 1, 2))
     assert torch.equal(first.x, again.x)
     assert not torch.equal(first.x, other.x)
 
 
 def test_a_class_with_fewer_examples_gives_all_it_has():
     x, y = torch.randn(12, 6), torch.tensor([0] * 11 + [1])
-    assert choose(batches(x, y), 10, 2, 0).y.tolist() == [0] * 5 + [1]
+    rows = Rows("t", batches(x, y), range(2), Inputs((6,)))
+    assert choose(rows, 10, 0).y.tolist() == [0] * 5 + [1]
 
 
 def test_nothing_of_the_data_is_in_a_checkpoint_unless_it_was_allowed(tmp_path):
@@ -112,17 +114,21 @@ def test_without_data_or_memory_a_task_is_named():
     assert (net(held_out()).task >= 0).all()
 
 
+def rows_of(loaders, shape=(1,)):
+    return [Rows("t", loader, ["a"], Inputs(shape)) for loader in loaders]
+
+
 def test_few_examples_are_drawn_as_often_as_many():
     many = batches(torch.zeros(900, 1), torch.zeros(900).long())
     few = batches(torch.ones(10, 1), torch.zeros(10).long())
-    loader = pooled([many, few], [0, 1], balance=[1, 1])
+    loader = interleaved(rows_of([many, few]), [0, 1], balance=[1, 1])
     torch.manual_seed(0)
     drawn = torch.cat([y for _, y in loader]).double()
     assert len(drawn) == 910
     assert 0.42 < drawn.mean() < 0.58
 
 
-class Rows(torch.utils.data.Dataset):
+class Numbers(torch.utils.data.Dataset):
     """A dataset that is no TensorDataset."""
 
     def __init__(self, count, value):
@@ -136,9 +142,9 @@ class Rows(torch.utils.data.Dataset):
 
 
 def test_datasets_of_any_kind_are_balanced():
-    loaders = [torch.utils.data.DataLoader(Rows(n, v), 16) for n, v in ((300, 0.0), (10, 1.0))]
+    loaders = [torch.utils.data.DataLoader(Numbers(n, v), 16) for n, v in ((300, 0.0), (10, 1.0))]
     torch.manual_seed(0)
-    drawn = torch.cat([y for _, y in pooled(loaders, [0, 1], balance=[1, 1])]).double()
+    drawn = torch.cat([y for _, y in interleaved(rows_of(loaders, (2,)), [0, 1], balance=[1, 1])]).double()
     assert 0.4 < drawn.mean() < 0.6
 
 
@@ -147,7 +153,8 @@ def test_datasets_of_any_kind_are_balanced():
 
 def moments_of(tasks, inputs, known=None):
     for i, (x, y) in enumerate(tasks):
-        known = gather(known, f"t{i}", batches(x, y, 7), int(y.max()) + 1, inputs, 40, 0)
+        rows = Rows(f"t{i}", batches(x, y, 7), range(int(y.max()) + 1), inputs)
+        known = gather(known, f"t{i}", rows, 40, 0)
     return known
 
 
@@ -216,9 +223,9 @@ def test_a_count_that_can_not_be_kept_is_refused(kept):
 
 
 def test_moments_of_whole_numbers_are_refused():
-    x = torch.zeros(4, 3, dtype=torch.int64)
+    loader = batches(torch.zeros(4, 3, dtype=torch.int64), torch.tensor([0, 1, 0, 1]))
     with pytest.raises(DataError, match="float32 inputs alone"):
-        gather(None, "t0", batches(x, torch.tensor([0, 1, 0, 1])), 2, Inputs((3,), "int64"), 8, 0)
+        gather(None, "t0", Rows("t0", loader, range(2), Inputs((3,), "int64")), 8, 0)
 
 
 def test_moments_are_stored_as_tensors_alone():

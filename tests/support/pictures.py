@@ -37,7 +37,7 @@ def write_pictures(folder: Path, count: int = 12) -> None:
 def network(folder: Path) -> EideticNetwork:
     """A network that learned the two tasks from files."""
     write_pictures(folder)
-    data = {name: read_folder(folder, classes, INPUTS) for name, classes in TASKS.items()}
+    data = {name: read_folder(folder, classes, INPUTS, _COLOURS) for name, classes in TASKS.items()}
     loaders = {name: batches(x, y, 8) for name, (x, y) in data.items()}
     net = EideticNetwork(models.convnet(3, (6, 8), pool_every=1), data["warm"][0][:2], inputs=INPUTS, seed=0)
     for name, loader in loaders.items():

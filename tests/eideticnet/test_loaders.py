@@ -1,0 +1,502 @@
+"""Everybody who reads a loader sees the same rows; what can't be right is said before training."""
+
+import random
+from collections import Counter, namedtuple
+
+import numpy as np
+import pytest
+import torch
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
+from nets import LIGHT, QUICK, names, task_data, task_loader, trained
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+from trunks import FEATURES, Mlp
+
+from eideticnet import DataError, EideticNetwork, Inputs, Journal, Routing, Training, batches
+from eideticnet.data import Rows
+from eideticnet.evaluation import calibration_error, evaluate
+from eideticnet.history import Recorder
+from eideticnet.interleaving import interleaved
+
+INPUTS = Inputs((FEATURES,))
+ONCE = Training(QUICK.optimizer, patience=1, settle_patience=1, max_epochs=1)
+
+
+def poisoned(seed, rows=48, dataset=TensorDataset):
+    """Rows of a task, each followed by one that nobody may read, and where the former are."""
+    x, y = task_data(seed, 2, rows)
+    x = torch.stack([x, torch.full_like(x, torch.nan)], 1).flatten(0, 1)
+    return dataset(x, y.repeat_interleave(2)), list(range(0, 2 * rows, 2))
+
+
+class Healed(TensorDataset):
+    """A TensorDataset that gives something else than its tensors."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x.nan_to_num(), y
+
+
+class Stream(IterableDataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __iter__(self):
+        return iter(zip(self.x, self.y, strict=True))
+
+
+class Backwards(Sampler):
+    """A sampler of one's own, which gives its first row twice and doesn't know its length."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        yield from (*reversed(self.rows), self.rows[0])
+
+
+Named = namedtuple("Named", "pixels labels")
+KINDS = {
+    "a sampler of some rows": lambda d, rows: DataLoader(d, 16, sampler=SubsetRandomSampler(rows)),
+    "a sampler that repeats": lambda d, rows: DataLoader(d, 16, sampler=Backwards(rows)),
+    "a weighted sampler": lambda d, rows: DataLoader(
+        d, 16, sampler=WeightedRandomSampler([(i + 1) % 2 for i in range(len(d))], len(rows))
+    ),
+    "a sampler of batches": lambda d, rows: DataLoader(
+        d, batch_sampler=BatchSampler(SubsetRandomSampler(rows), 16, True)
+    ),
+    "an order for batches": lambda d, rows: batches(*d.tensors, 16, SubsetRandomSampler(rows)),
+    "a subset of a subset": lambda d, rows: DataLoader(
+        Subset(Subset(d, list(range(len(d)))), rows), 16, shuffle=True
+    ),
+    "several datasets": lambda d, rows: DataLoader(
+        ConcatDataset([Subset(d, rows[:20]), Subset(d, rows[20:])]), 16, shuffle=True
+    ),
+    "a collate_fn": lambda d, rows: DataLoader(
+        d, 16, collate_fn=lambda pairs: Named(*map(torch.stack, zip(*pairs[::2], strict=True)))
+    ),
+    "an overridden item": lambda d, rows: DataLoader(Healed(*d.tensors), 16, shuffle=True),
+    "a stream": lambda d, rows: DataLoader(Stream(*d[rows]), 16),
+    "a list of batches": lambda d, rows: [d[rows[i : i + 13]] for i in range(0, len(rows), 13)],
+    "batches without rows": lambda d, rows: [(torch.empty(0, FEATURES), torch.empty(0)), d[rows]],
+    "a shared generator": lambda d, rows: DataLoader(Subset(d, rows), 16, shuffle=True, generator=SHARED),
+}
+SHARED = torch.Generator()
+
+
+def looked_at(loader, task="t", classes=("a", "b"), inputs=INPUTS):
+    rows = Rows(task, loader, classes, inputs)
+    rows.look()
+    return rows
+
+
+def counted(pairs):
+    return Counter((*row, label) for x, y in pairs for row, label in zip(x.tolist(), y.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_reads_a_loader_reads_what_it_gives_and_nothing_else(kind, tmp_path):
+    """Rows that a loader does not give are NaN, so that anybody who reads one fails."""
+    loaders = {f"task {i}": KINDS[kind](*poisoned(i)) for i in range(2)}
+    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    options = {"training": ONCE, "journal": Journal(tmp_path / "journal", interval=0.0)}
+    for name, loader in loaders.items():
+        net.train_task(name, loader, names(2), pruning=LIGHT, memory=5, moments=8, **options)
+    recorder = Recorder(net, loaders)
+    for some in (loaders, {"task 1": loaders["task 1"]}):
+        net.fit_router(some, routing=Routing("experts"), validation=loaders, **options)
+    reports = evaluate(net, loaders)
+    recorder.router_learned(reports, None)
+    assert 0 <= calibration_error(net, loaders) <= 1
+    assert reports.keys() == loaders.keys()
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if "weighted" not in k])
+def test_a_router_learns_from_just_the_rows_that_the_loaders_give_mixed(kind):
+    parts = [looked_at(KINDS[kind](*poisoned(i)), f"task {i}") for i in range(3)]
+    mixed = looked_at(interleaved(parts, [0, 2, 4]), "router", range(6))
+    expected = Counter()
+    for i, part in enumerate(parts):
+        expected += counted((x, y + 2 * i) for x, y in part.batches("seed"))
+    for names_ in (("first",), ("second",)):
+        assert counted(mixed.batches(*names_)) == expected
+    once, again, other = ([y.tolist() for _, y in mixed.batches(n)] for n in (1, 1, 2))
+    assert once == again
+    assert once != other or kind == "batches without rows"
+    assert all(len({label // 2 for label in batch}) > 1 for batch in once if len(batch) > 15)
+
+
+@examples(20, 60)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    size=st.integers(1, 20),
+    plain=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_however_long_loaders_are_each_row_comes_once_in_batches_of_one_size(lengths, size, plain, seed):
+    parts, start = [], 0
+    for number, length in enumerate(lengths):
+        x = torch.arange(start, start + length)[:, None].float()
+        loader = batches(x, torch.zeros(length), size)
+        parts.append(looked_at(loader if plain and number else list(loader), "t", ["a"], Inputs((1,))))
+        start += length
+    offsets = list(range(len(parts)))
+    mixed = Rows("router", interleaved(parts, offsets), offsets, Inputs((1,)))
+    given_ = list(mixed.batches(seed))
+    assert sorted(torch.cat([x for x, _ in given_])[:, 0].tolist()) == list(range(start))
+    assert torch.bincount(torch.cat([y for _, y in given_])).tolist() == lengths
+    assert all(len(y) == mixed.loader.size for _, y in given_[:-1])
+
+
+def test_each_row_that_is_left_is_as_likely_to_be_the_next():
+    """Where the only row of a short loader comes, among eight others."""
+    long, short = [(torch.zeros(8, 1), torch.zeros(8))], [(torch.ones(1, 1), torch.zeros(1))]
+    parts = [looked_at(loader, "t", ["a"], Inputs((1,))) for loader in (long, short)]
+    mixed = interleaved(parts, [0, 1])
+    object.__setattr__(mixed, "size", 1)
+    places = Counter(
+        [int(y) for _, y in Rows("r", mixed, range(2), Inputs((1,))).batches(seed)].index(1)
+        for seed in range(180)
+    )
+    assert all(6 < places[i] < 40 for i in range(9))
+
+
+def test_few_examples_beside_a_stream_are_given_as_often_as_many():
+    many, few = poisoned(0, 300), poisoned(1, 4)
+    parts = [looked_at(KINDS["a stream"](*many)), looked_at(KINDS["a list of batches"](*few))]
+    mixed = Rows("router", interleaved(parts, [0, 2], balance=[2, 2]), range(4), INPUTS)
+    drawn = counted(mixed.batches("seed"))
+    of_few = [n for (*_, label), n in drawn.items() if label > 1]
+    assert sum(drawn.values()) == 304
+    assert len(of_few) == 4
+    assert max(of_few) - min(of_few) <= 1
+    assert 120 < sum(of_few) < 184
+
+
+def test_tasks_that_are_samplers_of_one_dataset_are_found():
+    """One dataset for all tasks, and a sampler that says which rows are whose; half are held out."""
+    tasks = [task_data(seed, 2, 120) for seed in range(3)]
+    x, y = (torch.cat(parts) for parts in zip(*tasks, strict=True))
+    dataset = TensorDataset(x, y)
+    rows = {f"task {i}": range(120 * i, 120 * i + 120) for i in range(3)}
+    loaders, held_out = (
+        {n: DataLoader(dataset, 32, sampler=SubsetRandomSampler(mine[part])) for n, mine in rows.items()}
+        for part in (slice(0, 80), slice(80, 120))
+    )
+    net = EideticNetwork(Mlp((24, 20)), x[:2])
+    training = Training(QUICK.optimizer, patience=5, settle_patience=5, max_epochs=30)
+    for name, loader in loaders.items():
+        net.train_task(name, loader, names(2), training=training, pruning=LIGHT)
+    net.fit_router(loaders, training=training)
+    reports = evaluate(net, held_out)
+    assert min(report.found for report in reports.values()) > 0.8
+
+
+# -- converted -----------------------------------------------------------------------------
+
+
+X, Y = task_data(7)
+MEANT = {
+    "int32 labels": (X, Y.int()),
+    "labels that are true or false": (X, Y.bool()),
+    "unsigned labels": (X, Y.to(torch.uint8)),
+    "whole labels of floats": (X, Y.float()),
+    "labels in a column": (X, Y[:, None]),
+    "one-hot labels": (X, torch.nn.functional.one_hot(Y, 2)),
+    "one-hot labels of floats": (X, torch.nn.functional.one_hot(Y, 2).float()),
+    "a list of labels": (X, Y.tolist()),
+    "arrays": (X.numpy(), Y.numpy()),
+    "arrays of double precision": (X.double().numpy(), Y.numpy().astype(np.uint16)),
+    "an array in reverse": (X.flip(0).numpy()[::-1], Y.numpy()),
+    "an array that is read only": (np.broadcast_to(X.numpy(), X.shape), Y.numpy()),
+    "an array of big endians": (X.numpy().astype(">f4"), Y.numpy().astype(">i8")),
+    "inputs with a gradient": (X.clone().requires_grad_() * 1, Y),
+}
+
+
+@pytest.mark.parametrize("kind", MEANT)
+def test_what_is_meant_is_converted_to_the_last_bit(kind):
+    for loader in ([MEANT[kind]], [list(MEANT[kind])], batches(*MEANT[kind], 48, SequentialSampler(X))):
+        ((x, y),) = looked_at(loader).batches(0)
+        assert torch.equal(x, X)
+        assert torch.equal(y, Y)
+        assert not x.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_of_other_types_are_those_of_the_contract(dtype):
+    x = torch.arange(48)[:, None].to(dtype)
+    ((converted, _),) = looked_at([(x, Y)], inputs=Inputs((1,), low=0, high=47)).batches(0)
+    assert torch.equal(converted, torch.arange(48.0)[:, None])
+    ((ids, _),) = looked_at([(x, Y)], inputs=Inputs((1,), "int64")).batches(0)
+    assert torch.equal(ids, torch.arange(48)[:, None])
+
+
+def test_a_task_of_arrays_has_the_digest_of_one_of_tensors():
+    digests = set()
+    for x, y in ((X, Y), MEANT["arrays of double precision"], (X, Y.bool())):
+        net = EideticNetwork(Mlp((8, 8)), X[:2])
+        loader = batches(x, y, 16)
+        net.train_task("t", loader, names(2), training=QUICK, pruning=LIGHT, memory=4, moments=8)
+        net.fit_router({"t": loader}, training=QUICK)
+        digests.add((*net.digests().values(), net.learned.routing_digest()))
+    assert len(digests) == 1
+
+
+# -- refused -------------------------------------------------------------------------------
+
+
+class Items(Dataset):
+    """A map-style dataset of anything."""
+
+    def __init__(self, *items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+class Failing(Items):
+    def __getitem__(self, index):
+        raise OSError(f"no file {index}")
+
+
+def with_nan(row):
+    x = X.clone()
+    x[row, 2] = torch.nan
+    return x
+
+
+def pairs_of(x, y):
+    return Items(*zip(x, y, strict=True))
+
+
+PLAIN = TensorDataset(X, Y)
+ONLY_ONCE = "can be read only once|gives no data"  # in whatever order it is tried
+WRONG = {
+    "drop_last leaves nothing": (DataLoader(PLAIN, 64, drop_last=True), "gives no data; drop_last drops"),
+    "an empty list": ([], "gives no data"),
+    "an empty stream": (DataLoader(Stream([], [])), "gives no data"),
+    "a generator": ((pair for pair in [(X, Y)]), "is a generator, which can be read only once"),
+    "an iterator of a loader": (iter(DataLoader(PLAIN)), ONLY_ONCE),
+    "a stream that ends": (DataLoader(Stream(iter(X), iter(Y)), 16), ONLY_ONCE),
+    "a sampler that ends": (
+        DataLoader(PLAIN, 16, sampler=iter(range(48))),
+        ONLY_ONCE,
+    ),
+    "a dataset": (PLAIN, r"is a Dataset; pass DataLoader\(dataset"),
+    "two tensors": ((X, Y), "gives batches of type Tensor"),
+    "a tensor": (X, r"is a Tensor; pass a DataLoader, or batches\(x, y\)"),
+    "nothing": (None, "is a NoneType"),
+    "a dict": ({"x": X, "y": Y}, "is a dict"),
+    "dict batches": (
+        DataLoader(Items(*({"ids": x, "labels": y} for x, y in PLAIN)), 16),
+        "gives batches of type dict with keys ids, labels",
+    ),
+    "triples": (DataLoader(TensorDataset(X, Y, Y), 16), r"gives 3 things \(Tensor, Tensor, Tensor\)"),
+    "inputs alone": (DataLoader(TensorDataset(X), 16), "gives 1 things"),
+    "single rows": (DataLoader(PLAIN, batch_size=None), "y is a single number"),
+    "inputs in a dict": ([({"ids": X}, Y)], "x is dict"),
+    "text": ([(X, ["owl"] * 48)], r"y holds text \('owl'\)"),
+    "more inputs than labels": ([(X, Y[1:])], "48 inputs and 47 labels"),
+    "several labels": ([(X, torch.ones(48, 2))], r"labels have shape \(48, 2\)"),
+    "fractions": ([(X, Y / 2)], r"row 1 of batch 0: y holds fractions \(0.5\)"),
+    "a label too many": (
+        [(X, Y), (X, Y + 1)],
+        r"row 1 of batch 1: labels run from 1 to 2, but its 2 classes",
+    ),
+    "labels that are NaN": ([(X, Y * torch.nan)], "fractions"),
+    "another shape": ([(X[:, 1:], Y)], r"shape \(5,\), expected \(6,\)"),
+    "complex numbers": ([(X * 1j, Y)], "complex numbers"),
+    "a sparse tensor": ([(X.to_sparse(), Y)], "sparse"),
+    "NaN": (batches(with_nan(7), Y, 16), "row 7: an input is nan"),
+    "NaN in a dataset": (
+        DataLoader(pairs_of(with_nan(9).double(), Y), 16, shuffle=True),
+        "row 9 of its dataset: an input is nan",
+    ),
+    "infinity": ([(X / 0, Y)], "row 0 of batch 0: an input is -?inf"),
+    "too large for the type": ([(X.double() * 1e300, Y)], "an input is -?inf"),
+    "one class": (batches(X, Y * 0), "no example of class class 1 among 48 rows"),
+    "one class of a sampler": (
+        DataLoader(PLAIN, 8, sampler=SubsetRandomSampler(range(0, 48, 2))),
+        "no example of class class 1 among 24 rows",
+    ),
+    "a file that is missing": (DataLoader(Failing(0), 1), "failed at batch 0: OSError: no file 0"),
+    "rows of several shapes": (
+        DataLoader(Items((X[0], 0), (X[0, 1:], 1)), 2),
+        "failed at batch 0: RuntimeError",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_can_not_be_right_is_refused_by_task_before_anything_is_trained(kind):
+    loader, words = WRONG[kind]
+    net, events = trained(2, router=False), []
+    learned = net.learned
+    right = {f"task {i}": task_loader(i, 2 + i) for i in range(2)}
+    with pytest.raises(DataError, match=f"^task 'new': .*{words}"):
+        net.train_task("new", loader, names(2), report=events.append)
+    for data, validation in (({**right, "task 0": loader}, {}), (right, {"task 0": loader})):
+        if validation and kind.startswith("one class"):
+            continue  # nothing is learned from it
+        with pytest.raises(DataError, match=f"^task 'task 0': .*{words}"):
+            net.fit_router(data, validation=validation, report=events.append)
+    assert net.learned is learned
+    assert not events
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        ([], [], "0 inputs and 0 labels"),
+        (X, Y[:9], "48 inputs and 9 labels"),
+        (X, np.array(["a"] * 48), r"y holds text \('a'\)"),
+        (np.array(["a"] * 48), Y, "x holds text"),
+        (X, np.array([None] * 48), "y is object"),
+        ("x.npy", "y.npy", "x holds text"),
+        (None, Y, "x is NoneType"),
+        ([[1], [2, 3]], [0, 1], "x is list"),
+    ],
+)
+def test_batches_are_made_of_as_many_inputs_as_labels(x, y, words):
+    with pytest.raises(DataError, match=words):
+        batches(x, y)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, None])
+def test_a_batch_has_a_whole_number_of_rows(size):
+    with pytest.raises(DataError, match="batch_size"):
+        batches(X, Y, size)
+
+
+def test_held_out_data_may_lack_a_class_but_not_a_task():
+    net = trained(2)
+    some = {"task 0": batches(X[Y == 0], Y[Y == 0])}
+    assert 0 <= evaluate(net, some)["task 0"].oracle <= 1
+    net.fit_router({f"task {i}": task_loader(i, 2 + i) for i in range(2)}, validation=some, training=QUICK)
+    for measure in (evaluate, calibration_error):
+        with pytest.raises(DataError, match="no task 'typo'; known: 'task 0', 'task 1'"):
+            measure(net, {"typo": some["task 0"]})
+        with pytest.raises(DataError, match=r"^task 'task 0': row 0 of .*an input is nan"):
+            measure(net, {"task 0": batches(X * torch.nan, Y)})
+    with pytest.raises(DataError, match="pass a dict of them"):
+        evaluate(net, [some])
+
+
+# -- the same in every pass -----------------------------------------------------------------
+
+
+class Augmented(Dataset):
+    """A dataset that draws from everybody's global generators, and one of its own."""
+
+    def __init__(self):
+        self.generator = torch.Generator()
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, index):
+        noise = torch.rand(1) + torch.rand(1, generator=self.generator)
+        return X[index] + noise + random.random() + float(np.random.rand()), Y[index]
+
+
+def seed_all(seed, own):
+    for seed_one in (random.seed, np.random.seed, torch.manual_seed, own.manual_seed):
+        seed_one(seed)
+
+
+def drawn(own):
+    return random.random(), np.random.rand(), torch.rand(1).item(), torch.rand(1, generator=own).item()
+
+
+def test_what_a_dataset_draws_is_the_seeds_whatever_surrounds_it():
+    digests = set()
+    for seed in (1, 2):
+        dataset = Augmented()
+        loader = DataLoader(dataset, 16, shuffle=True)
+        net = EideticNetwork(Mlp((8, 8)), X[:2])
+        seed_all(seed, dataset.generator)
+        expected = drawn(dataset.generator)
+        seed_all(seed, dataset.generator)
+        net.train_task("t", loader, names(2), training=QUICK, pruning=LIGHT, memory=4, moments=8)
+        net.fit_router({"t": loader}, training=QUICK, validation={"t": loader})
+        digests.add((*net.digests().values(), net.learned.routing_digest()))
+        assert drawn(dataset.generator) == expected
+    assert len(digests) == 1
+
+
+def even(dataset):
+    return DataLoader(Subset(dataset, range(0, 48, 2)), 16)
+
+
+def odd(dataset):
+    return DataLoader(Subset(dataset, range(1, 48, 2)), 16)
+
+
+def doubled(pairs):
+    x, y = zip(*pairs, strict=True)
+    return 2 * torch.stack(x), torch.stack(y)
+
+
+FOUR = TensorDataset(X, torch.arange(48) // 2 % 2)
+LESSONS = {
+    "indices of a subset": (even, odd),
+    "a sampler": (
+        lambda d: DataLoader(d, 16, sampler=SubsetRandomSampler(range(0, 48, 2))),
+        lambda d: DataLoader(d, 16, sampler=SubsetRandomSampler(range(1, 48, 2))),
+    ),
+    "shuffling": (lambda d: batches(*d.tensors, 16), lambda d: batches(*d.tensors, 16, SequentialSampler(d))),
+    "the batch size": (lambda d: DataLoader(d, 16), lambda d: DataLoader(d, 12)),
+    "drop_last": (lambda d: DataLoader(d, 20), lambda d: DataLoader(d, 20, drop_last=True)),
+    "a collate_fn": (
+        even,
+        lambda d: DataLoader(Subset(d, range(0, 48, 2)), 16, collate_fn=doubled),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LESSONS)
+def test_a_journal_goes_on_with_the_same_rows_alone(kind, tmp_path):
+    lines = []
+
+    def learn(loader):
+        net = EideticNetwork(Mlp((8, 8)), X[:2])
+        journal = Journal(tmp_path / "journal", interval=0.0, say=lines.append)
+        net.train_task("t", loader, names(2), training=QUICK, pruning=None, journal=journal)
+        return net.digests()
+
+    one, other = LESSONS[kind]
+    assert learn(one(FOUR)) == learn(one(FOUR))
+    assert ["going on after" in line for line in lines] == [True]
+    lines.clear()
+    learn(other(FOUR))
+    assert lines == [f"{tmp_path / 'journal'} is about another lesson and is not used"]
+
+
+@pytest.mark.slow
+def test_workers_give_what_one_process_gives():
+    digests = set()
+    for workers in (0, 2):
+        loader = DataLoader(Subset(PLAIN, range(40)), 16, shuffle=True, num_workers=workers)
+        net = EideticNetwork(Mlp((8, 8)), X[:2])
+        net.train_task("t", loader, names(2), training=QUICK, pruning=None)
+        net.fit_router({"t": loader}, training=QUICK)
+        digests.add((*net.digests().values(), net.learned.routing_digest()))
+    assert len(digests) == 1
