@@ -1,5 +1,5 @@
 # `make serve` and `make test` do everything on a machine with Python 3.11 and make.
-#   TORCH_INDEX=URL    another index for torch's wheel, for example one with CPU builds
+#   TORCH_INDEX=URL    another index for torch's wheel alone, for example one with CPU builds
 #   ACCELERATOR=gpu    ONNX Runtime for CUDA beside the CPU
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -31,7 +31,7 @@ $(VENV)/installed: pyproject.toml requirements/constraints.txt
 	  f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(CONSTRAINTS) pip
-	$(PIP) install -q $(CONSTRAINTS) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(if $(TORCH_INDEX),$(PIP) install -q $(CONSTRAINTS) --no-deps --index-url $(TORCH_INDEX) torch)
 	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),report,export,serve,experiments,dev]'
 	@touch $@
 
