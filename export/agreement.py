@@ -1,20 +1,153 @@
-"""How well a graph that promises no bits still agrees with the network that it came from."""
+"""How well a graph agrees with the network that it came from: what is refused, and what is reported.
+
+An exporter or a runtime may compute an operation otherwise than the network does, in silence. So every
+graph is run beside the network before it leaves. What promises no bits also says how far it is off.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from eideticnet import EideticNetwork
-from export.graph import feed
+from eideticnet import EideticNetwork, Task
+from export.body import Body, owners
+from export.errors import ExportError
+from export.precision import Precision, Reduced
 from export.real_inputs import Real
 from export.session import Array, Run
+from export.tail import PINNED, THRESHOLD, X
+from export.trials import trial_inputs
 
+TOLERANCE: dict[Precision, float] = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1, "int8": 5e-1}
+"""By how much a logit of a graph may differ from the network's in float32: this, times the row's
+largest logit where that is above 1. What float32 itself rounds away in the network is allowed as well."""
 PROBES = "the bundle's probes, which are synthetic unless the network keeps real ones"
 _BATCH = 256
+_BATCHES = (1, 2, 5)
+
+
+def feed(x: Array, task: Array | None = None) -> dict[str, Array]:
+    """The inputs of a graph for raw ``x`` (N, *shape), pinned to ``task`` (N,) or routed."""
+    task = np.full(len(x), -1) if task is None else task
+    return {X: x, PINNED: task, THRESHOLD: np.zeros(len(x), np.float32)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network's answers, eagerly in float32 on the CPU, to inputs that its contract allows.
+
+    ``near`` (N,): those that a smaller type has to compute as well."""
+
+    net: EideticNetwork
+    x: Array
+    near: Array
+    logits: Mapping[str, Array]
+    routed: Mapping[str, Array]
+
+    @classmethod
+    def of(cls, net: EideticNetwork) -> Trial:
+        """``ExportError`` where the network itself can't answer what its contract allows."""
+        net = net if net.device.type == "cpu" else copy.deepcopy(net).cpu()
+        x, near = trial_inputs(net)
+        try:
+            return cls(net, x, near, _logits(net, x, Body(net)), _eager(net, x))
+        except (RuntimeError, IndexError) as error:
+            raise ExportError(
+                f"the network fails on inputs that its contract allows ({net.inputs}): "
+                f"{str(error).strip().splitlines()[0]}; state a range that it can compute"
+            ) from error
+
+    def check(self, run: Run, precision: Precision, what: str, tasks: int = 0) -> None:
+        """``ExportError`` unless ``run`` answers as the network does at several batch sizes (int8: one row at
+        a time), pinned to each of the first ``tasks`` tasks (all if 0), and where it knows all, routed."""
+        batch = 1 if precision == "int8" else _BATCH
+        answering = self.net.tasks[: tasks or None]
+        task = np.arange(len(self.x)) % len(answering)
+        pinned = _run(run, self.x, task, batch, _BATCHES)
+        routed = None if tasks else _run(run, self.x, None, batch, _BATCHES)
+        finite = np.logical_and.reduce([np.isfinite(logits).all(1) for logits in self.logits.values()])
+        rows = finite & (self.near | (precision == "float32"))
+        tried = [(t, rows & (task == number)) for number, t in enumerate(answering)]
+        tolerance = TOLERANCE[precision]
+        wrong = self._wrong(pinned, routed, tried, tolerance, np.zeros(len(self.x)))
+        if wrong:  # a sensitive network?
+            wrong = self._wrong(pinned, routed, tried, tolerance, 4 * self._rounding)
+        if wrong:
+            raise ExportError(
+                f"the graph ({what}) does not compute what the network does: {wrong}. An operation of the "
+                "trunk is exported as another one: write it differently, or try another --format or --layout"
+            )
+
+    def _wrong(
+        self,
+        pinned: Mapping[str, Array],
+        routed: Mapping[str, Array] | None,
+        tried: Sequence[tuple[Task, Array]],
+        tolerance: float,
+        rounding: Array,
+    ) -> str:
+        """What differs by more than ``tolerance`` and, in each row, ``rounding`` (N,), in words."""
+        for task, rows in tried:
+            expected = self.logits[task.owner][rows]
+            found = pinned["logits"][rows, : expected.shape[1]], pinned["label"][rows]
+            allowed = tolerance * _largest(expected) + rounding[rows]
+            if wrong := _difference(*found, expected, allowed, "logits", "labels"):
+                return f"task {task.name!r}, {wrong}"
+        fitted = self.net.learned.routing
+        if routed is None or fitted is None:
+            return ""
+        rows = np.logical_or.reduce([rows for _, rows in tried])
+        # a score is a difference of two logits, and a probability moves by at most half of what scores do
+        largest = np.maximum.reduce([_largest(logits[rows]) for logits in self.logits.values()])
+        allowed = tolerance * largest + rounding[rows]
+        allowed *= 2 / min(1.0, fitted.temperature, *fitted.head_temperatures)
+        found, expected = (routed["task_probs"][rows], routed["task"][rows]), self.routed["task_probs"][rows]
+        return _difference(*found, expected, allowed, "probabilities of tasks", "tasks")
+
+    @cached_property
+    def _rounding(self) -> Array:
+        """What float32 itself rounds away in each row's logits, (N,)."""
+        precise = _logits(self.net, self.x, Reduced(Body(self.net), self.net.inputs, torch.float64))
+        with np.errstate(invalid="ignore"):
+            lost = [np.abs(self.logits[owner] - precise[owner]).max(1) for owner in precise]
+        rounding: Array = np.nan_to_num(np.maximum.reduce(lost))
+        return rounding
+
+
+def _difference(
+    found: Array, chosen: Array, expected: Array, allowed: Array, values: str, choices: str
+) -> str:
+    """What to say where ``found`` (N, C) is not as near to ``expected`` as ``allowed`` (N,), or ``chosen``
+    (N,) is not its greatest away from ties."""
+    difference = np.abs(found - expected)
+    bad = ~(difference <= allowed[:, None])  # a NaN never is
+    if bad.any():
+        row = int(bad.any(1).argmax())
+        return (
+            f"its {values} differ by {difference[row].max():.2g}, of which {allowed[row]:.2g} may be rounding"
+        )
+    if ((chosen != expected.argmax(1)) & _clear(expected, allowed)).any():
+        return f"it chooses other {choices}"
+    return ""
+
+
+def _largest(logits: Array) -> Array:
+    """Of each row, at least 1, (N,)."""
+    largest: Array = np.abs(logits).max(1).clip(1.0)
+    return largest
+
+
+def _clear(values: Array, allowed: Array) -> Array:
+    """Rows (N,) whose greatest value is the greatest whatever is within the tolerance."""
+    best = np.sort(values, 1)[:, -2:]
+    clear: Array = best[:, -1] - best[:, 0] > 2 * allowed if best.shape[1] > 1 else np.ones(len(values), bool)
+    return clear
 
 
 def agreement(net: EideticNetwork, run: Run, real: Real | None, batch: int = _BATCH) -> dict[str, Any]:
@@ -54,11 +187,22 @@ def _eager(net: EideticNetwork, x: Array) -> dict[str, Array]:
     return _joined(parts)
 
 
-def _run(run: Run, x: Array, task: Array | None, batch: int) -> dict[str, Array]:
-    """``batch`` rows at a time, as they are served."""
-    starts = range(0, len(x), batch)
-    pins = [None if task is None else task[i : i + batch] for i in starts]
-    return _joined([run(feed(x[i : i + batch], pin)) for i, pin in zip(starts, pins, strict=True)])
+def _logits(net: EideticNetwork, x: Array, body: torch.nn.Module) -> dict[str, Array]:
+    """Every owner's (N, C)."""
+    with torch.no_grad():
+        logits = body.eval()(torch.from_numpy(x))
+    return {owner: value.numpy() for owner, value in zip(owners(net), logits, strict=True)}
+
+
+def _run(run: Run, x: Array, task: Array | None, batch: int, first: Sequence[int] = ()) -> dict[str, Array]:
+    """``batch`` rows at a time, as they are served; batches of the sizes ``first`` come first."""
+    parts, start = [], 0
+    sizes = iter(first)
+    while start < len(x):
+        end = start + min(batch, next(sizes, batch))
+        parts.append(run(feed(x[start:end], None if task is None else task[start:end])))
+        start = end
+    return _joined(parts)
 
 
 def _joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:

@@ -17,19 +17,21 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
-from export.agreement import agreement
+from export.agreement import Trial, agreement
 from export.body import check, evaluating
 from export.contents import VALIDATION
 from export.contract import SCHEMA, names_problem, read_bundle
 from export.digest import digests
 from export.errors import ArchiveError, ExportError
+from export.files import filled
 from export.graph import Form, Format, Layout, runner, save, write_graph
 from export.layout import write_faster
 from export.onnx_body import OPSET
 from export.precision import Precision
 from export.prefix import prefix
 from export.real_inputs import Real, check_indices, read_inputs
-from export.tail import INPUTS, OUTPUTS, Rule, logits_name
+from export.session import session
+from export.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
 
 Json = dict[str, Any]
 
@@ -77,15 +79,17 @@ def write_bundle(
     for given in (kept, real):
         if given is not None:
             check_indices(given, bundle["tasks"])
-    with evaluating(net):
-        bundle |= _write_graphs(net, folder, bundle, Form(format, "nested", precision), layout, prefixes)
-    if (bundle["layout"], precision) != ("nested", "float32"):
-        run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
-        bundle["accuracy"] = agreement(net, run, real, *([limit] if limit else []))
-    (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
-    if kept is not None:
-        (folder / VALIDATION).write_bytes(_tensors(kept))
-    write_description(bundle, folder)
+    with filled(folder), evaluating(net):
+        bundle |= _write_graphs(
+            Trial.of(net), folder, bundle, Form(format, "nested", precision), layout, prefixes
+        )
+        if (bundle["layout"], precision) != ("nested", "float32"):
+            run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
+            bundle["accuracy"] = agreement(net, run, real, *([limit] if limit else []))
+        (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
+        if kept is not None:
+            (folder / VALIDATION).write_bytes(_tensors(kept))
+        write_description(bundle, folder)
 
 
 def write_description(bundle: Json, folder: Path) -> None:
@@ -145,7 +149,7 @@ def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:
 
 
 def _write_graphs(
-    net: EideticNetwork,
+    trial: Trial,
     folder: Path,
     bundle: Json,
     form: Form,
@@ -156,18 +160,18 @@ def _write_graphs(
     rule, path = Rule.of(bundle), folder / bundle["model"]
     said: Json = {"precision": form.precision}
     if layout == "auto":
-        form, body, said["layout_measured"] = write_faster(net, form, rule, path)
+        form, body, said["layout_measured"] = write_faster(trial, form, rule, path)
     else:
         form = replace(form, layout=layout)
-        body = write_graph(net, form, rule, path)
+        body = write_graph(trial, form, rule, path)
     said["layout"] = form.layout
     if form.precision == "int8":  # the scale of a value is that of the whole batch
         said |= {"batch_dependent": True, "limits": {**bundle["limits"], "max_batch": 1}}
     if body is None:
         return said
     if form.layout == "nested":
-        said |= _digested(net, body, bundle)
-    return {**said, "prefixes": [_write_prefix(body, rule, tasks, folder) for tasks in prefixes]}
+        said |= _digested(trial.net, body, bundle)
+    return {**said, "prefixes": [_write_prefix(trial, body, rule, tasks, folder, form) for tasks in prefixes]}
 
 
 def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Json) -> Json:
@@ -179,10 +183,20 @@ def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Json) -> Json:
     }
 
 
-def _write_prefix(body: onnx.ModelProto, rule: Rule, tasks: int, folder: Path) -> Json:
+def _write_prefix(
+    trial: Trial, body: onnx.ModelProto, rule: Rule, tasks: int, folder: Path, form: Form
+) -> Json:
     path = folder / "prefix" / f"{tasks}.onnx"
     path.parent.mkdir(exist_ok=True)
-    save(prefix(body, rule, tasks), path)
+    model = prefix(body, rule, tasks)
+    run = session(model)
+    trial.check(
+        lambda feeds: run({name: feeds[name] for name in PREFIX_INPUTS}),
+        form.precision,
+        f"prefix {tasks}, {form.what}",
+        tasks,
+    )
+    save(model, path)
     return {"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size}
 
 

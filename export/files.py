@@ -45,6 +45,18 @@ def whole_folder(destination: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """What the block writes into ``folder`` stays there only if it ends well."""
+    before = set(folder.iterdir())
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.iterdir()) - before:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
 def refuse_to_replace(destination: Path, *inputs: Path) -> None:
     """``ArchiveError`` if ``destination`` is one of the files that it is to be made from."""
     for path in inputs:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,15 +15,16 @@ import numpy as np
 import onnx
 import torch
 
-from eideticnet import EideticNetwork
+from eideticnet.program import Program
+from export.agreement import Trial
 from export.barriers import barred
-from export.body import body, example, owners
+from export.body import Body, example, owners
 from export.dense import Dense
 from export.errors import ArchiveError, ExportError
 from export.onnx_body import to_onnx
 from export.precision import HALVES, Precision, Reduced, quantised
 from export.session import Array, Run, session
-from export.tail import INPUTS, OUTPUTS, PINNED, THRESHOLD, Rule, X, attach
+from export.tail import INPUTS, OUTPUTS, Rule, attach
 from export.torch_formats import write_pt2, write_torchscript
 
 Format = Literal["onnx", "torchscript", "pt2"]
@@ -36,34 +41,68 @@ class Form:
     precision: Precision = "float32"
 
     @property
+    def what(self) -> str:
+        return f"{self.format}, {self.layout}, {self.precision}"
+
+    @property
     def runtime(self) -> str:
         package = "onnxruntime" if self.format == "onnx" else "torch"
         return f"{package} {version(package)}"
 
 
-def write_graph(net: EideticNetwork, form: Form, rule: Rule, path: Path) -> onnx.ModelProto | None:
-    """Write the whole graph to ``path`` and run it once; its body if the format is ONNX.
-    ``ExportError`` if the precision is none of the format's, or this machine can't run it."""
+def write_graph(trial: Trial, form: Form, rule: Rule, path: Path) -> onnx.ModelProto | None:
+    """Write the whole graph of a trial's network to ``path``; its body if the format is ONNX. ``ExportError``
+    if the precision is none of the format's, this machine can't run it, or it answers otherwise."""
+    net = trial.net
     if form.precision == "int8" and form.format != "onnx":
         raise ExportError(f"precision int8 is made by ONNX Runtime's tools; the format is {form.format}")
-    nested = body(net)  # which checks the network
-    module = nested if form.layout == "nested" else Dense(net).eval()
+    module = (Body(net) if form.layout == "nested" else Dense(net)).eval()
     dtype = HALVES.get(form.precision)
     computes = module if dtype is None else Reduced(module, net.inputs, dtype).eval()
-    model = None
-    if form.format == "onnx":
-        with barred(computes):
-            model = to_onnx(computes, example(net), owners(net))
-        model = quantised(model) if form.precision == "int8" else model
+    with _one_line(form, net.program):
+        if form.format == "onnx":
+            with barred(computes):
+                model = to_onnx(computes, example(net), owners(net))
+        else:
+            model = None
+            (write_torchscript if form.format == "torchscript" else write_pt2)(net, computes, path)
+    if model is not None:
+        if form.precision == "int8":
+            trial.check(session(attach(model, rule)), "float32", form.what)
+            model = quantised(model)
         path.write_bytes(attach(model, rule).SerializeToString())
-    else:
-        write = write_torchscript if form.format == "torchscript" else write_pt2
-        write(net, computes, path)
-    if form.precision != "float32":
-        _try(net, form, path)
+    _try(trial, form, path)
     if model is not None:  # checked last: a runtime says more of what it lacks
         save(attach(model, rule), path)
     return model
+
+
+@contextmanager
+def _one_line(form: Form, program: Program) -> Iterator[None]:
+    """Whatever torch raises while it writes a graph becomes an ``ExportError`` that names the operation, and
+    the layers or steps of the trunk that run it."""
+    try:
+        yield
+    except (ExportError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+            causes.append(cause)
+        found = re.search(r"(?:torch\.ops\.)?(aten[.:]+\w+)", " ".join(map(str, causes)))
+        name = found[1].replace("::", ".") if found else "an operation"
+        reason = next(iter(str(causes[-1]).strip().splitlines()), "") or type(causes[-1]).__name__
+        raise ExportError(
+            f"torch can't write {name}{_where(name, program)} as {form.format}: {reason[:200]}; use another "
+            "operation, or another --format"
+        ) from error
+
+
+def _where(operation: str, program: Program) -> str:
+    """Which layers, or steps without one, run an operation."""
+    plain = operation.partition(".")[2].strip("_")
+    steps = [s for s in program.steps if plain and plain in f"{s.options.get('op', '')} {s.rule} {s.name}"]
+    return f" of {', '.join(dict.fromkeys(repr(s.layer or s.name) for s in steps))}" if steps else ""
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
@@ -76,7 +115,9 @@ def runner(format: Format, path: Path) -> Run:
     """The graph at ``path`` on one thread, with the options that it is served with."""
     if format == "onnx":
         return session(onnx.load(path))
-    module = torch.jit.load(str(path)) if format == "torchscript" else torch.export.load(path).module()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        module = torch.jit.load(str(path)) if format == "torchscript" else torch.export.load(path).module()
 
     def run(inputs: dict[str, Array]) -> dict[str, Array]:
         with torch.inference_mode():
@@ -86,16 +127,11 @@ def runner(format: Format, path: Path) -> Run:
     return run  # type: ignore[return-value]
 
 
-def feed(x: Array, task: Array | None = None) -> dict[str, Array]:
-    """The inputs of a graph for raw ``x`` (N, *shape), pinned to ``task`` (N,) or routed."""
-    task = np.full(len(x), -1) if task is None else task
-    return {X: x, PINNED: task, THRESHOLD: np.zeros(len(x), np.float32)}
-
-
-def _try(net: EideticNetwork, form: Form, path: Path) -> None:
-    """Run one batch; ``ExportError`` names precision and runtime if it fails."""
+def _try(trial: Trial, form: Form, path: Path) -> None:
+    """``ExportError`` names precision and runtime if the graph can't be run, and what is wrong if it answers
+    otherwise than the network."""
     try:
-        runner(form.format, path)(feed(example(net).numpy()))
+        trial.check(runner(form.format, path), form.precision, form.what)
     except (ArchiveError, RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ExportError(

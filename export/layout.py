@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 import torch
 
-from eideticnet import EideticNetwork
-from export.graph import Form, Layout, feed, runner, write_graph
+from export.agreement import Trial, feed
+from export.graph import Form, Layout, runner, write_graph
 from export.session import Array, Run
 from export.tail import Rule
 
@@ -31,15 +31,15 @@ _SECONDS = 4.0
 
 
 def write_faster(
-    net: EideticNetwork, form: Form, rule: Rule, path: Path
+    trial: Trial, form: Form, rule: Rule, path: Path
 ) -> tuple[Form, onnx.ModelProto | None, dict[str, Any]]:
     """Write the graph in the layout that is faster here: its form, its body and the measurement."""
     layouts: tuple[Layout, ...] = get_args(Layout)
     forms = {layout: replace(form, layout=layout) for layout in layouts}
     with tempfile.TemporaryDirectory(prefix="eidetic-layouts-") as folder:
         paths = {layout: Path(folder) / f"{layout}{path.suffix}" for layout in forms}
-        bodies = {name: write_graph(net, form, rule, paths[name]) for name, form in forms.items()}
-        probes = np.concatenate([task.probes.numpy() for task in net.tasks])
+        bodies = {name: write_graph(trial, form, rule, paths[name]) for name, form in forms.items()}
+        probes = np.concatenate([task.probes.numpy() for task in trial.net.tasks])
         with _one_thread():
             times = measure({name: runner(form.format, paths[name]) for name in forms}, probes)
         taken, reason = decide(times)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from export.errors import ExportError
 from export.prefix import cut
 from export.tail import X, logits_name
+from export.translations import TRANSLATIONS
 
 OPSET = 20
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
@@ -35,6 +36,7 @@ def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.Mod
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             external_data=False,
             verbose=False,
+            custom_translation_table=TRANSLATIONS,
         )
     assert program is not None
     model = program.model_proto

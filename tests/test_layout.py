@@ -19,7 +19,18 @@ MAY_IMPORT = {
     "eideticnet": (set(), {"torch", "safetensors", "numpy", "PIL", *COMMAND_LINE, *REPORT}),
     "export": (
         {"eideticnet"},
-        {"torch", "onnx", "onnxruntime", "google", "numpy", "scipy", "safetensors", "yaml", "jsonschema"}
+        {
+            "torch",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "google",
+            "numpy",
+            "scipy",
+            "safetensors",
+            "yaml",
+            "jsonschema",
+        }
         | COMMAND_LINE,
     ),
     "handlers": (
