@@ -24,7 +24,7 @@ from torch.utils.data import (
 )
 
 from eideticnet.draws import Draws
-from eideticnet.errors import DataError, RowError
+from eideticnet.errors import DataError, EideticError, RowError
 from eideticnet.hashing import tensor_hash
 from eideticnet.inputs import Inputs
 from eideticnet.pairs import as_tensor, pair
@@ -160,7 +160,7 @@ class Rows:
                     return
                 yield batch
                 number += 1
-        except (DataError, MemoryError):
+        except (EideticError, MemoryError):
             raise
         except Exception as error:  # whatever a Dataset, a sampler or a collate_fn raises
             what = (str(error).strip().splitlines() or [""])[-1]

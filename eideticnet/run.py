@@ -306,10 +306,10 @@ def write_held_out(net: EideticNetwork, config: Config, file: Path) -> Iterator[
     if file.suffix != ".safetensors" or file.exists():
         raise ConfigError(f"{file} is no new .safetensors file")
     data, rows = open_data(net, config), list[tuple[Tensor, Tensor, Tensor]]()
+    held_out = net.rows({task.name: data[task.name].test for task in net.tasks if task.name in data})
     for index, task in enumerate(net.tasks):
-        mine = (
-            [(x, torch.full_like(y, index), y) for x, y in data[task.name].test] if task.name in data else []
-        )
+        given = held_out[task.name].batches("held out") if task.name in held_out else ()
+        mine = [(x, torch.full_like(y, index), y) for x, y in given]
         count = sum(len(y) for _, _, y in mine)
         few = "" if count >= ENOUGH else f", where a proof about its routing wants {ENOUGH}"
         yield f"{task.name}: {count} held-out inputs{few}"

@@ -238,7 +238,7 @@ def test_a_seed_that_is_no_whole_number_is_refused(seed):
         ({"moments": 12}, "16 features were kept of earlier tasks"),
         ({"probes": torch.full((1, 6), math.nan)}, "finite"),
         ({"probes": torch.zeros(0, 6)}, "one or more"),
-        ({"probes": [[0.0] * 6]}, "give a tensor"),
+        ({"probes": [["a"] * 6]}, "holds text"),
     ],
 )
 def test_what_is_to_be_kept_is_checked_before_anything_is_trained(options, said):
