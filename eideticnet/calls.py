@@ -34,7 +34,8 @@ class Call:
 
     ``values`` gives, for each activation computed so far, its name and where its features lie, by
     node; ``weights`` the dotted names of the trunk's tensors, by placeholder. ``index`` says which
-    of several outputs is meant. ``extra`` are steps that have to run before the call's own.
+    of several outputs is meant. ``twin`` is the same call in training mode. ``extra`` are steps that have
+    to run before the call's own.
     """
 
     node: Node
@@ -44,6 +45,7 @@ class Call:
     values: Mapping[Node, tuple[str, Features]]
     constants: Mapping[Node, Constant]
     name: str
+    twin: Node
     index: int | None = None
     extra: list[Step] = field(default_factory=list)
 
@@ -79,8 +81,7 @@ class Call:
     @property
     def path(self) -> str:
         """Dotted path of the innermost module that the call belongs to; "" is the trunk."""
-        stack = self.node.meta.get("nn_module_stack") or {"": ("", None)}
-        return str(list(stack.values())[-1][0]).partition("@")[0]
+        return path_of(self.node)
 
     def argument(self, position: int, default: Any = None) -> Any:
         """A positional argument, or what the operation takes if it is not given."""
@@ -172,15 +173,27 @@ class Call:
 
     def refuse(self, problem: str, instead: str = "") -> UnsupportedError:
         """The error that names operation, layer and, where there is one, what to use."""
-        layer = f"layer {self.path!r}" if self.path else "the trunk's forward"
         advice = f"; use {instead}" if instead else ""
-        return UnsupportedError(f"{self.operation} in {layer} {problem}{advice} (node {self.name})")
+        return UnsupportedError(
+            f"{self.operation} in {place(self.node)} {problem}{advice} (node {self.name})"
+        )
 
 
 def hooked(layer: nn.Module) -> bool:
     """Whether something else runs when the layer does, or its weights are not what it holds."""
     hooks = layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks
     return any(hooks) or parametrize.is_parametrized(layer)
+
+
+def path_of(node: Node) -> str:
+    """Dotted path of the innermost module that ``node`` belongs to; "" is the trunk."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    return str(list(stack.values())[-1][0]).partition("@")[0]
+
+
+def place(node: Node) -> str:
+    """Where ``node`` is, as messages say it."""
+    return f"layer {path_of(node)!r}" if path_of(node) else "the trunk's forward"
 
 
 def shape_of(node: Node, index: int | None = None) -> tuple[Any, ...]:

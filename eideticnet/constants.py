@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from eideticnet.calls import Constant, writes
+from eideticnet.exported import is_random
 
 _SHAPES = (
     *("view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "unflatten", "alias", "detach"),
@@ -56,7 +57,7 @@ def _value(node: Any, weights: Mapping[str, str], tensors: Mapping[str, Any], us
             return None
         used.append(name)
         return tensors[name]
-    if "sym" in str(node.target) or _is_random(node) or _is_written_through_a_view(node):
+    if "sym" in str(node.target) or is_random(node) or _is_written_through_a_view(node):
         return None
     args = [_value(a, weights, tensors, used) for a in node.args]
     if "expand" in str(node.target) and isinstance(args[0], Tensor):
@@ -72,10 +73,6 @@ def _unknown(args: list[Any]) -> bool:
     """Whether an argument that was a node has no value, at any depth; a literal None has one too,
     but no operation that makes constants takes any but in its keywords."""
     return any(a is None or (isinstance(a, list) and _unknown(a)) for a in args)
-
-
-def _is_random(node: Node) -> bool:
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def _is_written_through_a_view(node: Node) -> bool:

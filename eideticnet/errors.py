@@ -59,3 +59,7 @@ class ConfigError(EideticError):
 
 class MissingExtraError(EideticError):
     """An optional library that is not installed."""
+
+
+class TrunkWarning(UserWarning):
+    """Something that a trunk does while it trains and a task learned on it would not."""

@@ -17,12 +17,12 @@ from eideticnet.convergence import UnderfitWarning
 from eideticnet.errors import CapacityError, DataError
 from eideticnet.hashing import json_hash
 from eideticnet.learned import ROUTER, Learned
+from eideticnet.normal import as_named
 from eideticnet.program import HEAD, Program
 from eideticnet.pruning import Pruning, prune
 from eideticnet.reading import Reading
 from eideticnet.seeding import seeded
 from eideticnet.threads import using, worth
-from eideticnet.tracing import as_named
 from eideticnet.training import LAST_PHASE, Lesson, converge
 
 WhenFull = Literal["refuse", "reuse", "widen"]

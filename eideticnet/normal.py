@@ -18,6 +18,19 @@ from eideticnet.errors import UnsupportedError
 from eideticnet.recurrent import Recurrent
 
 
+def as_named(trunk: nn.Module) -> nn.Module:
+    """The trunk in normal form, with a name for each layer, as blocks know them; in evaluation mode."""
+    if not list(trunk.children()):
+        trunk = nn.Sequential(trunk)  # a trunk that is one layer needs a name for it
+    try:
+        return normal_form(trunk).eval()
+    except RuntimeError as error:
+        raise UnsupportedError(
+            "the trunk can't be copied, which training needs; where weights are computed (weight_norm), use "
+            f"remove_weight_norm first: {str(error).splitlines()[0]}"
+        ) from error
+
+
 def normal_form(trunk: nn.Module) -> nn.Module:
     """A copy of ``trunk`` without composite layers, its weights carried over."""
     trunk = copy.deepcopy(trunk)
@@ -45,7 +58,6 @@ def _simple(path: str, module: nn.Module) -> nn.Module | None:
 class SelfAttention(nn.Module):
     """nn.MultiheadAttention of one sequence with itself."""
 
-    tells_dropout = False  # a trunk is traced in evaluation mode, and the rate must not be lost
     in_proj_bias = None  # torch's encoder layer looks here whether it may take a shortcut
     num_heads: int
     head_dim: int
@@ -98,7 +110,7 @@ class SelfAttention(nn.Module):
         x = query if self.batch_first else query.transpose(0, 1)
         q, k, v = (self._heads(part(x)) for part in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask, self.dropout if self.training or self.tells_dropout else 0.0, causal
+            q, k, v, attn_mask, self.dropout if self.training else 0.0, causal
         )
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
-from io import StringIO
+import warnings
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.fx import Node
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from eideticnet.calls import Call, writes
 from eideticnet.constants import fold
-from eideticnet.errors import UnsupportedError
+from eideticnet.errors import TrunkWarning, UnsupportedError
+from eideticnet.exported import exported, live, tensors_of
 from eideticnet.groups import Groups, Layouts, Retrace
-from eideticnet.normal import SelfAttention, normal_form
+from eideticnet.modes import Modes, compared
+from eideticnet.normal import as_named
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, rule_for
-from eideticnet.users_code import blame, theirs
+from eideticnet.seeding import seeded
+from eideticnet.selfcheck import ROWS, check_program
 
 MOST_RETRACES = 1000
 _VIEWS = (
@@ -43,86 +42,47 @@ _VIEWS = (
 )
 
 
-def trace(trunk: nn.Module, example: Tensor) -> Program:
+def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Program:
     """The program of ``trunk``, which maps ``example`` (N, ...) to features (N, F).
 
-    Raises ``UnsupportedError`` that names operation and layer where no rule holds.
+    It is tried on normalised ``rows`` (5, ...), by default random ones like ``example``. Raises
+    ``UnsupportedError`` that names operation and layer where no rule holds, or a trial fails.
     """
-    trunk = as_named(trunk)
-    exported = _export(trunk, example)
+    with seeded("trace"):
+        named = as_named(trunk)
+        graph = exported(named, example)
+        modes = compared(graph, exported(named.train(), example))
+        program = _walked(named, graph, modes)
+        check_program(program, trunk, graph, _like(example) if rows is None else rows, not modes.lost)
+    for problem in modes.lost:
+        warnings.warn(problem, TrunkWarning, stacklevel=3)
+    return program
+
+
+def _like(example: Tensor) -> Tensor:
+    """Random inputs; integers are some of those that are there, at the same places."""
+    if example.is_floating_point():
+        return torch.randn(ROWS, *example.shape[1:], dtype=example.dtype)
+    chosen = torch.randint(len(example), (ROWS, *example.shape[1:]))
+    return example.gather(0, chosen)
+
+
+def _walked(trunk: nn.Module, graph: ExportedProgram, modes: Modes) -> Program:
     layouts = Layouts()
     for _ in range(MOST_RETRACES):
         try:
-            return _Walk(trunk, exported, layouts).program()
+            return _Walk(trunk, graph, modes, layouts).program()
         except Retrace:
             continue
     raise UnsupportedError("the trunk's features can't be divided into neurons; simplify its reshapes")
 
 
-def as_named(trunk: nn.Module) -> nn.Module:
-    """The trunk in normal form, with a name for each layer, as blocks know them."""
-    if not list(trunk.children()):
-        trunk = nn.Sequential(trunk)  # a trunk that is one layer needs a name for it
-    try:
-        return normal_form(trunk).eval()
-    except RuntimeError as error:
-        raise UnsupportedError(
-            "the trunk can't be copied, which training needs; where weights are computed (weight_norm), use "
-            f"remove_weight_norm first: {str(error).splitlines()[0]}"
-        ) from error
-
-
-def _export(trunk: nn.Module, example: Tensor) -> ExportedProgram:
-    example = torch.cat([example, example])[:2]  # one instance would be exported as a constant
-    shape = tuple(example.shape)
-    for module in trunk.modules():
-        if isinstance(module, SelfAttention):
-            module.tells_dropout = True
-    try:
-        with torch.no_grad():  # torch.export logs stack traces of what fails; this fails in a line
-            trunk(example)
-    except UnsupportedError:
-        raise
-    except Exception as error:
-        raise UnsupportedError(f"the trunk can't run on an input of shape {shape}: {blame(error)}") from error
-    try:
-        with (
-            _unheard(),
-            torch.enable_grad(),
-        ):  # without, an encoder layer takes a shortcut that is one operation
-            return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
-    except GuardOnDataDependentSymNode as error:
-        raise UnsupportedError(
-            f"torch.export can't trace {theirs(error)}: what the trunk does depends on the values of its "
-            "input, as in `if x.sum() > 0`; compute both and choose with torch.where"
-        ) from error
-    except Exception as error:
-        raise UnsupportedError(
-            f"torch.export can't trace the trunk for any batch size: {blame(error)}"
-        ) from error
-
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    """torch.export logs and prints graphs and stacks of what fails; here it fails in a line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stderr(StringIO()):
-            yield
-    finally:
-        logging.disable(before)
-
-
 class _Walk:
     """One walk through an exported graph, in order of execution."""
 
-    def __init__(self, trunk: nn.Module, exported: ExportedProgram, layouts: Layouts) -> None:
-        self.trunk, self.graph = trunk, exported.graph
-        signature = exported.graph_signature
-        self.weights = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        self.tensors = {**exported.state_dict, **exported.constants}
-        self.weights |= signature.inputs_to_lifted_tensor_constants
+    def __init__(self, trunk: nn.Module, exported: ExportedProgram, modes: Modes, layouts: Layouts) -> None:
+        self.trunk, self.graph, self.modes = trunk, exported.graph, modes
+        self.weights, self.tensors = tensors_of(exported), {**exported.state_dict, **exported.constants}
         self.groups = Groups(layouts)
         self.steps: list[Step] = []
         self.values: dict[Node, tuple[str, Features]] = {}
@@ -130,8 +90,8 @@ class _Walk:
 
     def program(self) -> Program:
         """The steps with every group named by its root, and the head as the last one."""
-        live, output = _live(self.graph.nodes)
-        for node in live:
+        nodes, output = live(self.graph)
+        for node in nodes:
             if node.op == "placeholder" and node.name not in self.weights:
                 if self.values:
                     raise UnsupportedError("the trunk takes more than one input; give it exactly one")
@@ -166,7 +126,8 @@ class _Walk:
         if writes(source) and changed in self.values:
             operation = f"aten.{packet[:-1]}.{overload}"
             self._refuse_views(changed, node)
-        call = Call(source, operation, self.trunk, self.weights, self.values, constants, node.name, index)
+        values, twin = self._while_training(source), self.modes.twins.get(source, source)
+        call = Call(source, operation, self.trunk, self.weights, values, constants, node.name, twin, index)
         step = rule_for(call).trace(call, self.groups)
         self.steps += [*call.extra, step]
         self.values[node] = step.name, step.features
@@ -180,6 +141,17 @@ class _Walk:
                 f"{node.target} writes into {name!r}, a tensor of the trunk (node {node.name}); use a new "
                 "tensor, and max_norm=None in an embedding"
             )
+
+    def _while_training(self, reader: Node) -> dict[Node, tuple[str, Features]]:
+        """The values as ``reader`` sees them, some of which are changed only while the trunk trains."""
+        values = dict(self.values)
+        for node in reader.all_input_nodes:
+            calls = self.modes.inserted.get((reader, node))
+            if calls is not None and node in values:
+                (before, features), name = values[node], f"{node.name}_for_{reader.name}"
+                self.steps.append(Step(name, "training", (before,), features, None, {"calls": calls}))
+                values[node] = name, features
+        return values
 
     def _refuse_views(self, changed: Node, by: Node) -> None:
         """Nobody may read the memory that ``by`` writes to under another name than ``changed``."""
@@ -203,23 +175,7 @@ class _Walk:
             raise UnsupportedError(f"the trunk returns features of shape {shape}; flatten them to (N, F)")
         if values[0] not in self.values or self.values[values[0]][1].raw:
             raise UnsupportedError("the trunk returns its input: it needs at least one layer")
-        return self.values[values[0]]
-
-
-def _live(nodes: torch.fx.graph._node_list) -> tuple[list[Node], Node]:
-    """The nodes that the output depends on, in order, and the output itself."""
-    needed, output = set[Node](), next(n for n in nodes if n.op == "output")
-    waiting = [output, *_in_place(nodes)]
-    while waiting:
-        node = waiting.pop()
-        if node not in needed:
-            needed.add(node)
-            waiting.extend(node.all_input_nodes)
-    return [n for n in nodes if n in needed or n.op == "placeholder"], output
-
-
-def _in_place(nodes: torch.fx.graph._node_list) -> Iterator[Node]:
-    yield from (node for node in nodes if writes(node))
+        return self._while_training(node)[values[0]]
 
 
 def _base(node: Node) -> Node:

@@ -38,6 +38,7 @@ from eideticnet.rules.shapes import (
     UnsqueezeRule,
 )
 from eideticnet.rules.taps import TapsRule, tapped
+from eideticnet.rules.training import LOCAL, TrainingRule
 
 RULES: dict[str, Rule] = {
     "linear": LinearRule(),
@@ -55,6 +56,7 @@ RULES: dict[str, Rule] = {
     "layer_norm": LayerNormRule(),
     "elementwise": ElementwiseRule(),
     "dropout": DropoutRule(),
+    "training": TrainingRule(),
     "identity": IdentityRule(),
     "parameter": ParameterRule(),
     "constant": ConstantRule(),
@@ -77,7 +79,8 @@ _LISTED = {
     "instance_norm": "instance_norm.default",
     "group_norm": "group_norm.default",
     "prefix_norm": "layer_norm.default",
-    "dropout": "dropout.default feature_dropout.default",
+    "dropout": """dropout.default feature_dropout.default alpha_dropout.default
+        feature_alpha_dropout.default""",
     "identity": """contiguous.default clone.default alias.default detach.default to.dtype to.dtype_layout
         to.device to.other lift_fresh_copy.default""",
     "reshape": "view.default reshape.default flatten.using_ints unflatten.int",
@@ -130,6 +133,8 @@ def check_program(program: Program) -> None:
         known = step.rule in RULES
         if known and "op" in step.options:
             known = OPERATIONS.get(step.options["op"]) in (step.rule, "part")
+        if known and step.rule == "training":
+            known = {call["op"] for call in step.options["calls"]} <= LOCAL
         if not known:
             raise ValueError(f"step {step.name!r} runs an operation that no rule covers")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Node
 
 from eideticnet.calls import Call
 from eideticnet.groups import Groups
@@ -32,8 +33,10 @@ class AttentionRule(Rule):
         kwargs = dict(call.node.kwargs)
         if kwargs.get("enable_gqa"):
             raise call.refuse("shares keys between heads", "as many keys as queries")
+        if dropout_of(call.node):
+            raise call.refuse("drops in evaluation mode too", "dropout_p=p if self.training else 0.0")
         options = {
-            "p": call.argument(4, kwargs.get("dropout_p", 0.0)),
+            "p": dropout_of(call.twin),
             "causal": call.argument(5, kwargs.get("is_causal", False)),
             "scale": kwargs.get("scale"),
         }
@@ -50,6 +53,11 @@ class AttentionRule(Rule):
         return F.scaled_dot_product_attention(
             q, k, v, mask[0] if mask else None, o["p"] if training else 0.0, o["causal"], scale=o["scale"]
         )
+
+
+def dropout_of(node: Node) -> float:
+    """The dropout of a call of scaled_dot_product_attention."""
+    return float(node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0))  # type: ignore[arg-type]
 
 
 def _mask(call: Call, mask: object) -> list[str]:

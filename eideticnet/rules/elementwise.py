@@ -73,16 +73,25 @@ class ElementwiseRule(Rule):
 
 class DropoutRule(Rule):
     """Dropout, as a layer or a function, of elements or of whole channels: on while its own block
-    trains, whatever the trunk said."""
+    trains, if it is on while the trunk does."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        options = {"p": call.node.args[1], "channels": "feature" in call.operation}
+        if call.argument(2):
+            raise call.refuse("is on in evaluation mode too", "training=self.training")
+        p, on = call.twin.args[1:]
+        if not on:
+            return Step(call.name, "identity", call.inputs, call.features)
+        options = {"p": p, "channels": "feature" in call.operation}
+        if "alpha" in call.operation:
+            options["alpha"] = True
         return Step(call.name, "dropout", call.inputs, call.features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        if step.options["channels"]:
-            return torch.feature_dropout(inputs[0], step.options["p"], training)
-        return F.dropout(inputs[0], step.options["p"], training)
+        (x,), o = inputs, step.options
+        if "alpha" in o:
+            alpha = torch.feature_alpha_dropout if o["channels"] else torch.alpha_dropout
+            return alpha(x, o["p"], training)
+        return torch.feature_dropout(x, o["p"], training) if o["channels"] else F.dropout(x, o["p"], training)
 
 
 class IdentityRule(Rule):

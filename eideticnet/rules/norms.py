@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Node
 
 from eideticnet.calls import Call
 from eideticnet.groups import Groups
@@ -133,6 +134,8 @@ class PrefixNormRule(Rule):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = _AFFINE
 
     def trace(self, call: Call, groups: Groups) -> Step:
+        if any(isinstance(n, Node) for n in call.argument(1)):
+            raise call.refuse("normalises over the batch", "nn.LayerNorm over the features alone")
         shape = [int(n) for n in call.argument(1)]
         path = call.layer("LayerNorm", weight=call.argument(2), bias=call.argument(3))
         if len(shape) != 1 and not call.features.raw:

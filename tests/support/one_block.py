@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.block import Block
+from eideticnet.normal import as_named
 from eideticnet.program import HEAD
-from eideticnet.tracing import as_named, trace
+from eideticnet.tracing import trace
 
 
 @torch.no_grad()

@@ -1,0 +1,163 @@
+"""The graph that ``torch.export`` makes of a trunk, and how it is run, operation by operation."""
+
+from __future__ import annotations
+
+import logging
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.func import functional_call
+from torch.fx import Graph, Node
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from eideticnet.calls import writes
+from eideticnet.errors import UnsupportedError
+from eideticnet.users_code import blame, theirs
+
+
+def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
+    """The trunk's graph for any number of rows, in the mode that the trunk is in."""
+    example = torch.cat([example, example])[:2]  # one instance would be exported as a constant
+    shape, mode = tuple(example.shape), " while it trains" if trunk.training else ""
+    buffers = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
+    try:
+        with torch.no_grad():  # torch.export logs stack traces of what fails; this fails in a line
+            functional_call(trunk, buffers, (example,))
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(
+            f"the trunk can't run on an input of shape {shape}{mode}: {blame(error)}"
+        ) from error
+    try:
+        with (
+            _unheard(),
+            torch.enable_grad(),
+        ):  # without, an encoder layer takes a shortcut that is one operation
+            return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+    except GuardOnDataDependentSymNode as error:
+        raise UnsupportedError(
+            f"torch.export can't trace {theirs(error)}: what the trunk does{mode} depends on the values of "
+            "its input, as in `if x.sum() > 0`; compute both and choose with torch.where"
+        ) from error
+    except Exception as error:
+        raise UnsupportedError(
+            f"torch.export can't trace the trunk for any batch size{mode}: {blame(error)}"
+        ) from error
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """torch.export logs and prints graphs and stacks of what fails; here it fails in a line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def tensors_of(graph: ExportedProgram) -> dict[str, str]:
+    """Dotted names of the trunk's parameters, buffers and constants, by placeholder."""
+    signature = graph.graph_signature
+    return {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+
+
+def live(graph: Graph) -> tuple[list[Node], Node]:
+    """The nodes that the output depends on, in order, and the output itself."""
+    needed, output = set[Node](), next(n for n in graph.nodes if n.op == "output")
+    waiting = [output, *(node for node in graph.nodes if writes(node))]
+    while waiting:
+        node = waiting.pop()
+        if node not in needed:
+            needed.add(node)
+            waiting.extend(node.all_input_nodes)
+    return [n for n in graph.nodes if n in needed or n.op == "placeholder"], output
+
+
+def is_value(node: Node) -> bool:
+    """Whether it is a tensor, or several, and no size."""
+    many = isinstance(node.target, torch._ops.HigherOrderOperator)
+    return many or isinstance(node.meta.get("val"), Tensor | list | tuple)
+
+
+def is_random(node: Node) -> bool:
+    """Whether the operation may draw random numbers."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def side_by_side(
+    graph: ExportedProgram, tensors: Mapping[str, Tensor], batches: Sequence[Tensor]
+) -> Iterator[tuple[Node, list[Any]]]:
+    """Run the graph on several batches at once: each operation and what it gives for each of them."""
+    names = tensors_of(graph)
+    nodes, output = live(graph.graph)
+    last = {used: node for node in nodes for used in node.all_input_nodes}
+    worlds: list[dict[Node, Any]] = [{} for _ in batches]
+    for node in nodes:
+        if node is output:
+            continue
+        for world, batch in zip(worlds, batches, strict=True):
+            if node.op == "placeholder":
+                world[node] = tensors[names[node.name]] if node.name in names else batch.clone()
+            elif node.op == "get_attr":
+                world[node] = operator.attrgetter(str(node.target))(graph.graph_module)
+            else:
+                args, kwargs = _with_values(node.args, world), _with_values(node.kwargs, world)
+                world[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        yield node, [world[node] for world in worlds]
+        for used in node.all_input_nodes:
+            if last[used] is node:
+                for world in worlds:
+                    del world[used]
+
+
+def _with_values(arguments: Any, values: Mapping[Node, Any]) -> Any:
+    return torch.fx.node.map_arg(arguments, lambda node: values[node])
+
+
+class Precisely(TorchDispatchMode):
+    """Random numbers depend only on how many draws there were before and on the shape, and with
+    ``double`` whatever would be float32 is float64. ``draws`` tells which operations drew numbers."""
+
+    def __init__(self, double: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.double = double
+        self.draws: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.double:
+            args, kwargs = tree_map(lambda x: torch.float64 if x is torch.float32 else x, (args, kwargs))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            torch.default_generator.manual_seed(len(self.draws))
+            self.draws.append(str(func.overloadpacket))
+            if func._schema.is_mutable:
+                drawn = func(args[0].clone(memory_format=torch.contiguous_format), *args[1:], **kwargs)
+                return args[0].copy_(drawn)
+        result = func(*args, **kwargs)
+        fresh = self.double and not any(r.alias_info for r in func._schema.returns)
+        return tree_map(_doubled, result) if fresh else result
+
+
+def _doubled(x: Any) -> Any:
+    return x.double() if isinstance(x, Tensor) and x.dtype == torch.float32 else x
