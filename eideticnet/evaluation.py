@@ -26,7 +26,8 @@ class TaskReport:
 
 @torch.no_grad()
 def evaluate(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, TaskReport]:
-    """A report for each task in ``loaders``, which hold raw (x, y) with y from 0 to C - 1."""
+    """A report for each task in ``loaders``, which hold raw (x, y) with y from 0 to C - 1; a class
+    without a row counts for nothing."""
     net.eval()
     reports, data = {}, net.rows(loaders)
     for index, task in enumerate(net.tasks):

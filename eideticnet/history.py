@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -18,6 +19,7 @@ from torch import Tensor
 from eideticnet.data import Loader, Rows
 from eideticnet.errors import CheckpointError
 from eideticnet.evaluation import TaskReport
+from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 from eideticnet.training import LAST_PHASE, Event
@@ -103,7 +105,7 @@ class Recorder:
     def __init__(self, net: EideticNetwork, data: Mapping[str, Loader]) -> None:
         self.net, self.data = net, data
         self._events: list[Event] = []
-        self._first = {name: _logits(net, rows)[0] for name, rows in self._learned().items()}
+        self._first = {name: _answers(net, rows) for name, rows in self._learned().items()}
 
     def event(self, event: Event) -> None:
         """Called after each epoch and each pruning step."""
@@ -130,7 +132,7 @@ class Recorder:
             moments=[*history.moments, moment.model_copy(update={"routed": routed})],
             pruning={n: c for n, c in curves.items() if c is not None},
             doubts={n: d for n, d in doubts.items() if d},
-            held_out={n: len(logits) for n, logits in self._first.items()},
+            held_out={n: len(first.y) for n, first in self._first.items()},
             routing=routing,
         )
         self._events = []
@@ -142,13 +144,14 @@ class Recorder:
     def _moment(self, name: str) -> Moment:
         oracle, drift = {}, {}
         for task, rows in self._learned().items():
-            logits, y = _logits(self.net, rows)
-            oracle[task] = _mean_over_classes(logits.argmax(1) == y, y)
-            if task != name:
-                drift[task] = largest_change(self._first[task], logits)
-            self._first.setdefault(task, logits)
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return Moment(learned=name, at=now, made_with=_made_with(self.net), oracle=oracle, drift=drift)
+            now, first = _answers(self.net, rows), self._first.get(task)
+            oracle[task] = _mean_over_classes(now.logits.argmax(1) == now.y, now.y)
+            if task != name and first is not None and first.inputs == now.inputs:
+                drift[task] = largest_change(first.logits, now.logits)
+            else:  # learned just now, or on other rows, whose logits can't be compared
+                self._first[task] = now
+        at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return Moment(learned=name, at=at, made_with=_made_with(self.net), oracle=oracle, drift=drift)
 
     def _curve(self, name: str, threshold: float | None) -> Curve | None:
         """None without pruning, or without the events that say where it began."""
@@ -195,13 +198,23 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Answers:
     )
 
 
+class _Answers(NamedTuple):
+    """One task's logits (N, C) on its held-out data and the labels (N,), on the CPU; the inputs as a hash."""
+
+    logits: Tensor
+    y: Tensor
+    inputs: str
+
+
 @torch.no_grad()
-def _logits(net: EideticNetwork, rows: Rows) -> tuple[Tensor, Tensor]:
-    """One task's logits (N, C) on its held-out data, and the labels (N,), on the CPU."""
+def _answers(net: EideticNetwork, rows: Rows) -> _Answers:
     net.eval()
-    name = rows.task
-    pairs = [(net.task_logits(x.to(net.device), name).cpu(), y.cpu()) for x, y in rows.batches(name)]
-    return torch.cat([logits for logits, _ in pairs]), torch.cat([y for _, y in pairs])
+    logits, labels, hashes = list[Tensor](), list[Tensor](), list[str]()
+    for x, y in rows.batches(rows.task):
+        logits.append(net.task_logits(x.to(net.device), rows.task).cpu())
+        labels.append(y.cpu())
+        hashes.append(tensor_hash(x))
+    return _Answers(torch.cat(logits), torch.cat(labels), json_hash(hashes))
 
 
 def _mean_over_classes(right: Tensor, y: Tensor) -> float:

@@ -40,7 +40,8 @@ def as_tensor(name: str, values: object) -> Tensor:
     if values.ndim == 0 or values.is_complex():
         kind = "complex numbers" if values.is_complex() else "a single number"
         raise DataError(f"{name} is {kind}; expected a batch of rows")
-    return values.detach().as_subclass(Tensor)
+    values = values.detach().as_subclass(Tensor)
+    return values.clone() if values.is_inference() else values  # from which nothing could be learned
 
 
 def _from_array(name: str, values: object) -> Tensor:
@@ -48,7 +49,7 @@ def _from_array(name: str, values: object) -> Tensor:
         array = np.asarray(values)
         if array.dtype.kind in "SU":
             text = "".join(array.ravel()[:1].tolist())
-            raise DataError(f"{name} holds text ({text!r}); give numbers")
+            raise DataError(f"{name} holds text ({text!r}); give numbers, for classes from 0")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     except (TypeError, ValueError, RuntimeError):

@@ -28,7 +28,7 @@ from trunks import FEATURES, Mlp
 from eideticnet import DataError, EideticNetwork, Inputs, Journal, Routing, Training, batches
 from eideticnet.data import Rows
 from eideticnet.evaluation import calibration_error, evaluate
-from eideticnet.history import Recorder
+from eideticnet.history import Recorder, read
 from eideticnet.interleaving import interleaved
 
 INPUTS = Inputs((FEATURES,))
@@ -208,6 +208,11 @@ def test_tasks_that_are_samplers_of_one_dataset_are_found():
 # -- converted -----------------------------------------------------------------------------
 
 
+@torch.inference_mode()
+def inferred(x):
+    return x.clone()
+
+
 X, Y = task_data(7)
 MEANT = {
     "int32 labels": (X, Y.int()),
@@ -224,6 +229,7 @@ MEANT = {
     "an array that is read only": (np.broadcast_to(X.numpy(), X.shape), Y.numpy()),
     "an array of big endians": (X.numpy().astype(">f4"), Y.numpy().astype(">i8")),
     "inputs with a gradient": (X.clone().requires_grad_() * 1, Y),
+    "inputs without any": (inferred(X), Y),
 }
 
 
@@ -234,6 +240,7 @@ def test_what_is_meant_is_converted_to_the_last_bit(kind):
         assert torch.equal(x, X)
         assert torch.equal(y, Y)
         assert not x.requires_grad
+        assert not x.is_inference()
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.float16, torch.bfloat16, torch.float64])
@@ -259,20 +266,22 @@ def test_a_task_of_arrays_has_the_digest_of_one_of_tensors():
 # -- refused -------------------------------------------------------------------------------
 
 
-class Items(Dataset):
-    """A map-style dataset of anything."""
+class Augmented(Dataset):
+    """Draws from everybody's global generators and one of its own; from numpy's too where it has one."""
 
-    def __init__(self, *items):
-        self.items = items
+    def __init__(self):
+        self.generator, self.numpys = torch.Generator(), None
 
     def __len__(self):
-        return len(self.items)
+        return 48
 
     def __getitem__(self, index):
-        return self.items[index]
+        noise = torch.rand(1) + torch.rand(1, generator=self.generator)
+        noise += random.random() + float(np.random.rand())
+        return X[index] + noise + (float(self.numpys.random()) if self.numpys else 0), Y[index]
 
 
-class Failing(Items):
+class Failing(Augmented):
     def __getitem__(self, index):
         raise OSError(f"no file {index}")
 
@@ -284,7 +293,7 @@ def with_nan(row):
 
 
 def pairs_of(x, y):
-    return Items(*zip(x, y, strict=True))
+    return list(zip(x, y, strict=True))
 
 
 PLAIN = TensorDataset(X, Y)
@@ -306,7 +315,7 @@ WRONG = {
     "nothing": (None, "is a NoneType"),
     "a dict": ({"x": X, "y": Y}, "is a dict"),
     "dict batches": (
-        DataLoader(Items(*({"ids": x, "labels": y} for x, y in PLAIN)), 16),
+        DataLoader([{"ids": x, "labels": y} for x, y in PLAIN], 16),
         "gives batches of type dict with keys ids, labels",
     ),
     "triples": (DataLoader(TensorDataset(X, Y, Y), 16), r"gives 3 things \(Tensor, Tensor, Tensor\)"),
@@ -337,9 +346,9 @@ WRONG = {
         DataLoader(PLAIN, 8, sampler=SubsetRandomSampler(range(0, 48, 2))),
         "no example of class class 1 among 24 rows",
     ),
-    "a file that is missing": (DataLoader(Failing(0), 1), "failed at batch 0: OSError: no file 0"),
+    "a file that is missing": (DataLoader(Failing(), 1), "failed at batch 0: OSError: no file 0"),
     "rows of several shapes": (
-        DataLoader(Items((X[0], 0), (X[0, 1:], 1)), 2),
+        DataLoader([(X[0], 0), (X[0, 1:], 1)], 2),
         "failed at batch 0: RuntimeError",
     ),
 }
@@ -403,18 +412,20 @@ def test_held_out_data_may_lack_a_class_but_not_a_task():
 # -- the same in every pass -----------------------------------------------------------------
 
 
-class Augmented(Dataset):
-    """A dataset that draws from everybody's global generators, and one of its own."""
-
-    def __init__(self):
-        self.generator = torch.Generator()
-
-    def __len__(self):
-        return 48
-
-    def __getitem__(self, index):
-        noise = torch.rand(1) + torch.rand(1, generator=self.generator)
-        return X[index] + noise + random.random() + float(np.random.rand()), Y[index]
+def test_held_out_rows_that_differ_from_pass_to_pass_are_no_drift():
+    """The logits of other rows, or of another revision, can't be compared."""
+    dataset = Augmented()
+    dataset.numpys = np.random.default_rng(0)
+    loaders = {"task 0": DataLoader(dataset, 16), "task 1": task_loader(1, 3)}
+    net = trained(1)
+    recorder = Recorder(net, loaders)
+    net.train_task("task 1", loaders["task 1"], names(3), training=QUICK, pruning=LIGHT)
+    recorder.task_learned("task 1", None)
+    net.revise_task("task 1", loaders["task 1"], training=ONCE, pruning=LIGHT, when_full="reuse")
+    recorder.task_learned("task 1", None)
+    net.train_task("task 2", task_loader(2), names(2), training=ONCE, pruning=LIGHT, when_full="reuse")
+    recorder.task_learned("task 2", None)
+    assert [m.drift for m in read(net).moments] == [{}, {}, {"task 1": 0.0}]
 
 
 def seed_all(seed, own):
