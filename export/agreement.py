@@ -56,7 +56,7 @@ class Trial:
         net = net if net.device.type == "cpu" else copy.deepcopy(net).cpu()
         x, near = trial_inputs(net)
         try:
-            return cls(net, x, near, _logits(net, x, Body(net)), _eager(net, x))
+            return cls(net, x, near, _logits(net, x, Body(net)), eager(net, x))
         except (RuntimeError, IndexError) as error:
             raise ExportError(
                 f"the network fails on inputs that its contract allows ({net.inputs}): "
@@ -157,7 +157,7 @@ def agreement(net: EideticNetwork, run: Run, real: Real | None, batch: int = _BA
     ``accuracy`` of both (task and, where known, label are right) where the tasks are known. Largest
     differences: of ``task_probs``, and of ``logits`` with each row pinned to the network's own choice."""
     x = np.concatenate([t.probes.numpy() for t in net.tasks]) if real is None else real.x
-    expected = _eager(net, x)
+    expected = eager(net, x)
     routed = _run(run, x, None, batch)
     pinned = _run(run, x, expected["task"], batch)
     same_task = routed["task"] == expected["task"]
@@ -178,7 +178,8 @@ def agreement(net: EideticNetwork, run: Run, real: Real | None, batch: int = _BA
     return report
 
 
-def _eager(net: EideticNetwork, x: Array) -> dict[str, Array]:
+def eager(net: EideticNetwork, x: Array) -> dict[str, Array]:
+    """What the network answers to raw ``x`` (N, *shape) with the threshold 0, named as in ``Output``."""
     parts = []
     with torch.no_grad():
         for rows in torch.from_numpy(x).split(_BATCH):

@@ -17,12 +17,13 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
-from export.agreement import Trial, agreement
+from export.agreement import Trial, agreement, eager
 from export.body import check, evaluating
 from export.contents import VALIDATION
 from export.contract import SCHEMA, names_problem, read_bundle
 from export.digest import digests
-from export.errors import ArchiveError, ExportError
+from export.doubts import doubts
+from export.errors import ArchiveError, ExportError, InputsError
 from export.files import filled
 from export.graph import Form, Format, Layout, runner, save, write_graph
 from export.layout import write_faster
@@ -79,6 +80,7 @@ def write_bundle(
     for given in (kept, real):
         if given is not None:
             check_indices(given, bundle["tasks"])
+            _refuse_mixed_up(net, given, bundle["tasks"])
     with filled(folder), evaluating(net):
         bundle |= _write_graphs(
             Trial.of(net), folder, bundle, Form(format, "nested", precision), layout, prefixes
@@ -90,6 +92,14 @@ def write_bundle(
         if kept is not None:
             (folder / VALIDATION).write_bytes(_tensors(kept))
         write_description(bundle, folder)
+
+
+def _refuse_mixed_up(net: EideticNetwork, real: Real, tasks: Sequence[Json]) -> None:
+    """``InputsError`` where the network answers worse than chance: nothing could be judged by such inputs."""
+    answers = eager(net, real.x)
+    for doubt in doubts(real, answers["task"], answers["label"], tasks):
+        if doubt.certain:
+            raise InputsError(doubt.reason)
 
 
 def write_description(bundle: Json, folder: Path) -> None:

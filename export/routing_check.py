@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.contents import VALIDATION, validation
+from export.doubts import distinct, doubts, interval
 from export.real_inputs import Real, check_indices
 from export.session import session
 from export.tail import PINNED, THRESHOLD, X
@@ -28,7 +29,7 @@ _BATCH = 256
 class TaskRouting:
     """``kind``: accuracy (task and, where known, label are right) where tasks are known, else the
     share of the rows that the old version routed here and the new one does too. ``interval``: Wilson's
-    for ``new``, 95 %."""
+    for ``new``, 95 %. ``distinct``: the rows that differ from each other."""
 
     name: str
     rows: int
@@ -36,6 +37,7 @@ class TaskRouting:
     old: float
     new: float
     interval: tuple[float, float]
+    distinct: int
 
     @property
     def drop(self) -> float:
@@ -44,7 +46,8 @@ class TaskRouting:
 
 @dataclass(frozen=True)
 class RoutingCheck:
-    """``status``: ``kept``, ``dropped`` past ``bound`` for some task, or ``not measured`` for some."""
+    """``status``: ``kept``, ``dropped`` past ``bound`` for some task, or ``not measured`` for some: too few
+    different inputs, or such as even the old version answers no better than chance."""
 
     status: Literal["kept", "dropped", "not measured"]
     bound: float
@@ -72,16 +75,23 @@ def check_routing(old: Version, new: Version, real: Real | None, bound: float) -
     check_indices(real, new.bundle["tasks"])
     was, now = (_route(version, real.x) for version in (old, new))
     tasks = [_of_task(i, t["name"], real, was, now) for i, t in enumerate(old.bundle["tasks"])]
-    few = [t for t in tasks if t.rows < ENOUGH]
+    doubtful = [doubt.reason for doubt in doubts(real, was["task"], was["label"], old.bundle["tasks"])]
+    few = [t for t in tasks if t.distinct < ENOUGH]
     dropped = [t for t in tasks if t.rows >= ENOUGH and t.drop > bound]
-    reasons = [f"task {t.name!r}: {t.rows} real inputs, {ENOUGH} are needed" for t in few]
+    reasons = [
+        f"task {t.name!r}: {t.rows} real inputs"
+        + (f" of which {t.distinct} differ" if t.distinct < t.rows else "")
+        + f", {ENOUGH} are needed"
+        for t in few
+    ]
+    reasons += doubtful
     reasons += [
         f"task {t.name!r}: {t.kind} of the routing fell from {t.old:.4f} to {t.new:.4f} on {t.rows} "
         f"inputs, by more than {bound}"
         for t in dropped
     ]
     status: Literal["kept", "dropped", "not measured"] = "kept"
-    if few or dropped:
+    if few or dropped or doubtful:
         status = "dropped" if dropped else "not measured"
     return RoutingCheck(status, bound, real.source, tasks, reasons)
 
@@ -99,19 +109,16 @@ def _route(version: Version, x: Array) -> dict[str, Array]:
 
 
 def _of_task(index: int, name: str, real: Real, was: dict[str, Array], now: dict[str, Array]) -> TaskRouting:
-    from scipy.stats import binomtest  # late: it takes longer to import than a server's command may take
-
     if real.task is None:
         rows = was["task"] == index
-        count, before, right = int(rows.sum()), int(rows.sum()), int((now["task"][rows] == index).sum())
+        before, right = int(rows.sum()), int((now["task"][rows] == index).sum())
     else:
         rows = real.task == index
         before, right = (int(_right(real, version, rows).sum()) for version in (was, now))
-        count = int(rows.sum())
-    low, high = binomtest(right, count).proportion_ci(method="wilson") if count else (0.0, 1.0)
+    count = int(rows.sum())
     kind: Literal["accuracy", "agreement"] = "agreement" if real.task is None else "accuracy"
     shares = (before / count, right / count) if count else (0.0, 0.0)
-    return TaskRouting(name, count, kind, *shares, (float(low), float(high)))
+    return TaskRouting(name, count, kind, *shares, interval(right, count), distinct(real.x[rows]))
 
 
 def _right(real: Real, found: dict[str, Array], rows: Array) -> Array:

@@ -2,18 +2,25 @@
 
 import copy
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from histories import add_task, archived, edited, normalised
-from nets import fit, task_data
+from nets import LIGHT, QUICK, fit, names, task_data
+from torch import nn
+from trunks import FEATURES
 from typer.testing import CliRunner
 
+from eideticnet import EideticNetwork, Routing, batches
 from export.commands import app
 from export.errors import ArchiveError
 from export.real_inputs import check_indices, real_inputs
 from export.verify import verify
 
+WELL = replace(QUICK, max_epochs=12)
 FLOATS = {"shape": [2], "dtype": "float32", "low": None, "high": None}
 TOKENS = {"shape": [2], "dtype": "int64", "low": 0, "high": 10}
 
@@ -72,6 +79,108 @@ def test_a_verdict_needs_tasks_and_labels_that_there_are(tmp_path):
     np.savez(tmp_path / "wrong.npz", **data, label=data["task"] + 7)
     with pytest.raises(ArchiveError, match=r"wrong\.npz: label is 7 in row 0"):
         verify(old, old, tmp_path / "wrong.npz")
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """Two tasks of 2 and 3 classes, found and answered well."""
+    return archived(clear(), tmp_path_factory.mktemp("old"))
+
+
+def far_apart(rows=240):
+    """x, task and label of two tasks that nobody could mistake for each other."""
+    random = np.random.default_rng(0)
+    task, label = np.repeat([0, 1], rows), np.concatenate([np.arange(rows) % 2, np.arange(rows) % 3])
+    x = random.normal(size=(2 * rows, FEATURES)).astype(np.float32)
+    x[np.arange(2 * rows), task * 3 + label] += 12
+    return {"x": x, "task": task, "label": label}
+
+
+def clear():
+    data = far_apart()
+    trunk = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU())
+    net = EideticNetwork(trunk, torch.zeros(2, FEATURES), seed=0)
+    loaders = {}
+    for task, name in enumerate(("a", "b")):
+        mine = data["task"] == task
+        x, y = torch.from_numpy(data["x"][mine]), torch.from_numpy(data["label"][mine])
+        loaders[name] = batches(x, y, 32)
+        net.train_task(name, loaders[name], names(2 + task), training=WELL, pruning=LIGHT)
+    net.fit_router(loaders, training=WELL, routing=Routing("block", "hard"))
+    return net
+
+
+def swapped(data):
+    data["task"], data["label"] = 1 - data["task"], data["label"] % 2
+
+
+def shuffled(data):
+    data["task"] = np.random.default_rng(1).permutation(data["task"])
+    del data["label"]
+
+
+def all_of_one_task(data):
+    data["task"][:] = 0
+    del data["label"]
+
+
+def flipped_labels(data):
+    data["label"] = np.where(data["task"] == 0, 1 - data["label"], data["label"])
+
+
+def shifted_labels(data):
+    data["label"] = np.where(data["task"] == 1, (data["label"] + 1) % 3, data["label"])
+
+
+def shuffled_labels(data):
+    data["label"][240:] = np.random.default_rng(1).permutation(data["label"][240:])
+
+
+def one_row_many_times(data):
+    data["x"][:240] = data["x"][0]
+    data["label"][:240] = data["label"][0]
+
+
+def normalised_twice(data):
+    data["x"] = data["x"] / 1000
+
+
+SPOILT = {
+    swapped: r"real\.npz: of the 240 rows of task 'a' \(number 0\) 0 are found to be of it, chance",
+    shuffled: "of the 240 rows of task 'a' .* are found to be of it, chance",
+    all_of_one_task: "task 'b': 0 real inputs",
+    flipped_labels: r"rows of task 'a' .* 0 of these have the label .*chance \(0\.50\) or less: are labels",
+    shifted_labels: "rows of task 'b' .* are labels shifted",
+    shuffled_labels: "rows of task 'b' .* are labels shifted",
+    one_row_many_times: "task 'a': 240 real inputs of which 1 differ, 200 are needed",
+    normalised_twice: "in raw units",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda f: f.__name__)
+def test_inputs_on_which_the_old_version_is_at_chance_measure_nothing(spoil, old, tmp_path):
+    data = far_apart()
+    spoil(data)
+    np.savez(tmp_path / "real.npz", **data)
+    found = verify(old, old, tmp_path / "real.npz").routing
+    assert found.status == "not measured"
+    assert re.search(SPOILT[spoil], " ".join(found.reasons)), found.reasons
+
+
+def test_what_the_old_version_answers_well_is_measured(old, tmp_path):
+    np.savez(tmp_path / "real.npz", **far_apart())
+    found = verify(old, old, tmp_path / "real.npz").routing
+    assert (found.status, found.reasons) == ("kept", [])
+    assert min(task.old for task in found.tasks) > 0.9
+
+
+@pytest.mark.parametrize("spoil", [swapped, flipped_labels])
+def test_inputs_that_are_mixed_up_do_not_travel_in_an_archive(spoil, tmp_path):
+    data = far_apart()
+    spoil(data)
+    np.savez(tmp_path / "mixed.npz", **data)
+    with pytest.raises(ArchiveError, match=r"mixed\.npz: of the 240 rows of task 'a'"):
+        archived(clear(), tmp_path / "new", validation=tmp_path / "mixed.npz")
 
 
 def test_whole_numbers_may_be_written_as_floats():

@@ -321,7 +321,10 @@ def test_a_routing_that_lost_an_old_task_is_refused_although_every_logit_is_the_
     add_task(net)
     everything = task_loader(0, 2, 480)
     net.fit_router(
-        {t.name: everything if i == 2 else task_loader(50 + i, 2) for i, t in enumerate(net.tasks)},
+        {
+            t.name: everything if i == 2 else task_loader(50 + i, len(t.classes))
+            for i, t in enumerate(net.tasks)
+        },
         training=QUICK,
         routing=Routing("block", "hard", LIGHT),
         when_full="reuse",

@@ -1,0 +1,82 @@
+"""Whether real inputs can be what their file says: a version that answers no better than chance on them
+proves nothing about the next one, and one that answers worse than chance shows that they are mixed up.
+
+Imports neither torch nor eideticnet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from export.real_inputs import Array, Real
+
+_OTHERS = 30
+"""Rows of other tasks from which on it is known how many of them a task attracts."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """About the rows of one task, a place in the list. ``certain``: no version would answer them so badly."""
+
+    task: int
+    reason: str
+    certain: bool
+
+
+def interval(right: int, rows: int) -> tuple[float, float]:
+    """Wilson's, 95 %, of a share."""
+    from scipy.stats import binomtest  # late: it takes longer to import than a server's command may take
+
+    low, high = binomtest(right, rows).proportion_ci(method="wilson") if rows else (0.0, 1.0)
+    return float(low), float(high)
+
+
+def distinct(x: Array) -> int:
+    """How many rows of ``x`` (N, ...) there are, each counted once."""
+    return len({sha256(row.tobytes()).digest() for row in x})
+
+
+def doubts(real: Real, task: Array, label: Array, tasks: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
+    """What is doubtful about ``real``, to which a version of these ``tasks`` answered ``task`` and ``label``
+    (N,), -1 where it answered none. Nothing where it does not say which tasks its rows are of."""
+    if real.task is None:
+        return
+    known = real.task < len(tasks)
+    for index, described in enumerate(tasks):
+        rows, others = real.task == index, known & (real.task != index)
+        found = rows & (task == index)
+        count, right = int(rows.sum()), int(found.sum())
+        if not count:
+            continue
+        where = f"{real.source}: of the {count} rows of task {described['name']!r} (number {index})"
+        chance = 1 / len(tasks)
+        if others.sum() >= _OTHERS:
+            chance = max(chance, float((task[others] == index).mean()))
+        if len(tasks) > 1 and (doubt := _at_chance(right, count, chance)) is not None:
+            what = f"{where} {right} are found to be of it, chance ({chance:.2f}) or less"
+            yield Doubt(index, f"{what}: are they of that task, and in raw units?", doubt)
+        elif real.label is not None and right:
+            given, said = real.label[found], label[found]
+            same, classes = int((given == said).sum()), len(described["classes"])
+            chance = _agreement_by_chance(given, said, classes)
+            if classes > 1 and (doubt := _at_chance(same, right, chance)) is not None:
+                what = f"{where} {right} are found, and {same} of these have the label answered"
+                yield Doubt(index, f"{what}, chance ({chance:.2f}) or less: are labels shifted?", doubt)
+
+
+def _at_chance(right: int, rows: int, chance: float) -> bool | None:
+    """None if the share is clearly above ``chance``; else whether it is clearly below."""
+    low, high = interval(right, rows)
+    return None if low > chance else high < chance
+
+
+def _agreement_by_chance(given: Array, said: Array, classes: int) -> float:
+    """The share of rows that agree if answers had nothing to do with labels; as they have, where all rows
+    are of one class, that can't be told from the answers."""
+    shares = [np.bincount(each, minlength=classes) / len(each) for each in (given, said)]
+    return 1 / classes if shares[0].max() == 1 else float(shares[0] @ shares[1])
