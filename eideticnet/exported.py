@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import operator
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.func import functional_call
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -29,8 +32,8 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     shape, mode = tuple(example.shape), " while it trains" if trunk.training else ""
     buffers = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
     try:
-        with torch.no_grad():  # torch.export logs stack traces of what fails; this fails in a line
-            functional_call(trunk, buffers, (example,))
+        with torch.no_grad(), _no_numbers_but_torchs():
+            functional_call(trunk, buffers, (example,))  # export logs stack traces of what fails
     except UnsupportedError:
         raise
     except Exception as error:
@@ -38,11 +41,9 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
             f"the trunk can't run on an input of shape {shape}{mode}: {blame(error)}"
         ) from error
     try:
-        with (
-            _unheard(),
-            torch.enable_grad(),
-        ):  # without, an encoder layer takes a shortcut that is one operation
-            return torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+        # Without gradients, torch's encoder layer takes a shortcut that is one operation.
+        with _unheard(), _known_momentum(trunk), torch.enable_grad():
+            graph = torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except GuardOnDataDependentSymNode as error:
         raise UnsupportedError(
             f"torch.export can't trace {theirs(error)}: what the trunk does{mode} depends on the values of "
@@ -52,6 +53,66 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
         raise UnsupportedError(
             f"torch.export can't trace the trunk for any batch size{mode}: {blame(error)}"
         ) from error
+    _flatten(graph.graph_module)
+    return graph
+
+
+@contextmanager
+def _no_numbers_but_torchs() -> Iterator[None]:
+    """Refuse what draws from generators that no seed of ours decides, and put them back."""
+    before, others = random.getstate(), np.random.get_state()
+    yield
+    drawn = random.getstate() != before or repr(np.random.get_state()) != repr(others)
+    random.setstate(before)
+    np.random.set_state(others)
+    if drawn:
+        raise UnsupportedError("forward draws random numbers from Python or numpy; use torch's")
+
+
+@contextmanager
+def _known_momentum(trunk: nn.Module) -> Iterator[None]:
+    """A batch norm that averages over all batches asks how many there were, which no graph can know."""
+    norms = [m for m in trunk.modules() if isinstance(m, _BatchNorm) and m.momentum is None]
+    try:
+        for norm in norms:
+            norm.momentum = 0.1
+        yield
+    finally:
+        for norm in norms:
+            norm.momentum = None
+
+
+def _flatten(module: torch.fx.GraphModule) -> None:
+    """Put the parts that run without gradients, or without autocast, in their places."""
+    for node in list(module.graph.nodes):
+        if not isinstance(node.target, torch._ops.HigherOrderOperator):
+            continue
+        *settings, body = [a for a in node.args if not isinstance(a, Node) or a.op == "get_attr"]
+        kind, on = node.target.name(), settings[0] if len(settings) == 1 else settings[2]
+        if kind not in ("wrap_with_set_grad_enabled", "wrap_with_autocast") or (len(settings) > 1 and on):
+            raise UnsupportedError(
+                f"{kind} in forward (node {node.name}) is not supported; compute in float32"
+            )
+        inner = getattr(module, str(body.target))
+        _flatten(inner)
+        operands = iter(node.args[len(settings) + 1 :])
+        values: dict[Node, Any] = {}
+        with module.graph.inserting_before(node):
+            for step in inner.graph.nodes:
+                if step.op == "placeholder":
+                    values[step] = next(operands)
+                elif step.op != "output":
+                    values[step] = module.graph.node_copy(step, values.__getitem__)
+        results = inner.graph.output_node().args[0]
+        for part in list(node.users):
+            value = values[results[part.args[1]]]
+            if not on and len(settings) == 1:
+                with module.graph.inserting_before(part):
+                    value = module.graph.call_function(torch.ops.aten.detach.default, (value,))
+                    value.meta = dict(part.meta)
+            part.replace_all_uses_with(value)
+            module.graph.erase_node(part)
+        module.graph.erase_node(node)
 
 
 @contextmanager
@@ -130,8 +191,8 @@ def _with_values(arguments: Any, values: Mapping[Node, Any]) -> Any:
 
 
 class Precisely(TorchDispatchMode):
-    """Random numbers depend only on how many draws there were before and on the shape, and with
-    ``double`` whatever would be float32 is float64. ``draws`` tells which operations drew numbers."""
+    """Random numbers do not depend on how tensors lie in memory, and with ``double`` whatever would be
+    float32 is float64. ``draws`` tells which operations drew numbers."""
 
     def __init__(self, double: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -149,14 +210,21 @@ class Precisely(TorchDispatchMode):
         if self.double:
             args, kwargs = tree_map(lambda x: torch.float64 if x is torch.float32 else x, (args, kwargs))
         if torch.Tag.nondeterministic_seeded in func.tags:
-            torch.default_generator.manual_seed(len(self.draws))
             self.draws.append(str(func.overloadpacket))
+            if self.double and kwargs.get("dtype") is None and _makes_floats(func):
+                kwargs = {**kwargs, "dtype": torch.float64}
             if func._schema.is_mutable:
                 drawn = func(args[0].clone(memory_format=torch.contiguous_format), *args[1:], **kwargs)
                 return args[0].copy_(drawn)
         result = func(*args, **kwargs)
         fresh = self.double and not any(r.alias_info for r in func._schema.returns)
         return tree_map(_doubled, result) if fresh else result
+
+
+def _makes_floats(func: Any) -> bool:
+    """Whether it makes a tensor from nothing, of the default type."""
+    arguments = {a.name: a for a in func._schema.arguments}
+    return "dtype" in arguments and arguments["dtype"].default_value is None and "self" not in arguments
 
 
 def _doubled(x: Any) -> Any:

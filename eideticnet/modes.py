@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from typing import Any
 
 from torch.export import ExportedProgram
@@ -43,22 +43,41 @@ def compared(evaluation: ExportedProgram, training: ExportedProgram) -> Modes:
 
 
 class _Comparison:
-    """Twins are found by their order, then every twin's arguments are compared."""
+    """Twins are found in order, by operation, layer and what they read; then their arguments are compared."""
 
     def __init__(self, evaluation: ExportedProgram, training: ExportedProgram) -> None:
         (here, self.output), (there, self.end) = live(evaluation.graph), live(training.graph)
         names = {tensors_of(training).get(n.name, n.name): n for n in there if n.op == "placeholder"}
-        self.found = Modes()
+        self.weights = {names[name] for name in tensors_of(training).values()}
+        self.found, self.theirs = Modes(), list(_operations(there))
+        self.back: dict[Node, Node] = {}
         for node in here:
             if node.op == "placeholder":
-                self.found.twins[node] = names[tensors_of(evaluation).get(node.name, node.name)]
-        self.weights = set(map(names.get, tensors_of(training).values()))
-        ours, theirs = list(_operations(here)), list(_operations(there))
-        matcher = SequenceMatcher(None, [*map(_key, ours)], [*map(_key, theirs)], autojunk=False)
-        for i, j, count in matcher.get_matching_blocks():
-            self.found.twins |= zip(ours[i : i + count], theirs[j : j + count], strict=True)
-        self.back = {twin: node for node, twin in self.found.twins.items()}
-        self.theirs = theirs
+                self._pair(node, names[tensors_of(evaluation).get(node.name, node.name)])
+        places, start = defaultdict[object, list[int]](list), 0
+        for i, twin in enumerate(self.theirs):
+            places[_key(twin)].append(i)
+        for node in _operations(here):
+            later = (i for i in places[_key(node)] if i >= start)
+            found = next((i for i in later if self._reads_alike(node, self.theirs[i])), None)
+            if found is not None:
+                start = found + 1
+                self._pair(node, self.theirs[found])
+
+    def _pair(self, node: Node, twin: Node) -> None:
+        self.found.twins[node], self.back[twin] = twin, node
+
+    def _reads_alike(self, node: Node, twin: Node) -> bool:
+        """Whether ``twin`` reads what ``node`` does, or what only one of the two graphs makes of it."""
+        if len(node.all_input_nodes) != len(twin.all_input_nodes):
+            return False
+        for ours, theirs in zip(node.all_input_nodes, twin.all_input_nodes, strict=True):
+            if theirs in self.back:
+                if self.back[theirs] is not ours:
+                    return False
+            elif is_value(ours) and ours in self.found.twins and self._added(theirs)[1] != {ours}:
+                return False
+        return True
 
     def modes(self) -> Modes:
         for node in self.theirs:
@@ -67,7 +86,8 @@ class _Comparison:
         for node, twin in list(self.found.twins.items()):
             if node.op != "placeholder":
                 self._compare(node, twin)
-        self._read_alike(self.output, self.output.args, self.end.args)
+        if not self._read_alike(self.output, self.output.args, self.end.args):
+            raise UnsupportedError("the trunk returns another thing while it trains; return the features")
         return self.found
 
     def _check_write(self, node: Node) -> None:
@@ -105,9 +125,11 @@ class _Comparison:
         if calls is not None:
             self.found.inserted[node, ours] = calls
             return
-        what = next(filter(is_random, added), theirs)
+        learned = [n for n in added if self.weights.intersection(n.all_input_nodes)]
+        drawn = [n for n in added if is_random(n)]
+        (what, *_) = learned or drawn or added or [theirs]
         words = f"{what.target} in {place(what)}"
-        if not is_random(what):
+        if learned or not drawn:
             raise UnsupportedError(
                 f"{words} is computed only while the trunk trains, so tasks would learn another function; "
                 f"compute the same in both modes (node {what.name})"

@@ -41,6 +41,11 @@ def check_program(
     ``graph`` is the trunk's in normal form, ``rows`` (5, ...) are normalised inputs; ``training`` says
     whether the two are alike in training mode too. What would take long in float64 is tried in float32.
     """
+    for name, weight in trunk.named_parameters():
+        if weight._backward_hooks:
+            raise UnsupportedError(
+                f"parameter {name!r} has a hook on its gradient, which no block would have"
+            )
     with seeded("selfcheck"):
         plain = _with_telling_weights(trunk)
         if _products(graph) < _MUCH:
@@ -177,14 +182,12 @@ def _check_values(
 def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: float, double: bool) -> None:
     """With the same random numbers, the block's gradients and what it keeps count of are the trunk's."""
     name = block.program.steps[-1].inputs[0]
-    with Precisely(double) as theirs:
-        features = _learned_from(named, lambda: named(rows))
-    with Precisely(double) as ours:
-        own = _learned_from(block, lambda: block(rows, {})[name])
-    if ours.draws != theirs.draws or distance(own, features) > tolerance:
+    features, theirs = _learned_from(named, lambda: named(rows), double)
+    own, ours = _learned_from(block, lambda: block(rows, {})[name], double)
+    if ours != theirs or distance(own, features) > tolerance:
         raise UnsupportedError(
             "while it trains, the trunk computes something else than a block would, and no operation tells "
-            f"what (random numbers: {theirs.draws or 'none'} instead of {ours.draws or 'none'})"
+            f"what (random numbers: {theirs or 'none'} instead of {ours or 'none'})"
         )
     counted = one_block(block.program, named)
     with torch.no_grad():
@@ -193,7 +196,7 @@ def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: flo
     taught = dict(one_block(block.program, named).layers.named_parameters())
     counts = dict(counted.layers.named_buffers())
     for key, buffer in block.layers.named_buffers():
-        if distance(buffer, counts[key]) > tolerance:
+        if buffer.is_floating_point() and distance(buffer, counts[key]) > tolerance:
             raise UnsupportedError(f"the trunk's {_dotted(key)} counts otherwise than a batch norm's")
     for key, weight in block.layers.named_parameters():
         given = torch.zeros_like(weight) if weight.grad is None else weight.grad
@@ -201,13 +204,19 @@ def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: flo
             raise _taught_otherwise(_dotted(key), bool(taught[key].any()))
 
 
-def _learned_from(module: nn.Module, features: Callable[[], Tensor]) -> Tensor:
-    """The features, after a backward pass that asks of each something else."""
+def _learned_from(
+    module: nn.Module, features: Callable[[], Tensor], double: bool
+) -> tuple[Tensor, list[str]]:
+    """The features, which a backward pass asks something else of each, and what drew random numbers."""
     module.requires_grad_(True)
-    out = features()
-    wanted = torch.linspace(1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)
-    (out * wanted).sum().backward()
-    return out.detach()
+    torch.default_generator.manual_seed(0)
+    with Precisely(double) as precisely:
+        out, draws = features(), list(precisely.draws)
+        if not out.requires_grad:
+            raise UnsupportedError("forward runs without gradients, so nothing of the trunk would learn")
+        wanted = torch.linspace(1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)
+        (out * wanted).sum().backward()
+    return out.detach(), draws
 
 
 def _dotted(key: str) -> str:
@@ -216,7 +225,11 @@ def _dotted(key: str) -> str:
 
 
 def _taught_otherwise(tensor: str, taught: bool) -> UnsupportedError:
-    how = "by gradients of its own (a hook, a torch.autograd.Function)" if taught else "not at all"
+    how = (
+        "by gradients of its own (a hook, an autograd.Function, a reentrant checkpoint)"
+        if taught
+        else "not at all"
+    )
     return UnsupportedError(
         f"the trunk teaches the {tensor} {how}, which a block can't; use operations with their usual "
         "gradients, or x.detach() where nothing is to be learned"

@@ -51,10 +51,14 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
     with seeded("trace"):
         named = as_named(trunk)
         graph = exported(named, example)
-        modes = compared(graph, exported(named.train(), example))
+        try:
+            modes = compared(graph, exported(named.train(), example))
+        except UnsupportedError:
+            _walked(named, graph, Modes())  # may know a better reason
+            raise
         program = _walked(named, graph, modes)
         check_program(program, trunk, graph, _like(example) if rows is None else rows, not modes.lost)
-    for problem in modes.lost:
+    for problem in dict.fromkeys(modes.lost):
         warnings.warn(problem, TrunkWarning, stacklevel=3)
     return program
 

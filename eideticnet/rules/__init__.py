@@ -15,6 +15,7 @@ from eideticnet.rules.attention import AttentionRule, MatmulRule
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import (
     ConstantRule,
+    DetachRule,
     DropoutRule,
     ElementwiseRule,
     IdentityRule,
@@ -58,6 +59,7 @@ RULES: dict[str, Rule] = {
     "dropout": DropoutRule(),
     "training": TrainingRule(),
     "identity": IdentityRule(),
+    "detach": DetachRule(),
     "parameter": ParameterRule(),
     "constant": ConstantRule(),
     "reshape": ReshapeRule(),
@@ -81,7 +83,8 @@ _LISTED = {
     "prefix_norm": "layer_norm.default",
     "dropout": """dropout.default feature_dropout.default alpha_dropout.default
         feature_alpha_dropout.default""",
-    "identity": """contiguous.default clone.default alias.default detach.default to.dtype to.dtype_layout
+    "detach": "detach.default",
+    "identity": """contiguous.default clone.default alias.default to.dtype to.dtype_layout
         to.device to.other lift_fresh_copy.default""",
     "reshape": "view.default reshape.default flatten.using_ints unflatten.int",
     "permute": "permute.default transpose.int t.default",

@@ -107,6 +107,16 @@ class IdentityRule(Rule):
         return inputs[0]
 
 
+class DetachRule(Rule):
+    """A value behind which nothing is taught: ``detach``, or a part under ``torch.no_grad()``."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        return Step(call.name, "detach", call.inputs, call.features)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        return inputs[0].detach()
+
+
 class ConstantRule(Rule):
     """A tensor of literals; it reads the input only to know the device."""
 

@@ -61,11 +61,18 @@ class BatchNormRule(Rule):
             "raw_columns": call.input_shape[1],
             **_without_bias(weight, bias),
         }
+        if not call.twin.args[5]:
+            options["stays"] = True
         return Step(call.name, "batch_norm", call.inputs, call.features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         options = {k: step.options[k] for k in ("eps", "momentum", "affine", "bias") if k in step.options}
         return BATCH_NORMS[step.options["kind"]](columns_out, **options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        if "stays" in step.options and layer is not None:  # in evaluation mode, as in the trunk
+            layer.eval()
+        return super().run(step, layer, inputs, training)
 
 
 class InstanceNormRule(Rule):

@@ -21,7 +21,8 @@ _NAMED = """bernoulli.default bernoulli.p bernoulli_.float rand.default rand_lik
     le.Scalar ge.Scalar to.dtype dropout.default feature_dropout.default alpha_dropout.default detach.default
     relu.default sigmoid.default tanh.default exp.default abs.default neg.default clamp.default
     clamp_min.default clamp_max.default log.default add.Tensor sub.Tensor mul.Tensor div.Tensor rsub.Scalar
-    pow.Tensor_Scalar add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor div_.Scalar mul_.Scalar"""
+    pow.Tensor_Scalar add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor div_.Scalar mul_.Scalar
+    where.self masked_fill.Scalar logical_not.default bitwise_not.default lt.Tensor gt.Tensor"""
 LOCAL = {f"aten.{name}" for name in _NAMED.split()}
 _ELSEWHERE = ("device", "layout", "pin_memory", "memory_format")
 

@@ -4,38 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from trunks import Net, flat, images, lin, sequences
 
 from eideticnet import UnsupportedError
+from eideticnet.exported import exported
+from eideticnet.normal import as_named
+from eideticnet.selfcheck import check_rows
 from eideticnet.tracing import trace
-
-
-class Net(nn.Module):
-    """A trunk of layers by name and a function over them."""
-
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.function(self, x)
-
-
-def lin(a=6, b=6):
-    return nn.Linear(a, b)
-
-
-def flat():
-    return torch.randn(3, 6)
-
-
-def sequences():
-    return torch.randn(3, 5, 6)
-
-
-def images():
-    return torch.randn(3, 2, 4, 4)
 
 
 def over_rows(m, x):
@@ -199,3 +174,33 @@ def test_a_trunk_that_mixes_rows_is_refused(kind):
     function, layers, data = MIXED[kind]
     with pytest.raises(UnsupportedError):
         trace(Net(function, **layers()), data())
+
+
+@pytest.mark.parametrize("kind", MIXED)
+def test_that_rows_are_mixed_shows_in_numbers_whatever_the_rules_say(kind):
+    function, layers, data = MIXED[kind]
+    named = as_named(Net(function, **layers()))
+    try:
+        graph = exported(named, data())
+    except UnsupportedError:
+        return  # no graph, no numbers
+    tensors, rows = {**graph.constants, **named.state_dict()}, torch.cat([data(), data()])[:5]
+    with torch.no_grad(), pytest.raises(UnsupportedError, match=r"row"):
+        check_rows(graph, tensors, rows, 1e-4)
+
+
+TAKEN = {
+    "windows of rows, and rows again": lambda m, x: m.a(x).view(-1, 6).view(-1, 5, 6).mean(1),
+    "rows in the middle": lambda m, x: m.a(x).permute(1, 0, 2).mean(0),
+    "as many ones as rows": lambda m, x: m.a(x).mean(1) * torch.ones(x.shape[0], 1),
+    "a view like another": lambda m, x: m.a(x).flatten(1).view_as(x).flatten(1),
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_rows_that_only_move_are_not_taken_for_mixed(kind):
+    named = as_named(Net(TAKEN[kind], a=lin()))
+    graph = exported(named, sequences())
+    rows = torch.randn(5, 5, 6)
+    with torch.no_grad():
+        check_rows(graph, {**graph.constants, **named.state_dict()}, rows, 1e-4)

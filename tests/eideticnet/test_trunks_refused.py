@@ -5,22 +5,10 @@ import torch
 import torch.nn.functional as F
 from one_block import assert_one_block_is
 from torch import nn
+from trunks import Net
 
 from eideticnet import UnsupportedError
 from eideticnet.tracing import trace
-
-
-class Net(nn.Module):
-    """A trunk of layers by name, some parameters, and a function over them."""
-
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            setattr(self, name, layer)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def lin(a=5, b=6):

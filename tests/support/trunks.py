@@ -81,4 +81,33 @@ class Normalised(nn.Module):
         return torch.relu(self.last(x))
 
 
+class Net(nn.Module):
+    """A trunk of layers and parameters by name, and a function over it and its input."""
+
+    def __init__(self, function: Callable[[Net, Tensor], Tensor], **layers: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def lin(a: int = 6, b: int = 6) -> nn.Linear:
+    return nn.Linear(a, b)
+
+
+def flat() -> Tensor:
+    return torch.randn(3, 6)
+
+
+def sequences() -> Tensor:
+    return torch.randn(3, 5, 6)
+
+
+def images() -> Tensor:
+    return torch.randn(3, 2, 4, 4)
+
+
 TRUNKS: list[Callable[[Sequence[int]], nn.Module]] = [Mlp, Functional, Residual, Normalised]

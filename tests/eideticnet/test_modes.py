@@ -1,0 +1,265 @@
+"""What only happens while a trunk trains is carried over, refused or warned of by name."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from trunks import Net, flat, images, lin, sequences
+
+from eideticnet import UnsupportedError
+from eideticnet.errors import TrunkWarning
+from eideticnet.normal import as_named
+from eideticnet.program import Program
+from eideticnet.rules import check_program
+from eideticnet.selfcheck import one_block
+from eideticnet.tracing import trace
+
+
+def two():
+    return {"a": lin(), "b": lin()}
+
+
+def after_a(function):
+    """A trunk of two layers with ``function`` between them while it trains."""
+    return lambda m, x: m.b(function(m.a(x)) if m.training else m.a(x))
+
+
+def timm_path(x, keep=0.8):
+    return x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+
+def hugging_face_path(x, keep=0.8):
+    drawn = keep + torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
+    return x.div(keep) * drawn.floor_()
+
+
+def torchvision_path(x, keep=0.8):
+    noise = torch.empty([x.shape[0]] + [1] * (x.ndim - 1), dtype=x.dtype, device=x.device)
+    return x * noise.bernoulli_(keep).div_(keep)
+
+
+def dropped(function):
+    """A residual branch that ``function`` drops while the trunk trains."""
+
+    def forward(m, x):
+        h = m.c(x)
+        branch = m.d(torch.relu(h))
+        return (h + (function(branch) if m.training else branch)).mean((2, 3))
+
+    return forward
+
+
+def convolutions():
+    return {"c": nn.Conv2d(2, 4, 1), "d": nn.Conv2d(4, 4, 1)}
+
+
+def attention(m, x):
+    h = m.a(x).view(x.shape[0], 5, 2, 3).transpose(1, 2)
+    p = 0.25 if m.training else 0.0
+    return F.scaled_dot_product_attention(h, h, h, dropout_p=p).transpose(1, 2).flatten(2).mean(1)
+
+
+class StaysInEvaluation(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = lin(), nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return self.norm(self.a(x))
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+def without_gradients(m, x):
+    with torch.no_grad():
+        h = m.a(x)
+    return m.b(torch.relu(h))
+
+
+CARRIED = {
+    "a dropped path of timm": (dropped(timm_path), convolutions, images),
+    "a dropped path of Hugging Face": (dropped(hugging_face_path), convolutions, images),
+    "a dropped path of torchvision": (dropped(torchvision_path), convolutions, images),
+    "noise": (after_a(lambda h: h + 0.1 * torch.randn_like(h)), two, flat),
+    "noise of a stated shape": (after_a(lambda h: h * (1 + torch.randn(h.shape[0], 6))), two, flat),
+    "noise on the raw input": (
+        lambda m, x: m.a(x + torch.randn_like(x) if m.training else x),
+        lambda: {"a": lin()},
+        flat,
+    ),
+    "noise at the end": (
+        lambda m, x: (lambda h: h + torch.randn_like(h) if m.training else h)(m.a(x)),
+        lambda: {"a": lin()},
+        flat,
+    ),
+    "a mask": (after_a(lambda h: torch.where(torch.rand_like(h) < 0.8, h, torch.zeros_like(h))), two, flat),
+    "dropout in a branch": (after_a(lambda h: F.dropout(h, 0.3)), two, flat),
+    "dropout of no mode": (lambda m, x: m.b(F.dropout(m.a(x), 0.3, False)), two, flat),
+    "attention's dropout": (attention, lambda: {"a": lin()}, sequences),
+    "alpha dropout": (lambda m, x: m.d(m.a(x)), lambda: {"a": lin(), "d": nn.AlphaDropout(0.2)}, flat),
+    "a range while it trains": (after_a(lambda h: h.clamp(-0.1, 0.1)), two, flat),
+    "detached": (lambda m, x: m.b(m.a(x).detach()), two, flat),
+    "detached in one branch": (lambda m, x: m.a(x) + m.b(m.a(x).detach()), two, flat),
+    "detached while it trains": (after_a(lambda h: h.detach()), two, flat),
+    "without gradients": (without_gradients, two, flat),
+    "a checkpoint with dropout": (
+        lambda m, x: m.b(checkpoint(lambda x: F.dropout(m.a(x), 0.3, m.training), x, use_reentrant=False)),
+        two,
+        flat,
+    ),
+    "a norm that stays in evaluation mode": (lambda m, x: m.f(x), lambda: {"f": StaysInEvaluation()}, flat),
+    "a norm that averages over all batches": (
+        lambda m, x: m.n(m.a(x)),
+        lambda: {"a": lin(), "n": nn.BatchNorm1d(6, momentum=None)},
+        flat,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CARRIED)
+def test_a_block_that_trains_computes_and_learns_as_the_trunk_does(kind):
+    """With the same random numbers: the same features and gradients, bit for bit."""
+    function, layers, data = CARRIED[kind]
+    torch.manual_seed(0)
+    trunk, x = Net(function, **layers()), torch.cat([data(), data()])
+    program = trace(trunk, x)
+    check_program(Program.from_json(program.to_json()))
+    named = as_named(trunk).train()
+    block, name = one_block(program, named), program.steps[-1].inputs[0]
+    torch.manual_seed(1)
+    features = named(x)
+    torch.manual_seed(1)
+    own = block(x, {})[name]
+    assert torch.equal(own, features)
+    wanted = torch.randn_like(own)
+    (features * wanted).sum().backward()
+    (own * wanted).sum().backward()
+    for path in program.layers:
+        for key, weight in block.layer(path).named_parameters() if path != "task_head" else ():
+            theirs = named.get_submodule(path).get_parameter(key).grad
+            assert torch.equal(weight.grad, theirs) if theirs is not None else weight.grad is None
+    block.eval()
+    assert torch.equal(block(x, {})[name], named.eval()(x))
+
+
+class Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.relu(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = lin()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * h.detach().mean())
+        return h * 2
+
+
+def hook_on_a_value(m, x):
+    h = m.a(x)
+    if h.requires_grad:
+        h.register_hook(lambda gradient: -gradient)
+    return m.b(h)
+
+
+def hook_on_a_weight():
+    layers = two()
+    layers["a"].weight.register_hook(lambda gradient: 2 * gradient)
+    return layers
+
+
+def layer_drop(m, x):
+    return m.a(x) if m.training and torch.rand([]) < 0.5 else m.b(m.a(x))
+
+
+def of_python(m, x):
+    return m.a(x) if m.training and random.random() < 0.5 else m.b(m.a(x))
+
+
+REFUSED = {
+    "a layer only while it trains": (
+        lambda m, x: m.b(m.a(x)) if m.training else m.a(x),
+        two,
+        "layer 'b' is computed only while the trunk trains",
+    ),
+    "another function": (
+        lambda m, x: torch.relu(m.a(x)) if m.training else F.gelu(m.a(x)),
+        two,
+        "relu.* is computed only while the trunk trains",
+    ),
+    "another scale": (
+        lambda m, x: m.a(x) * (0.9 if m.training else 1.0),
+        two,
+        r"mul.*\(0.9 instead of 1.0\)",
+    ),
+    "another output": (
+        lambda m, x: (m.a(x), m.b(x)) if m.training else m.a(x),
+        two,
+        "returns another thing while it trains",
+    ),
+    "noise of a learned strength": (
+        lambda m, x: m.b((lambda h: h + m.strength * torch.randn_like(h) if m.training else h)(m.a(x))),
+        lambda: {**two(), "strength": nn.Parameter(torch.ones(1))},
+        "mul.* is computed only while the trunk trains",
+    ),
+    "a layer that is dropped at random": (layer_drop, two, "while it trains depends on the values"),
+    "numbers of Python": (of_python, two, "from Python or numpy"),
+    "numbers of numpy": (
+        lambda m, x: m.a(x) * float(np.random.rand()) if m.training else m.a(x),
+        two,
+        "from Python or numpy",
+    ),
+    "a running mean of its own": (lambda m, x: m.f(x), lambda: {"f": Counts()}, "writes into a tensor only"),
+    "a straight-through estimator": (
+        lambda m, x: m.b(Straight.apply(m.a(x))),
+        two,
+        "weight of layer 'a' by gradients of its own",
+    ),
+    "a hook on a value": (hook_on_a_value, two, "weight of layer 'a' by gradients of its own"),
+    "a hook on a weight": (lambda m, x: m.b(m.a(x)), hook_on_a_weight, "'a.weight' has a hook"),
+    "dropout that is never off": (lambda m, x: m.b(F.dropout(m.a(x), 0.3)), two, "in evaluation mode too"),
+    "nothing that learns": (
+        torch.no_grad()(lambda m, x: m.b(m.a(x))),
+        two,
+        "without gradients, so nothing of the trunk would learn",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_would_be_learned_as_another_function_is_refused(kind):
+    function, layers, words = REFUSED[kind]
+    trunk, x = Net(function, **layers()), flat()
+    before = random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()
+    with pytest.raises(UnsupportedError, match=words):
+        trace(trunk, x)
+    assert (random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()) == before
+
+
+LOST = {
+    "noise for each neuron": after_a(lambda h: h * (1 + torch.randn(6))),
+    "rows mixed at random": after_a(lambda h: 0.7 * h + 0.3 * h[torch.randperm(h.shape[0])]),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_regularisation_that_can_not_be_carried_over_is_warned_of(kind):
+    with pytest.warns(TrunkWarning, match=r"randn|randperm"):
+        trace(Net(LOST[kind], **two()), flat())
