@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 
@@ -27,9 +28,16 @@ class RequestError(ServingError):
         error = error if isinstance(error, dict) else {"message": error}
         self.kind = str(error.get("kind", error.get("type", "")))
         self.field = str(error.get("field", ""))
-        self.message = str(error.get("message", body))
+        self.message = str(error.get("message", body)) or f"{_phrase(status)}, and nothing more"
         where = f"{self.field}: " if self.field else ""
         super().__init__(f"the server answered {status}: {where}{self.message}")
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "no status that HTTP knows"
 
 
 class DeadlineError(RequestError):
@@ -43,4 +51,5 @@ class DeadlineError(RequestError):
 
 
 class WrongKeyError(RequestError):
-    """The server does not know the key: TorchServe makes new ones each time it starts."""
+    """The server was given no key, or does not know it: TorchServe makes new ones each time it starts. The
+    status is 401, whatever TorchServe's own is."""

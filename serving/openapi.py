@@ -30,8 +30,9 @@ _STATUS = {
     "408": "The deadline had passed.",
     "413": "Too many bytes, instances or pixels.",
     "415": "The content type is not read here.",
-    "500": "The worker died; ask again.",
+    "500": "The server failed on the request, or its worker died.",
     "503": "The queue is full, or the model is not ready; ask again.",
+    "507": "The worker that had the request died; ask again.",
 }
 
 

@@ -51,7 +51,11 @@ def options(bundle: Json) -> dict[str, Json]:
             "minimum": 0,
             "maximum": 1,
         },
-        "top_k": {"description": "Tell so many of the likeliest labels.", "type": "integer", "minimum": 1},
+        "top_k": {
+            "description": "Tell so many of the likeliest labels of the task answered.",
+            "type": "integer",
+            "minimum": 1,
+        },
         "probabilities": {
             "description": "Tell the probability of every task and of every label of the task answered.",
             "type": "boolean",

@@ -1,10 +1,9 @@
 """Clients of one server: HTTP and gRPC, blocking and asynchronous, with the same ``predict``.
 
-``predict(model, x)`` takes an array of one instance or of n, an image's bytes, or a file, and gives
-a list of ``Answer``, one for each instance. Given a JSON request as a dict it gives the answer's
-JSON as a dict. One request holds at most the bundle's ``max_instances`` (a larger one is answered
-413, which names the limit); no client splits a request, because the answers could then come
-from two versions of the network.
+``predict(model, x)`` takes an array, list or tensor of one instance or of n, an image's bytes, a file, or
+a list of images or files, and gives a list of ``Answer``, one for each instance. Given a JSON request as a
+dict it gives the answer's JSON as a dict. What is more than one request may hold goes in several, one after
+the other, all answered by one version of the network.
 """
 
 from __future__ import annotations

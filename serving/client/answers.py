@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.errors import DeadlineError, RequestError, WrongKeyError
+from serving.settings import MOST_BYTES
 
-_WRONG_KEY = "InvalidKeyException"  # TorchServe's type of error, answered as a 400
+WRONG_KEY = "InvalidKeyException"  # TorchServe's type of error, answered as a 400
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,17 @@ _STATUS = {
 
 def failure(status: int, body: object) -> RequestError:
     """The error that ``body`` describes, with the status that its kind has over HTTP."""
+    if status == 413 and not body:  # TorchServe says nothing at all
+        body = too_large("too many")
     error = RequestError(status, body)
     if status == 200:
         error = RequestError(_STATUS.get(error.kind, 200), body)
     if error.status == 408:
         return DeadlineError(body)
-    return WrongKeyError(error.status, body) if error.kind == _WRONG_KEY else error
+    return WrongKeyError(401, body) if error.kind == WRONG_KEY else error
+
+
+def too_large(bytes: int | str) -> dict[str, Any]:
+    """The error of a request of so many bytes."""
+    message = f"has {bytes} bytes; expected {MOST_BYTES} at most"
+    return {"error": {"kind": "too_large", "field": "body", "message": message}}

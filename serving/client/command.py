@@ -37,11 +37,15 @@ def predict(
     home: Annotated[Path, typer.Option(help="The running server's home folder.")] = Path("server_home"),
     url: Annotated[str, typer.Option(help="Another server; key from --keys or EIDETIC_KEY.")] = "",
     keys: Annotated[Path | None, typer.Option(help="The server's keys.json, with --url.")] = None,
-    model: Annotated[str, typer.Option(help="The model's name; default: the only one there is.")] = "",
+    model: Annotated[
+        str, typer.Option("--name", "--model", help="The model; default: the only one there is.")
+    ] = "",
     version: Annotated[str, typer.Option(help="A version other than the default.")] = "",
     task: Annotated[str, typer.Option(help="Pin this task; default: the network finds it.")] = "",
     threshold: Annotated[float | None, typer.Option(help='Below it the answer is "unknown".')] = None,
-    top_k: Annotated[int | None, typer.Option(help="Also show so many most likely labels.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Also show so many of the likeliest labels of its task.")
+    ] = None,
     probabilities: Annotated[bool, typer.Option(help="Also show those of all tasks and labels.")] = False,
     deadline: Annotated[float, typer.Option(help="Seconds to wait, retries included.")] = 30.0,
     type: Annotated[str, typer.Option(help="raw, json or npy, where the file doesn't tell.")] = "",
@@ -75,7 +79,7 @@ def _given(url: str, keys: Path | None, model: str) -> _Target:
     key = keys or os.environ.get("EIDETIC_KEY", "") or (Path(file) if file else "")
     model = model or os.environ.get("EIDETIC_MODEL", "")
     if not key or not model:
-        raise ServingError("--url needs --keys FILE (or EIDETIC_KEY) and --model (or EIDETIC_MODEL)")
+        raise ServingError("--url needs --keys FILE (or EIDETIC_KEY) and --name (or EIDETIC_MODEL)")
     return _Target(url, key, model)
 
 

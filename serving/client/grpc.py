@@ -5,6 +5,7 @@ TorchServe hands the handler the entries of the request's map and no metadata: o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,14 @@ from typing import Any, Unpack, overload
 import grpc
 
 from serving.client import stubs
-from serving.client.answers import Answer, failure
+from serving.client.answers import WRONG_KEY, Answer, failure
 from serving.client.call import Call
 from serving.client.key import Key
-from serving.client.options import Options
+from serving.client.options import Options, patience
 from serving.client.payload import Input, Instances
-from serving.client.retry import async_retrying, retrying
-from serving.errors import NoAnswerError, ServingError, WrongKeyError
+from serving.client.pieces import Known, asking, run, run_async
+from serving.client.retry import async_retrying, checked, retrying
+from serving.errors import NoAnswerError, ServingError
 
 _STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -28,6 +30,8 @@ _STATUS = {
     grpc.StatusCode.NOT_FOUND: 404,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
 }
+_BROKEN = re.compile(r"Stream removed|RST_STREAM|GOAWAY")
+"""How the end of a connection looks to a call in the middle of it."""
 _NO_ROOM = "has no worker to serve inference request"
 """What TorchServe says of a full queue, and of a model without workers."""
 
@@ -37,22 +41,24 @@ def named(error: grpc.RpcError, target: str, late: ServingError) -> ServingError
     code, details = error.code(), str(error.details())
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return late
-    if code == grpc.StatusCode.UNAVAILABLE:
+    if code == grpc.StatusCode.UNAVAILABLE or _BROKEN.search(details):
         return NoAnswerError(f"no answer from {target}: {details}")
     message, _, java = details.partition("\n")  # TorchServe's own errors end with the exception's class
     kind = java.removesuffix(".()").rpartition(".")[2]
     status = 404 if "NotFound" in kind else _STATUS.get(code, 500)
     if message.startswith("Model ") and _NO_ROOM in message:  # which gRPC calls an internal error
         status, kind = 503, "ServiceUnavailableException"
-    body = {"error": {"kind": kind or code.name.lower(), "message": message}}
     if message.startswith("Token Authorization failed"):
-        return WrongKeyError(403, body)
-    return failure(status, body)
+        kind = WRONG_KEY
+    if message in ("", "None"):
+        message = f"gRPC's {code.name}, and nothing more: the server could not pass the request on"
+    return failure(status, {"error": {"kind": kind or code.name.lower(), "message": message}})
 
 
 class _Base:
     def __init__(self, target: str, key: str | Path, timeout: float, retries: int) -> None:
-        self.target, self._key, self._timeout, self._retries = target, Key(key), timeout, retries
+        self.target, self._key, self._retries = target, Key(key), checked(retries)
+        self._timeout, self._known = patience(timeout), Known()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.target!r}, {self._key!r})"
@@ -66,7 +72,7 @@ class _Base:
         try:
             yield
         except grpc.RpcError as error:
-            raise named(error, self.target, call.time.late()) from None
+            raise named(error, self.target, call.late(self.target)) from None
 
 
 def _message(call: Call) -> dict[str, Any]:
@@ -97,12 +103,12 @@ class GrpcClient(_Base):
     def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
     def predict(self, model: str, x: Input, **options: Unpack[Options]) -> dict[str, Any] | list[Answer]:
         """As ``Client.predict``."""
-        call = Call(model, x, self._timeout, options)
-        return retrying(call, self._key, self._retries)(self._try, call)
+        asked = asking(model, x, options, self._timeout, self._known)
+        return run(asked, lambda call: retrying(call, self._key, self._retries)(self._try, call))
 
     def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
-            answer = self._predictions(self._metadata(call), call.time.limit(), **_message(call))
+            answer = self._predictions(self._metadata(call), call.limit(), **_message(call))
         return call.result(200, answer.prediction)
 
     def close(self) -> None:
@@ -137,12 +143,14 @@ class AsyncGrpcClient(_Base):
         self, model: str, x: Input, **options: Unpack[Options]
     ) -> dict[str, Any] | list[Answer]:
         """As ``Client.predict``."""
-        call = Call(model, x, self._timeout, options)
-        return await async_retrying(call, self._key, self._retries)(self._try, call)
+        asked = asking(model, x, options, self._timeout, self._known)
+        return await run_async(
+            asked, lambda call: async_retrying(call, self._key, self._retries)(self._try, call)
+        )
 
     async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
-            answer = await self._predictions(self._metadata(call), call.time.limit(), **_message(call))
+            answer = await self._predictions(self._metadata(call), call.limit(), **_message(call))
         return call.result(200, answer.prediction)
 
     async def close(self) -> None:

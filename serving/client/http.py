@@ -13,30 +13,32 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.client.answers import Answer
+from serving.client.answers import Answer, too_large
 from serving.client.bounded import BoundedTransport
 from serving.client.call import Call
 from serving.client.key import Key
-from serving.client.options import Options
+from serving.client.options import Options, patience
 from serving.client.payload import Input, Instances
-from serving.client.retry import async_retrying, retrying
-from serving.errors import NoAnswerError
+from serving.client.pieces import Known, asking, run, run_async
+from serving.client.retry import async_retrying, checked, retrying
+from serving.errors import NoAnswerError, RequestError
+from serving.settings import MOST_BYTES
 
 
 class _Base:
     """What both clients know: where the server is, its key, and how patient to be."""
 
     def __init__(self, url: str, key: str | Path, timeout: float, retries: int) -> None:
-        self.url, self._key, self._timeout, self._retries = url, Key(key), timeout, retries
+        self.url, self._key, self._retries = url, Key(key), checked(retries)
+        self._timeout, self._known = patience(timeout), Known()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r}, {self._key!r})"
 
     def _request(self, call: Call) -> _Request:
-        version = f"/{call.version}" if call.version else ""
         call.authorization = self._key.header()
         return {
-            "url": f"/predictions/{call.model}{version}",
+            "url": call.path,
             "content": call.payload.content,
             "headers": {
                 "Authorization": call.authorization,
@@ -44,7 +46,7 @@ class _Base:
                 **call.headers,
                 **{_header(name): quote(text, safe="") for name, text in call.fields.items()},
             },
-            "timeout": call.time.limit(),
+            "timeout": call.limit(),
         }
 
     @contextmanager
@@ -53,8 +55,11 @@ class _Base:
         try:
             yield
         except (httpx.TimeoutException, TimeoutError):
-            raise call.time.late() from None
+            raise call.late(self.url) from None
         except httpx.HTTPError as error:
+            size = len(call.payload.content)
+            if size > MOST_BYTES:  # TorchServe closes the connection before it has read so much
+                raise RequestError(413, too_large(size)) from None
             raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
 
 
@@ -80,9 +85,9 @@ class Client(_Base):
     ``keys.json``, which is read again when the server has started anew.
 
     ``timeout``: seconds that one prediction may take, tries and pauses together, unless it has a
-    deadline. ``retries``: so many more tries (``serving.client.retry``); none by default, because
-    a retry hides what a test or an operator may want to count. ``verify``: whom to trust over TLS,
-    by default the system's certificates. May be shared by threads.
+    deadline; in the end a request that the server lost has no other. ``retries``: so many more tries
+    (``serving.client.retry``); none by default, because a retry hides what a test or an operator may want to
+    count. ``verify``: whom to trust over TLS, by default the system's certificates. May be shared by threads.
     """
 
     def __init__(
@@ -105,14 +110,14 @@ class Client(_Base):
     def predict(self, model: str, x: Input, **options: Unpack[Options]) -> dict[str, Any] | list[Answer]:
         """An ``Answer`` for each instance of ``x``; for a JSON request, the answer's JSON.
 
-        Raises ``RequestError`` if the server refused, ``DeadlineError`` if time was up, and
-        ``NoAnswerError`` if it could not be reached.
+        Raises ``RequestError`` if the server refused, ``DeadlineError`` if time was up, ``NoAnswerError`` if
+        it could not be reached, ``ServingError`` for what can't be sent.
         """
-        call = Call(model, x, self._timeout, options)
-        return retrying(call, self._key, self._retries)(self._try, call)
+        asked = asking(model, x, options, self._timeout, self._known)
+        return run(asked, lambda call: retrying(call, self._key, self._retries)(self._try, call))
 
     def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
-        with self._named(call), self._transport.until(call.time.ends):
+        with self._named(call), self._transport.until(call.ends):
             response = self._http.post(**self._request(call))
         return call.result(response.status_code, response.content)
 
@@ -153,12 +158,14 @@ class AsyncClient(_Base):
         self, model: str, x: Input, **options: Unpack[Options]
     ) -> dict[str, Any] | list[Answer]:
         """As ``Client.predict``."""
-        call = Call(model, x, self._timeout, options)
-        return await async_retrying(call, self._key, self._retries)(self._try, call)
+        asked = asking(model, x, options, self._timeout, self._known)
+        return await run_async(
+            asked, lambda call: async_retrying(call, self._key, self._retries)(self._try, call)
+        )
 
     async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
-            async with asyncio.timeout(call.time.limit()):
+            async with asyncio.timeout(call.limit()):
                 response = await self._http.post(**self._request(call))
         return call.result(response.status_code, response.content)
 

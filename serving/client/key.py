@@ -14,11 +14,17 @@ class Key:
     """A token, or the file (``keys.json``) that holds those of a server that may start anew."""
 
     def __init__(self, source: str | Path, use: Literal["inference", "management"] = "inference") -> None:
+        if not isinstance(source, (str, Path)):
+            raise ServingError(f"a key is a token or the Path of a keys.json, not a {type(source).__name__}")
         if isinstance(source, str) and source.endswith(".json"):
             raise ServingError(f"{source} is no token: give a file that holds one as a Path")
         self._file = source if isinstance(source, Path) else None
         self._use = use
-        self._token = source if isinstance(source, str) else self._read()
+        self._token = source.strip() if isinstance(source, str) else self._read()
+        if not self._token.isascii() or not self._token.isprintable():
+            raise ServingError(
+                "the key holds what no token does: letters, digits, - and _ are what it may hold"
+            )
 
     def header(self) -> str:
         """The value of the ``Authorization`` header."""

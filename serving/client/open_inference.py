@@ -16,7 +16,7 @@ from serving.client.answers import Answer, failure
 from serving.client.grpc import named
 from serving.client.key import Key
 from serving.client.options import Options
-from serving.client.payload import numbers
+from serving.client.payload import Instances, numbers
 from serving.errors import DeadlineError, RequestError
 
 _TYPES = {"f": ("FP32", "fp32_contents"), "i": ("INT64", "int64_contents")}
@@ -32,7 +32,7 @@ class OpenInference:
     def __init__(
         self, target: str, key: str | Path, *, timeout: float = 30.0, ca: Path | None = None
     ) -> None:
-        self.target, self._key, self._timeout = target, Key(key), timeout
+        self.target, self._key, self._timeout = target, Key(key), options.patience(timeout)
         self._channel = stubs.open_channel(target, ca)
 
     def live(self) -> bool:
@@ -52,10 +52,10 @@ class OpenInference:
         told = self._call("ModelMetadata", name=model)
         return {"name": told.name, "versions": list(told.versions), "platform": told.platform}
 
-    def predict(self, model: str, x: npt.NDArray[Any], **given: Unpack[Options]) -> list[Answer]:
-        """An ``Answer`` for each instance of ``x``."""
+    def predict(self, model: str, x: Instances, **given: Unpack[Options]) -> list[Answer]:
+        """An ``Answer`` for each instance of ``x``, an array, list or tensor."""
         call = options.timed(given, self._timeout)
-        tensors = [_tensor("x", numbers(x)), *(_option(n, v) for n, v in call.values.items())]
+        tensors = [_tensor("x", _finite("x", numbers(x))), *(_option(n, v) for n, v in call.values.items())]
         version, request_id = given.get("version", ""), given.get("request_id", "")
         request = {"model_name": model, "model_version": version, "id": request_id, "inputs": tensors}
         told = self._call("ModelInfer", timeout=call.limit(), **request)
@@ -81,6 +81,15 @@ class OpenInference:
         self.close()
 
 
+def _finite(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``array``, if TorchServe can pass it on, which fails at what JSON does not know."""
+    if len(bad := np.argwhere(~np.isfinite(array))):
+        place = name + "".join(f"[{i}]" for i in bad[0])
+        message = f"is {array[tuple(bad[0])]}; expected a finite number"
+        raise RequestError(400, {"error": {"kind": "bad_request", "field": place, "message": message}})
+    return array
+
+
 def _tensor(name: str, array: npt.NDArray[Any]) -> dict[str, Any]:
     datatype, field = _TYPES[array.dtype.kind]
     return {
@@ -103,7 +112,8 @@ def _option(name: str, value: str | float | bool) -> dict[str, Any]:
             "contents": {"bytes_contents": [value.encode()]},
         }
     if isinstance(value, int):
-        return _tensor(name, np.array([value]))
+        return _tensor(name, numbers([value]))
+    _finite(name, np.array(value))
     return {"name": name, "datatype": "FP64", "shape": [1], "contents": {"fp64_contents": [value]}}
 
 

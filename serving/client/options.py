@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from serving.errors import DeadlineError
+from serving.errors import DeadlineError, ServingError
 
 Value = str | int | float | bool
 
@@ -15,7 +15,8 @@ class Options(TypedDict, total=False):
     """What ``predict`` takes beside its input; what is None is not sent.
 
     ``task`` pins a task by name. ``threshold`` (0 to 1): "unknown" below that confidence.
-    ``top_k``: so many labels in ``Answer.top``. ``probabilities``: those of all tasks and classes.
+    ``top_k``: so many labels in ``Answer.top``, all of the task answered. ``probabilities``: those of all
+    tasks, and of the classes of the task answered.
     ``deadline``: seconds from now after which nobody waits any more; retries stay within it, and
     it is sent as a point in time, so the clocks of both machines have to agree.
     ``version`` asks a certain version of the model. ``request_id`` goes into the server's logs.
@@ -30,6 +31,10 @@ class Options(TypedDict, total=False):
     version: str
     request_id: str
     content_type: str
+
+
+LONGEST = 1e6
+"""Seconds that a prediction may take at most: who waits for a request that the server lost waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ def timed(given: Options, timeout: float) -> Timed:
         known = ", ".join(Options.__annotations__)
         raise TypeError(f"predict has no option {unknown[0]!r}; there are {known}")
     deadline = given.get("deadline")
+    if deadline is not None:
+        deadline = seconds("deadline", deadline)
     values = {
         "task": given.get("task"),
         "threshold": given.get("threshold"),
@@ -70,9 +77,29 @@ def timed(given: Options, timeout: float) -> Timed:
         "probabilities": given.get("probabilities"),
         "deadline_ms": None if deadline is None else int((time.time() + deadline) * 1000),
     }
-    seconds = timeout if deadline is None else deadline
-    told = {name: value for name, value in values.items() if value is not None}
-    return Timed(told, seconds, time.monotonic() + seconds)
+    patience = timeout if deadline is None else deadline
+    told = {name: _plain(value) for name, value in values.items() if value is not None}
+    return Timed(told, patience, time.monotonic() + patience)
+
+
+def seconds(name: str, value: Any) -> float:
+    """``value`` if it is a number of seconds that can be waited, negative ones included."""
+    value = _plain(value)
+    if type(value) not in (int, float) or not abs(value) <= LONGEST:
+        raise ServingError(f"{name} is {value!r}; expected seconds, {LONGEST:.0f} at most")
+    return float(value)
+
+
+def patience(timeout: Any) -> float:
+    """A client's ``timeout``, which ends every prediction that names no deadline."""
+    if (found := seconds("timeout", timeout)) <= 0:
+        raise ServingError(f"timeout is {timeout!r}; expected more than 0 seconds")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Python's own number for that of another library."""
+    return value.item() if callable(getattr(value, "item", None)) else value
 
 
 def as_text(value: Value) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,12 +14,16 @@ import numpy.typing as npt
 
 from serving.errors import ServingError
 
-Instances: TypeAlias = npt.NDArray[Any] | bytes | Path
+Whole: TypeAlias = bytes | Path
+Instances: TypeAlias = npt.ArrayLike | Path | Sequence[Whole]
+"""An array, a list or a tensor of one instance or of several; a file or its bytes, or several of them."""
 Input: TypeAlias = Instances | Mapping[str, Any]
 
 JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-npy"
 _RAW_SUFFIXES = ("", ".raw", ".bin", ".dat", ".f32", ".i64")
 PNG, JPEG = "image/png", "image/jpeg"
+_BYTES = (bytes, bytearray, memoryview)
+_LARGEST = np.iinfo(np.int64).max
 _MAGIC = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"\x93NUMPY": NPY}
 
 
@@ -32,18 +36,33 @@ class Payload:
 
 
 def encode(x: Input, content_type: str = "") -> Payload:
-    """An array as .npy (it carries its shape) or, if ``content_type`` says so, as raw numbers; a dict
-    as JSON; bytes and files as they are. ``ServingError`` for what can't be sent."""
-    if isinstance(x, np.ndarray):
-        array = numbers(x)
-        content = array.tobytes() if content_type == RAW else _npy(array)
-        return Payload(content, content_type or NPY)
+    """An array, list or tensor as .npy (it carries its shape) or, if ``content_type`` says so, as raw
+    numbers; a dict as JSON; bytes and files as they are. ``ServingError`` for what can't be sent."""
     if isinstance(x, Mapping):
-        text = json.dumps(x, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return Payload(text.encode(), JSON)
+        return Payload(_json(x), JSON)
     if isinstance(x, Path):
         return _file(x, content_type)
-    return Payload(bytes(x), content_type or kind(x))
+    if isinstance(x, _BYTES):
+        return Payload(bytes(x), content_type or kind(bytes(x[:8])))
+    array = numbers(x)
+    content = array.tobytes() if content_type == RAW else _npy(array)
+    return Payload(content, content_type or NPY)
+
+
+def is_whole(x: object) -> bool:
+    """Whether ``x`` is sent as it is, in one request."""
+    return isinstance(x, (Mapping, Path, *_BYTES))
+
+
+def _json(x: Mapping[str, Any]) -> bytes:
+    def listed(value: Any) -> Any:
+        return numbers(value).tolist()
+
+    try:
+        text = json.dumps(x, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=listed)
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ServingError(f"the request can't be sent as JSON: {error}") from None
 
 
 def kind(content: bytes) -> str:
@@ -65,11 +84,24 @@ def _file(path: Path, content_type: str) -> Payload:
     return Payload(content, found)
 
 
-def numbers(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Little-endian float32, or int64 for whole numbers; C order."""
-    if x.dtype.kind not in "iuf":
-        raise ServingError(f"an array of {x.dtype} can't be sent; expected float32 or int64")
-    return np.ascontiguousarray(x, dtype="<f4" if x.dtype.kind == "f" else "<i8")
+def numbers(x: object) -> npt.NDArray[Any]:
+    """An array, list or tensor as little-endian float32, or int64 for whole numbers; C order."""
+    try:
+        array = np.asarray([*map(_off_its_device, x)] if isinstance(x, (list, tuple)) else _off_its_device(x))
+    except Exception as error:  # of numpy, or of whatever library the object is from
+        raise ServingError(f"a {type(x).__name__} of this kind can't be sent: {error}") from None
+    if array.dtype.kind not in "iuf" or (array.dtype == np.uint64 and (array > _LARGEST).any()):
+        raise ServingError(f"an array of {array.dtype} can't be sent; expected float32 or int64")
+    with np.errstate(over="ignore"):  # what becomes infinite is refused by name
+        return np.asarray(array, dtype="<f4" if array.dtype.kind == "f" else "<i8", order="C")
+
+
+def _off_its_device(x: Any) -> Any:
+    """A tensor as numpy takes it, wherever it lies and whatever its precision (without importing torch)."""
+    if not (hasattr(x, "detach") and hasattr(x, "is_floating_point")):
+        return x
+    x = x.detach().cpu()
+    return (x.float() if x.is_floating_point() else x).numpy()
 
 
 def _npy(array: npt.NDArray[Any]) -> bytes:

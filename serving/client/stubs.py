@@ -17,7 +17,9 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
-from serving.errors import ServingError
+from serving.client.answers import too_large
+from serving.errors import RequestError, ServingError
+from serving.settings import MOST_BYTES
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
@@ -44,7 +46,10 @@ class Rpc:
         )
 
     def __call__(self, metadata: list[tuple[str, str]], timeout: float, **fields: Any) -> Any:
-        return self._send(self._request(**fields), metadata=metadata, timeout=timeout)
+        message = self._request(**fields)
+        if message.ByteSize() > MOST_BYTES:  # which TorchServe would answer with the end of the stream
+            raise RequestError(413, too_large(message.ByteSize()))
+        return self._send(message, metadata=metadata, timeout=timeout)
 
 
 def open_channel(target: str, ca: Path | None, *, aio: bool = False) -> Any:

@@ -1,12 +1,15 @@
 """Processes of a server under load are killed with -9, and it is whole again by itself."""
 
+import asyncio
 import os
 import signal
 import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import psutil
@@ -14,9 +17,10 @@ import pytest
 from canary import Canary, same
 from served import until
 
-from serving.client import Client
+from serving.client import AsyncClient, AsyncGrpcClient, Client, GrpcClient
 
 WHOLE_SECONDS = 5.0
+X = np.full(6, 0.5, np.float32)
 
 
 def ready_workers(server):
@@ -47,6 +51,91 @@ def test_a_killed_worker_fails_nobody_outside_its_batch_and_comes_back(server):
     assert killed_under_load(server)
 
 
+def blocking(make, over, answers):
+    with make() as client:
+        while not over.is_set():
+            answers.extend(client.predict("net", X))
+
+
+def coroutine(make, over, answers):
+    async def ask():
+        async with make() as client:
+            while not over.is_set():
+                answers.extend(await client.predict("net", X))
+
+    asyncio.run(ask())
+
+
+ASKING = [
+    (blocking, Client, "inference"),
+    (blocking, GrpcClient, "grpc_inference"),
+    (coroutine, AsyncClient, "inference"),
+    (coroutine, AsyncGrpcClient, "grpc_inference"),
+] * 2
+
+
+def unnoticed(server, kills):
+    """Kill all workers at once, again and again, while two clients of every kind ask that may retry."""
+    over, answers = threading.Event(), [[] for _ in ASKING]
+
+    def more():
+        enough = [len(found) + 10 for found in answers]
+        until(
+            lambda: (
+                all(len(f) > n for f, n in zip(answers, enough, strict=True)) or any(a.done() for a in asked)
+            )
+        )
+
+    with ThreadPoolExecutor(len(ASKING)) as pool:
+        asked = [
+            pool.submit(
+                ask,
+                partial(kind, server.running[where], server.home / "keys.json", retries=3, timeout=60),
+                over,
+                found,
+            )
+            for (ask, kind, where), found in zip(ASKING, answers, strict=True)
+        ]
+        try:
+            for _ in range(kills):
+                more()
+                for worker in until(lambda: ready_workers(server)):
+                    with suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
+            more()
+        finally:
+            over.set()
+        assert [one.result() for one in asked] == [None] * len(ASKING)
+    assert all(same(asdict(a), asdict(answers[0][0])) for found in answers for a in found)
+
+
+def test_clients_that_may_retry_do_not_notice_that_workers_were_killed(server):
+    unnoticed(server, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_clients_that_may_retry_do_not_notice_thirty_times_that_workers_were_killed(server):
+    unnoticed(server, 30)
+
+
+@pytest.mark.parametrize(("kind", "where"), [(Client, "inference"), (GrpcClient, "grpc_inference")])
+def test_a_request_that_is_never_answered_is_asked_again_within_its_time(server, kind, where, monkeypatch):
+    """One worker takes requests and answers none: they wait half of their time, and go to the other."""
+    monkeypatch.setattr("serving.client.call.SHORTEST_TRY", 1.0)
+    worker = psutil.Process(min(until(lambda: len(found := ready_workers(server)) == 2 and found)))
+    worker.suspend()
+    try:
+        with (
+            kind(server.running[where], server.home / "keys.json", retries=3) as client,
+            ThreadPoolExecutor(12) as pool,
+        ):
+            asked = [pool.submit(client.predict, "net", X, deadline=16.0) for _ in range(12)]
+            assert all(len(one.result()) == 1 for one in asked)
+    finally:
+        worker.resume()
+
+
 @pytest.mark.slow
 def test_twenty_killed_workers_are_back_within_five_seconds(server):
     seconds = [killed_under_load(server) for _ in range(20)]
@@ -62,7 +151,7 @@ def test_clients_that_may_retry_do_not_notice_that_the_front_end_was_killed(serv
     def ask():
         with Client(before["inference"], server.home / "keys.json", retries=200, timeout=60) as client:
             while not over.is_set():
-                answers.extend(client.predict("net", np.full(6, 0.5, np.float32)))
+                answers.extend(client.predict("net", X))
 
     def more():
         enough = len(answers) + 50

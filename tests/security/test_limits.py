@@ -16,7 +16,7 @@ import pytest
 from served import until
 
 from serving.client import GrpcClient
-from serving.errors import ServingError
+from serving.errors import RequestError, ServingError
 from serving.settings import MOST_BYTES
 
 ROW = {"data": [0] * 6}
@@ -53,10 +53,15 @@ def test_a_body_over_the_limit_is_refused_with_413_and_takes_no_memory(server):
     assert server.predict(ROW).status_code == 200
 
 
-def test_a_message_over_the_limit_is_refused_over_grpc(server):
+def test_a_message_over_the_limit_is_refused_over_grpc(server, monkeypatch):
     with GrpcClient(server.running["grpc_inference"], server.secrets) as client:
-        with pytest.raises(ServingError):
-            client.predict("net", np.zeros((300_000, 6), np.float32))
+        with pytest.raises(RequestError, match="expected 6553500 at most") as error:
+            client.predict("net", np.zeros((300_000, 6), np.float32).tobytes())
+        assert (error.value.status, error.value.kind) == (413, "too_large")
+        with monkeypatch.context() as patch:  # a client that sends it all the same
+            patch.setattr("serving.client.stubs.MOST_BYTES", 1 << 30)
+            with pytest.raises(ServingError):
+                client.predict("net", np.zeros((300_000, 6), np.float32).tobytes())
         assert client.predict("net", ROW)["model_version"] == "1.0"
 
 

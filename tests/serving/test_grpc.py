@@ -45,7 +45,7 @@ def test_every_answer_is_the_one_that_http_gives(grpc, client, x):
 def test_every_error_is_the_one_that_http_gives(grpc, client, x):
     requests = [
         (MODEL, x[0, :-1], {}),
-        (MODEL, np.zeros((6, 64)), {}),
+        (MODEL, {"instances": np.zeros((6, 64))}, {}),
         (MODEL, b"nothing of ours", {"content_type": "text/plain"}),
         (MODEL, {"data": [0] * 64, "deadline_ms": 10**15, "threshold": 2}, {}),
         ("nothing", x[0], {}),
@@ -167,7 +167,13 @@ def test_the_open_protocol_gives_the_same_answers_and_errors(open_server, client
         assert grpc.metadata(MODEL)["versions"] == ["3.0"]
         for options in ({}, {"task": "4 or 5", "top_k": 2, "probabilities": True}, {"threshold": 1.0}):
             assert grpc.predict(MODEL, x[:5], **options) == client.predict(MODEL, x[:5], **options)
-        for sent, options, field in ((x[:2, :-1], {}, "x"), (x[:2], {"task": "no such"}, "task")):
+        wrong = [np.where(np.arange(64) == 3, value, x[:2]) for value in (np.nan, np.inf, -np.inf)]
+        for sent, options, field in (
+            (x[:2, :-1], {}, "x"),
+            (x[:2], {"task": "no such"}, "task"),
+            *((each, {}, "x[0][3]") for each in wrong),
+            (x[:2].tolist(), {"threshold": float("nan")}, "threshold"),
+        ):
             with pytest.raises(RequestError) as error:
                 grpc.predict(MODEL, sent, request_id="7", **options)
             assert (error.value.status, error.value.kind, error.value.field) == (400, "bad_request", field)

@@ -45,7 +45,7 @@ def told(store, tmp_path_factory):
     write_bundle(pictures.network(folder / "files"), folder / "bundle", name="pictures", model_version="1.0")
     write_archive(folder / "bundle", ROOT / "handlers", folder / "pictures-1.0.mar")
     home = f"--home {folder / 'home'}"
-    digits_there = f"{home} --model digits-onnx"
+    digits_there = f"{home} --name digits-onnx"
     commands = {
         "table": f"{PREDICT} {folder / 'x.npy'} {digits_there}",
         "npy": f"{PREDICT} {folder / 'x.npy'} {digits_there} --json",
@@ -56,7 +56,7 @@ def told(store, tmp_path_factory):
         "jpeg": f"{PREDICT} {folder / 'red.jpeg'} {home} --model pictures --json",
         "wrong": f"{PREDICT} {folder / 'x.npy'} {digits_there} --task nothing",
         "which": f"{PREDICT} {folder / 'x.npy'} {home}",
-        "url": f'{PREDICT} {folder / "x.npy"} --url "$EIDETIC_URL" --model digits-onnx --json',
+        "url": f'{PREDICT} {folder / "x.npy"} --url "$EIDETIC_URL" --name digits-onnx --json',
     }
     script = folder / "commands.py"
     script.write_text(SCRIPT.format(commands=commands, folder=str(folder)))

@@ -1,0 +1,120 @@
+"""From what ``predict`` is given to the requests that carry it, and from their answers to its own.
+
+Written as a generator, which blocking clients and coroutines drive alike: it yields one ``Call`` after the
+other, and is sent what each was answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy.typing as npt
+
+from serving.client import options
+from serving.client.answers import Answer
+from serving.client.call import Call
+from serving.client.options import Options
+from serving.client.payload import Input, Payload, encode, is_whole, numbers
+from serving.errors import RequestError, ServingError
+from serving.settings import MOST_BYTES
+
+Result: TypeAlias = dict[str, Any] | list[Answer]
+Asking: TypeAlias = Generator[Call, Result, Result]
+Known: TypeAlias = dict[tuple[str, int], int]
+"""What a client has learned: how many instances one request to a model may hold, by its name and the number
+of their array's dimensions."""
+
+_ROOM = 4096  # bytes of a message beside the numbers: names, options, the head of a .npy file
+_STARTS = 3
+_TOO_MANY = re.compile(r"holds (\d+) instances; expected at most (\d+)")
+
+
+def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -> Asking:
+    """The requests that ask ``model`` about ``x``: one, or as many as the server's limits make of it."""
+    time, kind = options.timed(given, timeout), given.get("content_type", "")
+
+    def call(part: Payload, version: str) -> Call:
+        return Call(model, version, part, time, given, typed=not isinstance(x, Mapping))
+
+    def together(parts: Sequence[Payload]) -> Asking:
+        return _of_one_version(call, parts, str(given.get("version", "")))
+
+    if is_whole(x):
+        return (yield from together([encode(x, kind)]))
+    if isinstance(x, (list, tuple)) and x and all(map(is_whole, x)):
+        return (yield from together([encode(each, kind) for each in x]))
+    array = numbers(x)
+    most = _fitting(array, known.get((model, array.ndim)))
+    while True:
+        try:
+            return (yield from together([encode(part, kind) for part in _cut(array, most)]))
+        except RequestError as error:
+            found = _TOO_MANY.search(error.message) if error.kind == "too_large" else None
+            if found is None or int(found[1]) != min(most, len(array)) or int(found[2]) >= int(found[1]):
+                raise
+            most = known[model, array.ndim] = int(found[2])
+
+
+def _of_one_version(call: Callable[[Payload, str], Call], parts: Sequence[Payload], version: str) -> Asking:
+    """All answers of one version: later parts name the one that answered the first. Should it go meanwhile,
+    because another took over, all parts are asked anew."""
+    if len(parts) == 1:
+        return (yield call(parts[0], version))
+    for start in range(1, _STARTS + 1):
+        found: list[Answer] = []
+        try:
+            for part in parts:
+                answers = yield call(part, found[0].model_version if found else version)
+                found += cast(list[Answer], answers)
+        except RequestError as error:
+            if error.status != 404 or not found or version or start == _STARTS:
+                raise
+        else:
+            return found
+    raise AssertionError("unreachable")
+
+
+def _fitting(array: npt.NDArray[Any], known: int | None) -> int:
+    """How many rows of ``array`` one request may hold, as far as that is known."""
+    if not array.ndim or not array.size:
+        return 1
+    fits = (MOST_BYTES - _ROOM) // (array.nbytes // len(array))
+    return min(known or len(array), fits or len(array))
+
+
+def _cut(array: npt.NDArray[Any], most: int) -> list[npt.NDArray[Any]]:
+    if not array.ndim or len(array) <= most:
+        return [array]
+    return [array[first : first + most] for first in range(0, len(array), most)]
+
+
+def run(asked: Asking, send: Callable[[Call], Result]) -> Result:
+    """Send what is asked; its result."""
+    try:
+        call = next(asked)
+        while True:
+            try:
+                answer = send(call)
+            except ServingError as error:
+                call = asked.throw(error)
+            else:
+                call = asked.send(answer)
+    except StopIteration as end:
+        return cast(Result, end.value)
+
+
+async def run_async(asked: Asking, send: Callable[[Call], Awaitable[Result]]) -> Result:
+    """The same, for a coroutine."""
+    try:
+        call = next(asked)
+        while True:
+            try:
+                answer = await send(call)
+            except ServingError as error:
+                call = asked.throw(error)
+            else:
+                call = asked.send(answer)
+    except StopIteration as end:
+        return cast(Result, end.value)

@@ -1,0 +1,241 @@
+"""What is given to a client: lists, tensors, several files, and more than one request may hold."""
+
+import asyncio
+
+import numpy as np
+import pictures
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from relay import Relay
+
+from serving.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
+from serving.client.payload import numbers
+from serving.client.pieces import asking, run
+from serving.errors import RequestError, ServingError
+
+MODEL = "digits-onnx"
+SAME = {
+    "an array": lambda x: x,
+    "a list": lambda x: x.tolist(),
+    "a tuple of lists": lambda x: tuple(x.tolist()),
+    "a list of arrays": list,
+    "a list of whole numbers": lambda x: x.astype(int).tolist(),
+    "a tensor": torch.from_numpy,
+    "a tensor that learns": lambda x: torch.from_numpy(x).requires_grad_(),
+    "a tensor of half the bits": lambda x: torch.from_numpy(x).bfloat16(),
+    "a tensor of whole numbers": lambda x: torch.from_numpy(x).int(),
+    "a list of tensors": lambda x: list(torch.from_numpy(x).requires_grad_()),
+}
+
+
+def labels(answers):
+    return [(answer.task, answer.label) for answer in answers]
+
+
+@pytest.fixture(scope="module")
+def alone(client, x):
+    return labels(client.predict(MODEL, row)[0] for row in x)
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_lists_and_tensors_are_answered_row_by_row_however_many_they_are(client, x, alone, kind):
+    assert labels(client.predict(MODEL, SAME[kind](x))) == alone
+    assert labels(client.predict(MODEL, SAME[kind](x)[0])) == alone[:1]
+
+
+def test_all_four_clients_split_what_is_more_than_one_request_may_hold(server, x, alone):
+    url, target, key = server.ports.inference_url, f"127.0.0.1:{server.ports.grpc_inference}", server.keys()
+    with Client(url, key["inference"]) as http, GrpcClient(target, key["inference"]) as grpc:
+        for options in ({}, {"version": "3.0"}, {"content_type": "application/octet-stream"}):
+            assert labels(http.predict(MODEL, x, **options)) == alone
+            assert labels(grpc.predict(MODEL, x, **options)) == alone
+
+    async def both():
+        async with (
+            AsyncClient(url, key["inference"]) as http,
+            AsyncGrpcClient(target, key["inference"]) as grpc,
+        ):
+            return await http.predict(MODEL, x), await grpc.predict(MODEL, x.tolist())
+
+    assert list(map(labels, asyncio.run(both()))) == [alone, alone]
+
+
+def test_a_client_asks_once_how_many_a_request_may_hold(server, x):
+    with Relay(server.ports.inference) as relay:
+        with Client(f"http://127.0.0.1:{relay.port}", server.keys()["inference"]) as client:
+            for requests in (1 + 5, 5, 5):
+                relay.requests = 0
+                client.predict(MODEL, x)
+                assert relay.requests == requests
+            relay.requests = 0
+            assert len(client.predict(MODEL, x[0])) == 1  # 64 numbers, which are no 64 instances
+            with pytest.raises(RequestError, match="holds 6 instances"):
+                client.predict(MODEL, {"instances": x[:6].tolist()})
+            assert relay.requests == 2
+
+
+def test_arrays_in_a_json_request_are_written_as_lists(client, x, alone):
+    for array in (x[0], torch.from_numpy(x[0])):
+        answer = client.predict(MODEL, {"data": array, "top_k": np.int64(1)})
+        assert (answer["task"], answer["label"]) == alone[0]
+
+
+def test_several_pictures_are_asked_one_after_the_other(client, tmp_path):
+    red, blue = pictures.picture("red", 1), pictures.picture("blue", 2, kind="JPEG")
+    (tmp_path / "red.png").write_bytes(red)
+    alone = [client.predict("colours", picture)[0] for picture in (red, blue)]
+    assert labels(
+        client.predict("colours", [tmp_path / "red.png", bytearray(blue), memoryview(red)])
+    ) == labels([*alone, alone[0]])
+
+
+def answer(version):
+    return Answer("a", "b", False, False, 1.0, 1.0, version)
+
+
+@given(
+    rows=st.integers(1, 40),
+    most=st.integers(1, 9),
+    deploys=st.lists(st.integers(0, 12), max_size=2),
+    pinned=st.booleans(),
+)
+def test_all_answers_are_of_one_version_whatever_is_deployed_meanwhile(rows, most, deploys, pinned):
+    """A server that serves one version at a time, and takes another after as many requests as drawn."""
+    served, sent, changes = [1], [], list(deploys)
+
+    def send(call):
+        sent.append(call)
+        if changes and len(sent) > changes[0]:
+            served[0] += 1
+            del changes[0]
+        if call.version not in ("", str(served[0])):
+            raise RequestError(404, {"message": f"no version {call.version}"})
+        count = int(call.payload.content.split(b"(", 1)[1].split(b",")[0])
+        if count > most:
+            message = f"holds {count} instances; expected at most {most}"
+            raise RequestError(413, {"error": {"kind": "too_large", "field": "body", "message": message}})
+        return [answer(str(served[0]))] * count
+
+    options = {"version": "1"} if pinned else {}
+    asked = asking("m", np.zeros((rows, 3)), options, 10.0, {})
+    try:
+        found = run(asked, send)
+    except RequestError as error:
+        assert pinned
+        assert error.status == 404
+    else:
+        assert len(found) == rows
+        assert len({a.model_version for a in found}) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([[1.0, 2.0], [3.0]], "a list of this kind can't be sent: .*inhomogeneous"),
+        ([True, False], "an array of bool"),
+        (["1", "2"], "an array of <U1"),
+        ("x.npy", "an array of <U5"),
+        ([None], "an array of object"),
+        ({1, 2}, "an array of object"),
+        ([2**63], "an array of uint64"),
+        ([2**64], "an array of object"),
+        (np.array([2**63], np.uint64), "an array of uint64"),
+        ([1j], "an array of complex128"),
+        (torch.tensor([1j]), "an array of complex64"),
+        ({"data": [float("nan")]}, "can't be sent as JSON"),
+        ({"data": {1, 2}}, "an array of object"),
+    ],
+)
+def test_what_can_not_be_sent_is_said_in_one_line_and_never_sent(server, given, words):
+    with Relay(server.ports.inference) as relay:
+        with Client(f"http://127.0.0.1:{relay.port}", "key") as client:
+            with pytest.raises(ServingError, match=words) as error:
+                client.predict(MODEL, given)
+        assert "\n" not in str(error.value)
+        assert " at 0x" not in str(error.value)
+        assert relay.requests == 0
+
+
+@pytest.mark.parametrize("size", [6_553_501, 40_000_000])
+def test_a_request_of_too_many_bytes_is_named_over_http_and_grpc(server, client, size):
+    with GrpcClient(
+        f"127.0.0.1:{server.ports.grpc_inference}", server.keys()["inference"], retries=3
+    ) as grpc:
+        for each in (client, grpc):
+            with pytest.raises(RequestError, match=r"body: has .* bytes; expected 6553500 at most") as error:
+                each.predict(MODEL, bytes(size))
+            assert (error.value.status, error.value.kind) == (413, "too_large")
+
+
+def test_numbers_too_large_for_float32_are_refused_by_the_server_without_a_warning(client):
+    with pytest.raises(RequestError, match=r"body\[3\]: is inf; expected a finite number"):
+        client.predict(MODEL, [0.0] * 3 + [1e300] + [0.0] * 60)
+    assert numbers(5).shape == ()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        *({"version": name} for name in ("../x", "3.0/x", "..", ".", "3.0?a", "%33.0", "3.0%2F", "\0")),
+        *({"model": name} for name in (f"{MODEL}/3.0", "../predictions", "", "a%3Fb", "a?b", "\ud800", "ü")),
+    ],
+)  # fmt: skip
+def test_a_name_that_is_none_never_reaches_another_model_or_version(server, client, x, names):
+    with GrpcClient(f"127.0.0.1:{server.ports.grpc_inference}", server.keys()["inference"]) as grpc:
+        for each in (client, grpc):
+            with pytest.raises(ServingError) as error:
+                each.predict(**{"model": MODEL, "x": x[0], **names})
+            assert getattr(error.value, "status", 404) == 404
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"deadline": float("inf")}, {"deadline": float("nan")}, {"deadline": -float("inf")},
+        {"deadline": 1e300}, {"deadline": 10**400}, {"deadline": "2"}, {"deadline": True},
+        {"request_id": "ü"}, {"request_id": "a\nb"}, {"request_id": "a" * 129},
+    ],
+)  # fmt: skip
+def test_an_option_that_means_nothing_is_named_and_never_sent(server, options):
+    (name,) = options
+    with Relay(server.ports.inference) as relay:
+        with Client(f"http://127.0.0.1:{relay.port}", "key", retries=3) as client:
+            with pytest.raises(ServingError, match=f"^{name} is .*; expected "):
+                client.predict(MODEL, [0] * 64, **options)
+        assert relay.requests == 0
+
+
+@pytest.mark.parametrize("made", [Client, AsyncClient, GrpcClient, AsyncGrpcClient])
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"timeout": float("inf")}, "timeout is inf; expected seconds"),
+        ({"timeout": None}, "timeout is None; expected seconds"),
+        ({"timeout": 0}, "timeout is 0; expected more than 0 seconds"),
+        ({"retries": -1}, "retries is -1; expected a whole number from 0"),
+        ({"retries": 1.5}, "retries is 1.5"),
+        ({"key": None}, "a key is a token or the Path"),
+        ({"key": "tökn"}, "the key holds what no token does"),
+        ({"key": "a\r\nb: c"}, "the key holds what no token does"),
+    ],
+)
+def test_a_client_that_can_not_work_is_refused_when_it_is_made(made, settings, words):
+    with pytest.raises(ServingError, match=words):
+        made("http://127.0.0.1:1", **{"key": "key", **settings})
+
+
+def test_numbers_of_other_libraries_are_options_too_and_a_key_may_end_with_a_line_end(server, x):
+    with Client(server.ports.inference_url, server.keys()["inference"] + "\n") as client:
+        (found,) = client.predict(
+            MODEL,
+            x[0],
+            top_k=np.int64(2),
+            threshold=np.float32(0.25),
+            probabilities=np.bool_(True),
+            deadline=torch.tensor(10.0),
+        )
+        assert len(found.top) == 2
+        assert found.label_probabilities
