@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from eideticnet.seeding import derive
+from eideticnet.seeding import derive, seeded
+
+PATIENCE = 60.0
+"""Seconds to wait for another thread's loader, which may wait for this one."""
+_alone = threading.RLock()
 
 
 class Draws:
@@ -20,26 +26,46 @@ class Draws:
     loader, its samplers and datasets hold, and from numpy's and Python's unless it can't draw from them.
 
     The loader's turns are seeded by ``names``; what the caller does meanwhile draws from the caller's
-    numbers, and a pass that is abandoned leaves nothing to put back.
+    numbers, and a pass that is abandoned leaves nothing to put back. Torch's numbers are the pass's own.
+    The others are the process's, so one such loader works at a time, whatever thread it is in; what other
+    code draws from numpy's and Python's global generators at that moment would be missing here.
     """
 
     def __init__(self, loader: object, *names: object, draws_elsewhere: bool = True) -> None:
         self._own = list(_generators(loader, {}))
-        self._elsewhere = draws_elsewhere
-        callers = self._states()
-        for generator in self._own:
-            generator.manual_seed(derive(*names))
+        self._elsewhere, self._turns = draws_elsewhere, 0
+        self._numbers = seeded(*names, "order")
+        held = [torch.Generator(g.device).manual_seed(derive(*names)).get_state() for g in self._own]
         order = derive(*names, "order")
-        torch.default_generator.manual_seed(order)
+        self._pass: _States = held, None
         if draws_elsewhere:
-            random.seed(order)
-            np.random.seed(order % 2**32)
-        self._pass = self._states()
-        self._put(callers)
+            state = np.random.RandomState(order % 2**32).get_state()
+            self._pass = held, (random.Random(order).getstate(), state)
 
     @contextmanager
     def its(self) -> Iterator[None]:
         """The loader's turn."""
+        self._turns += 1
+        if self._own or self._elsewhere:
+            with self._process(), self._numbers:
+                yield
+        elif self._turns <= 2:  # when it begins and for its first batch: then its order is drawn
+            with self._numbers:
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def _process(self) -> Iterator[None]:
+        """Have the process's generators for this pass alone."""
+        waited = not _alone.acquire(timeout=PATIENCE)
+        if waited:
+            warnings.warn(
+                f"another thread's loader has been at work for {PATIENCE:.0f} s: what both of them draw from "
+                "numpy's and Python's generators may be mixed",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         callers = self._states()
         self._put(self._pass)
         try:
@@ -47,19 +73,23 @@ class Draws:
         finally:
             self._pass = self._states()
             self._put(callers)
+            if not waited:
+                _alone.release()
 
-    def _states(self) -> tuple[list[Tensor], Any]:
+    def _states(self) -> _States:
         elsewhere = (random.getstate(), np.random.get_state()) if self._elsewhere else None
-        return [torch.get_rng_state(), *(generator.get_state() for generator in self._own)], elsewhere
+        return [generator.get_state() for generator in self._own], elsewhere
 
-    def _put(self, states: tuple[list[Tensor], Any]) -> None:
-        (torchs, *own), elsewhere = states
-        torch.set_rng_state(torchs)
-        for generator, state in zip(self._own, own, strict=True):
+    def _put(self, states: _States) -> None:
+        held, elsewhere = states
+        for generator, state in zip(self._own, held, strict=True):
             generator.set_state(state)
         if elsewhere:
             random.setstate(elsewhere[0])
             np.random.set_state(elsewhere[1])
+
+
+_States = tuple[list[Tensor], Any]
 
 
 def _generators(owner: object, seen: dict[int, object]) -> Iterator[torch.Generator]:
@@ -67,7 +97,7 @@ def _generators(owner: object, seen: dict[int, object]) -> Iterator[torch.Genera
     if id(owner) in seen:
         return
     seen[id(owner)] = owner
-    if isinstance(owner, torch.Generator):
+    if isinstance(owner, torch.Generator) and owner is not torch.default_generator:
         yield owner
     parts = getattr(owner, "__dict__", {})
     for part in (*parts.values(), *parts.get("datasets", ())):

@@ -1,12 +1,31 @@
-"""Randomness as a function of names: the same seed and names give the same numbers."""
+"""Randomness as a function of names: the same seed and names give the same numbers.
+
+They come from generators of their own, in the thread that asks for them. What anybody else draws from
+torch's process-wide generators changes nothing here, and nothing here changes those.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import threading
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_CPU = torch.device("cpu")
+_COMPOSITE = """
+    dropout1d dropout2d dropout3d feature_dropout feature_alpha_dropout gru lstm multi_head_attention_forward
+    fractional_max_pool2d fractional_max_pool2d_with_indices fractional_max_pool3d gumbel_softmax
+    fractional_max_pool3d_with_indices kaiming_normal_ kaiming_uniform_ orthogonal_ pca_lowrank rnn_relu
+    rnn_tanh scaled_dot_product_attention sparse_ svd_lowrank trunc_normal_ xavier_normal_ xavier_uniform_
+"""
+"""Functions that draw by other ones."""
 
 
 def derive(*names: object) -> int:
@@ -15,13 +34,155 @@ def derive(*names: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-@contextmanager
-def seeded(*names: object) -> Iterator[None]:
-    """Run with all of torch's generators seeded from ``names``; the caller's are put back."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        # Not torch.manual_seed, which formats a stack trace for a GPU that may never be used.
-        torch.default_generator.manual_seed(derive(*names))
-        if devices:
-            torch.cuda.manual_seed_all(derive(*names))
-        yield
+class Numbers(TorchFunctionMode):
+    """While this context lasts, torch's random functions called in this thread draw the numbers that
+    ``names`` decide; entered again, the next ones. ``torch.manual_seed`` and its like concern them alone."""
+
+    def __init__(self, *names: object) -> None:
+        super().__init__()
+        self._seed, self._process = derive(*names), os.getpid()
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._drawing = _Drawing(self)
+
+    def generator(self, device: torch.device = _CPU) -> torch.Generator:
+        """The one that numbers on ``device`` come from."""
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._generators[device]
+
+    @property
+    def used(self) -> bool:
+        """Whether any was drawn yet."""
+        return bool(self._generators)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a process that was forked meanwhile, as the workers of a loader are: they
+        have seeds of their own."""
+        return os.getpid() != self._process
+
+    def __enter__(self) -> Numbers:
+        _active.stack = [*_active.stack, self]
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        _active.stack = _active.stack[:-1]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "").partition(".")[0]
+        if name not in _random_functions() or self.inherited:
+            return func(*args, **kwargs)
+        if kwargs.get("generator") is torch.default_generator:
+            kwargs = {**kwargs, "generator": None}
+        with self._drawing:
+            return func(*args, **kwargs)
+
+
+def seeded(*names: object) -> Numbers:
+    """Run with the numbers that ``names`` decide."""
+    return Numbers(*names)
+
+
+class _Drawing(TorchDispatchMode):
+    """Gives every operation that draws the generator of ``numbers``."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._numbers = numbers
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        device = _device(args, kwargs)
+        if torch.Tag.nondeterministic_seeded not in func.tags or device.type == "meta":
+            return func(*args, **kwargs)
+        own, names = self._numbers.generator(device), _arguments(func)
+        if "generator" not in names:
+            sibling = _with_generator(func)
+            return (
+                _borrowing(own, func, args, kwargs)
+                if sibling is None
+                else sibling(*args, **kwargs, generator=own)
+            )
+        place = names.index("generator")
+        given = args[place] if place < len(args) else kwargs.get("generator")
+        if given is not None:
+            return func(*args, **kwargs)
+        if place < len(args):
+            return func(*args[:place], own, *args[place + 1 :], **kwargs)
+        return func(*args, **{**kwargs, "generator": own})
+
+
+def _device(args: Iterable[Any], kwargs: dict[str, Any]) -> torch.device:
+    """Where an operation computes."""
+    tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
+    device = kwargs.get("device") or (_CPU if tensor is None else tensor.device)
+    return torch.device(device)
+
+
+@cache
+def _arguments(func: Any) -> list[str]:
+    return [argument.name for argument in func._schema.arguments]
+
+
+@cache
+def _with_generator(func: Any) -> Any:
+    """The overload of ``func`` that takes a generator, if there is one."""
+    wanted = [name for name in _arguments(func) if name != "generator"]
+    for name in func.overloadpacket.overloads():
+        overload = getattr(func.overloadpacket, name)
+        names = _arguments(overload)
+        if "generator" in names and [n for n in names if n != "generator"] == wanted:
+            return overload
+    return None
+
+
+def _borrowing(own: torch.Generator, func: Any, args: Any, kwargs: Any) -> Any:
+    """Call an operation that draws from the process-wide generator and no other: it stands where ``own``
+    does meanwhile."""
+    shared = (
+        torch.default_generator
+        if own.device.type == "cpu"
+        else torch.cuda.default_generators[own.device.index]
+    )
+    with _lock:
+        before = shared.get_state()
+        shared.set_state(own.get_state())
+        try:
+            return func(*args, **kwargs)
+        finally:
+            own.set_state(shared.get_state())
+            shared.set_state(before)
+
+
+@cache
+def _random_functions() -> frozenset[str]:
+    """Names of all that draws, in torch, its tensors, ``nn.functional`` and ``nn.init``."""
+    schemas = [s for s in torch._C._jit_get_all_schemas() if s.name.startswith("aten::")]
+    takers = [
+        s.name for s in schemas if "dropout" in s.name or any(a.name == "generator" for a in s.arguments)
+    ]
+    return frozenset(name.removeprefix("aten::") for name in takers) | set(_COMPOSITE.split())
+
+
+class _Active(threading.local):
+    """The numbers in use in this thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[Numbers] = []
+
+
+class _Standing:
+    """Stands for the process-wide generator in torch's own module: where numbers are in use, for theirs."""
+
+    def __getattr__(self, name: str) -> Any:
+        own = bool(_active.stack) and not _active.stack[-1].inherited
+        return getattr(_active.stack[-1].generator() if own else torch.default_generator, name)
+
+
+_active, _lock = _Active(), threading.RLock()
+# A Dataset may call torch.manual_seed, or fork_rng: that must neither reach other threads nor be lost here.
+torch.random.default_generator = _Standing()  # type: ignore[assignment, attr-defined]

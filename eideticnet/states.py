@@ -31,15 +31,16 @@ def pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     raise NotStorableError(f"{name} holds a {type(value).__name__}, which a journal can't store")
 
 
+def has_hooks(optimizer: Optimizer) -> bool:
+    """Whether something else steps with it."""
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    return any(hooks) or "step" in vars(optimizer)  # by which a scheduler replaces the optimizer's own
+
+
 def state_of(value: Any) -> dict[str, Any]:
     """Its ``state_dict``; ``NotStorableError`` for an optimizer that has more state than that."""
-    if isinstance(value, Optimizer):
-        hooks = (value._optimizer_step_pre_hooks, value._optimizer_step_post_hooks)
-        # A scheduler replaces the optimizer's ``step`` by one of its own.
-        if any(hooks) or "step" in vars(value):
-            raise NotStorableError(
-                "a scheduler or a hook steps with the optimizer: a journal can't store that"
-            )
+    if isinstance(value, Optimizer) and has_hooks(value):
+        raise NotStorableError("a scheduler or a hook steps with the optimizer: a journal can't store that")
     state: dict[str, Any] = value.state_dict()
     return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,7 +25,7 @@ def worth(lesson: Lesson, block: nn.Module) -> int:
     """The threads that the lesson asks for, or else one where every layer is small, or else torch's."""
     if lesson.training.threads is not None:
         return lesson.training.threads
-    default, device = torch.get_num_threads(), device_of(block)
+    default, device = number(), device_of(block)
     if default == 1 or device.type != "cpu":
         return default
     counter = _Counter()
@@ -35,15 +36,36 @@ def worth(lesson: Lesson, block: nn.Module) -> int:
     return 1 if counter.most <= SMALL else default
 
 
+class _Users(threading.local):
+    """How many ``using`` this thread is in."""
+
+    own = 0
+
+
+_lock, _users, _all, _default = threading.Lock(), _Users(), 0, 1
+
+
+def number() -> int:
+    """Torch's number of threads. Who changes it in one thread changes it for threads to come, too: for those
+    it is what it was before."""
+    return _default if _all and not _users.own else torch.get_num_threads()
+
+
 @contextmanager
 def using(count: int) -> Iterator[None]:
     """So many threads while the context lasts; then as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    global _all, _default
+    with _lock:
+        before = number()
+        _default = _default if _all else before
+        _all, _users.own = _all + 1, _users.own + 1
     try:
+        torch.set_num_threads(count)
         yield
     finally:
         torch.set_num_threads(before)
+        with _lock:
+            _all, _users.own = _all - 1, _users.own - 1
 
 
 class _Counter(TorchDispatchMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from eideticnet.errors import ConfigError, DataError, DivergedError
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
 from eideticnet.seeding import seeded
-from eideticnet.states import Kept
+from eideticnet.states import Kept, has_hooks
 
 FACTORY = "use optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
 LAST_PHASE = "settle"
@@ -171,21 +171,25 @@ def device_of(module: nn.Module) -> torch.device:
 def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
     """One pass with gradient steps; the mean loss. Raises ``DivergedError`` on NaN or infinity."""
     module.train()
-    total, count = 0.0, 0
-    with seeded(*lesson.seed, *names, "layers"):
-        for x, y in lesson.batches(device_of(module), *names):
-            if len(y) == 1 and not _learns_from(lesson, module, x):
-                continue
-            optimizer.zero_grad(set_to_none=True)
-            loss = lesson.objective.loss(lesson.logits(module, x), y)
-            if not torch.isfinite(loss):
-                raise DivergedError(
-                    f"task {lesson.task!r}: the loss became {loss.item()}; nothing was kept of it. "
-                    "Lower the learning rate, or look for NaN in the data"
-                )
-            loss.backward()
+    total, count, numbers = 0.0, 0, seeded(*lesson.seed, *names, "layers")
+    plain = type(optimizer).__module__.startswith("torch.optim.") and not has_hooks(optimizer)
+    for x, y in lesson.batches(device_of(module), *names):
+        if len(y) == 1 and not _learns_from(lesson, module, x):
+            continue
+        optimizer.zero_grad(set_to_none=True)
+        # A module that drew nothing for the first batch never does; what stands between costs time.
+        with numbers if numbers.used or not count else nullcontext():
+            logits = lesson.logits(module, x)
+        loss = lesson.objective.loss(logits, y)
+        if not torch.isfinite(loss):
+            raise DivergedError(
+                f"task {lesson.task!r}: the loss became {loss.item()}; nothing was kept of it. "
+                "Lower the learning rate, or look for NaN in the data"
+            )
+        loss.backward()
+        with nullcontext() if plain else numbers:
             optimizer.step()
-            total, count = total + loss.item() * len(y), count + len(y)
+        total, count = total + loss.item() * len(y), count + len(y)
     if not count:
         raise DataError(f"task {lesson.task!r}: a BatchNorm needs batches of two rows or more")
     return total / count

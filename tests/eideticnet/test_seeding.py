@@ -1,0 +1,214 @@
+"""Numbers are a function of names, whatever else draws from torch at the same time."""
+
+import copy
+import random
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from nets import LIGHT, QUICK, names, task_data
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from trunks import FEATURES, Mlp
+
+from eideticnet import EideticNetwork, batches
+from eideticnet.seeding import _random_functions, derive, seeded
+from eideticnet.threads import number, using
+
+BRIEF = replace(QUICK, max_epochs=1)
+
+
+class Noisy(Dataset):
+    """Augments as it is read, by ``noise``."""
+
+    def __init__(self, noise):
+        (self.x, self.y), self.noise = task_data(0, rows=24), noise
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, index):
+        return self.x[index] + self.noise(index), self.y[index]
+
+
+def reseeded(index):
+    torch.manual_seed(index)
+    return torch.randn(FEATURES)
+
+
+def forked(index):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(index)
+        fixed = torch.randn(FEATURES)
+    return fixed + 0.1 * torch.empty(FEATURES).uniform_()
+
+
+SHARED = DataLoader(TensorDataset(*task_data(0, rows=24)), 16, shuffle=True, generator=torch.Generator())
+LOADERS = {
+    "batches": lambda: batches(*task_data(0, rows=24), 16),
+    "a plain loader": lambda: DataLoader(TensorDataset(*task_data(0, rows=24)), 16, shuffle=True),
+    "noise": lambda: DataLoader(Noisy(lambda index: torch.randn(FEATURES)), 16, shuffle=True),
+    "noise of a seed": lambda: DataLoader(Noisy(reseeded), 16, shuffle=True),
+    "noise of a fork": lambda: DataLoader(Noisy(forked), 16, shuffle=True),
+}
+
+
+@cache
+def begun():
+    return EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+
+
+def learned(loader, seed=0):
+    """Everything random about a network of one task and a router: weights, dropout, orders, what is kept."""
+    net = copy.deepcopy(begun())
+    net.seed = seed
+    net.train_task("t", loader, names(2), training=BRIEF, pruning=LIGHT, memory=4, moments=8)
+    net.fit_router({"t": loader}, training=BRIEF)
+    return net.digests(), net.learned.routing_digest(), net.tasks[0].memory.x.tolist()
+
+
+@contextmanager
+def drawing_all_the_time():
+    """Another thread draws from torch's process-wide generator, and seeds it."""
+    done = threading.Event()
+
+    def draw():
+        while not done.wait(1e-4):
+            torch.rand(3), torch.manual_seed(1), torch.randperm(5), random.seed(1)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(60)
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_a_thread_that_draws_and_seeds_changes_nothing(kind):
+    quiet = learned(LOADERS[kind]())
+    with drawing_all_the_time():
+        assert learned(LOADERS[kind]()) == quiet
+
+
+def test_networks_that_are_trained_in_threads_are_those_that_are_trained_one_after_another():
+    kinds = [*LOADERS.values(), lambda: SHARED, lambda: SHARED]
+    expected = [learned(make(), seed) for seed, make in enumerate(kinds)]
+    found = {}
+
+    def work(seed, make):
+        found[seed] = learned(make(), seed)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate(kinds)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert [found[seed] for seed in range(len(kinds))] == expected
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+def test_training_neither_moves_nor_seeds_the_generator_around_it(kind):
+    begun()
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    learned(LOADERS[kind]())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.initial_seed() == 3
+
+
+def test_a_lesson_on_one_thread_leaves_torchs_number_to_lessons_in_other_threads():
+    begun_with, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        with using(1):
+            thread = threading.Thread(target=lambda: found.append(number()))
+            thread.start()
+            thread.join()
+            found.append(number())
+        assert (found, torch.get_num_threads()) == ([2, 1], 2)
+    finally:
+        torch.set_num_threads(begun_with)
+
+
+def recurrent():
+    return nn.LSTM(4, 4, 2, dropout=0.5)(torch.ones(3, 2, 4))[0]
+
+
+def initial():
+    return nn.TransformerEncoderLayer(4, 2, 8).linear1.weight
+
+
+HALF, ONES = torch.full((40,), 0.5), torch.ones(2, 3, 40, 4)
+DRAWS = {
+    "rand": lambda: torch.rand(9),
+    "randn_like": lambda: torch.randn_like(HALF),
+    "randint": lambda: torch.randint(3, 99, (9,)),
+    "randperm": lambda: torch.randperm(30),
+    "normal": lambda: torch.normal(0.0, HALF),
+    "bernoulli": lambda: torch.bernoulli(HALF),
+    "multinomial": lambda: torch.multinomial(HALF, 9, replacement=True),
+    "in place": lambda: torch.empty(9).exponential_(),
+    "the default generator": lambda: torch.rand(9, generator=torch.default_generator),
+    "dropout": lambda: F.dropout(HALF, 0.5),
+    "feature dropout": lambda: torch.feature_dropout(ONES, 0.5, True),
+    "alpha dropout": lambda: F.alpha_dropout(HALF, training=True),
+    "an operator": lambda: torch.ops.aten.dropout.default(HALF, 0.5, True),
+    "attention": lambda: F.scaled_dot_product_attention(ONES, ONES, ONES, dropout_p=0.5),
+    "rrelu": lambda: F.rrelu(-HALF, training=True),
+    "gumbel": lambda: F.gumbel_softmax(HALF),
+    "initial weights": initial,
+    "truncated": lambda: nn.init.trunc_normal_(torch.empty(9)),
+    "recurrent": recurrent,
+    "a distribution": lambda: torch.distributions.Beta(HALF, HALF).rsample(),
+    "low rank": lambda: torch.pca_lowrank(ONES[0, 0] + HALF[:, None], 2)[0],
+}
+
+
+@pytest.mark.parametrize("kind", DRAWS)
+def test_each_way_to_draw_gives_what_the_seeded_process_would_and_leaves_it_alone(kind):
+    torch.manual_seed(derive("names"))
+    expected = [DRAWS[kind](), DRAWS[kind]()]
+    torch.manual_seed(7)
+    before, numbers = torch.get_rng_state(), seeded("names")
+    with numbers:
+        found = [DRAWS[kind]()]
+    torch.equal(torch.rand(1), torch.rand(1))
+    torch.set_rng_state(before)
+    with numbers:
+        found.append(DRAWS[kind]())
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_no_operation_that_draws_is_unknown():
+    packets = [getattr(torch.ops.aten, name) for name in dir(torch.ops.aten) if not name.startswith("__")]
+    overloads = [
+        getattr(packet, name)
+        for packet in packets
+        if hasattr(packet, "overloads")
+        for name in packet.overloads()
+    ]
+    tagged = {o for o in overloads if torch.Tag.nondeterministic_seeded in o.tags}
+    names_of = {o.overloadpacket.__name__ for o in tagged}
+    internal = {name for name in names_of if name.startswith("_") or "rnn" in name}  # what public ones call
+    assert len(names_of) > 30
+    assert names_of - internal <= _random_functions()
+
+
+def test_numbers_in_use_are_not_those_of_a_worker_that_was_forked_meanwhile():
+    workers = {"num_workers": 1, "multiprocessing_context": "fork"}
+    loader = DataLoader(Noisy(lambda index: torch.rand(FEATURES)), 8, **workers)
+    with seeded("a"):
+        first = [x for x, _ in loader]
+    with seeded("a"):
+        again = [x for x, _ in loader]
+    with seeded("b"):
+        other = [x for x, _ in loader]
+    assert torch.equal(torch.cat(first), torch.cat(again))
+    assert not torch.equal(torch.cat(first), torch.cat(other))
