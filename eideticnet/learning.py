@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from eideticnet.program import HEAD, Program
 from eideticnet.pruning import Pruning, prune
 from eideticnet.reading import Reading
 from eideticnet.seeding import seeded
+from eideticnet.selfcheck import ROWS, check_adopted
 from eideticnet.threads import using, worth
 from eideticnet.training import LAST_PHASE, Lesson, converge
 
@@ -90,6 +92,10 @@ class Plan:
                 _adopt(block, self.pretrained)
             return block.to(device)
 
+        if self.pretrained is not None:
+            drawn = lesson.inputs.random(ROWS, torch.Generator().manual_seed(0))
+            check_adopted(fresh().cpu().eval(), self.pretrained, lesson.inputs.normalise(drawn))
+
         def key() -> str:
             frozen = {o: learned.block(o).fingerprint for o in learned.blocks}
             start = None if self.pretrained is None else fresh().hashes()
@@ -110,8 +116,22 @@ def _adopt(block: Block, trunk: nn.Module) -> None:
         raise DataError("pretrained: only the first task owns every neuron and can start from a trunk")
     try:
         block.adopt(as_named(trunk))
+        _freeze_as(block, trunk)
     except (AttributeError, RuntimeError) as error:
         raise DataError(f"pretrained: not the trunk that the network was made from: {error}") from error
+
+
+def _freeze_as(block: Block, trunk: nn.Module) -> None:
+    """What ``requires_grad`` says of the trunk's weights holds for the block that has taken them over."""
+    marks, marked = copy.deepcopy(trunk), copy.deepcopy(block)
+    with torch.no_grad():
+        for weight in marks.parameters():
+            weight.fill_(float(weight.requires_grad))
+    marked.adopt(as_named(marks))
+    mark = dict(marked.layers.named_parameters())
+    for name, weight in block.layers.named_parameters():
+        if not name.startswith(f"{HEAD}."):
+            weight.requires_grad_(bool(mark[name].any()))
 
 
 def _teach(lesson: Lesson, block: Block, pruning: Pruning | None) -> Block:

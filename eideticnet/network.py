@@ -37,6 +37,7 @@ from eideticnet.router import (
 )
 from eideticnet.routing import FittedRouting, Routing
 from eideticnet.seeding import derive
+from eideticnet.selfcheck import ROWS
 from eideticnet.tracing import trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training
 from eideticnet.turns import Turns, alone
@@ -66,7 +67,8 @@ class EideticNetwork(Answering):
             )
         inputs, seed = inputs or Inputs.like(example_input), whole(seed, "seed")
         inputs.check(example_input)
-        self._start(trace(trunk, inputs.normalise(example_input)), inputs, seed, Learned(), {})
+        program = trace(trunk, inputs.normalise(example_input), _rows_to_try(inputs))
+        self._start(program, inputs, seed, Learned(), {})
 
     @alone
     def train_task(
@@ -312,3 +314,10 @@ class EideticNetwork(Answering):
         elif not len(given):
             raise DataError("probes: give a tensor of one or more finite inputs (K, ...)")
         return fitting(given, self.inputs).cpu().clone()
+
+
+def _rows_to_try(inputs: Inputs) -> Tensor | None:
+    """Normalised synthetic inputs within the contract; None where it says nothing about their range."""
+    if inputs.dtype == "float32" and inputs.low is None and inputs.high is None:
+        return None
+    return inputs.normalise(inputs.random(ROWS, torch.Generator().manual_seed(0)))

@@ -78,7 +78,8 @@ def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
     totals = {g: torch.zeros(block.own[g]) for g in groups}
     captured: dict[str, Tensor] = {}
     hook = block.register_forward_hook(lambda module, args, pieces: captured.update(pieces))
-    block.eval()
+    frozen = [weight for weight in block.parameters() if not weight.requires_grad]
+    block.eval().requires_grad_(True)
     try:
         for x, y in lesson.batches(device_of(block), "taylor"):
             loss = lesson.objective.loss(lesson.logits(block, x), y) * len(y)
@@ -89,6 +90,8 @@ def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
                     _add(totals, block, block.program.features[name], captured[name] * gradient)
     finally:
         hook.remove()
+        for weight in frozen:
+            weight.requires_grad_(False)
     return {g: total / (total.norm() + torch.finfo(total.dtype).tiny) for g, total in totals.items()}
 
 

@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from eideticnet.block import Block
 from eideticnet.calls import place, shape_of
-from eideticnet.errors import UnsupportedError
+from eideticnet.errors import DataError, UnsupportedError
 from eideticnet.exported import Precisely, side_by_side, tensors_of
 from eideticnet.normal import as_named
 from eideticnet.program import HEAD, Program
@@ -29,6 +29,7 @@ from eideticnet.seeding import seeded
 _LOG = logging.getLogger(__name__)
 ROWS = 5
 _MUCH = 10**8
+_TOLERANCE_32 = 1e-3
 _NOT_OF_THE_DATA = ("new_", "empty", "zeros_like", "ones_like", "full_like", "sym_")
 _LIKE_ANOTHER = ("type_as", "to", "expand_as", "view_as", "reshape_as")
 
@@ -73,6 +74,19 @@ def _products(graph: ExportedProgram) -> int:
     return count
 
 
+def check_adopted(block: Block, trunk: nn.Module, rows: Tensor) -> None:
+    """Raise ``DataError`` unless ``block`` computes what the trunk does whose weights it has taken over."""
+    plain = copy.deepcopy(trunk).cpu().eval()
+    with torch.no_grad():
+        features = block(rows, {})[block.program.steps[-1].inputs[0]]
+        off = distance(features, plain(rows))
+    if off > _TOLERANCE_32:
+        raise DataError(
+            f"pretrained: with its weights the network's trunk computes something else ({off:.2g} of the "
+            "greatest apart): a setting or a constant is another; make the network from the very trunk"
+        )
+
+
 def one_block(program: Program, named: nn.Module) -> Block:
     """A block that owns every neuron and has the weights of ``named``, the trunk in normal form."""
     block = Block(program, "t0", (), {"t0": {**program.groups, HEAD: 2}})
@@ -101,13 +115,14 @@ def _check(
 ) -> None:
     plain = (plain.double() if double else plain.float()).eval()
     rows = rows.double() if double and rows.is_floating_point() else rows
-    named, tolerance = as_named(plain), 1e-8 if double else 1e-3
+    named, tolerance = as_named(plain), 1e-8 if double else _TOLERANCE_32
     tensors = {**graph.constants, **named.state_dict()}
     block = one_block(program, named)
     with torch.no_grad(), Precisely(double):
         check_rows(graph, tensors, rows, tolerance)
         _check_values(plain, block, graph, tensors, rows[:3], tolerance)
-    _check_learning(named.train(training), block.train(training), rows[:3], tolerance, double)
+    if training or all(step.rule != "detach" for step in program.steps):
+        _check_learning(named.train(training), block.train(training), rows[:3], tolerance, double)
 
 
 def check_rows(graph: ExportedProgram, tensors: Mapping[str, Tensor], rows: Tensor, tolerance: float) -> None:

@@ -58,9 +58,20 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
             raise
         program = _walked(named, graph, modes)
         check_program(program, trunk, graph, _like(example) if rows is None else rows, not modes.lost)
-    for problem in dict.fromkeys(modes.lost):
+    for problem in dict.fromkeys([*modes.lost, *_frozen(trunk)]):
         warnings.warn(problem, TrunkWarning, stacklevel=3)
     return program
+
+
+def _frozen(trunk: nn.Module) -> list[str]:
+    frozen = [name for name, weight in trunk.named_parameters() if not weight.requires_grad]
+    if not frozen:
+        return []
+    more = f" and {len(frozen) - 1} more" if len(frozen) > 1 else ""
+    return [
+        f"{frozen[0]!r}{more} of the trunk has requires_grad=False: that holds for a first task with "
+        "pretrained=trunk; every other block starts from fresh weights, and learns them"
+    ]
 
 
 def _like(example: Tensor) -> Tensor:

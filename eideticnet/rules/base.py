@@ -57,6 +57,8 @@ class Rule:
                     tensor = tensor.index_select(dim, kept.to(tensor.device))
             state[name] = tensor
         smaller.load_state_dict(state, assign=True)
+        for name, weight in layer.named_parameters():
+            smaller.get_parameter(name).requires_grad_(weight.requires_grad)
         return smaller.train(layer.training)
 
     def axes_of(self, step: Step, name: str) -> tuple[Axis, ...]:

@@ -1,16 +1,18 @@
 """What only happens while a trunk trains is carried over, refused or warned of by name."""
 
+import copy
 import random
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import QUICK, names
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from trunks import Net, flat, images, lin, sequences
 
-from eideticnet import UnsupportedError
+from eideticnet import DataError, EideticNetwork, Pruning, UnsupportedError, batches
 from eideticnet.errors import TrunkWarning
 from eideticnet.normal import as_named
 from eideticnet.program import Program
@@ -263,3 +265,38 @@ LOST = {
 def test_regularisation_that_can_not_be_carried_over_is_warned_of(kind):
     with pytest.warns(TrunkWarning, match=r"randn|randperm"):
         trace(Net(LOST[kind], **two()), flat())
+
+
+def lesson(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        x = torch.randn(32, 6)
+    return batches(x, (x[:, seed] > 0).long(), 8)
+
+
+@pytest.mark.parametrize("score", ["l2", "taylor"])
+def test_frozen_layers_of_a_pretrained_trunk_are_never_taught(score):
+    """Also not where pruning rebuilds them, nor where a score asks for gradients."""
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU())
+    trunk[0].requires_grad_(False)
+    with pytest.warns(TrunkWarning, match=r"'0.weight' and 1 more of the trunk has requires_grad=False"):
+        net = EideticNetwork(trunk, torch.zeros(2, 6))
+    pruning = Pruning(score=score, step=0.3, threshold=0.9, min_width=2)
+    net.train_task("a", lesson(0), names(2), pretrained=trunk, training=QUICK, pruning=pruning)
+    block = net.learned.block("t0")
+    frozen, taught = block.layer("0").bias, block.layer("2").bias
+    assert len(frozen) < 8
+    assert torch.isin(frozen, trunk[0].bias).all()
+    assert torch.isin(block.layer("0").weight, trunk[0].weight).all()
+    assert not torch.isin(taught, trunk[2].bias).any()
+
+
+def test_a_pretrained_trunk_that_computes_something_else_is_refused():
+    trunk = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU())
+    net = EideticNetwork(trunk, torch.zeros(2, 6))
+    other = copy.deepcopy(trunk)
+    other[1].eps = 1.0
+    with pytest.raises(DataError, match="pretrained: with its weights"):
+        net.train_task("a", lesson(0), names(2), pretrained=other, training=QUICK)
+    assert net.tasks == ()
