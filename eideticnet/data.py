@@ -76,9 +76,9 @@ class Rows:
     def batches(self, *names: object) -> Generator[tuple[Tensor, Tensor]]:
         """One pass, decided by ``names``: ``x`` (N, *shape) in the contract's type, raw, and ``y`` (N,)
         int64, N at least 1; as ``pair`` converts and refuses."""
-        empty = True
+        empty, fitting = True, self._fits
         for number, batch in enumerate(self._given(*names)):
-            x, y = self._pair(batch, partial(self._place, number, batch))
+            x, y = batch if fitting else self._pair(batch, partial(self._place, number, batch))
             if len(y):
                 empty = False
                 yield x, y
@@ -88,12 +88,24 @@ class Rows:
             )
             raise self._error(f"its loader gives no data{dropped}")
 
+    @cached_property
     def tensors(self) -> tuple[Tensor, Tensor] | None:
         """All rows at once, as ``batches`` gives them, if the loader gives each row of two tensors once
         in every pass and as it stands; else None."""
         if not self._is_plain:
             return None
         return self._pair(self.loader.dataset.tensors, "row {}".format)  # type: ignore[attr-defined]
+
+    @property
+    def _fits(self) -> bool:
+        """Whether the loader gives rows of tensors that were looked at and need no conversion."""
+        if self.tensors is None:
+            return False
+        given: tuple[Tensor, ...] = self.loader.dataset.tensors  # type: ignore[attr-defined]
+        return all(
+            type(t) is Tensor and not t.requires_grad and (t.dtype, t.shape) == (mine.dtype, mine.shape)
+            for t, mine in zip(given, self.tensors, strict=True)
+        )
 
     def look(self, *, every_class: bool = False) -> None:
         """Look at all that the loader gives, so that what is wrong is said before anything is trained on it;
@@ -112,7 +124,7 @@ class Rows:
     @cached_property
     def counts(self) -> Tensor:
         """How many rows of each class (C,) a first pass gives."""
-        whole = self.tensors()
+        whole = self.tensors
         if whole is not None and len(whole[1]):
             return self._count([whole])
         counts = self._count(self.batches("look"))

@@ -24,7 +24,7 @@ def interleaved(
     With ``balance``, a weight for each part, as many rows are drawn as the parts have, so often from
     each as its weight says, however many it has.
     """
-    size, whole = parts[0].batch_size, [part.tensors() for part in parts]
+    size, whole = parts[0].batch_size, [part.tensors for part in parts]
     pairs = [pair for pair in whole if pair is not None]
     if len(pairs) < len(parts):
         return Interleaved(parts, offsets, size, balance)

@@ -104,7 +104,8 @@ def _read(
     if path.suffix in (".npz", ".safetensors"):
         return _read_file(path)
     if ":" not in source:
-        raise DataError("it is no .npz, .safetensors, folder or module:callable")
+        what = "it is" if path.exists() else "there is no such file, and it names"
+        raise DataError(f"{what} no .npz, .safetensors, folder or module:callable")
     found = call(f"task {task.name!r}: data", source, arguments)
     if isinstance(found, Dataset) and hasattr(found, "__len__") and hasattr(found, "__getitem__"):
         return found
