@@ -18,6 +18,7 @@ from export.container import read_members, write_members
 from export.contents import BUNDLE, CONFIG, MANIFEST, Probes, check_contents, limit, manifest
 from export.contract import read_bundle
 from export.errors import ArchiveError
+from export.files import read_regular
 from export.releases import handler_files
 
 SERVING: dict[str, Any] = {
@@ -94,6 +95,10 @@ def read_files(path: Path) -> tuple[Archive, dict[str, bytes]]:
 
 
 def check_there(path: Path) -> None:
-    """``ArchiveError`` where ``path`` is no file."""
-    if not path.is_file():
-        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives")
+    """``ArchiveError`` where ``path`` is no regular file, or none that can be read."""
+    try:
+        read_regular(path).close()
+    except FileNotFoundError:
+        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives") from None
+    except OSError as error:
+        raise ArchiveError(f"{path} can't be read: {error.strerror}") from error

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from eideticnet import EideticError, EideticNetwork
 from export.archive import write_archive
-from export.bundle import write_bundle
+from export.bundle import check_names, write_bundle
 from export.errors import ExportError
-from export.files import whole_folder
+from export.files import scratch_folder, whole_folder
 
 HANDLERS = Path(__file__).parent.parent / "handlers"
 
@@ -38,16 +36,11 @@ def build(
     try:
         net = EideticNetwork.load(run)
         model_version = model_version or f"{len(net.tasks)}.0"
+        check_names(name, model_version)
         archive = store / f"{name}-{model_version}.mar"
-        with whole_folder(keep) if keep is not None else _temporary() as folder:
+        with whole_folder(keep) if keep is not None else scratch_folder(archive) as folder:
             write_bundle(net, folder, name=name, model_version=model_version, **options)
             write_archive(folder, HANDLERS, archive, serving)
     except EideticError as error:
         raise ExportError(str(error)) from error
     return archive
-
-
-@contextmanager
-def _temporary() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as folder:
-        yield Path(folder)

@@ -62,13 +62,7 @@ def write_bundle(
     it a graph that answers requests pinned to one of so many first tasks (nested ONNX only).
     ``validation``: real inputs that may travel in the bundle, by which the routing of later versions is
     judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it."""
-    for what, text in (("name", name), ("model version", model_version)):
-        if not _NAME.fullmatch(text):
-            option = f"--{what.replace(' ', '-')}"
-            raise ExportError(
-                f"the {what} {text!r} can't be part of a URL: give {option} up to 64 letters, digits, '.', "
-                "'_' and '-', the first a letter or digit"
-            )
+    check_names(name, model_version)
     check(net)
     problem = names_problem((task.name, task.classes) for task in net.tasks)
     if problem:
@@ -92,6 +86,17 @@ def write_bundle(
         if kept is not None:
             (folder / VALIDATION).write_bytes(_tensors(kept))
         write_description(bundle, folder)
+
+
+def check_names(name: str, model_version: str) -> None:
+    """``ExportError`` unless both can be part of a URL, and of a file's name."""
+    for what, text in (("name", name), ("model version", model_version)):
+        if not _NAME.fullmatch(text):
+            option = f"--{what.replace(' ', '-')}"
+            raise ExportError(
+                f"the {what} {text!r} can't be part of a URL: give {option} up to 64 letters, digits, '.', "
+                "'_' and '-', the first a letter or digit"
+            )
 
 
 def _refuse_mixed_up(net: EideticNetwork, real: Real, tasks: Sequence[Json]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ import typer
 from export.archive import read_archive
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError
-from export.files import refuse_to_replace, whole_file
+from export.files import refuse_to_replace, scratch_folder, whole_file
 from export.releases import RELEASES, release
 from export.show import show, show_build
 from export.verify import MAX_DROP, NO_VERDICT, STATUS
@@ -153,9 +152,8 @@ def apply(
     ] = None,
 ) -> None:
     """Make the new archive from OLD and DELTA, byte for byte, in STORE; its path is printed."""
-    store.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".delta-", dir=store) as temporary:
-        made = Path(temporary) / "new.mar"
+    with scratch_folder(store / f"{delta.stem}.mar") as temporary:
+        made = temporary / "new.mar"
         apply_delta(old, delta, made, max_bytes)
         archive = read_archive(made)
         destination = store / f"{archive.name}-{archive.version}.mar"

@@ -20,7 +20,7 @@ from stat import S_ISLNK
 from typing import BinaryIO
 
 from export.errors import ArchiveError
-from export.files import whole_file
+from export.files import read_regular, whole_file
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LOCAL, _CENTRAL, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
@@ -63,7 +63,7 @@ def read_members(path: Path, limit: Callable[[str], int]) -> dict[str, bytes]:
     checked. Raises ``ArchiveError`` with the reason, without the path.
     """
     try:
-        with path.open("rb") as file:
+        with read_regular(path) as file:
             start, entries = _directory(file)
             _check_names([e.name for e in entries])
             for entry in entries:

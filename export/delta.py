@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ from export.archive import read_files
 from export.container import read_members, write_members
 from export.contract import parse_json
 from export.errors import ArchiveError
-from export.files import refuse_to_replace
+from export.files import read_regular, refuse_to_replace
 from export.hashing import file_sha256
 
 SCHEMA = "1.0.0"
@@ -128,7 +129,11 @@ def _tensors(name: str, data: bytes) -> list[bytes]:
 def _read(delta: Path) -> tuple[dict[str, Any], bytes]:
     """Header and stored bytes."""
     try:
-        most = delta.stat().st_size if delta.is_file() else 0  # its files are stored, so none is larger
+        with read_regular(delta) as file:
+            most = os.fstat(file.fileno()).st_size  # its files are stored, so none is larger
+    except OSError as error:
+        raise ArchiveError(f"{delta} can't be read: {error.strerror}") from error
+    try:
         members = read_members(delta, lambda name: min(most, _LARGEST[name == _STORED]))
         if sorted(members) != [_HEADER, _STORED]:
             raise ArchiveError(f"it holds {sorted(members)}, and is no delta of ours")

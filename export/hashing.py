@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from export.files import read_regular
+
 
 def file_sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
+    with read_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

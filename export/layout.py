@@ -36,7 +36,7 @@ def write_faster(
     """Write the graph in the layout that is faster here: its form, its body and the measurement."""
     layouts: tuple[Layout, ...] = get_args(Layout)
     forms = {layout: replace(form, layout=layout) for layout in layouts}
-    with tempfile.TemporaryDirectory(prefix="eidetic-layouts-") as folder:
+    with tempfile.TemporaryDirectory(prefix="layouts-", dir=path.parent) as folder:
         paths = {layout: Path(folder) / f"{layout}{path.suffix}" for layout in forms}
         bodies = {name: write_graph(trial, form, rule, paths[name]) for name, form in forms.items()}
         probes = np.concatenate([task.probes.numpy() for task in trial.net.tasks])

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from export.errors import InputsError
+from export.errors import ArchiveError, InputsError
+from export.files import read_regular
 
 Array = npt.NDArray[Any]
 
@@ -37,11 +38,14 @@ def read_inputs(path: Path, spec: dict[str, Any], what: str = "routing data") ->
     if path.suffix not in (".npz", ".safetensors"):
         raise InputsError(f"can't read {what} {path}: expected a file .npz or .safetensors")
     try:
-        if path.suffix == ".npz":
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        else:
-            arrays = load_tensors(path.read_bytes())
+        with read_regular(path) as raw:
+            if path.suffix == ".npz":
+                with np.load(raw, allow_pickle=False) as file:
+                    arrays = {name: file[name] for name in file.files}
+            else:
+                arrays = load_tensors(raw.read())
+    except ArchiveError as error:
+        raise InputsError(f"can't read {what} {error}") from None
     except (OSError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
         raise InputsError(f"can't read {what} {path}: {error}") from error
     return real_inputs(arrays, spec, str(path))

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from export.errors import ArchiveError
+from export.files import read_regular
 from serving.errors import ServingError
 from serving.files import write_whole
 
@@ -88,7 +90,8 @@ def _recording(rings: Sequence[Array], spec: dict[str, Any], last: int | None = 
 
 def _written(path: Path, spec: dict[str, Any]) -> Recording:
     try:
-        tensors = load(path.read_bytes())
+        with read_regular(path) as file:
+            tensors = load(file.read())
         found = Recording(*(tensors[name] for name in ("x", "pinned", "threshold", "time")))
     except (OSError, KeyError, ValueError, SafetensorError):
         return _recording([], spec)
@@ -102,12 +105,18 @@ def _row_type(spec: dict[str, Any]) -> np.dtype[Any]:
     return np.dtype([("time", "<f8"), ("task", "<i8"), ("threshold", "<f4"), ("x", *x)])
 
 
+def _ring(path: Path) -> Array:
+    with read_regular(path) as file:
+        ring: Array = np.load(file, allow_pickle=False)
+    return ring
+
+
 def _whole_rows(paths: Iterable[Path]) -> Iterator[Array]:
     """The rows of each ring that are not being written."""
     for path in paths:
         try:  # plain reads: a mapped file that a new process makes anew would kill the reader
-            rows, again = (np.load(path, allow_pickle=False) for _ in range(2))
-        except (OSError, ValueError, EOFError):
+            rows, again = (_ring(path) for _ in range(2))
+        except (ArchiveError, OSError, ValueError, EOFError):
             continue  # it is being made, or it is none of ours
         if rows.dtype.names and "time" in rows.dtype.names and rows.shape == again.shape:
             yield rows[(rows["time"] > 0) & (rows["time"] == again["time"])]

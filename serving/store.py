@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from export.archive import Archive, read_archive
+from export.files import read_regular
 from serving.errors import ServingError
 from serving.files import write_whole
 from serving.state import CLOSED, State, Version
@@ -28,7 +29,8 @@ def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
     ``ArchiveError`` says what is wrong with the archive; a copy that is refused does not stay.
     """
     try:
-        data = source.read_bytes()
+        with read_regular(source) as file:
+            data = file.read()
     except OSError:
         read_archive(source)  # which says best what is missing
         raise

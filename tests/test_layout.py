@@ -77,7 +77,7 @@ MAY_IMPORT = {
 # What serving may use of export: the reader of archives and the proof, which import no torch.
 READER = {
     *("export.archive", "export.container", "export.contents", "export.contract"),
-    *("export.errors", "export.hashing", "export.releases", "export.show", "export.verify"),
+    *("export.errors", "export.files", "export.hashing", "export.releases", "export.show", "export.verify"),
 }
 # Files of the method that only the command line needs.
 SHELL = {

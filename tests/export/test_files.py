@@ -1,0 +1,123 @@
+"""What is read is a regular file, what is written is whole, and who is killed leaves no parts for ever."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import BASE, small_archive
+
+from export.archive import read_archive
+from export.delta import apply_delta, write_delta
+from export.errors import ArchiveError
+from export.files import scratch_folder, whole_file, whole_folder
+from export.real_inputs import read_inputs
+from export.verify import verify
+from serving.store import admit
+
+ROOT = Path(__file__).parents[2]
+
+
+def a_pipe(path):
+    os.mkfifo(path)
+
+
+def a_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))
+
+
+def a_folder(path):
+    path.mkdir()
+
+
+def a_device(path):
+    path.symlink_to("/dev/zero")
+
+
+READERS = {
+    "read": lambda path, folder: read_archive(path),
+    "verify": lambda path, folder: verify(path, BASE),
+    "verify against": lambda path, folder: verify(BASE, path),
+    "delta": lambda path, folder: write_delta(BASE, path, folder / "out"),
+    "delta against": lambda path, folder: write_delta(path, BASE, folder / "out"),
+    "apply": lambda path, folder: apply_delta(BASE, path, folder / "out"),
+    "apply to": lambda path, folder: apply_delta(path, empty_delta(folder), folder / "out"),
+    "admit": lambda path, folder: admit(path, folder, allow_torch=False),
+}
+
+
+def empty_delta(folder):
+    one = small_archive(folder / "one.mar")
+    write_delta(one, one, folder / "one.delta")
+    return folder / "one.delta"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("make", [a_pipe, a_socket, a_folder, a_device])
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_no_regular_file_is_refused_at_once(reader, make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "odd.mar"
+    make(path)
+    with pytest.raises(
+        ArchiveError, match=rf"odd\.mar is {make.__name__.replace('_', ' ')}; expected a regular"
+    ):
+        READERS[reader](path, tmp_path)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_real_inputs_are_read_from_regular_files_only(suffix, tmp_path):
+    path = tmp_path / f"real{suffix}"
+    a_pipe(path)
+    with pytest.raises(ArchiveError, match=r"can't read routing data .* is a pipe"):
+        read_inputs(path, {})
+
+
+def test_a_file_that_is_not_there_is_told_so(tmp_path):
+    with pytest.raises(ArchiveError, match=r"none\.mar: there is no such file; python -m export build"):
+        read_archive(tmp_path / "none.mar")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from export.files import {kind}
+with {kind}(Path(sys.argv[1])) as made:
+    if hasattr(made, "write"):
+        made.write(b"half")
+        made.flush()
+    else:
+        (made / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["whole_file", "whole_folder", "scratch_folder"])
+def test_what_a_killed_process_left_is_removed_by_the_next_one_and_not_before_it_died(kind, tmp_path):
+    command = [sys.executable, "-c", KILLED.format(kind=kind), str(tmp_path / "old")]
+    killed = subprocess.run(command, cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [p.suffix for p in tmp_path.iterdir()] == [".partial"]
+    (tmp_path / "my.partial").write_text("mine")
+    with whole_folder(tmp_path / "folder") as folder:
+        (folder / "a").write_text("a")
+        with whole_file(tmp_path / "file") as file:
+            file.write(b"b")
+    assert {p.name for p in tmp_path.iterdir()} == {"folder", "file", "my.partial"}
+    assert (tmp_path / "folder/a").read_text() == "a"
+    assert (tmp_path / "file").read_bytes() == b"b"
+
+
+def test_a_scratch_folder_takes_along_the_folder_that_was_made_for_it(tmp_path):
+    with scratch_folder(tmp_path / "store/net.mar") as folder:
+        np.save(folder / "a.npy", np.zeros(1))
+    assert list(tmp_path.iterdir()) == []
+    with scratch_folder(tmp_path / "store/net.mar"):
+        (tmp_path / "store/other.mar").write_text("")
+    assert [p.name for p in (tmp_path / "store").iterdir()] == ["other.mar"]
