@@ -7,6 +7,7 @@ the same x to the last bit; that takes the same release of Pillow, whose filters
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from math import prod
@@ -28,6 +29,8 @@ EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that are read; the others have 16 bits and more, which it would clip."""
 MOST_PARTS, MOST_PACKED, MOST_SCANS, MOST_EXIF = 4096, 8, 32, 1 << 16
 _PIXELS_FOR_ONE, _FEW_PIXELS = 64, 1 << 18
+_SCAN, _END, _BARE = 0xDA, 0xD9, (0x01, *range(0xD0, 0xD8))  # markers of JPEG; the last have no length
+_NEXT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the pixels of a scan
 _PACKED = (b"iCCP", b"zTXt", b"iTXt")
 _EXIF = ("exif", "Raw profile type exif")
 
@@ -70,8 +73,9 @@ def most_pixels(image: ImageInput) -> int:
 def _too_busy(data: bytes) -> str:
     """Why the parts of a file would take too long to read, or are no single picture; else ""."""
     if data[:8] != PNG:
-        parts = sum(1 for _ in islice(_segments(data), MOST_PARTS + 1))
-        if data.count(b"\xff\xda") > MOST_SCANS:
+        markers = list(islice(_markers(data), MOST_PARTS + 1))
+        parts = len(markers)
+        if markers.count(_SCAN) > MOST_SCANS:
             return f"has more than {MOST_SCANS} scans"
     else:
         names = list(islice(_chunks(data), MOST_PARTS + 1))
@@ -91,13 +95,23 @@ def _chunks(data: bytes) -> Iterator[bytes]:
         at += 12 + int.from_bytes(data[at : at + 4], "big")
 
 
-def _segments(data: bytes) -> Iterator[int]:
-    """The markers before a JPEG's pixels; what is between two segments counts byte by byte."""
+def _markers(data: bytes) -> Iterator[int]:
+    """The markers of a JPEG up to its end; what is between two segments counts byte by byte."""
     at = 2
-    while at + 4 <= len(data) and data[at : at + 2] != b"\xff\xda":
-        yield data[at + 1]
-        marked = data[at] == 0xFF and data[at + 1] not in (0x00, 0xFF)
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if marked else 1
+    while at + 4 <= len(data):
+        marker = data[at + 1] if data[at] == 0xFF else 0
+        yield marker
+        if marker == _END:
+            return
+        if marker in (0x00, 0xFF):
+            at += 1
+        elif marker in _BARE:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == _SCAN:
+            found = _NEXT.search(data, at)
+            at = found.start() if found else len(data)
 
 
 def _check_size(opened: Any, image: ImageInput) -> None:

@@ -43,6 +43,8 @@ def from_headers(headers: Mapping[str, str]) -> dict[str, Any]:
         name = key[len(OPTION) :].lower().replace("-", "_")
         if name not in NAMES:
             raise BadRequest(key, f"unknown option; expected one of {', '.join(NAMES)}")
+        if not value.isascii():  # UTF-8 comes as other characters: it was taken for Latin-1 on the way
+            raise BadRequest(key, "is not in ASCII; expected percent-encoded UTF-8")
         try:
             found = merge(found, {name: from_text(name, unquote(value, errors="strict"))})
         except UnicodeDecodeError:

@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from serving.client import options, stubs
 from serving.client.answers import Answer, failure
+from serving.client.call import Call
 from serving.client.grpc import named
 from serving.client.key import Key
 from serving.client.options import Options
-from serving.client.payload import Instances, numbers
+from serving.client.payload import Instances, Payload, numbers
+from serving.client.retry import checked, retrying
 from serving.errors import DeadlineError, RequestError
 
 _TYPES = {"f": ("FP32", "fp32_contents"), "i": ("INT64", "int64_contents")}
@@ -26,13 +28,14 @@ class OpenInference:
     """Speaks to TorchServe's own package of the protocol, which stock clients don't reach.
 
     TorchServe passes neither the request's parameters nor raw contents on, so options are small
-    tensors beside ``x`` and numbers go one by one: slower than ``GrpcClient``, and it never tries twice.
+    tensors beside ``x`` and numbers go one by one: slower than ``GrpcClient``, and nothing is split.
     """
 
     def __init__(
-        self, target: str, key: str | Path, *, timeout: float = 30.0, ca: Path | None = None
+        self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
     ) -> None:
-        self.target, self._key, self._timeout = target, Key(key), options.patience(timeout)
+        self.target, self._key = target, Key(key)
+        self._timeout, self._retries = options.patience(timeout), checked(retries)
         self._channel = stubs.open_channel(target, ca)
 
     def live(self) -> bool:
@@ -54,20 +57,28 @@ class OpenInference:
 
     def predict(self, model: str, x: Instances, **given: Unpack[Options]) -> list[Answer]:
         """An ``Answer`` for each instance of ``x``, an array, list or tensor."""
-        call = options.timed(given, self._timeout)
-        tensors = [_tensor("x", _finite("x", numbers(x))), *(_option(n, v) for n, v in call.values.items())]
-        version, request_id = given.get("version", ""), given.get("request_id", "")
+        time, version = options.timed(given, self._timeout), given.get("version", "")
+        tensors = [_tensor("x", _finite("x", numbers(x))), *(_option(n, v) for n, v in time.values.items())]
+        call = Call(model, version, Payload(b"", ""), time, given)  # for its time, names and tries
+        request_id = given.get("request_id", "")
         request = {"model_name": model, "model_version": version, "id": request_id, "inputs": tensors}
-        told = self._call("ModelInfer", timeout=call.limit(), **request)
+        return retrying(call, self._key, self._retries)(self._try, call, request)
+
+    def _try(self, call: Call, request: dict[str, Any]) -> list[Answer]:
+        call.authorization = self._key.header()
+        rpc = stubs.Rpc(self._channel, stubs.OPEN_INFERENCE, "ModelInfer")
+        try:
+            told = rpc([("authorization", call.authorization)], call.limit(), **request)
+        except grpc.RpcError as error:
+            raise named(error, self.target, call.late(self.target)) from None
         return _answers({output.name: output for output in told.outputs})
 
-    def _call(self, method: str, *, timeout: float = 0.0, **fields: Any) -> Any:
+    def _call(self, method: str, **fields: Any) -> Any:
         rpc = stubs.Rpc(self._channel, stubs.OPEN_INFERENCE, method)
-        seconds = timeout or self._timeout
         try:
-            return rpc([("authorization", self._key.header())], seconds, **fields)
+            return rpc([("authorization", self._key.header())], self._timeout, **fields)
         except grpc.RpcError as error:
-            raise named(error, self.target, DeadlineError(seconds=seconds)) from None
+            raise named(error, self.target, DeadlineError(seconds=self._timeout)) from None
 
     def close(self) -> None:
         self._channel.close()

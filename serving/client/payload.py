@@ -96,6 +96,14 @@ def numbers(x: object) -> npt.NDArray[Any]:
         return np.asarray(array, dtype="<f4" if array.dtype.kind == "f" else "<i8", order="C")
 
 
+def stored(content: bytes) -> npt.NDArray[Any]:
+    """The array of a .npy file."""
+    try:
+        return numbers(np.load(io.BytesIO(content), allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise ServingError(f"the .npy file can't be read: {error}") from None
+
+
 def _off_its_device(x: Any) -> Any:
     """A tensor as numpy takes it, wherever it lies and whatever its precision (without importing torch)."""
     if not (hasattr(x, "detach") and hasattr(x, "is_floating_point")):

@@ -16,7 +16,7 @@ from serving.client import options
 from serving.client.answers import Answer
 from serving.client.call import Call
 from serving.client.options import Options
-from serving.client.payload import Input, Payload, encode, is_whole, numbers
+from serving.client.payload import NPY, RAW, Input, Payload, encode, is_whole, numbers, stored
 from serving.errors import RequestError, ServingError
 from serving.settings import MOST_BYTES
 
@@ -41,20 +41,27 @@ def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -
     def together(parts: Sequence[Payload]) -> Asking:
         return _of_one_version(call, parts, str(given.get("version", "")))
 
-    if is_whole(x):
-        return (yield from together([encode(x, kind)]))
     if isinstance(x, (list, tuple)) and x and all(map(is_whole, x)):
         return (yield from together([encode(each, kind) for each in x]))
+    if is_whole(x):
+        part = encode(x, kind)
+        try:
+            return (yield from together([part]))
+        except RequestError as error:
+            parts = _cut_file(part, error)
+        if isinstance(parts, list):
+            return (yield from together(parts))
+        x = parts
     array = numbers(x)
     most = _fitting(array, known.get((model, array.ndim)))
     while True:
         try:
             return (yield from together([encode(part, kind) for part in _cut(array, most)]))
         except RequestError as error:
-            found = _TOO_MANY.search(error.message) if error.kind == "too_large" else None
-            if found is None or int(found[1]) != min(most, len(array)) or int(found[2]) >= int(found[1]):
+            held, allowed = _counts(error)
+            if held != min(most, len(array)) or not 0 < allowed < held:
                 raise
-            most = known[model, array.ndim] = int(found[2])
+            most = known[model, array.ndim] = allowed
 
 
 def _of_one_version(call: Callable[[Payload, str], Call], parts: Sequence[Payload], version: str) -> Asking:
@@ -74,6 +81,24 @@ def _of_one_version(call: Callable[[Payload, str], Call], parts: Sequence[Payloa
         else:
             return found
     raise AssertionError("unreachable")
+
+
+def _counts(error: RequestError) -> tuple[int, int]:
+    """How many instances the request held, and may hold; zeros if that is not what ``error`` is about."""
+    found = _TOO_MANY.search(error.message) if error.kind == "too_large" else None
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _cut_file(part: Payload, error: RequestError) -> list[Payload] | npt.NDArray[Any]:
+    """A file that is too large in pieces, or as the array that it holds. ``error`` where neither can be."""
+    held, allowed = _counts(error)
+    if part.content_type == RAW and allowed:
+        size = len(part.content) // held * allowed
+        pieces = range(0, len(part.content), size)
+        return [Payload(part.content[first : first + size], RAW) for first in pieces]
+    if part.content_type != NPY or error.kind != "too_large":
+        raise error
+    return stored(part.content)
 
 
 def _fitting(array: npt.NDArray[Any], known: int | None) -> int:

@@ -271,6 +271,7 @@ def usual():
         "a profile": png(size=(5, 4), icc_profile=bytes(500_000)),
         "EXIF": png("JPEG", size=(5, 4), exif=exif),
         "a progressive JPEG": png("JPEG", size=(50, 40), progressive=True),
+        "a film behind the picture": png("JPEG", size=(5, 4)) + np.random.default_rng(0).bytes(4_000_000),
         "several pictures": png("MPO", size=(5, 4), save_all=True, append_images=more),
     }
 
@@ -455,6 +456,7 @@ def test_options_mean_the_same_wherever_they_stand():
         ({"data": b"1"}, "data", "beside a body"),
         ({"Eidetic-Tsak": "cats"}, "Eidetic-Tsak", "unknown option"),
         ({"eidetic-task": "%ff"}, "eidetic-task", "percent-encoded"),
+        ({"eidetic-task": "ünïcode"}, "eidetic-task", "expected percent-encoded UTF-8"),
         ({"eidetic-task": "cats", "task": b"\xc3\xbcn\xc3\xafcode"}, "task", "twice, differently"),
     ],
 )

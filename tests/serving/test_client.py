@@ -110,7 +110,7 @@ def test_what_is_wrong_is_refused_by_name_and_never_sent_again(relay, server, x)
     with Client(f"http://127.0.0.1:{relay.port}", key, retries=5) as client:
         for sent, status, field in (
             (x[0, :-1], 400, "body"),
-            (np.zeros((6, 64), np.float32).tobytes(), 413, "body"),
+            ({"instances": [[0] * 64] * 6}, 413, "instances"),
             (b"\xff\xd8\xff a JPEG", 415, "content-type"),
             ({"data": [0] * 64, "deadline_ms": 1}, 408, "deadline_ms"),
         ):

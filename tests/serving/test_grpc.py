@@ -180,3 +180,7 @@ def test_the_open_protocol_gives_the_same_answers_and_errors(open_server, client
         with pytest.raises(DeadlineError):
             grpc.predict(MODEL, x[:2], deadline=-1.0)
         assert grpc.predict(MODEL, x[:2], deadline=10.0)
+    with Relay(open_server.ports.grpc_inference) as relay:
+        relay.cut, key = 2, open_server.keys()["inference"]
+        with OpenInference(f"127.0.0.1:{relay.port}", key, retries=20) as grpc:
+            assert grpc.predict(MODEL, x[:2].tolist(), deadline=20) == client.predict(MODEL, x[:2])

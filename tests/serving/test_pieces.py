@@ -13,7 +13,7 @@ from relay import Relay
 from serving.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
 from serving.client.payload import numbers
 from serving.client.pieces import asking, run
-from serving.errors import RequestError, ServingError
+from serving.errors import DeadlineError, RequestError, ServingError
 
 MODEL = "digits-onnx"
 SAME = {
@@ -74,6 +74,21 @@ def test_a_client_asks_once_how_many_a_request_may_hold(server, x):
             with pytest.raises(RequestError, match="holds 6 instances"):
                 client.predict(MODEL, {"instances": x[:6].tolist()})
             assert relay.requests == 2
+
+
+@pytest.mark.parametrize("kind", [Client, GrpcClient])
+def test_a_file_of_more_than_one_request_may_hold_is_split_too(server, x, alone, tmp_path, kind):
+    many = np.tile(x, (1100, 1))  # 6.8 MB as .npy
+    where = {Client: server.ports.inference_url, GrpcClient: f"127.0.0.1:{server.ports.grpc_inference}"}
+    (tmp_path / "x.f32").write_bytes(x.tobytes())
+    np.save(tmp_path / "x.npy", x.astype(">f8"))
+    with kind(where[kind], server.keys()["inference"]) as client:
+        for name in ("x.f32", "x.npy"):
+            assert labels(client.predict(MODEL, tmp_path / name)) == alone
+            assert labels(client.predict(MODEL, (tmp_path / name).read_bytes())) == alone
+        np.save(tmp_path / "x.npy", many)
+        with pytest.raises(DeadlineError):  # split, and more than can be answered so soon
+            client.predict(MODEL, tmp_path / "x.npy", deadline=2.0)
 
 
 def test_arrays_in_a_json_request_are_written_as_lists(client, x, alone):

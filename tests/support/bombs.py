@@ -45,6 +45,14 @@ def costly() -> dict[str, tuple[bytes, str]]:
         "empty chunks": (black(5, 4, beside=chunk(b"IDAT", b"") * 400_000), "more than 4096 parts"),
         "EXIF": (black(5, 4, beside=chunk(b"eXIf", exif)), "more than 65536 bytes of EXIF"),
         "scans": (jpeg[:-2] + last * 1000 + jpeg[-2:], "more than 32 scans"),
+        "scans behind what looks like the end": (
+            jpeg[:-2] + b"\xff\xfe\x00\x04\xff\xd9" + last * 1000 + jpeg[-2:],
+            "more than 32 scans",
+        ),
+        "scans behind a marker without a length": (
+            jpeg[:-2] + b"\xff\x01\xff\xff" + last * 1000 + jpeg[-2:],
+            "more than 32 scans",
+        ),
         "segments": (jpeg[:2] + b"\xff\xfe\x00\x02" * 300_000 + jpeg[2:], "more than 4096 parts"),
         "padding": (jpeg[:2] + b"\xff" * 3_000_000 + jpeg[2:], "more than 4096 parts"),
     }

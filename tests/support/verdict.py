@@ -102,6 +102,7 @@ class Verdicts:
         """The status, or the shape that the front end answers by itself. Any other answer is an error."""
         status, kind = answer.status_code, request.kind.decode("latin-1")
         assert answer.headers["content-type"] == "application/json", (request, answer.headers)
+        assert " at 0x" not in answer.text, (request, answer.text)
         if self.described(request.model, status, answer.text):
             return str(status)
         found = answer.json()
