@@ -1,5 +1,6 @@
 """Networks that learn task after task, never forget one, and need no task id when they answer."""
 
+import eideticnet.signals  # noqa: F401 - first, for Ctrl-C while torch is imported
 from eideticnet.convergence import UnderfitWarning
 from eideticnet.data import batches
 from eideticnet.errors import (

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import torch
@@ -23,10 +19,10 @@ from eideticnet.convergence import UnderfitWarning
 from eideticnet.errors import EideticError, MissingExtraError
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display, results
+from eideticnet.signals import heeding_signals, stoppable
 from eideticnet.threads import using
 from eideticnet.users_code import blame, forget, theirs
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DEBUG = "EIDETIC_DEBUG"
 
 # Markup would eat what stands in brackets, such as [[tasks]], from help and messages.
@@ -53,7 +49,7 @@ def train(
     """
     settings = read_config(config)
     folder = out or settings.folder()
-    with _stoppable(_goes_on(folder)), run.alone_in(folder, _say):
+    with stoppable(_goes_on(folder)), run.alone_in(folder, _say):
         if run.exists(folder):
             net = EideticNetwork.load(folder)
             settings = run.continued(net, settings, folder)
@@ -76,7 +72,7 @@ def add_task(
     The router needs the data of all tasks, so it is looked up before anything is trained.
     """
     new = read_tasks(tasks)
-    with _stoppable(_goes_on(folder)), run.alone_in(run.existing(folder), _say):
+    with stoppable(_goes_on(folder)), run.alone_in(run.existing(folder), _say):
         net, settings = run.load(folder)
         old = ", ".join(f"{t.name} ({t.data})" for t in settings.tasks)
         settings = run.with_tasks(net, settings, new, tasks)
@@ -121,7 +117,7 @@ def report(
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"a report needs {error.name}: pip install 'eideticnet[report]'") from error
     page = out or folder / "report.html"
-    with _stoppable("no report was written"):
+    with stoppable("no report was written"):
         write_report(run.existing(folder), page)
     _say(f"report: {page}")
 
@@ -135,7 +131,7 @@ def held_out(
 
     They are split off the tasks' data once more, the same as in training, or read from the tasks' `test`.
     """
-    with _stoppable("nothing was written"):
+    with stoppable("nothing was written"):
         for line in run.write_held_out(*run.load(run.existing(folder)), out):
             _say(line)
 
@@ -149,44 +145,10 @@ def _goes_on(folder: Path) -> str:
     return f"what is learned is in {folder}; the same command goes on from there"
 
 
-@contextmanager
-def _stoppable(then: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the command in one line that says what comes ``then``."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        number = int(stop.args[0]) if stop.args else signal.SIGINT
-        typer.secho(f"interrupted: {then}", err=True, fg="yellow")
-        raise typer.Exit(128 + number) from None
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """The first signal ends the command in good order, a second one at once."""
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
-    raise KeyboardInterrupt(number)
-
-
-@contextmanager
-def _heeding_signals() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {each: signal.getsignal(each) for each in STOP_SIGNALS}
-    for each, handler in before.items():
-        if handler != signal.SIG_IGN:
-            signal.signal(each, _stop)
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-
 def cli(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; what goes wrong becomes one line on standard error and exit status 1."""
     forget(all_of_it=True)
-    with _heeding_signals():
+    with heeding_signals():
         try:
             app(arguments)
         except Exception as error:

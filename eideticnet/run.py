@@ -131,28 +131,29 @@ def alone_in(folder: Path, say: Callable[[str], Any]) -> Iterator[None]:
 def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
     """The data of every task of ``config``: the router needs the old tasks' too, unless examples
     or moments were kept of them."""
-    found, missing, problems = dict[str, TaskData](), list[str](), list[str]()
+    found, missing, problems = dict[str, TaskData](), list[Exception](), list[Exception]()
     known = {task.name: task for task in net.tasks}
     for task in config.tasks:
         try:
-            found[task.name] = open_task(
-                task,
-                net.inputs,
-                seed=config.seed,
-                held_out=config.test,
-                batch_size=config.training.batch_size,
-                validation=config.validation,
-                others={c for t in config.tasks if t.data == task.data for c in t.classes},
-            )
+            with blamed(f"task {task.name!r}"):
+                found[task.name] = open_task(
+                    task,
+                    net.inputs,
+                    seed=config.seed,
+                    held_out=config.test,
+                    batch_size=config.training.batch_size,
+                    validation=config.validation,
+                    others={c for t in config.tasks if t.data == task.data for c in t.classes},
+                )
         except (DataError, ConfigError) as error:
             if task.name not in known:
-                problems.append(str(error))
+                problems.append(error)
             elif not _is_dispensable(net, known[task.name], config):
-                missing.append(str(error))
-    if missing:
-        problems.append(f"{'; '.join(missing)}; the router needs the data of every task, old and new")
-    if problems:
-        raise DataError("; ".join(problems))
+                missing.append(error)
+    if missing or problems:
+        needs = ["the router needs the data of every task, old and new"] if missing else []
+        text = "; ".join([*map(str, problems), *map(str, missing), *needs])
+        raise DataError(text) from (*problems, *missing)[0].__cause__
     return found
 
 

@@ -6,87 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from files import write_tasks
 from nets import task_data
+from project import CONFIG, TASKS
 
 from eideticnet import EideticNetwork
-from eideticnet.__main__ import cli
 
 ROOT = Path(__file__).parents[2]
-CONFIG = """
-name = "mine"
-seed = 1
-[trunk]
-target = "my_trunk:build"
-arguments = { width = 24 }
-[input]
-shape = [6]
-[training]
-learning_rate = 0.02
-max_epochs = 4
-patience = 2
-[pruning]
-step = 0.5
-threshold = 0.3
-[[tasks]]
-name = "birds"
-classes = ["owl", "wren"]
-data = "birds.npz"
-[[tasks]]
-name = "fish"
-classes = ["cod", "eel", "ray"]
-data = "fish.safetensors"
-"""
-TASKS = """
-[[tasks]]
-name = "frogs"
-classes = ["common", "tree"]
-data = "frogs.npz"
-"""
-
-
-@dataclass
-class Result:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A user's folder, and the current one: a trunk, two tasks' files and a configuration."""
-    (tmp_path / "my_trunk.py").write_text(
-        "from torch import nn\n"
-        "def build(width):\n"
-        "    return nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())\n"
-    )
-    write_tasks(tmp_path)
-    (tmp_path / "config.toml").write_text(CONFIG)
-    (tmp_path / "more.toml").write_text(TASKS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does with the current folder
-    return tmp_path
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command line in this process; starting another takes seconds."""
-
-    def call(*arguments, check=True):
-        with pytest.raises(SystemExit) as end:
-            cli(arguments)
-        captured = capsys.readouterr()
-        result = Result(int(end.value.code or 0), captured.out, captured.err)
-        assert not check or result.returncode == 0, result
-        return result
-
-    return call
 
 
 def test_a_users_own_trunk_and_files_become_a_network_and_a_task_is_added_on_top(project, run):
@@ -246,8 +176,36 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
         time.sleep(0.2)  # it is training once there is a journal
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert "Traceback" not in errors
+    assert process.returncode == 130
+    assert errors == "interrupted: what is learned is in runs/mine; the same command goes on from there\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_every_command_ends_with_the_status_of_the_signal_and_says_what_comes_then(
+    project, run, monkeypatch, number
+):
+    from eideticnet import report
+    from eideticnet import run as runs
+
+    def stop(*args):
+        before = signal.getsignal(number)
+        signal.raise_signal(number)
+        raise AssertionError(before)
+
+    run("train", "config.toml")
+    for owner, name, command, then in (
+        (runs, "complete", ["train", "config.toml", "--out", "b"], "in b; the same command goes on"),
+        (runs, "open_data", ["add-task", "runs/mine", "more.toml"], "in runs/mine; the same command goes on"),
+        (report, "write_report", ["report", "runs/mine"], "no report was written"),
+        (runs, "write_held_out", ["held-out", "runs/mine", "x.safetensors"], "nothing was written"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, stop)
+            result = run(*command, check=False)
+        assert result.returncode == 128 + number
+        assert result.stderr.startswith("interrupted: ")
+        assert then in result.stderr
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(

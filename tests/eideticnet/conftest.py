@@ -1,0 +1,28 @@
+"""What the tests of the command line share."""
+
+import pytest
+from project import Result, write_project
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A user's folder, and the current one."""
+    write_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process; starting another takes seconds."""
+    from eideticnet.__main__ import cli
+
+    def call(*arguments, check=True):
+        with pytest.raises(SystemExit) as end:
+            cli(arguments)
+        captured = capsys.readouterr()
+        result = Result(int(end.value.code or 0), captured.out, captured.err)
+        assert not check or result.returncode == 0, result
+        return result
+
+    return call

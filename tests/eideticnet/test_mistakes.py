@@ -1,0 +1,355 @@
+"""What users do wrong on the command line is one line that says what, where, and what to do."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from project import CONFIG, TASKS
+
+from eideticnet import EideticNetwork
+from eideticnet.config import Config
+from eideticnet.problems import validate
+
+ODD = """import torch
+from torch import nn
+
+
+def layer(cls, **arguments):
+    trunk = cls()
+    trunk.a = nn.Linear(6, 8)
+    return trunk
+
+
+class If(nn.Module):
+    def forward(self, x):
+        return self.a(x * 2 if x.sum() > 0 else x)
+
+
+class Wrong(nn.Module):
+    def forward(self, x):
+        return self.a(x, 3)
+
+
+def chooses(): return layer(If)
+def wrong(): return layer(Wrong)
+def raises(): return {}["nope"]
+def leaves(): raise SystemExit(3)
+def narrow(): return nn.Sequential(nn.Linear(5, 8), nn.ReLU())
+def nothing(): pass
+def strings(): return torch.zeros(9, 6), ["owl"] * 9
+"""
+
+
+def changed(project, *replacements):
+    text = CONFIG
+    for old, new in replacements:
+        assert old in text
+        text = text.replace(old, new)
+    (project / "config.toml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("patience = 2", "patiens = 2", ["[training] patiens", "did you mean 'patience'?"]),
+        ("[training]", "[traning]", ["[traning]", "did you mean 'training'?"]),
+        ("step = 0.5", 'score = "tayler"', ["[pruning] score = 'tayler'", "did you mean 'taylor'?"]),
+        ("step = 0.5", "threads = 1", ["[pruning] threads", "belongs at the top, before the first [table]"]),
+        ("seed = 1", "max_epochs = 3", ["max_epochs", "belongs to [training]"]),
+        ("classes = [", "clases = [", ["[[tasks]] 'birds' clases", "did you mean 'classes'?"]),
+        ("[training]", "[[training]]", ["write [training], in one pair"]),
+        (CONFIG[CONFIG.index("[[tasks]]") :], "[tasks]\nname = 'a'\n", ["write [[tasks]], in two pairs"]),
+        ("[6]", "6", ["[input] shape = 6: it should be a valid list"]),
+        ("[6]", '["6x"]', ["[input] shape.0 = '6x'"]),
+        ("[6]", "[6]\nlow = nan", ["[input] low = nan: it should be a finite number"]),
+        ("[6]", "[6]\nlow = 2.0\nhigh = 1.0", ["[input]: low 2.0 is above high 1.0"]),
+        ("seed = 1", "[routing]\nrouter = 'tap'", ["[routing] router = 'tap'", "did you mean 'taps'?"]),
+        (
+            "seed = 1",
+            "[routing]\nrouter = 'experts'",
+            ["[routing] router", "set validation = 0.1 at the top"],
+        ),
+        ('name = "fish"', 'name = "fish"\nreads = ["brids"]', ["'fish' reads 'brids'", "mean 'birds'?"]),
+        ('name = "fish"', 'name = "fish"\nreads = 3', ["'fish' reads = 3", "list or", "table"]),
+        ('name = "fish"', 'name = "fish"\npretrained = "a:b"', ["'fish'", "only the first task"]),
+        ('name = "mine"', 'name = "my/../net"', ["name = 'my/../net'", "letters, digits"]),
+        ("seed = 1", 'device = "cuda:99"', ["device = 'cuda:99'", "torch can use 'cpu'"]),
+        ("seed = 1", 'device = "gpu"', ["device = 'gpu'", "torch can use 'cpu'"]),
+        ("width = 24", "widht = 24", ["trunk 'my_trunk:build'", "'widht'; did you mean 'width'?"]),
+        ("width = 24", "width = 'x'", ["trunk 'my_trunk:build'", "my_trunk.py:5: TypeError"]),
+        ("my_trunk:build", "my_trnk:build", ["no my_trnk.py beside", "did you mean 'my_trunk'?"]),
+        ("my_trunk:build", "my_trunk:biuld", ["my_trunk has no 'biuld'; did you mean 'build'?"]),
+        ("my_trunk:build", "my_trunk.py:build", ["write it as module:callable", "'my_trunk:build'"]),
+        ("my_trunk:build", "broken:build", ["trunk 'broken:build': broken.py:2: SyntaxError"]),
+        ("my_trunk:build", "wants:build", ["wants.py:1: ModuleNotFoundError: No module named 'torchvison'"]),
+        ("birds.npz", "odd:raises", ["task 'birds'", "odd.py:23: KeyError: 'nope'"]),
+        ("birds.npz", "odd:leaves", ["task 'birds'", "odd.py:24: SystemExit: 3"]),
+        ("birds.npz", "odd:nothing", ["task 'birds'", "returned NoneType"]),
+        ("fish.safetensors", "odd:strings", ["task 'fish'"]),
+        ("birds.npz", "odd", ["task 'birds'", "no .npz, .safetensors, folder or module:callable"]),
+    ],
+)
+def test_a_mistake_in_the_file_or_the_code_that_it_names_is_one_line(project, run, old, new, words):
+    (project / "odd.py").write_text(ODD)
+    (project / "broken.py").write_text("x = 1\ndef build(:\n")
+    (project / "wants.py").write_text("import torchvison\n")
+    changed(project, (old, new))
+    error = run("train", "config.toml", check=False).error
+    for word in words:
+        assert word in error
+    assert not error.startswith("error: the router needs")
+    assert not (project / "runs/mine/network.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("odd:chooses", ["odd.py:13", "torch.where"]),
+        ("odd:wrong", ["odd.py:18: TypeError"]),
+        ("odd:raises", ["odd.py:23: KeyError"]),
+        ("odd:leaves", ["odd.py:24: SystemExit"]),
+        ("odd:narrow", ["shape (2, 6)", "2x6 and 5x8"]),
+        ("odd:nothing", ["returned NoneType, not a Module"]),
+    ],
+)
+def test_a_trunk_that_can_not_be_made_or_traced_is_blamed_by_file_and_line(project, run, target, words):
+    (project / "odd.py").write_text(ODD)
+    changed(project, ("my_trunk:build", target), ("arguments = { width = 24 }", ""))
+    error = run("train", "config.toml", check=False).error
+    for word in words:
+        assert word in error
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "config.toml is empty"),
+        (b"\x89PNG\xff", "no UTF-8 text"),
+        (b"[trunk", "can't read config.toml: Expected ']'"),
+        (None, "config.toml is a folder"),
+    ],
+)
+def test_what_is_no_configuration_is_said_in_a_line(project, run, content, words):
+    (project / "config.toml").unlink()
+    if content is None:
+        (project / "config.toml").mkdir()
+    else:
+        (project / "config.toml").write_bytes(content)
+    assert words in run("train", "config.toml", check=False).error
+
+
+def test_what_is_not_there_is_named_with_what_looks_like_it(project, run):
+    assert "no file confg.toml; did you mean 'config.toml'?" in run("train", "confg.toml", check=False).error
+    (project / "runs/mine").mkdir(parents=True)
+    (project / "runs/mine/network.json").touch()
+    assert "runs/mne holds no run; did you mean 'mine'?" in run("report", "runs/mne", check=False).error
+    assert not (project / "runs/mne").exists()
+
+
+@pytest.mark.parametrize("out", ["my_trunk.py", "my_trunk.py/run", "/proc/run"])
+def test_a_folder_that_can_not_be_written_to_is_one_line(project, run, out):
+    assert f"can't write to {out}" in run("train", "config.toml", "--out", out, check=False).error
+
+
+def test_a_byte_order_mark_is_no_mistake(project, run):
+    (project / "config.toml").write_text(CONFIG.replace("birds.npz", "nowhere.npz"), encoding="utf-8-sig")
+    assert "nowhere.npz" in run("train", "config.toml", check=False).error
+
+
+def test_the_stack_is_shown_to_who_asks_for_it(project, run, monkeypatch):
+    (project / "odd.py").write_text(ODD)
+    changed(project, ("birds.npz", "odd:raises"))
+    assert "EIDETIC_DEBUG=1 shows the stack" in run("train", "config.toml", check=False).error
+    monkeypatch.setenv("EIDETIC_DEBUG", "1")
+    assert 'return {}["nope"]' in run("train", "config.toml", check=False).stderr
+
+
+def test_a_dataset_that_fails_while_training_is_blamed_and_what_is_learned_is_kept(project, run):
+    (project / "late.py").write_text(
+        "import torch\n"
+        "class Late(torch.utils.data.Dataset):\n"
+        "    reads = 0\n"
+        "    def __len__(self):\n        return 60\n"
+        "    def __getitem__(self, i):\n"
+        "        self.reads += 1\n"
+        "        return torch.randn(6), i % 3 if self.reads < 300 else 1 // 0\n"
+        "def load():\n    return Late()\n"
+    )
+    changed(project, ("fish.safetensors", "late:load"))
+    error = run("train", "config.toml", check=False).error
+    assert "late.py:8: ZeroDivisionError" in error
+    assert "runs/mine keeps what is learned (birds), and the same command goes on from there" in error
+
+
+def test_a_learning_rate_that_diverges_is_one_line(project, run):
+    changed(project, ("learning_rate = 0.02", 'learning_rate = 1e30\noptimizer = "sgd"'))
+    assert "task 'birds': the loss became" in run("train", "config.toml", check=False).error
+
+
+def test_numbers_as_classes_are_their_names(project, run):
+    changed(project, ('["owl", "wren"]', "[0, 1]"))
+    assert validate(Config, {**VALID, "tasks": [{**VALID["tasks"][0], "classes": [0, 1]}]}, "x").tasks[
+        0
+    ].classes == ("0", "1")
+
+
+VALID = {
+    "name": "a",
+    "trunk": {"target": "a:b"},
+    "input": {"shape": [6]},
+    "tasks": [{"name": "birds", "classes": ["a", "b"], "data": "b.npz"}],
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([*Config.model_fields, "x"]), VALUES)
+def test_whatever_stands_in_a_file_is_accepted_or_one_line(key, value):
+    from eideticnet import ConfigError
+
+    try:
+        validate(Config, {**VALID, key: value}, "config.toml")
+    except ConfigError as error:
+        assert str(error).startswith("config.toml: ")
+        assert "\n" not in str(error).replace(repr(value), "")
+
+
+# -- code beside the file that names it ------------------------------------------------------------
+
+
+def test_code_is_found_beside_the_file_wherever_the_command_runs(project, run, monkeypatch, tmp_path_factory):
+    (project / "data.py").write_text(
+        "import numpy as np\ndef load(file):\n    f = np.load(file)\n    return f['x'], f['y']\n"
+    )
+    arguments = f'"data:load"\narguments = {{ file = "{project}/birds.npz" }}'
+    changed(project, ('"birds.npz"', arguments))
+    (project / "more.toml").write_text(TASKS)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    run("train", f"{project}/config.toml", "--out", "run")
+    monkeypatch.chdir(project.parent)
+    run("add-task", f"{elsewhere}/run", f"{project}/more.toml")
+    run("report", f"{elsewhere}/run")
+    assert "is complete" in run("train", f"{project}/config.toml", "--out", f"{elsewhere}/run").stdout
+    assert str(project) not in sys.path[:1]
+
+
+def test_two_runs_in_one_process_have_code_of_their_own(project, run):
+    for name, width in (("a", 8), ("b", 12)):
+        folder = project / name
+        folder.mkdir()
+        (folder / "sizes.py").write_text(f"WIDTH = {width}\n")
+        (folder / "my_trunk.py").write_text(
+            "from torch import nn\nfrom sizes import WIDTH\n"
+            "def build(width):\n    return nn.Sequential(nn.Linear(6, WIDTH), nn.ReLU())\n"
+        )
+        (folder / "config.toml").write_text(CONFIG.replace('data = "', f'data = "{project}/'))
+        run("train", f"{name}/config.toml", "--out", f"{name}/run")
+        assert EideticNetwork.load(folder / "run").program.groups == {"0": width}
+
+
+def test_a_project_that_was_moved_goes_on(project, run, monkeypatch):
+    run("train", "config.toml")
+    moved = project.with_name(f"{project.name}-moved")
+    project.rename(moved)
+    monkeypatch.chdir(moved)
+    assert "is complete" in run("train", "config.toml").stdout
+    run("add-task", "runs/mine", "more.toml")
+
+
+# -- a run that is begun ---------------------------------------------------------------------------
+
+
+def test_a_begun_run_names_the_keys_that_differ_and_is_not_touched(project, run):
+    run("train", "config.toml")
+    before = (project / "runs/mine/network.json").read_bytes()
+    changed(project, ("threshold = 0.3", "threshold = 0.25"), ("width = 24", "width = 20"))
+    error = run("train", "config.toml", check=False).error
+    assert "[pruning] threshold was 0.3 and is 0.25" in error
+    assert "[trunk] arguments.width was 24 and is 20" in error
+    changed(project, ('"eel"', '"ele"'))
+    assert (
+        "[[tasks]] 'fish' classes was ['cod', 'eel', 'ray'] and is"
+        in run("train", "config.toml", check=False).error
+    )
+    assert (project / "runs/mine/network.json").read_bytes() == before
+
+
+def test_a_task_that_is_added_to_the_file_is_learned_and_another_router_is_fitted(project, run):
+    run("train", "config.toml")
+    (project / "config.toml").write_text(
+        'threads = 1\n[routing]\nrouter = "linear"\n'
+        + CONFIG.replace('name = "mine"\nseed = 1\n', "")
+        + TASKS
+    )
+    text = (project / "config.toml").read_text()
+    (project / "config.toml").write_text('name = "mine"\nseed = 1\n' + text)
+    output = run("train", "config.toml").stdout
+    assert "frogs: " in output
+    assert "(linear)" in output
+    net = EideticNetwork.load(project / "runs/mine")
+    assert [t.name for t in net.tasks] == ["birds", "fish", "frogs"]
+
+
+def test_where_there_is_no_room_it_is_said_what_is_kept_and_which_line_to_change(project, run):
+    full = ("threshold = 0.3", "threshold = 0.3\nmin_width = 24")
+    changed(project, full)
+    error = run("train", "config.toml", check=False).error
+    for word in ("fish: no free neuron in 0, 2", 'when_full = "widen"', "threshold above 0.3", "[trunk]"):
+        assert word in error
+    assert "runs/mine keeps what is learned (birds), and the same command goes on from there" in error
+    changed(project, full, ("seed = 1", 'seed = 1\nwhen_full = "widen"'))
+    assert "birds: 24" not in (output := run("train", "config.toml").stdout)
+    assert "fish: 12 of 36" in output
+
+
+def test_a_task_may_be_added_where_all_is_full(project, run):
+    changed(project, ("threshold = 0.3", "threshold = 0.3\nmin_width = 12"))
+    run("train", "config.toml")
+    error = run("add-task", "runs/mine", "more.toml", check=False).error
+    assert "frogs: no free neuron" in error
+    assert "add-task: --when-full widen" in error
+    run("add-task", "runs/mine", "more.toml", "--when-full", "reuse")
+
+
+# -- what a run tells ------------------------------------------------------------------------------
+
+
+def test_adding_a_task_shows_what_the_others_routed_accuracy_was_before(project, run):
+    assert "routed before" not in run("train", "config.toml").stdout
+    before = EideticNetwork.load(project / "runs/mine").metadata["report"]["fish"]["routed"]
+    output = run("add-task", "runs/mine", "more.toml").stdout
+    (row,) = [line for line in output.splitlines() if line.startswith("│ fish")]
+    now = EideticNetwork.load(project / "runs/mine").metadata["report"]["fish"]["routed"]
+    assert [cell.strip() for cell in row.split("│")[3:5]] == [f"{now:.1%}", f"{before:.1%}"]
+
+
+def test_the_run_writes_the_inputs_that_a_proof_of_its_routing_wants(project, run):
+    from export.real_inputs import read_inputs
+
+    run("train", "config.toml")
+    output = run("held-out", "runs/mine", "real.safetensors").stdout
+    assert "fish: 15 held-out inputs, where a proof about its routing wants 200" in output
+    real = read_inputs(project / "real.safetensors", {"shape": [6], "dtype": "float32"})
+    net = EideticNetwork.load(project / "runs/mine")
+    assert np.bincount(real.task).tolist() == [16, 15]
+    x = torch.from_numpy(real.x)
+    for index, task in enumerate(net.tasks):
+        mine = torch.from_numpy(real.task == index)
+        right = net.task_logits(x[mine], task.name).argmax(1) == torch.from_numpy(real.label)[mine]
+        y = torch.from_numpy(real.label)[mine]
+        oracle = torch.stack([right[y == c].double().mean() for c in y.unique()]).mean()
+        assert float(oracle) == net.metadata["report"][task.name]["oracle"]
+    assert "no new .safetensors file" in run("held-out", "runs/mine", "real.safetensors", check=False).error
+
+
+@pytest.mark.parametrize("command", ["train", "add-task", "report", "held-out"])
+def test_help_shows_brackets_as_they_are(run, command):
+    output = run(command, "--help").stdout
+    assert ("[[tasks]]" in output) == (command == "add-task")
