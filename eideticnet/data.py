@@ -28,6 +28,7 @@ from eideticnet.errors import DataError, EideticError, RowError
 from eideticnet.hashing import tensor_hash
 from eideticnet.inputs import Inputs
 from eideticnet.pairs import as_tensor, pair
+from eideticnet.users_code import blame
 
 Loader = Iterable[Any]
 """A DataLoader, or whatever else gives batches (x, y) each time that it is iterated."""
@@ -175,9 +176,7 @@ class Rows:
         except (EideticError, MemoryError):
             raise
         except Exception as error:  # whatever a Dataset, a sampler or a collate_fn raises
-            what = (str(error).strip().splitlines() or [""])[-1]
-            kind = type(error).__name__
-            raise self._error(f"its loader failed at batch {number}: {kind}: {what}") from error
+            raise self._error(f"its loader failed at batch {number}: {blame(error)}") from error
 
     def _pair(self, batch: Any, place: Callable[[int], str]) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, list | tuple) or len(batch) != 2:

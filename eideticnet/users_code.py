@@ -128,7 +128,8 @@ def blamed(what: str) -> Iterator[None]:
 def blame(error: BaseException) -> str:
     """``file:line: Type: message`` in one line, of the innermost line that is the user's, if there is one."""
     lines = str(error).strip().splitlines() or [""]
-    text = f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
+    line = lines[-1] if "Original Traceback" in str(error) else lines[0]  # of a DataLoader's worker
+    text = f"{type(error).__name__}: {line}" if line else type(error).__name__
     place = theirs(error)
     return f"{place}: {text}" if place else text
 

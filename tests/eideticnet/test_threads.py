@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 from nets import LIGHT, QUICK, names, task_loader
-from trunks import FEATURES, Mlp
+from torch import nn
+from trunks import FEATURES
 
 from eideticnet import EideticNetwork, Journal, threads
 
@@ -20,7 +21,10 @@ def two_threads():
 
 def threads_while_learning(training=QUICK, journal=None, stop=None):
     """The numbers of threads that torch had after each epoch."""
-    net, found = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES)), []
+    net, found = (
+        EideticNetwork(nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU()), torch.zeros(2, FEATURES)),
+        [],
+    )
 
     def report(event):
         found.append(torch.get_num_threads())
