@@ -69,7 +69,8 @@ def write_graph(trial: Trial, form: Form, rule: Rule, path: Path) -> onnx.ModelP
     if model is not None:
         if form.precision == "int8":
             trial.check(session(attach(model, rule)), "float32", form.what)
-            model = quantised(model)
+            with _one_line(form, net.program):
+                model = quantised(model)
         path.write_bytes(attach(model, rule).SerializeToString())
     _try(trial, form, path)
     if model is not None:  # checked last: a runtime says more of what it lacks
@@ -79,8 +80,8 @@ def write_graph(trial: Trial, form: Form, rule: Rule, path: Path) -> onnx.ModelP
 
 @contextmanager
 def _one_line(form: Form, program: Program) -> Iterator[None]:
-    """Whatever torch raises while it writes a graph becomes an ``ExportError`` that names the operation, and
-    the layers or steps of the trunk that run it."""
+    """Whatever is raised while a graph is written becomes an ``ExportError`` of one line that names the
+    operation, and the layers or steps of the trunk that run it."""
     try:
         yield
     except (ExportError, OSError, MemoryError):
@@ -90,11 +91,11 @@ def _one_line(form: Form, program: Program) -> Iterator[None]:
         while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
             causes.append(cause)
         found = re.search(r"(?:torch\.ops\.)?(aten[.:]+\w+)", " ".join(map(str, causes)))
-        name = found[1].replace("::", ".") if found else "an operation"
+        name = found[1].replace("::", ".") if found else "the graph"
         reason = next(iter(str(causes[-1]).strip().splitlines()), "") or type(causes[-1]).__name__
         raise ExportError(
-            f"torch can't write {name}{_where(name, program)} as {form.format}: {reason[:200]}; use another "
-            "operation, or another --format"
+            f"{name}{_where(name, program)} can't be written as {form.what}: {reason[:200]}; use another "
+            "operation, --format or --precision"
         ) from error
 
 

@@ -69,11 +69,30 @@ def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
 
         with tempfile.TemporaryDirectory(prefix="eidetic-int8-") as folder:
             path = Path(folder) / "int8.onnx"
-            quantize_dynamic(model, path, weight_type=QuantType.QUInt8)  # its int8 convolution has no kernel
+            quantize_dynamic(
+                _unshared(model), path, weight_type=QuantType.QUInt8
+            )  # its int8 convolution has no kernel
             made = onnx.load(path)
     del made.metadata_props[:]
     del made.graph.value_info[:]
     return cut(made, [output.name for output in model.graph.output])
+
+
+def _unshared(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model`` with a weight of its own for each Gemm: the tool transposes the one that several share as
+    often as it meets it."""
+    alone = onnx.ModelProto()
+    alone.CopyFrom(model)
+    tensors, seen = {tensor.name: tensor for tensor in model.graph.initializer}, set[str]()
+    for number, node in enumerate(alone.graph.node):
+        if node.op_type != "Gemm" or (weight := node.input[1]) not in tensors:
+            continue
+        if weight in seen:
+            copied = alone.graph.initializer.add()
+            copied.CopyFrom(tensors[weight])
+            copied.name = node.input[1] = f"{weight}_{number}"
+        seen.add(weight)
+    return alone
 
 
 @contextmanager
