@@ -36,6 +36,7 @@ from serving.state import State
 from serving.stop import stop_server
 from serving.store import opened
 from serving.tls import check as check_tls
+from serving.trouble import FORESEEN
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOT_RUNNING = 3
@@ -113,6 +114,8 @@ def start(
         stop_seconds=stop_seconds,
         silence_seconds=silence_seconds,
     )
+    if signal.getsignal(signal.SIGHUP) == _interrupt:  # a terminal that closes, or logrotate: logs that were
+        signal.signal(signal.SIGHUP, lambda *_: None)  # moved away are begun anew by whoever writes them
     try:
         status = _serve(Home(home), archives, options, replace, run)
     except KeyboardInterrupt:
@@ -132,7 +135,7 @@ def _serve(home: Home, archives: list[Path], options: Options, replace: bool, ru
             starting.stop()
             if run:
                 return run_beside(supervisor, run)
-            announce(console, supervisor.server)
+            announce(console, supervisor.server, supervisor.ports)
             supervisor.run()
     return 0
 
@@ -279,10 +282,11 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     for stop_signal in STOP_SIGNALS:
-        signal.signal(stop_signal, _interrupt)
+        if (stop_signal, signal.getsignal(stop_signal)) != (signal.SIGHUP, signal.SIG_IGN):  # as by nohup
+            signal.signal(stop_signal, _interrupt)
     try:
         app()
-    except (ServingError, ArchiveError) as error:
+    except FORESEEN as error:
         typer.secho(f"error: {error}", err=True, fg="red")
         raise SystemExit(1) from None
     except KeyboardInterrupt:

@@ -20,6 +20,11 @@ def adopt(
     a model that is served takes its place only if ``replace`` says so, and then without a proof.
     """
     before = state = State.load(home.state)
+    if not replace and not before.models and home.header.exists():
+        raise ServingError(
+            f"{home.state} is gone or names no model, though {home.root} has served: put it back, or begin "
+            "anew with archives and --replace, or with another --home"
+        )
     notes, given = [], dict[str, Path]()
     for path in archives:
         stored = admit(path, home.store, allow_torch=allow_torch)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from export.archive import Archive
+from serving.client.key import Key
 from serving.home import Home
 from serving.management import Management
 from serving.probes import Prober
 from serving.running import BATCHING, Running
 from serving.state import State, Version
 from serving.store import opened
+from serving.strangers import Strangers
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class Connection:
     limits: Limits = Limits()
 
     def state(self) -> State:
-        return State.load(self.home.state)
+        """What is to be served; ``Unavailable`` while that is not known."""
+        return State.known(self.home.state)
 
     def archive(self, version: Version) -> Archive:
         """The archive of ``version``, if it is still the one that was admitted and its format is allowed."""
@@ -48,10 +52,11 @@ class Connection:
 
 @contextmanager
 def connect(home: Home, running: Running, limits: Limits = Limits()) -> Iterator[Connection]:
-    """Clients of a running server with the tokens that it has now."""
-    keys, verify = running.read_keys(), running.verify()
+    """Clients of a running server with the tokens that it has, also when it has others later."""
+    keys, verify = Path(running.keys), running.verify()
+    strangers = Strangers(running.grpc_management, Key(keys, "management"), running.certificate, verify)
     with (
-        Management(running.management, keys.management, verify=verify) as management,
-        Prober(running.inference, keys.inference, verify=verify) as prober,
+        Management(running.management, keys, strangers, verify=verify) as management,
+        Prober(running.inference, keys, verify=verify) as prober,
     ):
         yield Connection(home, running, management, prober, limits)

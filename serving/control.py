@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -11,10 +12,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
+from serving.trouble import FORESEEN
 from serving.watch import Watch
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("serving.control")
 
 _SECONDS = 10
 _NAME = "eidetic"
@@ -51,6 +55,9 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     block_on_close = False
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Whoever asks may break off: nobody needs to know."""
+
 
 class _Handler(WSGIRequestHandler):
     timeout = _SECONDS  # a client that sends nothing is let go
@@ -67,7 +74,11 @@ def _router(routes: dict[str, WSGIApplication]) -> WSGIApplication:
             return _text(named, "404 Not Found", f"there are {', '.join(routes)}")
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _text(named, "405 Method Not Allowed", "GET is what is allowed")
-        return page(environ, named)
+        try:
+            return page(environ, named)
+        except FORESEEN as error:
+            log.warning("%s: %s", environ["PATH_INFO"], error)
+            return _text(named, "503 Service Unavailable", "not known now; the server's log says why")
 
     return application
 

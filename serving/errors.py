@@ -10,6 +10,10 @@ class ServingError(Exception):
     """The server can't do what was asked; the message says why and what to do."""
 
 
+class Unavailable(ServingError):
+    """What is needed is not there, and may come back: a file, a folder, room on a disk, a port."""
+
+
 class NoAnswerError(ServingError):
     """The connection was refused or broke, so nobody knows whether the request was run."""
 

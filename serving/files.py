@@ -6,14 +6,17 @@ import os
 import tempfile
 from pathlib import Path
 
-from serving.errors import ServingError
+from serving.errors import Unavailable
+
+UNFINISHED = ".new-"
+"""How the names of files begin that are being written."""
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, never a part."""
+    """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, never a part. Its
+    folder is not made: one that is gone may have been moved, and be put back."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -26,7 +29,7 @@ def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
-        raise ServingError(f"{path} can't be written: {error}") from error
+        raise Unavailable(f"{path} can't be written: {error.strerror}") from error
 
 
 def _sync_folder(folder: Path) -> None:

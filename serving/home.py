@@ -9,11 +9,11 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.errors import ServingError
+from serving.errors import ServingError, Unavailable
 
 _LOCK_PAUSE = 0.1
 _LOOK_SECONDS = 0.5
@@ -34,6 +34,16 @@ class Home:
     def running(self) -> Path:
         """``server.json``: there while a server runs, or after it was killed."""
         return self.root / "server.json"
+
+    @property
+    def ports(self) -> Path:
+        """The ports that a server took here last."""
+        return self.root / "ports.json"
+
+    @property
+    def run(self) -> Path:
+        """Where TorchServe's private folder lies while it runs."""
+        return self.root / "run"
 
     @property
     def keys(self) -> Path:
@@ -66,13 +76,21 @@ class Home:
 
     def example(self, model: str) -> Path:
         """An instance that ``model`` takes, as .npy."""
-        return self.root / "examples" / f"{model}.npy"
+        return self.examples / f"{model}.npy"
+
+    @property
+    def examples(self) -> Path:
+        return self.root / "examples"
+
+    @property
+    def _folders(self) -> tuple[Path, ...]:
+        return self.store, self.reports, self.logs, self.metrics, self.records, self.examples, self.run
 
     def create(self) -> None:
         """Make the folders that are not there yet. Nobody else may read what requests held, nor, where a
         folder was there before, put another file in the place of one that was checked."""
         try:
-            for folder in (self.root, self.store, self.reports, self.logs, self.metrics, self.records):
+            for folder in (self.root, *self._folders):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 _close_to_others(folder)
         except OSError as error:
@@ -81,26 +99,37 @@ class Home:
     def served(self) -> bool:
         """Whether a server runs here: whether its lock is held, which no reused process id can fake."""
         try:
-            descriptor = os.open(self._server_lock, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.server_lock, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            raise Unavailable(f"{self.root} can't be read: {error}") from error
         try:
             return not _try_lock(descriptor, fcntl.LOCK_SH)
         finally:
             os.close(descriptor)
 
     @property
-    def _server_lock(self) -> Path:
+    def server_lock(self) -> Path:
         return self.root / "server.lock"
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Held for as long as a server runs here; ``Locked`` names the one that does."""
-        with _locked(self._server_lock, _LOOK_SECONDS, f"a server runs in {self.root} already"):
+        """``held`` for as long as a server runs here."""
+        with self.held():
             try:
                 yield
             finally:
-                self.running.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.running.unlink()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The lock of the server that runs here; ``Locked`` names the one that does."""
+        other = f"python -m serving deploy ARCHIVE --home {self.root} gives it another version, and another "
+        other += "--home is another server"
+        with _locked(self.server_lock, _LOOK_SECONDS, f"a server runs in {self.root} already", other):
+            yield
 
     @contextmanager
     def changing(self, seconds: float = 30.0) -> Iterator[None]:
@@ -121,17 +150,21 @@ class Locked(ServingError):
 
 
 @contextmanager
-def _locked(path: Path, seconds: float, problem: str) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _locked(path: Path, seconds: float, problem: str, advice: str = "") -> Iterator[None]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Unavailable(f"{path} can't be locked: {error}") from error
     try:
         deadline = time.monotonic() + seconds
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-                raise Locked(f"{problem}: process {holder or 'unknown'}")
+                raise Locked(f"{problem}: process {holder or 'unknown'}" + (f"; {advice}" if advice else ""))
             time.sleep(_LOCK_PAUSE)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # a full disk: nobody is told who holds the lock, and it is held
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(descriptor)

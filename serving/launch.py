@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from serving.connection import Connection, Limits, connect
-from serving.errors import ServingError
-from serving.files import write_whole
+from serving.errors import ServingError, Unavailable
 from serving.home import Home
 from serving.management import ManagementError
 from serving.process import TorchServe
 from serving.ready import give_up, wait_for_keys
 from serving.reconcile import settle
-from serving.running import Keys, Profile, Running
-from serving.settings import HEAP_MEGABYTES, Network, Ports, reachable
+from serving.running import Profile, Running
+from serving.settings import HEAP_MEGABYTES, YEAR_IN_MINUTES, Network, Ports, reachable
+from serving.state import State
+from serving.tokens import Tokens
 
 _PAUSE_SECONDS = 0.05
 
@@ -26,7 +27,8 @@ _PAUSE_SECONDS = 0.05
 @dataclass(frozen=True)
 class Options:
     """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept, ``heap``
-    the megabytes of Java's heap; after ``silence_seconds`` without an answer TorchServe is started again."""
+    the megabytes of Java's heap; after ``silence_seconds`` without an answer TorchServe is started again.
+    ``token_minutes``: how long it takes its own tokens for good."""
 
     network: Network = field(default_factory=Network)
     workers: int = 1
@@ -38,11 +40,23 @@ class Options:
     startup_seconds: float = 120.0
     stop_seconds: float = 10.0
     silence_seconds: float = 30.0
+    token_minutes: int = YEAR_IN_MINUTES
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A TorchServe that serves, how it is reached, and its tokens."""
+
+    torchserve: TorchServe
+    server: Connection
+    tokens: Tokens
 
 
 @contextmanager
-def launched(home: Home, options: Options, ports: Ports) -> Iterator[tuple[TorchServe, Connection]]:
-    """A TorchServe that serves what the home's state says. ``server.json`` tells of it."""
+def launched(home: Home, options: Options, ports: Ports) -> Iterator[Launched]:
+    """A TorchServe that serves what the home's state says. ``server.json`` tells of it.
+
+    ``Unavailable`` if something of that is not there; any other ``ServingError`` is TorchServe's fault."""
     with TorchServe(
         [],
         ports,
@@ -51,18 +65,35 @@ def launched(home: Home, options: Options, ports: Ports) -> Iterator[tuple[Torch
         network=options.network,
         variables=_variables(home, options),
         heap=options.heap,
+        root=home.run,
+        room=room(home),
+        token_minutes=options.token_minutes,
     ) as torchserve:
         running = _described(home, options, torchserve)
-        _write_keys(home, running, wait_for_keys(torchserve, options.startup_seconds))
+        wait_for_keys(torchserve, options.startup_seconds)
+        tokens = Tokens(torchserve.key_file, options.token_minutes, Path(running.keys), home.header)
+        Path(running.keys).parent.mkdir(parents=True, exist_ok=True)
+        tokens.write()
         with connect(home, running, Limits(ready=options.startup_seconds)) as server:
             _wait_for_management(torchserve, server, options.startup_seconds)
             try:
                 settle(server, server.state())
+            except Unavailable:
+                raise
             except ServingError as error:
                 tail = torchserve.log_tail()
                 raise ServingError(f"{error}; the end of TorchServe's log:\n{tail}") from error
             running.write(home.running)
-            yield torchserve, server
+            yield Launched(torchserve, server, tokens)
+
+
+def room(home: Home) -> int:
+    """Bytes of the archives that are to be unpacked."""
+    defaults = [model.default for model in State.known(home.state).models.values()]
+    try:
+        return sum((home.store / version.file).stat().st_size for version in defaults)
+    except OSError as error:
+        raise Unavailable(f"an archive is gone: {error}") from error
 
 
 def _variables(home: Home, options: Options) -> dict[str, str]:
@@ -95,13 +126,6 @@ def _described(home: Home, options: Options, torchserve: TorchServe) -> Running:
         profile=options.profile,
         allow_torch=options.allow_torch,
     )
-
-
-def _write_keys(home: Home, running: Running, tokens: dict[str, str]) -> None:
-    """For clients, and once more as a header that ``curl -H @FILE`` sends, so that no log shows it."""
-    keys = Keys(**tokens)
-    keys.write(Path(running.keys), mode=0o600)
-    write_whole(home.header, f"Authorization: Bearer {keys.inference}\n".encode(), mode=0o600)
 
 
 def _wait_for_management(torchserve: TorchServe, server: Connection, seconds: float) -> None:

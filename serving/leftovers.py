@@ -1,4 +1,4 @@
-"""What a server leaves behind that was killed and could not clean up."""
+"""What a server leaves behind that was killed, or that was interrupted while it cleaned up."""
 
 from __future__ import annotations
 
@@ -9,28 +9,38 @@ from contextlib import suppress
 from pathlib import Path
 
 from serving.errors import ServingError
+from serving.files import UNFINISHED
+from serving.folder import PREFIX
 from serving.home import Home
-from serving.process import PREFIX
+from serving.process import MARK
 from serving.running import Running
 
 
 def clean_up(home: Home) -> None:
-    """End the processes and remove the folder of a server that is gone; the caller holds its lock."""
-    if not home.running.exists():
-        return
-    with suppress(ServingError):  # a damaged server.json names nothing to clean up
-        running = Running.read(home.running)
-        folder = Path(running.folder)
-        if folder.name.startswith(PREFIX):
-            _end(running.frontend, folder)
-            shutil.rmtree(folder, ignore_errors=True)
-    home.running.unlink(missing_ok=True)
+    """End the processes and remove the folders of servers that are gone, and files that they had no time to
+    finish; the caller holds the home's lock."""
+    for folder in _folders(home):
+        _end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        for path in [*home.root.glob(f"{UNFINISHED}*"), home.running]:
+            path.unlink(missing_ok=True)
 
 
-def _end(group: int, folder: Path) -> None:
-    """End what is left of a process group, if it is still the one that ran in ``folder``."""
+def _folders(home: Home) -> list[Path]:
+    """Private folders, also that of an older server, which had it elsewhere."""
+    found = sorted(home.run.resolve().glob(f"{PREFIX}*"))
+    with suppress(ServingError):  # none, or a damaged server.json, which names nothing to clean up
+        named = Path(Running.read(home.running).folder)
+        if named.name.startswith(PREFIX) and named not in found:
+            found.append(named)
+    return found
+
+
+def _end(folder: Path) -> None:
+    """End whoever belongs to ``folder``."""
+    mark = f"{MARK}={folder}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, ProcessLookupError):
-            ours = os.getpgid(int(entry.name)) == group
-            if ours and str(folder).encode() in (entry / "environ").read_bytes():
+        with suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0"):
                 os.kill(int(entry.name), signal.SIGKILL)

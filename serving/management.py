@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
 
-from serving.errors import ServingError
+from serving.bearer import Bearer, wrong_key
+from serving.client.key import Key
+from serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
+from serving.strangers import Strangers, plain
 
 _SECONDS = 30.0
 _MOST_MODELS = 1000
 
 
 class ManagementError(ServingError):
-    """TorchServe refused, or did not answer: then ``status`` is 0, else the HTTP status."""
+    """TorchServe refused, or did not answer: then ``status`` is 0, else the HTTP status. ``wrong_key`` says
+    that it did not know the key."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, wrong_key: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.wrong_key = status, wrong_key
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,15 @@ class HeldModel:
 
 
 class Management:
-    """A client of the API; ``key`` is the management token. Its methods raise ``ManagementError``."""
+    """A client of the API; ``key`` is the management token or the file that holds it. ``strangers`` takes
+    the models whose names no path can hold. Its methods raise ``ManagementError``."""
 
-    def __init__(self, url: str, key: str, *, verify: ssl.SSLContext | bool = True) -> None:
-        headers = {"Authorization": f"Bearer {key}"}
-        self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=_SECONDS, trust_env=False, verify=verify
-        )
+    def __init__(
+        self, url: str, key: str | Path, strangers: Strangers, *, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        auth = Bearer(Key(key, "management"))
+        self._strangers = strangers
+        self._http = httpx.Client(base_url=url, auth=auth, timeout=_SECONDS, trust_env=False, verify=verify)
 
     def models(self, seconds: float = _SECONDS) -> dict[str, HeldModel]:
         """All that TorchServe holds, by the model's name. Each answer may take so many seconds."""
@@ -73,13 +81,19 @@ class Management:
     def model(self, name: str, seconds: float = _SECONDS) -> HeldModel | None:
         """One model, or None where TorchServe holds no version of it."""
         try:
-            default = self._ask("GET", f"/models/{name}", seconds)[0]["modelVersion"]
-            versions = self._ask("GET", f"/models/{name}/all", seconds)
+            default = self._described(name, "", seconds)[0]["modelVersion"]
+            versions = self._described(name, "all", seconds)
         except ManagementError as error:
             if error.status == 404:
                 return None
             raise
         return HeldModel(default, {each["modelVersion"]: _version(each) for each in versions})
+
+    def _described(self, name: str, version: str, seconds: float) -> Any:
+        if plain(name):
+            return self._ask("GET", f"/models/{name}" + (f"/{version}" if version else ""), seconds)
+        with _as_ours(f"describing {name!r}"):
+            return self._strangers.describe(name, version, seconds)
 
     def register(self, file: str, batching: Mapping[str, int], seconds: float = _SECONDS) -> None:
         """Begin to load the archive ``file`` of the store.
@@ -111,10 +125,25 @@ class Management:
     def unregister(self, name: str, version: str) -> None:
         """Remove a version, whose workers end. That it is gone already is no error."""
         try:
-            self._ask("DELETE", f"/models/{name}/{version}")
+            if plain(name, version):
+                self._ask("DELETE", f"/models/{name}/{version}")
+            else:
+                with _as_ours(f"removing {name!r} {version!r}"):
+                    self._strangers.unregister(name, version, _SECONDS)
         except ManagementError as error:
             if error.status != 404:
                 raise
+
+    def renew(self, kind: str, key: str) -> None:
+        """Let TorchServe make a new token, "inference" or "management", which it writes into its file;
+        ``key`` is the third one, which serves for this alone."""
+        auth, parameters = Bearer(Key(key)), {"type": kind}
+        try:
+            response = self._http.get("/token", params=parameters, auth=auth)
+        except httpx.HTTPError as error:
+            raise ManagementError(0, f"no answer from TorchServe's management API: {error!r}") from error
+        if not response.is_success:
+            raise ManagementError(response.status_code, f"TorchServe makes no new {kind} key")
 
     def _ask(self, method: str, path: str, seconds: float = _SECONDS, /, **parameters: Any) -> Any:
         what = f"{method} {path}"
@@ -128,7 +157,9 @@ class Management:
         if response.is_success:
             return body
         reason = body.get("message", body) if isinstance(body, dict) else body
-        raise ManagementError(response.status_code, f"TorchServe refused {what}: {reason}")
+        raise ManagementError(
+            response.status_code, f"TorchServe refused {what}: {reason}", wrong_key=wrong_key(response)
+        )
 
     def close(self) -> None:
         self._http.close()
@@ -140,6 +171,17 @@ class Management:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _as_ours(what: str) -> Iterator[None]:
+    try:
+        yield
+    except RequestError as error:
+        known = not isinstance(error, WrongKeyError)
+        raise ManagementError(error.status, f"{what}: {error}", wrong_key=not known) from error
+    except (NoAnswerError, OSError) as error:
+        raise ManagementError(0, f"{what}: {error}") from error
 
 
 def _version(described: Mapping[str, Any]) -> HeldVersion:

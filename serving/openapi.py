@@ -160,7 +160,7 @@ def _ref(name: str) -> Json:
 
 def served(home: Home) -> Json:
     """The document of what is served in ``home`` now."""
-    models = sorted(State.load(home.state).models.items())
+    models = sorted(State.known(home.state).models.items())
     bundles = [_bundle(home.store / model.default.file, model.default.sha256) for _, model in models]
     return document(bundles, Running.read(home.running).inference if home.running.exists() else "")
 

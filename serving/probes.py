@@ -20,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from export.archive import Archive
+from serving.bearer import Bearer
+from serving.client.key import Key
 from serving.client.payload import encode
 from serving.errors import ServingError
 from serving.files import write_whole
 
 SHADOW = {"eidetic-shadow": "1"}
-"""The header of requests that nobody sent: the server does not record them."""
+"""The header of requests that nobody sent: the server neither records nor counts them."""
 PROBE_SECONDS = 5.0
 """How long one probe may take."""
 _PAUSE_SECONDS = 0.05
@@ -50,20 +52,25 @@ class ProbeError(ServingError):
 
 
 class Prober:
-    """Sends requests that are not recorded; ``key`` is the inference token."""
+    """Sends requests that are not recorded or counted; ``key`` is the inference token or its file."""
 
     def __init__(
-        self, url: str, key: str, *, verify: ssl.SSLContext | bool = True, seconds: float = PROBE_SECONDS
+        self,
+        url: str,
+        key: str | Path,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        seconds: float = PROBE_SECONDS,
     ) -> None:
-        headers = {"Authorization": f"Bearer {key}", **SHADOW}
+        auth = Bearer(Key(key))
         self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=seconds, trust_env=False, verify=verify
+            base_url=url, auth=auth, headers=SHADOW, timeout=seconds, trust_env=False, verify=verify
         )
 
     def ask(self, name: str, version: str, question: Question) -> dict[str, Any]:
         """The answer of one version, of the default where ``version`` is empty; else ``ProbeError``,
         and ``ServingError`` at once where nobody listens."""
-        path = f"/predictions/{name}" + (f"/{version}" if version else "")
+        path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
         body = encode(question.x)
         try:
             response = self._http.post(

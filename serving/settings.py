@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.records import Record
+
 HOST = "127.0.0.1"
-PREFERRED = (8080, 8081, 8082, 7070, 7071, 8083)
 _ANY_HOST = {"0.0.0.0": HOST, "::": "[::1]"}
-_YEAR_IN_MINUTES = 525_600
+YEAR_IN_MINUTES = 525_600
 MOST_BYTES = 6_553_500
 """The largest body of a request; TorchServe's own default, stated so that it stays."""
 HEAP_MEGABYTES = 2048
 """Java's heap: room for a full queue and a batch of the largest requests. It would be a quarter of the
 machine's memory, and grow into that before anything is collected."""
+_WORKER = 9000
+"""Workers' sockets, which are files, are numbered from here."""
 _OPEN_INFERENCE = "TS_OPEN_INFERENCE_PROTOCOL"
 _FOREIGN = ("TS_", "JAVA", "_JAVA", "JDK_")
 """Variables meant for another TorchServe or Java; only the protocol of gRPC is the operator's choice."""
@@ -26,18 +27,15 @@ _NO_URL = "(?!)"
 copies ``STORE/../../any.mar`` into the store before it refuses the dots, and then loads it by that name."""
 
 
-@dataclass(frozen=True)
-class Ports:
-    """The ports of one server: five of TorchServe, and ``control`` of its supervisor. Workers' sockets
-    are files, numbered from ``worker``."""
+class Ports(Record):
+    """The ports of one server: four of TorchServe, and ``control`` of its supervisor. (Workers' sockets
+    are files.)"""
 
     inference: int
     management: int
-    metrics: int
     grpc_inference: int
     grpc_management: int
-    control: int = 0
-    worker: int = 9000
+    control: int
 
     @property
     def inference_url(self) -> str:
@@ -71,29 +69,12 @@ def reachable(host: str) -> str:
     return _ANY_HOST.get(host, f"[{host}]" if ":" in host else host)
 
 
-def free_ports(*, prefer_usual: bool = True) -> Ports:
-    """TorchServe's usual ports if all of them are free, otherwise any that are."""
-    if prefer_usual and all(map(_is_free, PREFERRED)):
-        return Ports(*PREFERRED)
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in PREFERRED]
-        for s in sockets:
-            s.bind((HOST, 0))
-        return Ports(*(s.getsockname()[1] for s in sockets))
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
 def config_properties(
-    ports: Ports, model_store: Path, models: Sequence[tuple[str, str]], network: Network = Network()
+    ports: Ports,
+    model_store: Path,
+    models: Sequence[tuple[str, str]],
+    network: Network = Network(),
+    token_minutes: int = YEAR_IN_MINUTES,
 ) -> str:
     """TorchServe's configuration file; ``models`` are (name, archive file name) pairs to begin with."""
     tls = {}
@@ -103,22 +84,20 @@ def config_properties(
     lines = {
         "inference_address": f"{network.scheme}://{network.host}:{ports.inference}",
         "management_address": f"{network.scheme}://{network.management_host}:{ports.management}",
-        "metrics_address": f"{network.scheme}://{HOST}:{ports.metrics}",
         "grpc_inference_address": network.host,
         "grpc_management_address": network.management_host,
         "grpc_inference_port": ports.grpc_inference,
         "grpc_management_port": ports.grpc_management,
-        "initial_worker_port": ports.worker,
+        "initial_worker_port": _WORKER,
         "model_store": model_store,
         "load_models": ",".join(f"{name}={file}" for name, file in models),
         "allowed_urls": _NO_URL,
         "enable_model_api": "true",
-        "token_expiration_min": _YEAR_IN_MINUTES,
+        "token_expiration_min": token_minutes,
         "disable_token_authorization": "false",
         "max_request_size": MOST_BYTES,
         "install_py_dep_per_model": "false",
-        "enable_metrics_api": "true",
-        "metrics_mode": "prometheus",
+        "enable_metrics_api": "false",  # whose port asks for no key
         "disable_system_metrics": "true",
         "decode_input_request": "false",  # JSON would be parsed slowly; the environment is not asked
         **tls,
@@ -153,8 +132,7 @@ def environment(java_home: Path, home: Path) -> dict[str, str]:
         "JAVA_HOME": str(java_home),
         "PATH": os.pathsep.join([str(java_home / "bin"), os.environ.get("PATH", os.defpath)]),
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home)),
-        "LOG_LOCATION": str(home / "logs"),
-        "METRICS_LOCATION": str(home / "logs"),
+        **dict.fromkeys(("LOG_LOCATION", "METRICS_LOCATION"), str(home / "logs")),
         "OMP_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",

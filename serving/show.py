@@ -17,9 +17,10 @@ from serving.connection import Connection
 from serving.deploy import Step
 from serving.home import Home
 from serving.management import HeldModel
+from serving.ports import moved
 from serving.probes import as_json, example, write_example
 from serving.running import Running
-from serving.settings import PREFERRED
+from serving.settings import Ports
 from serving.state import State
 
 
@@ -64,15 +65,14 @@ def curl_command(archive: Archive, running: Running, home: Home) -> str:
     )
 
 
-def announce(console: Console, server: Connection) -> None:
+def announce(console: Console, server: Connection, ports: Ports) -> None:
     """Print the tables, and the request without line breaks that would spoil the pasting."""
     for model in server.state().models.values():
         archive = server.archive(model.default)
         console.print(task_table(archive))
         print(curl_command(archive, server.running, server.home))
-    if not server.running.inference.endswith(f":{PREFERRED[0]}"):
-        taken = ", ".join(map(str, sorted(PREFERRED)))
-        console.print(f"one of the ports {taken} is taken, so others were chosen", highlight=False)
+    for note in moved(ports):
+        console.print(note, highlight=False)
     where = f"serving on {server.running.inference}, control on {server.running.control}"
     console.print(f"\n{where}; Ctrl-C stops everything", highlight=False, soft_wrap=True)
 

@@ -7,20 +7,21 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from serving import openapi
 from serving.adopt import adopt
 from serving.control import Control
 from serving.errors import ServingError
+from serving.groups import end_group
 from serving.home import Home
 from serving.launch import Options
 from serving.leftovers import clean_up
 from serving.metrics import forget, registry
+from serving.ports import free_ports
 from serving.probes import write_example
-from serving.process import end_group
-from serving.settings import Ports, free_ports
+from serving.settings import Ports
 from serving.store import opened, prune
 from serving.supervisor import Supervisor
 from serving.watch import Watch
@@ -43,7 +44,10 @@ def prepared(
             if new:
                 shutil.rmtree(home.root, ignore_errors=True)
             raise
-        yield notes
+        try:
+            yield notes
+        finally:  # an interrupt may have broken off what TorchServe's own end removes
+            clean_up(home)
 
 
 def _adopted(home: Home, archives: Sequence[Path], options: Options, replace: bool) -> list[str]:
@@ -60,17 +64,26 @@ def _adopted(home: Home, archives: Sequence[Path], options: Options, replace: bo
 
 @contextmanager
 def started(home: Home, options: Options) -> Iterator[Supervisor]:
-    """A server that answers; on other ports than the usual if another program takes one in between."""
+    """A server that answers, on the ports that it had before; another program may take one in between."""
     with ExitStack() as stack:
-        for prefer_usual in (True, False):
+        for prefer_usual in (True, True, False):
+            ports = free_ports(options.network, _ports_before(home), prefer_usual=prefer_usual)
             try:
-                supervisor = _up(stack, home, options, free_ports(prefer_usual=prefer_usual))
+                supervisor = _up(stack, home, options, ports)
                 break
             except (ServingError, OSError) as error:
                 stack.close()
                 if not prefer_usual or _TAKEN not in str(error):
                     raise
+        ports.write(home.ports)
         yield supervisor
+
+
+def _ports_before(home: Home) -> Ports | None:
+    """Those of the server that ran here last; none are remembered that can't be read."""
+    with suppress(ServingError):
+        return Ports.read(home.ports)
+    return None
 
 
 def _up(stack: ExitStack, home: Home, options: Options, ports: Ports) -> Supervisor:
@@ -85,7 +98,7 @@ def run_beside(supervisor: Supervisor, command: str) -> int:
     """Run a shell command in a process group of its own while the server is watched; its exit status."""
     process = subprocess.Popen(command, shell=True, env=_told_about(supervisor), start_new_session=True)
     try:
-        supervisor.run(lambda: process.poll() is not None)
+        supervisor.run(lambda: process.poll() is not None, [process.pid])
         return process.wait()
     finally:
         end_group(process)

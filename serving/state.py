@@ -6,12 +6,13 @@ Writing it is the commit of a deploy: before, the old version is the right one, 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serving.errors import ServingError
+from serving.errors import ServingError, Unavailable
 from serving.records import Record
 
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+\.mar$")]
@@ -47,7 +48,16 @@ class State(Record):
     @classmethod
     def load(cls, path: Path) -> State:
         """The state in ``path``, and an empty one if nothing was ever served."""
-        return cls.read(path) if path.exists() else cls()
+        return cls.read(path) if os.path.lexists(path) else cls()
+
+    @classmethod
+    def known(cls, path: Path) -> State:
+        """The state of a server that runs, which always has one: ``Unavailable`` where ``path`` is gone,
+        can't be read, or names no model."""
+        state = cls.read(path)
+        if not state.models:
+            raise Unavailable(f"{path} names no model; a server serves one at least")
+        return state
 
     def only(self, name: str = "") -> str:
         """``name`` if that model is served, or the name of the only one there is."""

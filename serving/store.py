@@ -10,7 +10,7 @@ from pathlib import Path
 
 from export.archive import Archive, read_archive
 from export.files import read_regular
-from serving.errors import ServingError
+from serving.errors import ServingError, Unavailable
 from serving.files import write_whole
 from serving.state import CLOSED, State, Version
 
@@ -79,9 +79,9 @@ def opened(version: Version, store: Path, *, allow_torch: bool) -> Archive:
     try:
         found = sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise ServingError(f"the archive of version {version.version} can't be read: {error}") from error
+        raise Unavailable(f"the archive of version {version.version} can't be read: {error}") from error
     if found != version.sha256:
-        raise ServingError(f"{path} was changed after it was admitted: its SHA-256 is {found}")
+        raise Unavailable(f"{path} was changed after it was admitted: its SHA-256 is {found}")
     archive = read_archive(path)
     _check_format(archive, str(path), allow_torch)
     return archive

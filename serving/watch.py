@@ -1,6 +1,7 @@
 """What is true of a running server just now: asked again and again, in a thread of its own.
 
-Ready means that the default version of every model answered a real prediction a moment ago.
+Ready means that it is known what is to be served, and that the default version of every model answered a real
+prediction a moment ago.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 
 from export.archive import Archive
 from export.errors import ArchiveError
@@ -18,6 +18,7 @@ from serving.errors import ServingError
 from serving.management import HeldModel
 from serving.probes import PROBE_SECONDS
 from serving.state import Version
+from serving.trouble import Trouble
 
 log = logging.getLogger("serving.watch")
 
@@ -32,10 +33,14 @@ class Watch:
         self.stopping = False
         self.restarts = 0
         self.held: Mapping[str, HeldModel] = {}
+        self.hindered = ""
+        """Why the server is not ready, whatever its models answer."""
         self._server: Connection | None = None
         self._archives: dict[Version, Archive] = {}
         self._answered: dict[str, float] = {}
         self._problems: dict[str, str] = {}
+        self._trouble = Trouble(quiet=True)
+        self._told: list[str] = []
         self._looking = threading.Lock()  # a server's clients may be closed once it is not pointed at
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -61,8 +66,8 @@ class Watch:
         server = self._server
         if self.stopping:
             return ["the server is stopping"]
-        if server is None:
-            return ["TorchServe is starting"]
+        if self.hindered or server is None:
+            return [self.hindered or "TorchServe is starting"]
         try:
             models = server.state().models
         except ServingError as error:
@@ -71,21 +76,23 @@ class Watch:
         # Models are asked one after another: every one that always answers, however late, stays ready.
         oldest = time.monotonic() - _PAUSE_SECONDS - len(models) * PROBE_SECONDS - _SLACK_SECONDS
         return [
-            f"model {name}: {self._problems.get(name, 'no prediction yet')}"
+            f"model {name}: {self._problems.get(name) or self._trouble.text or 'no prediction yet'}"
             for name in models
             if answered.get(name, oldest) <= oldest
         ]
 
     def look(self) -> None:
-        """Ask once: a prediction from each default version, and what TorchServe holds."""
+        """Ask once: a prediction from each default version, and what TorchServe holds. Whatever goes wrong,
+        a later look may succeed."""
         with self._looking:
             server = self._server
             if server is None:
                 return
-            with suppress(ServingError):
+            with self._trouble.noted():
                 self.held = server.management.models(PROBE_SECONDS)
                 for name, model in server.state().models.items():
                     self._ask(server, name, model.default)
+            self._tell()
 
     def _ask(self, server: Connection, name: str, version: Version) -> None:
         try:
@@ -96,10 +103,15 @@ class Watch:
             self._problems[name] = str(error)
         else:
             self._answered[name] = time.monotonic()
+            self._problems.pop(name, None)
+
+    def _tell(self) -> None:
+        """Log what has changed about readiness."""
+        reasons = self.unready()
+        if reasons != self._told and not self.stopping:
+            log.warning("%s", f"not ready: {'; '.join(reasons)}" if reasons else "ready again")
+            self._told = reasons
 
     def _run(self) -> None:
         while not self._end.wait(_PAUSE_SECONDS):
-            try:
-                self.look()
-            except Exception:  # whatever it was, a later look may succeed
-                log.exception("a look at the server failed")
+            self.look()

@@ -113,7 +113,7 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
             (second, lambda p: p.terminate()),
         ):
             processes, ports = served.processes(), served.ports()
-            assert len(ports) == 6
+            assert len(ports) == 5
             stop(served.process)
             _, alive = psutil.wait_procs(processes, timeout=30)
             assert not alive

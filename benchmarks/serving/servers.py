@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.serving.client import Target
 from export.archive import read_archive
-from serving.process import end_group
+from serving.groups import end_group
 from serving.running import Running
 
 BENCHMARKS = Path(__file__).parents[1]

@@ -124,3 +124,21 @@ def test_a_full_disk_under_the_home_fails_no_request_and_a_deploy_says_so(archiv
         (disk / "filler").unlink()
         done = server.command("deploy", archives["2"], UNMEASURED)
         assert "2.mar is sound" in done.stderr
+
+
+def test_a_full_disk_together_with_a_crash_of_java_is_waited_for(archives, disk):
+    with Served(disk / "home", archives["1"]) as server:
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        before = server.running
+        os.kill(before["frontend"], signal.SIGKILL)
+        until(lambda: "No space left" in server.control("/ready").text)
+        assert server.process.poll() is None
+        assert server.control("/live").status_code == 200
+        (disk / "filler").unlink()
+        until(lambda: server.control("/ready").status_code == 200)
+        assert server.predict(ROW).status_code == 200
+        assert server.running["inference"] == before["inference"]
+        assert server.output().count("can't be started again yet") == 1
+        assert "Traceback" not in server.output()

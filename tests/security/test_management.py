@@ -1,6 +1,8 @@
 """Who can reach management, and what its key can do."""
 
 import json
+import socket
+import struct
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -46,7 +48,7 @@ def test_all_ports_of_all_its_processes_are_on_loopback_unless_said_otherwise(se
         for c in process.net_connections("inet")
         if c.status == psutil.CONN_LISTEN or not c.raddr
     ]
-    assert len({address.port for address in found}) == 6
+    assert len({address.port for address in found}) == 5
     assert {address.ip.removeprefix("::ffff:") for address in found} == {"127.0.0.1"}
 
 
@@ -96,6 +98,60 @@ def test_what_was_registered_behind_the_servers_back_is_gone_in_seconds(server, 
         assert set(server.held()) == {"1.0", "2.0"}
     until(lambda: set(server.held()) == {"1.0"})
     assert server.default() == "1.0"
+
+
+def test_a_stranger_is_gone_whatever_its_name_and_takes_no_other_model_with_it(server, archives, tmp_path):
+    """``net/1.0`` is no version of ``net``, though a path that TorchServe has decoded says so."""
+    with zipfile.ZipFile(archives["2"]) as archive:
+        archive.extractall(tmp_path / "folder")
+    names = [
+        "a%3Fb",
+        "../evil",
+        "net/1.0",
+        "net/all",
+        "..",
+        ".",
+        "net%2F1.0",
+        "x?y#z",
+        "ü",
+        " ",
+        "all",
+        "n" * 5000,
+    ]
+    headers = {"Authorization": f"Bearer {server.keys()['management']}"}
+    with Home(server.home).changing():
+        for name in names:
+            body = {"url": str(tmp_path / "folder"), "model_name": name, "initial_workers": 0}
+            answer = httpx.post(
+                f"{server.running['management']}/models", json=body, headers=headers, trust_env=False
+            )
+            assert answer.status_code == 200, (name, answer.text)
+
+    def models():
+        found = server.manage("GET", "/models", limit=100).json()["models"]
+        return {model["modelName"] for model in found}
+
+    assert set(names) < models()
+    until(lambda: models() == {"net", "picture"})
+    assert set(server.held()) == {"1.0"}
+
+
+def test_whoever_breaks_off_a_request_to_the_control_port_writes_no_log(server):
+    before = server.output()
+    host, port = server.running["control"].removeprefix("http://").split(":")
+    for sent in (
+        b"",
+        b"GET /met",
+        b"GET /metrics HTTP/1.1\r\n\r\n" * 9,
+        b"\xff\x00\r\n\r\n",
+        b"GET / HTTP/9\r\n\r\n",
+    ):
+        for _ in range(5):
+            with socket.create_connection((host, int(port))) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.sendall(sent)  # and closing it is a reset
+    assert server.control("/ready").status_code == 200
+    assert server.output() == before
 
 
 def test_the_control_port_tells_no_key_no_path_and_no_version_of_software(server):

@@ -24,8 +24,8 @@ from serving.client import Answer, AsyncClient, Client, GrpcClient
 from serving.client.options import as_text, timed
 from serving.client.tracing import trace_headers
 from serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
+from serving.ports import free_ports
 from serving.process import TorchServe
-from serving.settings import free_ports
 
 MODEL = "digits-onnx"
 RAW = "application/octet-stream"

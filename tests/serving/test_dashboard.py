@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served import Served, until
 
 from export.archive import read_archive
-from serving.settings import free_ports
+from serving.ports import free_ports
 
 FOLDER = Path(__file__).parents[2] / "operations"
 DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())

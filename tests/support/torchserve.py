@@ -12,10 +12,10 @@ import psutil
 from export.archive import Archive
 from serving.client import Client
 from serving.errors import ServingError
+from serving.ports import free_ports
 from serving.probes import Prober
 from serving.process import TorchServe
 from serving.ready import give_up, wait_for_keys
-from serving.settings import free_ports
 
 
 def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float) -> Client:

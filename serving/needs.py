@@ -1,0 +1,52 @@
+"""What TorchServe needs to be started again. While something is missing, what is loaded goes on."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, suppress
+from types import TracebackType
+
+from serving.connection import Connection
+from serving.errors import Unavailable
+from serving.folder import PrivateFolder
+from serving.home import Home
+from serving.launch import room
+from serving.ports import taken
+from serving.settings import Network, Ports
+
+
+class Needs:
+    """Of a server in ``home``, whose lock is held. A context manager: leaving it lets go of other locks."""
+
+    def __init__(self, home: Home, network: Network, ports: Ports) -> None:
+        self._home, self._network, self._ports = home, network, ports
+        self._lock, self._locks = home.server_lock.stat(), ExitStack()
+
+    def check(self, server: Connection, *, running: bool) -> None:
+        """``Unavailable``, ``ArchiveError`` or ``OSError`` say what is missing: the home, what is to be
+        served, its archives, a place to run, and, unless TorchServe is ``running``, its ports."""
+        self.check_home()
+        for model in server.state().models.values():
+            server.archive(model.default)
+        PrivateFolder(self._home.run, room(self._home)).remove()
+        if not running and (others := taken(self._ports, self._network)):
+            raise Unavailable(f"another program has port {', '.join(map(str, others))}")
+
+    def check_home(self) -> None:
+        """``Unavailable`` where the home is gone. One that was put in its place, as from a copy, is ours too,
+        unless another server runs there, whom ``Locked`` names."""
+        if not self._home.root.is_dir():
+            raise Unavailable(f"{self._home.root} is gone")
+        with suppress(OSError):
+            if os.path.samestat(self._lock, self._home.server_lock.stat()):
+                return
+        self._locks.enter_context(self._home.held())
+        self._lock = self._home.server_lock.stat()
+
+    def __enter__(self) -> Needs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._locks.close()

@@ -1,0 +1,69 @@
+"""Which ports a server takes: those that it had, or the usual ones; only one that is taken moves."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+from serving.errors import Unavailable
+from serving.settings import Network, Ports
+
+USUAL = Ports(inference=8080, management=8081, grpc_inference=7070, grpc_management=7071, control=8083)
+_INFERENCE = ("inference", "grpc_inference")
+
+
+def free_ports(
+    network: Network = Network(), before: Ports | None = None, *, prefer_usual: bool = True
+) -> Ports:
+    """For each use the port of ``before``, or the usual one, or any that is free."""
+    wanted = [ports.model_dump() for ports in (before, USUAL) if ports and prefer_usual]
+    with ExitStack() as held:  # until all are chosen, so that none is chosen twice
+        return Ports(
+            **{
+                use: _bound(held, _host(network, use), [*(ports[use] for ports in wanted), 0])
+                for use in Ports.model_fields
+            }
+        )
+
+
+def taken(ports: Ports, network: Network) -> list[int]:
+    """Those of TorchServe's ports that another program has."""
+    found = []
+    for use, port in ports.model_dump(exclude={"control"}).items():
+        with ExitStack() as held:
+            try:
+                _bound(held, _host(network, use), [port])
+            except Unavailable:
+                found.append(port)
+    return found
+
+
+def moved(ports: Ports) -> list[str]:
+    """What is to be said about ports that are not the usual ones."""
+    usual = USUAL.model_dump()
+    return [
+        f"{use.replace('_', ' ')} is on port {port}, because {usual[use]} was taken when it was chosen"
+        for use, port in ports.model_dump().items()
+        if port != usual[use]
+    ]
+
+
+def _host(network: Network, use: str) -> str:
+    return network.host if use in _INFERENCE else network.management_host
+
+
+def _bound(held: ExitStack, host: str, ports: list[int]) -> int:
+    """The first of ``ports`` that nobody listens on; 0 means any."""
+    problem = ""
+    for port in ports:
+        try:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            found = held.enter_context(socket.socket(family))
+            if port:  # connections that ended a moment ago don't matter
+                found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+        except OSError as error:
+            problem = str(error)
+        else:
+            return int(found.getsockname()[1])
+    raise Unavailable(f"no port can be had at {host}: {problem}")

@@ -1,0 +1,91 @@
+"""TorchServe's tokens: where clients find them, and their renewal before they expire.
+
+It makes them when it starts, for a time that is counted by the clock on the wall, and answers nobody with an
+expired one. A third token, which never expires and which nobody else has, lets it make new ones.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serving.errors import ServingError, Unavailable
+from serving.files import write_whole
+from serving.running import Keys
+
+if TYPE_CHECKING:
+    from serving.management import Management
+
+log = logging.getLogger("serving.tokens")
+
+_RENEWED = 0.1
+"""They are renewed when so much of their time is left."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What TorchServe made: ``keys`` for clients, which end at ``ends`` (Unix seconds), and the key that
+    ``renews`` them."""
+
+    keys: Keys
+    ends: float
+    renews: str
+
+
+def read_tokens(file: Path) -> Made:
+    """TorchServe's own file; ``ServingError`` if it has not written it."""
+    try:
+        found = json.loads(file.read_text())
+        keys = Keys(**{kind: found[kind]["key"] for kind in Keys.model_fields})
+        ends = [datetime.fromisoformat(found[kind]["expiration time"]) for kind in Keys.model_fields]
+        return Made(keys, min(ends).timestamp(), str(found["API"]["key"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ServingError("TorchServe has not written its keys yet") from None
+
+
+class Tokens:
+    """The tokens in TorchServe's ``file``, made for ``minutes``; ``keys`` and ``header`` are the files for
+    clients. ``clock`` gives Unix seconds, as Java's does."""
+
+    def __init__(
+        self, file: Path, minutes: int, keys: Path, header: Path, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._file, self._seconds, self._clock = file, 60.0 * minutes, clock
+        self._keys, self._header = keys, header
+        self._made = read_tokens(file)
+
+    def tend(self, management: Management) -> None:
+        """Renew the tokens if it is time, and see that the files for clients hold the right ones."""
+        with suppress(ServingError):  # its folder is gone; what was read last is still right
+            self._made = read_tokens(self._file)
+        if self._made.ends - self._clock() < _RENEWED * self._seconds:
+            self._renew(management)
+        with suppress(ServingError):
+            if Keys.read(self._keys) == self._made.keys:
+                return
+        self.write()
+
+    def _renew(self, management: Management) -> None:
+        late = self._clock() >= self._made.ends
+        try:
+            # TorchServe forgets the old token even where it can't write the new one down
+            write_whole(self._file.with_name("renewing"), b"there is room")
+            for kind in Keys.model_fields:
+                management.renew(kind, self._made.renews)
+            self._made = read_tokens(self._file)
+        except ServingError as error:
+            raise Unavailable(f"the keys {'have expired' if late else 'expire'}: {error}") from error
+        log.warning("the keys %s: there are new ones", "had expired" if late else "were about to expire")
+
+    def write(self) -> None:
+        """For clients, and once more as a header that ``curl -H @FILE`` sends, so that no log shows it."""
+        keys = self._made.keys
+        keys.write(self._keys, mode=0o600)
+        write_whole(self._header, f"Authorization: Bearer {keys.inference}\n".encode(), mode=0o600)

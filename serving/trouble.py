@@ -1,0 +1,39 @@
+"""What went wrong while a server was looked after: told once for as long as it lasts, and never its end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from export.errors import ArchiveError
+from serving.errors import ServingError
+
+log = logging.getLogger("serving")
+
+FORESEEN = (ServingError, ArchiveError, OSError)
+"""What a server may meet that nobody here is to blame for; everything else is told with its traceback."""
+
+
+class Trouble:
+    """``text`` says what is wrong, "" while nothing is. ``quiet``: somebody else tells what was foreseen."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.text, self._quiet = "", quiet
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Whatever goes wrong inside is told and goes no further; what goes well ends the trouble."""
+        try:
+            yield
+        except FORESEEN as error:
+            self.tell(str(error))
+        except Exception as error:
+            self.tell(repr(error), trace=True)
+        else:
+            self.text = ""
+
+    def tell(self, text: str, *, trace: bool = False) -> None:
+        if text != self.text and (trace or not self._quiet):
+            log.warning("%s", text, exc_info=trace)
+        self.text = text

@@ -1,0 +1,72 @@
+"""Only a port that is taken moves, and stays where it moved to."""
+
+import json
+import socket
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from served import serving
+
+from serving.errors import Unavailable
+from serving.ports import free_ports, moved, taken
+from serving.settings import Network, Ports
+
+USES = list(Ports.model_fields)
+
+
+def listening(stack, port, host="127.0.0.1"):
+    stack.enter_context(socket.create_server((host, port)))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sets(st.sampled_from(USES)))
+def test_ports_of_before_stay_but_for_those_that_are_taken(busy):
+    before = free_ports(prefer_usual=False)
+    with ExitStack() as stack:
+        for use in busy:
+            listening(stack, getattr(before, use))
+        now = free_ports(Network(), before)
+        assert {use for use in USES if getattr(now, use) != getattr(before, use)} == busy
+        assert len({*now.model_dump().values()}) == len(USES)
+        theirs = {getattr(before, use) for use in busy - {"control"}}
+        assert set(taken(before, Network())) == theirs
+    assert free_ports(Network(), now) == now
+
+
+def test_a_port_counts_as_taken_at_the_address_that_it_is_for():
+    before = free_ports(prefer_usual=False)
+    with ExitStack() as stack:
+        listening(stack, before.inference, "127.0.0.2")
+        assert free_ports(Network(), before).inference == before.inference
+        for host in ("127.0.0.2", "0.0.0.0"):
+            assert free_ports(Network(host=host), before).inference != before.inference
+
+
+def test_an_address_of_another_machine_is_named():
+    with pytest.raises(Unavailable, match=r"no port can be had at 192\.0\.2\.1: .*assign"):
+        free_ports(Network(host="192.0.2.1"))
+
+
+def test_a_server_keeps_its_ports_over_restarts_and_one_that_is_taken_moves_alone(versions, tmp_path):
+    home, before = tmp_path / "home", free_ports(prefer_usual=False)
+    home.mkdir()
+    before.write(home / "ports.json")
+
+    def run(*arguments):
+        told = serving("start", *arguments, "--home", home, "--run", "cat $EIDETIC_HOME/server.json")
+        assert told.returncode == 0, told.stderr
+        return json.loads(told.stdout[told.stdout.index("{\n") :])
+
+    with ExitStack() as stack:
+        listening(stack, before.grpc_management)
+        first = run(versions["1.0"])
+    second = run()
+    now = Ports.read(home / "ports.json")
+    assert now.model_dump(exclude={"grpc_management"}) == before.model_dump(exclude={"grpc_management"})
+    assert first["grpc_management"].endswith(f":{now.grpc_management}")
+    assert now.grpc_management != before.grpc_management
+    addresses = ("inference", "management", "control", "grpc_inference", "grpc_management")
+    assert {a: first[a] for a in addresses} == {a: second[a] for a in addresses}
+    assert any(f"grpc management is on port {now.grpc_management}" in note for note in moved(now))

@@ -1,0 +1,96 @@
+"""A server as process 1, with SIGHUP, and with logs that are moved away."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+
+import httpx
+import psutil
+import pytest
+from served import ROOT, SERVING, Served, serving, until
+
+from serving.groups import STOP_SECONDS
+
+ROW = {"data": [0.5] * 6}
+
+
+def test_a_hang_up_ends_no_server_and_logs_that_were_moved_away_are_begun_anew(versions, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"]) as server:
+        log = server.home / "logs/torchserve.log"
+        old = log.rename(log.with_suffix(".1"))
+        size = old.stat().st_size
+        server.process.send_signal(signal.SIGHUP)
+        host, port = server.running["inference"].removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as odd:
+            odd.sendall(b"GET /%zz HTTP/1.1\r\n\r\n")  # of which TorchServe tells
+            assert odd.recv(100)
+        until(lambda: log.exists() and log.stat().st_size)
+        assert old.stat().st_size == size
+        assert server.predict(ROW).status_code == 200
+        assert server.process.poll() is None
+
+
+def test_a_server_under_nohup_goes_on_ignoring_hang_ups(versions, tmp_path):
+    """Bit 0 of the ignored signals is that of SIGHUP."""
+    command = f"nohup {' '.join(SERVING)} start {versions['1.0']} --home {tmp_path}/home --run"
+    ask = "'kill -HUP $PPID; sleep 1; grep SigIgn /proc/$PPID/status'"
+    done = subprocess.run(
+        f"{command} {ask} < /dev/null", shell=True, cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1], 16) & 1
+
+
+def ready(home):
+    """Whether it answers, however it is asked from outside its container."""
+    try:
+        running = json.loads((home / "server.json").read_text())
+        return httpx.get(running["control"] + "/ready", trust_env=False).status_code == 200 and running
+    except (OSError, ValueError, httpx.HTTPError):
+        return None
+
+
+@pytest.mark.timeout(240)
+def test_a_server_that_is_process_1_is_whole_as_fast_as_another_and_keeps_no_zombies(versions, tmp_path):
+    alone = ["unshare", "--pid", "--fork", "--mount-proc"]
+    tried = subprocess.run([*alone, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no container can be made here: {tried.stderr.strip()}")
+    home = tmp_path / "home"
+    command = [*alone, *SERVING, "start", versions["1.0"], "--home", home]
+    with (tmp_path / "log").open("w") as log:
+        outside = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+    try:
+        until(lambda: ready(home))
+        (first,) = psutil.Process(outside.pid).children()
+        (java,) = first.children()
+        left = java.children()[0].pid  # a worker, which process 1 inherits
+        java.kill()
+        until(lambda: [p for p in first.children() if p.pid not in (java.pid, left)], STOP_SECONDS / 2)
+        until(lambda: ready(home))
+        until(lambda: not psutil.pid_exists(left))
+        orphan = subprocess.run(
+            ["nsenter", "-t", str(first.pid), "-p", "sh", "-c", "sleep 0.3 & echo $!"],
+            capture_output=True,
+            text=True,
+        )
+        assert orphan.returncode == 0, orphan.stderr
+        time.sleep(1)
+        zombies = [p for p in first.children(recursive=True) if p.status() == psutil.STATUS_ZOMBIE]
+        assert not zombies
+        told = serving("stop", "--home", home)
+        assert told.returncode == 1
+        assert "is in another container or account" in told.stderr.replace("\n", " ")
+        assert psutil.pid_exists(first.pid)
+        first.terminate()
+        assert outside.wait(60) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(outside.pid, signal.SIGKILL)
+        outside.wait()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert list((home / "run").iterdir()) == []
