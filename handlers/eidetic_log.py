@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 LOG = "EIDETIC_LOG"
@@ -18,14 +20,30 @@ class JsonLines(logging.Handler):
 
     def __init__(self, path: str, always: dict[str, Any]) -> None:
         super().__init__()
-        self._always, self._torn, self._file = always, False, _STDERR
+        self._path, self._always, self._torn, self._file = path, always, False, _STDERR
         if path:
             try:
-                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+                self._file = self._open()
             except OSError as error:
                 self._write(
                     f'{{"level": "warning", "message": "logs go to stderr: {LOG}: {error.strerror}"}}\n'
                 )
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+
+    def _follow(self) -> None:
+        """Begin the file anew if it was moved away, as logrotate does. Where none can be begun, the open one
+        is kept."""
+        try:
+            same = os.path.samestat(os.fstat(self._file), Path(self._path).stat())
+        except OSError:
+            same = False
+        with contextlib.suppress(OSError):
+            if not same:
+                new = self._open()
+                os.close(self._file)
+                self._file = new
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -41,6 +59,8 @@ class JsonLines(logging.Handler):
         self._write(json.dumps(line, ensure_ascii=True, default=str) + "\n")
 
     def _write(self, line: str) -> None:
+        if self._file != _STDERR:
+            self._follow()
         data = ("\n" + line if self._torn else line).encode()
         try:
             written = os.write(self._file, data)

@@ -1,10 +1,11 @@
 """Logs tell who was refused, failed or slow, and why; never what was sent; and they never fail a request."""
 
 import json
+import logging
 import re
 
 import pytest
-from eidetic_log import LOG
+from eidetic_log import LOG, JsonLines
 from eidetic_watch import SLOW
 from examples import examples
 from hypothesis import given
@@ -150,3 +151,17 @@ def test_half_a_line_never_spoils_the_next(tmp_path):
         except ValueError:
             continue
     assert whole == ["line 100 0", *(f"line {before[0]} {i}" for i in range(3))]
+
+
+def test_a_log_that_was_moved_away_is_begun_anew_and_one_in_a_folder_that_is_gone_loses_nothing(tmp_path):
+    path = tmp_path / "logs/requests.jsonl"
+    path.parent.mkdir()
+    log = JsonLines(str(path), {})
+    record = logging.LogRecord("eidetic", logging.INFO, "", 0, "refused", (), None)
+    log.emit(record)
+    old = path.rename(path.with_suffix(".1"))
+    log.emit(record)
+    away = path.parent.rename(tmp_path / "away")
+    log.emit(record)
+    away.rename(path.parent)
+    assert [len(file.read_text().splitlines()) for file in (old, path)] == [1, 2]
