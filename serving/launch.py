@@ -81,7 +81,7 @@ def launched(home: Home, options: Options, ports: Ports) -> Iterator[Launched]:
             except Unavailable:
                 raise
             except ServingError as error:
-                tail = torchserve.log_tail()
+                tail = torchserve.last_words()
                 raise ServingError(f"{error}; the end of TorchServe's log:\n{tail}") from error
             running.write(home.running)
             yield Launched(torchserve, server, tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import shlex
@@ -34,6 +35,7 @@ from serving.tokens import read_tokens
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 MARK = "EIDETIC_FOLDER"
 """The variable by which whoever belongs to a private folder is known, after its owner was killed."""
+_MOMENT_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # bound before any fork
 
@@ -122,11 +124,12 @@ class TorchServe:
         gone = [name for name in self._made if not (self._folder.path / name).exists()]
         return f"{', '.join(gone)} of TorchServe's folder {self.home} is gone" if gone else ""
 
-    def log_tail(self) -> str:
-        """The last lines that TorchServe wrote, for an error message."""
-        if self._output is None:
+    def last_words(self) -> str:
+        """The last lines that TorchServe wrote, for an error message: all of them if it ends in a moment."""
+        if self._process is None or self._output is None:
             return ""
-        if not self.running:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_MOMENT_SECONDS)
             self._output.close()
         return self._output.tail()
 

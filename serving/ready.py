@@ -24,6 +24,6 @@ def wait_for_keys(server: TorchServe, seconds: float) -> dict[str, str]:
 def give_up(server: TorchServe, deadline: float, problem: str) -> None:
     """Raise if waiting has become useless."""
     if not server.running:
-        raise ServingError(f"TorchServe ended while starting:\n{server.log_tail()}")
+        raise ServingError(f"TorchServe ended while starting:\n{server.last_words()}")
     if time.monotonic() > deadline:
-        raise ServingError(f"{problem}; the end of TorchServe's log:\n{server.log_tail()}")
+        raise ServingError(f"{problem}; the end of TorchServe's log:\n{server.last_words()}")

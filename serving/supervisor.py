@@ -130,7 +130,7 @@ class Supervisor:
         now = time.monotonic()
         recent = [t for t in self._restarts if now - t < _SECONDS_FOR_THEM]
         if not self._failed:
-            self._last_words = f"the end of its log:\n{self.torchserve.log_tail()}"
+            self._last_words = f"the end of its log:\n{self.torchserve.last_words()}"
         if self._failed == _FEW_RESTARTS:
             raise ServingError(f"TorchServe could not be started {self._failed} times; {self._last_words}")
         if len(recent) == _FEW_RESTARTS:

@@ -102,8 +102,8 @@ def test_a_home_in_the_place_of_ours_is_left_to_the_server_that_runs_there_and_a
     away = server.home.with_name("original")
     server.home.rename(away)
     shutil.copytree(away, server.home, ignore=shutil.ignore_patterns("run"))
+    until(Home(server.home).served)
     until(lambda: server.control("/ready").status_code == 200)
-    assert Home(server.home).served()
     assert server.predict(ROW).status_code == 200
 
 
