@@ -1,0 +1,34 @@
+"""Whatever a network learned under, names, numbers and ranges, its archive is written, read and judged."""
+
+import json
+
+from accepted import lessons
+from eidetic_contract import Contract
+from examples import examples
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from small import ROOT
+
+from eideticnet import DataError
+from export.archive import read_archive, write_archive
+from export.bundle import write_bundle
+from export.verify import verify
+
+
+@examples(8, 80)
+@given(lesson=lessons(), format=st.sampled_from(["onnx", "onnx", "torchscript"]))
+def test_what_train_task_accepts_is_exported_and_its_archive_read_back(lesson, format, tmp_path_factory):
+    try:
+        net = lesson.learn()
+    except DataError:
+        assume(False)
+    folder, archive = tmp_path_factory.mktemp("bundle"), tmp_path_factory.mktemp("store") / "net.mar"
+    write_bundle(net, folder, name="net", model_version="1.0", format=format)
+    write_archive(folder, ROOT / "handlers", archive)
+    read = read_archive(archive)
+    (task,) = read.tasks
+    assert (task["name"], tuple(task["classes"])) == (net.tasks[0].name, net.tasks[0].classes)
+    assert read.bundle["input"] == json.loads(json.dumps(net.inputs.to_json()))
+    assert Contract.of(read.bundle) is not None
+    if format == "onnx":
+        assert verify(archive, archive).verdict == "proven"
