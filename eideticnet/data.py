@@ -181,7 +181,10 @@ class Rows:
     def _pair(self, batch: Any, place: Callable[[int], str]) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             what = _described(batch)
-            raise self._error(f"its loader gives {what}; expected batches (x, y): use a collate_fn")
+            how = (
+                "use a collate_fn" if isinstance(self.loader, DataLoader) else "batches(x, y) makes a loader"
+            )
+            raise self._error(f"its loader gives {what}; expected batches (x, y): {how}")
         x, y = batch
         try:
             return pair(x, y, self.inputs, len(self.classes))

@@ -245,6 +245,11 @@ class EideticNetwork(Answering):
         self.learned.verify()
         kind = kind_of(routing, self.learned, self.inputs, data, held_out)
         for rows in data.values():
+            twins = [name for name, others in data.items() if others.loader is rows.loader]
+            if len(twins) > 1:
+                raise DataError(
+                    f"tasks {' and '.join(map(repr, twins))} have the same loader: which is whose?"
+                )
             rows.look(every_class=True)
         for rows in held_out.values():
             rows.look()

@@ -35,8 +35,8 @@ def as_tensor(name: str, values: object) -> Tensor:
     """``values`` as a plain tensor (N, ...) of numbers; ``DataError`` if they are something else."""
     if not isinstance(values, Tensor):
         values = _from_array(name, values)
-    elif values.layout != torch.strided or values.is_quantized:
-        raise DataError(f"{name} is a sparse or quantized tensor; give a dense one")
+    elif values.layout != torch.strided or values.is_quantized or values.is_nested or values.is_meta:
+        raise DataError(f"{name} is a sparse, nested, quantized or meta tensor; give an ordinary one")
     if values.ndim == 0 or values.is_complex():
         kind = "complex numbers" if values.is_complex() else "a single number"
         raise DataError(f"{name} is {kind}; expected a batch of rows")
@@ -45,6 +45,10 @@ def as_tensor(name: str, values: object) -> Tensor:
 
 
 def _from_array(name: str, values: object) -> Tensor:
+    if np.ma.is_masked(values):
+        raise DataError(
+            f"{name} is an array with masked values; give numbers instead, or leave out such rows"
+        )
     try:
         array = np.asarray(values)
         if array.dtype.kind in "SU":

@@ -310,7 +310,7 @@ WRONG = {
         ONLY_ONCE,
     ),
     "a dataset": (PLAIN, r"is a Dataset; pass DataLoader\(dataset"),
-    "two tensors": ((X, Y), "gives batches of type Tensor"),
+    "two tensors": ((X, Y), r"gives batches of type Tensor; .* batches\(x, y\) makes a loader"),
     "a tensor": (X, r"is a Tensor; pass a DataLoader, or batches\(x, y\)"),
     "nothing": (None, "is a NoneType"),
     "a dict": ({"x": X, "y": Y}, "is a dict"),
@@ -334,6 +334,9 @@ WRONG = {
     "another shape": ([(X[:, 1:], Y)], r"shape \(5,\), expected \(6,\)"),
     "complex numbers": ([(X * 1j, Y)], "complex numbers"),
     "a sparse tensor": ([(X.to_sparse(), Y)], "sparse"),
+    "a nested tensor": ([(torch.nested.nested_tensor([*X]), Y)], "nested"),
+    "a tensor of nothing": ([(X.to("meta"), Y)], "meta"),
+    "masked values": ([(np.ma.masked_less(X.numpy(), 0), Y)], "masked"),
     "NaN": (batches(with_nan(7), Y, 16), "row 7: an input is nan"),
     "NaN in a dataset": (
         DataLoader(pairs_of(with_nan(9).double(), Y), 16, shuffle=True),
@@ -393,6 +396,12 @@ def test_batches_are_made_of_as_many_inputs_as_labels(x, y, words):
 def test_a_batch_has_a_whole_number_of_rows(size):
     with pytest.raises(DataError, match="batch_size"):
         batches(X, Y, size)
+
+
+def test_two_tasks_of_one_loader_are_refused():
+    net, loader = trained(2, router=False), task_loader(0)
+    with pytest.raises(DataError, match="tasks 'task 0' and 'task 1' have the same loader"):
+        net.fit_router({"task 0": loader, "task 1": loader})
 
 
 def test_held_out_data_may_lack_a_class_but_not_a_task():
