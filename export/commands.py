@@ -19,7 +19,9 @@ from export.verify import MAX_DROP, NO_VERDICT, STATUS
 from export.verify import verify as prove
 
 HANDLERS = Path(__file__).parent.parent / "handlers"
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where it is served; auto takes CUDA if it can.")

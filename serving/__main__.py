@@ -41,7 +41,9 @@ from serving.trouble import FORESEEN
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NOT_RUNNING = 3
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 app.command()(predict)
 HomeFolder = Annotated[
     Path, typer.Option("--home", help="The server's folder: state, archives, keys, reports.")
