@@ -14,7 +14,7 @@ from eideticnet import checkpoint
 from eideticnet.data import Loader, Rows
 from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Inputs
-from eideticnet.learned import Learned, Task
+from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD, Program
 from eideticnet.routing import Output, answer, decide
 
@@ -108,13 +108,17 @@ class Answering(nn.Module):
         return pieces[task.owner][HEAD]
 
     def capacity(self) -> dict[str, dict[str, int]]:
-        """For each feature group: its ``total``, what each owner has, and what is ``free``. A router may
-        have more than that: its neurons are beside the trunk's."""
-        owned, table = self.learned.owned(), {}
-        names = {t.owner: t.label for t in self.learned.tasks}
-        for group, total in self.program.groups.items():
-            mine = {names.get(o, o): widths.get(group, 0) for o, widths in owned.items()}
-            table[group] = {"total": total, **mine, "free": max(total - sum(mine.values()), 0)}
+        """For each feature group: its ``total``, what each task has, what is ``free``, which is all that no
+        task has, and what the ``router`` has meanwhile: its neurons go when the next task comes."""
+        learned, program = self.learned, self.program
+        owned, table = learned.owned(), {}
+        router = owned.pop(ROUTER, None)
+        names = {t.owner: t.label for t in learned.tasks}
+        for group, total in program.groups.items():
+            mine = {names[o]: widths.get(group, 0) for o, widths in owned.items()}
+            table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
+            if router is not None:
+                table[group][ROUTER] = router.get(group, 0)
         return table
 
     def digests(self) -> dict[str, str]:

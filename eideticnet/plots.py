@@ -146,7 +146,7 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
         axes.set_yticks(range(len(table)), names, fontsize=size)
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.set_xlim(0, 100)
-        axes.set_xlabel("share of the neurons (%), a wider router's included")
+        axes.set_xlabel("share of the neurons (%)")
         axes.spines[["left", "bottom"]].set_visible(False)
         return _svg(figure, "capacity")
 
@@ -154,17 +154,25 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
 def _bar(
     axes: Axes, row: int, layer: Mapping[str, int], colours: Mapping[str, str], size: float, unit: float
 ) -> None:
-    """One layer's bar; ``unit``: points for each percent. A router may have neurons beside the layer's."""
+    """One layer's bar, and beneath it how much as much again the router has; ``unit``: points for each
+    percent."""
     start, total = 0.0, layer["total"]
-    whole = max(total, sum(count for owner, count in layer.items() if owner != "total"))
+    axes.barh(
+        row + 0.42,
+        100 * layer.get(ROUTER, 0) / total,
+        0.1,
+        color=colours[ROUTER],
+        hatch="////",
+        edgecolor="white",
+        lw=0,
+    )
     for owner, count in layer.items():
-        if owner == "total" or not count:
+        if owner in ("total", ROUTER) or not count:
             continue
-        share, colour = 100 * count / whole, colours[owner]
-        hatch = "////" if owner == ROUTER else None
-        axes.barh(row, share, 0.78, start, color=colour, hatch=hatch, edgecolor="white", lw=0.6)
+        share, colour = 100 * count / total, colours[owner]
+        axes.barh(row, share, 0.7, start, color=colour, edgecolor="white", lw=0.6)
         fits = share * unit > 0.66 * size * len(str(count)) + 4
-        if fits and (owner == "free" or (owner != ROUTER and size > 8)):
+        if fits and (owner == "free" or size > 8):
             middle = start + share / 2
             axes.text(middle, row, str(count), ha="center", va="center", fontsize=size, color=ink_on(colour))
         start += share

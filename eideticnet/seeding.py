@@ -74,7 +74,8 @@ class Numbers(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs, name = kwargs or {}, getattr(func, "__name__", "").partition(".")[0]
-        if name not in _random_functions() or self.inherited:
+        outer = _active.stack[-1] is not self  # the innermost has given a generator already
+        if name not in _random_functions() or outer or self.inherited:
             return func(*args, **kwargs)
         if kwargs.get("generator") is torch.default_generator:
             kwargs = {**kwargs, "generator": None}
@@ -179,7 +180,8 @@ class _Standing:
     """Stands for the process-wide generator in torch's own module: where numbers are in use, for theirs."""
 
     def __getattr__(self, name: str) -> Any:
-        own = bool(_active.stack) and not _active.stack[-1].inherited
+        # A backward pass knows no modes, so what it computes anew draws from the process's generator.
+        own = torch._C._len_torch_function_stack() and _active.stack and not _active.stack[-1].inherited
         return getattr(_active.stack[-1].generator() if own else torch.default_generator, name)
 
 

@@ -224,8 +224,7 @@ def _learned_from(
 ) -> tuple[Tensor, list[str]]:
     """The features, which a backward pass asks something else of each, and what drew random numbers."""
     module.requires_grad_(True)
-    torch.default_generator.manual_seed(0)
-    with Precisely(double) as precisely:
+    with seeded("the same for both"), Precisely(double) as precisely:
         out, draws = features(), list(precisely.draws)
         if not out.requires_grad:
             raise UnsupportedError("forward runs without gradients, so nothing of the trunk would learn")

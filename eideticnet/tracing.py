@@ -48,16 +48,18 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
     It is tried on normalised ``rows`` (5, ...), by default random ones like ``example``. Raises
     ``UnsupportedError`` that names operation and layer where no rule holds, or a trial fails.
     """
-    with seeded("trace"):
+    with seeded("trace"):  # what is built draws initial weights; what torch traces would show the numbers
         named = as_named(trunk)
+        rows = _like(example) if rows is None else rows
+    with torch.random.fork_rng(devices=[]):  # from which torch draws while it traces
         graph = exported(named, example)
         try:
             modes = compared(graph, exported(named.train(), example))
         except UnsupportedError:
             _walked(named, graph, Modes())  # may know a better reason
             raise
-        program = _walked(named, graph, modes)
-        check_program(program, trunk, graph, _like(example) if rows is None else rows, not modes.lost)
+    program = _walked(named, graph, modes)
+    check_program(program, trunk, graph, rows, not modes.lost)
     for problem in dict.fromkeys([*modes.lost, *_frozen(trunk)]):
         warnings.warn(problem, TrunkWarning, stacklevel=3)
     return program

@@ -168,7 +168,7 @@ def train_and_eval_at_will(net, kind):
 
 
 def pruning_that_finds_nothing(net, kind):
-    free = {g: row["free"] + row["router"] for g, row in net.capacity().items()}
+    free = {g: row["free"] for g, row in net.capacity().items()}
     add(net, kind, 2, pruning=Pruning(threshold=0.0, step=0.9, recovery_epochs=0, min_width=100))
     assert net.learned.block("t2").own == free
 

@@ -114,9 +114,10 @@ def test_networks_that_are_trained_in_threads_are_those_that_are_trained_one_aft
 
 @pytest.mark.parametrize("kind", LOADERS)
 def test_training_neither_moves_nor_seeds_the_generator_around_it(kind):
-    begun()
+    trunk = Mlp((8, 8))
     torch.manual_seed(3)
     before = torch.get_rng_state()
+    EideticNetwork(trunk, torch.zeros(2, FEATURES))
     learned(LOADERS[kind]())
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.initial_seed() == 3
@@ -184,6 +185,20 @@ def test_each_way_to_draw_gives_what_the_seeded_process_would_and_leaves_it_alon
         found.append(DRAWS[kind]())
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_of_numbers_within_numbers_the_inner_ones_are_drawn_and_the_outer_ones_go_on():
+    with seeded("outer"):
+        plain = [F.dropout(HALF), torch.rand(3)]
+    with seeded("inner"):
+        inner = F.dropout(HALF)
+    with seeded("outer"):
+        first = F.dropout(HALF)
+        with seeded("inner"):
+            assert torch.equal(F.dropout(HALF), inner)
+        second = torch.rand(3)
+    assert torch.equal(first, plain[0])
+    assert torch.equal(second, plain[1])
 
 
 def test_no_operation_that_draws_is_unknown():
