@@ -171,7 +171,7 @@ class Block(nn.Module):
         for path, step in self.program.layers.items():
             layer = self.layer(path)
             if layer is not None and path != HEAD:
-                layer.load_state_dict(RULES[step.rule].adopt(layer, trunk, path))
+                layer.load_state_dict(RULES[step.rule].adopt(step, layer, trunk))
 
     def freeze(self) -> None:
         """Turn every parameter into a new tensor registered as a buffer, for ever.

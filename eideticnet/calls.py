@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,8 @@ from torch.nn.utils import parametrize
 from eideticnet.errors import UnsupportedError
 from eideticnet.program import INPUT, Features, Step
 
-LARGEST_CONSTANT = 65536
+LARGEST_LITERAL = 65536
+"""Numbers in a constant that a program still holds as text."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,13 @@ class Call:
         """A positional argument, or what the operation takes if it is not given."""
         return self.node.args[position] if position < len(self.node.args) else default
 
+    @property
+    def named(self) -> dict[str, Any]:
+        """All arguments by the names that the operation has for them."""
+        schema = self.node.target._schema  # type: ignore[union-attr]
+        given = {a.name: self.argument(i, a.default_value) for i, a in enumerate(schema.arguments)}
+        return {**given, **self.node.kwargs}
+
     def layer(self, kind: str, **tensors: Any) -> str:
         """Path of the layer whose own ``tensors`` this call reads, each under the stock layer's name for
         it: a stock layer ``kind``, a subclass of it, or any module that calls the operation alike.
@@ -129,13 +139,13 @@ class Call:
         constant, name = self.constants[node], f"{self.name}_{node.name}"
         shape = list(constant.value.shape)
         columns = shape[features.dim] if not features.raw and len(shape) >= -features.dim else 1
+        if constant.parameter is None and (columns > 1 or constant.value.numel() > LARGEST_LITERAL):
+            owned = features if columns > 1 else Features()
+            options = {**packed(constant.value), "raw_columns": 1}
+            self.extra.append(Step(name, "buffer", (), owned, f"{self.path}.{name}".lstrip("."), options))
+            return name
         if constant.parameter is None:
-            if columns > 1 or constant.value.numel() > LARGEST_CONSTANT:
-                raise self.refuse("reads a buffer with a value for each neuron", "an nn.Parameter")
-            literal: dict[str, Any] = {
-                "value": constant.value.tolist(),
-                "dtype": str(constant.value.dtype).partition(".")[2],
-            }
+            literal = {"value": constant.value.tolist(), "dtype": str(constant.value.dtype).partition(".")[2]}
             self.extra.append(Step(name, "constant", (INPUT,), Features(), None, literal))
             return name
         if constant.shown_by is None:
@@ -143,7 +153,7 @@ class Call:
                 f"reads a value computed from the parameter {constant.parameter!r}", "the parameter as it is"
             )
         deviation = float(constant.value.std(correction=0))
-        options: dict[str, Any] = {
+        options = {
             "shape": shape,
             "mean": float(constant.value.float().mean()),
             "std": deviation,
@@ -166,6 +176,10 @@ class Call:
                 return [literal(v) for v in value]
             if value is None or isinstance(value, bool | int | float | str):
                 return value
+            if isinstance(value, torch.dtype):
+                return {"dtype": str(value).partition(".")[2]}
+            if isinstance(value, torch.device | torch.layout | torch.memory_format):
+                return None  # those of what it is given
             raise self.refuse(f"takes an argument {value!r} that no rule covers")
 
         kwargs = {k: literal(v) for k, v in self.node.kwargs.items() if v is not None}
@@ -194,6 +208,20 @@ def path_of(node: Node) -> str:
 def place(node: Node) -> str:
     """Where ``node`` is, as messages say it."""
     return f"layer {path_of(node)!r}" if path_of(node) else "the trunk's forward"
+
+
+def packed(value: Tensor) -> dict[str, Any]:
+    """A tensor as JSON, to the bit and small."""
+    numbers = value.detach().cpu().contiguous()
+    data = zlib.compress(numbers.flatten().view(torch.uint8).numpy().tobytes())
+    kind = str(numbers.dtype).partition(".")[2]
+    return {"shape": list(numbers.shape), "dtype": kind, "data": base64.b64encode(data).decode()}
+
+
+def unpacked(options: Mapping[str, Any]) -> Tensor:
+    """The tensor that ``packed`` made these of."""
+    data = bytearray(zlib.decompress(base64.b64decode(options["data"])))
+    return torch.frombuffer(data, dtype=getattr(torch, options["dtype"])).reshape(options["shape"])
 
 
 def shape_of(node: Node, index: int | None = None) -> tuple[Any, ...]:

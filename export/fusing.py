@@ -15,7 +15,7 @@ from export.places import Places
 
 FUSED = frozenset(
     {
-        *("linear", "conv", "grouped_conv", "embedding", "parameter"),
+        *("linear", "conv", "grouped_conv", "embedding", "parameter", "buffer"),
         *("batch_norm", "instance_norm", "group_norm"),
     }
 )
@@ -42,8 +42,8 @@ def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program)
         own = block.layer(step.layer)
         if own is not None and places.has(step.features, block.owner):
             where = {"out": places.columns(step.features, block.owner), "in": list(range(wide))}
-            if rule.reads_prefix and not read.raw:
-                seen = (*block.read_in(step), block.owner)
+            if not read.raw:
+                seen = (*(block.read_in(step) if rule.reads_prefix else ()), block.owner)
                 where["in"] = [column for owner in seen for column in places.columns(read, owner)]
             for name, tensor in own.state_dict().items():
                 axes = rule.axes_of(step, name)

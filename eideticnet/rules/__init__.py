@@ -14,13 +14,14 @@ from eideticnet.program import Program, Step
 from eideticnet.rules.attention import AttentionRule, MatmulRule
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import (
-    ConstantRule,
+    CastRule,
     DetachRule,
     DropoutRule,
     ElementwiseRule,
     IdentityRule,
-    ParameterRule,
+    RReluRule,
 )
+from eideticnet.rules.given import BufferRule, ConstantRule, ParameterRule
 from eideticnet.rules.mixing import ConvRule, EmbeddingRule, GroupedConvRule, LinearRule
 from eideticnet.rules.norms import (
     BatchNormRule,
@@ -29,13 +30,17 @@ from eideticnet.rules.norms import (
     LayerNormRule,
     PrefixNormRule,
 )
+from eideticnet.rules.own import OwnRule, PReluRule
+from eideticnet.rules.positions import IndexRule, PositionsRule, RepeatRule
 from eideticnet.rules.recurrent import RecurrentRule
 from eideticnet.rules.shapes import (
     CatRule,
+    GluRule,
     PartRule,
     PermuteRule,
-    PositionsRule,
     ReshapeRule,
+    ShuffleRule,
+    StackRule,
     UnsqueezeRule,
 )
 from eideticnet.rules.taps import TapsRule, tapped
@@ -55,24 +60,35 @@ RULES: dict[str, Rule] = {
     "group_norm": GroupNormRule(),
     "prefix_norm": PrefixNormRule(),
     "layer_norm": LayerNormRule(),
+    "prelu": PReluRule(),
+    "own": OwnRule(),
     "elementwise": ElementwiseRule(),
+    "rrelu": RReluRule(),
     "dropout": DropoutRule(),
     "training": TrainingRule(),
     "identity": IdentityRule(),
     "detach": DetachRule(),
+    "cast": CastRule(),
     "parameter": ParameterRule(),
     "constant": ConstantRule(),
+    "buffer": BufferRule(),
     "reshape": ReshapeRule(),
     "permute": PermuteRule(),
     "positions": PositionsRule(),
     "unsqueeze": UnsqueezeRule(),
     "part": PartRule(),
+    "glu": GluRule(),
+    "stack": StackRule(),
+    "pixel_shuffle": ShuffleRule(),
+    "index": IndexRule(),
+    "repeat": RepeatRule(),
     "cat": CatRule(),
 }
 
 _LISTED = {
     "linear": "linear.default",
-    "conv": "conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding",
+    "conv": """conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding
+        conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input""",
     "embedding": "embedding.default",
     "recurrent": "lstm.input gru.input rnn_tanh.input rnn_relu.input",
     "attention": "scaled_dot_product_attention.default",
@@ -80,31 +96,56 @@ _LISTED = {
     "batch_norm": "batch_norm.default",
     "instance_norm": "instance_norm.default",
     "group_norm": "group_norm.default",
-    "prefix_norm": "layer_norm.default",
+    "prefix_norm": "layer_norm.default rms_norm.default",
     "dropout": """dropout.default feature_dropout.default alpha_dropout.default
         feature_alpha_dropout.default""",
     "detach": "detach.default",
     "identity": """contiguous.default clone.default alias.default to.dtype to.dtype_layout
         to.device to.other lift_fresh_copy.default""",
     "reshape": "view.default reshape.default flatten.using_ints unflatten.int",
-    "permute": "permute.default transpose.int t.default",
+    "permute": """permute.default transpose.int t.default movedim.int movedim.intlist swapaxes.default
+        swapdims.default mT.default moveaxis.int moveaxis.intlist""",
     "unsqueeze": "unsqueeze.default",
+    "glu": "glu.default",
+    "stack": "stack.default",
+    "pixel_shuffle": "pixel_shuffle.default pixel_unshuffle.default",
+    "index": "index.Tensor",
+    "repeat": "expand.default expand_as.default repeat.default",
     "part": "chunk.default split.Tensor split_with_sizes.default split.sizes",
     "cat": "cat.default",
     "positions": """max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default
         avg_pool2d.default avg_pool3d.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default
         adaptive_avg_pool3d.default adaptive_max_pool1d.default adaptive_max_pool2d.default
-        adaptive_max_pool3d.default max_pool2d_with_indices.default upsample_nearest2d.vec
-        upsample_bilinear2d.vec pad.default constant_pad_nd.default mean.dim sum.dim_IntList amax.default
-        amin.default softmax.int log_softmax.int select.int slice.Tensor squeeze.dim squeeze.dims unbind.int
-        flip.default cumsum.default""",
+        adaptive_max_pool3d.default max_pool1d_with_indices.default max_pool2d_with_indices.default
+        max_pool3d_with_indices.default upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec
+        _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec
+        upsample_linear1d.vec upsample_bilinear2d.vec upsample_trilinear3d.vec upsample_bicubic2d.vec
+        _upsample_bilinear2d_aa.vec _upsample_bicubic2d_aa.vec
+        pad.default constant_pad_nd.default mean.dim sum.dim_IntList amax.default
+        amin.default max.dim min.dim logsumexp.default var.dim var.correction std.dim
+        std.correction linalg_vector_norm.default norm.ScalarOpt_dim all.dim any.dim argmax.default
+        argmin.default sort.default topk.default softmax.int log_softmax.int select.int slice.Tensor
+        narrow.default squeeze.default squeeze.dim squeeze.dims unbind.int flip.default roll.default
+        cumsum.default diff.default index_select.default""",
+    "prelu": "prelu.default",
+    "rrelu": "rrelu.default",
     "elementwise": """relu.default relu6.default leaky_relu.default elu.default selu.default celu.default
         gelu.default silu.default mish.default hardtanh.default hardswish.default hardsigmoid.default
         softplus.default sigmoid.default tanh.default exp.default abs.default neg.default clamp.default
         log_sigmoid.default softshrink.default hardshrink.default sin.default cos.default sqrt.default
         rsqrt.default pow.Tensor_Scalar add.Tensor sub.Tensor mul.Tensor div.Tensor add.Scalar sub.Scalar
         mul.Scalar div.Scalar rsub.Scalar reciprocal.default square.default log1p.default erf.default
-        clamp_min.default clamp_max.default threshold.default maximum.default minimum.default""",
+        clamp_min.default clamp_max.default threshold.default maximum.default minimum.default
+        clamp.Tensor clamp_min.Tensor clamp_max.Tensor pow.Tensor_Tensor pow.Scalar log.default log2.default
+        log10.default exp2.default expm1.default atan.default asinh.default sinh.default cosh.default
+        floor.default ceil.default round.default trunc.default frac.default sign.default erfc.default
+        logit.default remainder.Scalar floor_divide.default lerp.Scalar lerp.Tensor addcmul.default
+        addcdiv.default masked_fill.Scalar masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf
+        eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar eq.Tensor ne.Tensor lt.Tensor le.Tensor
+        gt.Tensor ge.Tensor logical_not.default logical_and.default logical_or.default logical_xor.default
+        bitwise_not.default bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor __and__.Tensor
+        __or__.Tensor __xor__.Tensor isnan.default
+        isinf.default         zeros_like.default ones_like.default full_like.default type_as.default""",
 }
 OPERATIONS = {f"aten.{name}": rule for rule, names in _LISTED.items() for name in names.split()}
 
@@ -135,7 +176,7 @@ def check_program(program: Program) -> None:
     for step in program.steps:
         known = step.rule in RULES
         if known and "op" in step.options:
-            known = OPERATIONS.get(step.options["op"]) in (step.rule, "part")
+            known = OPERATIONS.get(step.options["op"]) in (step.rule, "part", "glu")
         if known and step.rule == "training":
             known = {call["op"] for call in step.options["calls"]} <= LOCAL
         if not known:

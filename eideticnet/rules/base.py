@@ -68,11 +68,11 @@ class Rule:
         """Columns that the layer writes, where an axis holds them several times."""
         return 1
 
-    def adopt(self, layer: nn.Module, trunk: nn.Module, path: str) -> dict[str, Tensor]:
-        """The tensors of ``layer`` as the trunk in normal form has them at ``path``; its own where a
-        layer keeps count of something that the trunk's does not."""
+    def adopt(self, step: Step, layer: nn.Module, trunk: nn.Module) -> dict[str, Tensor]:
+        """The tensors of ``layer`` as the trunk in normal form has them; its own where a layer keeps
+        count of something that the trunk's does not."""
         own = layer.state_dict()
-        theirs = trunk.get_submodule(path).state_dict() if own else {}
+        theirs = trunk.get_submodule(str(step.layer)).state_dict() if own else {}
         return {name: theirs.get(name, tensor) for name, tensor in own.items()}
 
     def incoming(self, layer: nn.Module) -> Tensor:

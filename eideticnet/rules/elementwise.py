@@ -1,4 +1,4 @@
-"""Operations on each element alone, dropout, and values that do not come from the input."""
+"""Operations on each element alone, and dropout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eideticnet.calls import Call, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
-from eideticnet.rules.base import Axis, Rule
+from eideticnet.rules.base import Rule
 
 
 def overload(operation: str) -> Callable[..., Any]:
@@ -52,10 +52,12 @@ def run_literal(options: dict[str, Any], inputs: list[Tensor]) -> Any:
 
     def actual(value: Any) -> Any:
         if isinstance(value, dict):
-            return inputs[value["input"]]
+            return inputs[value["input"]] if "input" in value else getattr(torch, value["dtype"])
         return [actual(v) for v in value] if isinstance(value, list) else value
 
-    return overload(options["op"])(*map(actual, options["args"]), **options["kwargs"])
+    return overload(options["op"])(
+        *map(actual, options["args"]), **{k: actual(v) for k, v in options["kwargs"].items()}
+    )
 
 
 class ElementwiseRule(Rule):
@@ -94,14 +96,31 @@ class DropoutRule(Rule):
         return torch.feature_dropout(x, o["p"], training) if o["channels"] else F.dropout(x, o["p"], training)
 
 
+class RReluRule(Rule):
+    """rrelu, whose slopes are random while its own block trains."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        options = {"lower": call.named["lower"], "upper": call.named["upper"]}
+        return Step(call.name, "rrelu", call.inputs, call.features, None, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        lower, upper = step.options["lower"], step.options["upper"]
+        if training:
+            return F.rrelu(inputs[0], lower, upper, training)
+        return F.leaky_relu(inputs[0], (lower + upper) / 2)  # the same, and exporters know it
+
+
 class IdentityRule(Rule):
-    """What changes no number: contiguous, clone, a cast to the same type."""
+    """What changes no number: contiguous, clone, a cast to the same type. A mask may be cast to any."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
         before, after = call.activations[0].meta["val"], call.node.meta["val"]
+        if before.dtype != after.dtype and not before.is_floating_point():
+            options = {"dtype": str(after.dtype).partition(".")[2]}
+            return Step(call.name, "cast", call.inputs[:1], call.features, None, options)
         if before.dtype != after.dtype or before.shape != after.shape:
             raise call.refuse("changes the type or the shape of a value", "one type throughout")
-        return Step(call.name, "identity", call.inputs, call.features)
+        return Step(call.name, "identity", call.inputs[:1], call.features)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         return inputs[0]
@@ -117,46 +136,8 @@ class DetachRule(Rule):
         return inputs[0].detach() if training else inputs[0]  # scores ask in evaluation mode what matters
 
 
-class ConstantRule(Rule):
-    """A tensor of literals; it reads the input only to know the device."""
+class CastRule(Rule):
+    """Whole numbers and truth values as numbers of another type, to the bit."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        dtype = getattr(torch, step.options["dtype"])
-        return torch.tensor(step.options["value"], dtype=dtype, device=inputs[0].device)
-
-
-class ParameterRule(Rule):
-    """A bare parameter of the trunk (a position, a class token, a scale): each owner has the
-    columns of its neurons, started at random with the mean and the deviation of the trunk's."""
-
-    def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
-        shape = list(step.options["shape"])
-        if not step.features.raw:
-            shape[step.features.dim] = columns_out
-        return Bare(shape, step.options["mean"], step.options["std"])
-
-    def axes_of(self, step: Step, name: str) -> tuple[Axis, ...]:
-        axes: list[Axis] = [None] * len(step.options["shape"])
-        if not step.features.raw:
-            axes[step.features.dim] = "out"
-        return tuple(axes)
-
-    def adopt(self, layer: nn.Module, trunk: nn.Module, path: str) -> dict[str, Tensor]:
-        assert isinstance(layer, Bare)
-        return {"weight": trunk.get_parameter(path).detach().reshape(layer.weight.shape)}
-
-    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        assert isinstance(layer, Bare)
-        return layer.weight
-
-
-class Bare(nn.Module):
-    """A parameter as a module, so that a block can hold it among its layers."""
-
-    weight: Tensor
-
-    def __init__(self, shape: list[int], mean: float, std: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.full(shape, mean))
-        if std and not self.weight.is_meta:
-            nn.init.normal_(self.weight, mean, std)
+        return inputs[0].to(getattr(torch, step.options["dtype"]))

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from eideticnet.calls import Call, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Axis, Rule
+from eideticnet.rules.own import OwnRule
 
-CONVS: dict[str, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+CONVS: dict[str, type[Any]] = {
     "conv1d": nn.Conv1d,
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
+    "conv_transpose1d": nn.ConvTranspose1d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+    "conv_transpose3d": nn.ConvTranspose3d,
 }
 
 
 class LinearRule(Rule):
-    """nn.Linear along the last dimension; what it writes is a new group."""
+    """nn.Linear along the features; what it writes is a new group. Along positions it is everyone's own."""
 
     reads_prefix = True
     makes_neurons = True
@@ -29,10 +34,8 @@ class LinearRule(Rule):
         weight, bias = call.argument(1), call.argument(2)
         path, (rows, columns) = call.layer("Linear", weight=weight, bias=bias), shape_of(weight)
         if not call.features.raw and call.features.dim != -1:
-            raise call.refuse(
-                "applies a Linear along a dimension that is not the feature dimension",
-                "x.transpose(...) first",
-            )
+            arguments = {"in_features": columns, "out_features": rows, "bias": bias is not None}
+            return OwnRule().step(call, path, "Linear", **arguments)
         groups.read_alike(path, call.features)
         written = groups.written(path, rows, -1)
         options = {"bias": bias is not None, "raw_columns": columns}
@@ -43,36 +46,50 @@ class LinearRule(Rule):
 
 
 class _Conv(Rule):
-    """What all convolutions share: nn.Conv1d, 2d and 3d, with the arguments of the call."""
+    """What all convolutions share, transposed or not, with the arguments of the call."""
 
-    def _read(self, call: Call) -> tuple[str, tuple[int, int], dict[str, object]]:
-        """The layer's path, how many channels its weight reads and writes, and its arguments."""
+    def _read(self, call: Call) -> tuple[str, tuple[int, int], dict[str, Any]]:
+        """The layer's path, how many channels a group reads and all write, and its arguments."""
         kind, weight, bias = call.operation.split(".")[1], call.argument(1), call.argument(2)
         path = call.layer(CONVS[kind].__name__, weight=weight, bias=bias)
-        written, read, *kernel = map(int, shape_of(weight))
-        dims = len(kernel)
-        if not call.features.raw and call.features.dim != -1 - dims:
-            raise call.refuse("convolves over the feature dimension")
+        first, second, *kernel = map(int, shape_of(weight))
+        dims, groups, back = len(kernel), call.argument(6, 1), "transpose" in kind
+        read, written = (first // groups, second * groups) if back else (second, first)
         padding = call.argument(4, [0] * dims)
         options = {
             "kind": kind,
             "kernel_size": kernel,
             "stride": list(call.argument(3, [1] * dims)),
             "padding": padding if isinstance(padding, str) else list(padding),
-            "dilation": list(call.argument(5, [1] * dims)),
+            "dilation": list(call.argument(7 if back else 5, [1] * dims)),
             "bias": bias is not None,
-            "raw_columns": read * call.argument(6, 1),
+            "raw_columns": read * groups,
         }
+        if back:
+            options["output_padding"] = list(call.argument(5, [0] * dims))
         return path, (read, written), options
 
+    def _along_positions(self, call: Call, path: str, written: int, options: dict[str, Any]) -> Step:
+        """A convolution whose channels are positions: it may look at one feature at a time."""
+        looks = [options[k] for k in ("kernel_size", "stride", "dilation", "padding")]
+        dims = len(options["kernel_size"])
+        if looks != [[1] * dims, [1] * dims, [1] * dims, [0] * dims] or call.argument(6, 1) > 1:
+            raise call.refuse(
+                "convolves over the feature dimension", "kernel_size=1, or channels of features"
+            )
+        kind = CONVS[options["kind"]].__name__
+        arguments = {"in_channels": options["raw_columns"], "out_channels": written, "bias": options["bias"]}
+        return OwnRule().step(call, path, kind, kernel_size=options["kernel_size"], **arguments)
+
     def _conv(self, step: Step, columns_in: int, columns_out: int, groups: int) -> nn.Module:
-        options = {k: v for k, v in step.options.items() if k in _CONV_ARGUMENTS}
+        options = {k: step.options[k] for k in _CONV_ARGUMENTS if k in step.options}
         padding = options["padding"]
         options["padding"] = padding if isinstance(padding, str) else tuple(padding)
-        return CONVS[step.options["kind"]](columns_in, columns_out, groups=groups, **options)
+        layer: nn.Module = CONVS[step.options["kind"]](columns_in, columns_out, groups=groups, **options)
+        return layer
 
 
-_CONV_ARGUMENTS = ("kernel_size", "stride", "padding", "dilation", "bias")
+_CONV_ARGUMENTS = ("kernel_size", "stride", "padding", "output_padding", "dilation", "bias")
 
 
 class ConvRule(_Conv):
@@ -84,12 +101,22 @@ class ConvRule(_Conv):
 
     def trace(self, call: Call, groups: Groups) -> Step:
         path, (_, written), options = self._read(call)
+        if not call.features.raw and call.features.dim != 1 - len(call.shape):
+            return self._along_positions(call, path, written, options)
         groups.read_alike(path, call.features)
         features = groups.written(path, written, 1 - len(call.shape))
         return Step(call.name, "conv", call.inputs, features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         return self._conv(step, columns_in, columns_out, 1)
+
+    def axes_of(self, step: Step, name: str) -> tuple[Axis, ...]:
+        back = "transpose" in step.options["kind"] and name == "weight"
+        return ("in", "out") if back else self.axes[name]
+
+    def incoming(self, layer: nn.Module) -> Tensor:
+        weight = layer.get_parameter("weight")
+        return (weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight).flatten(1)
 
 
 class GroupedConvRule(_Conv):
@@ -104,6 +131,8 @@ class GroupedConvRule(_Conv):
         if call.features.raw:
             options["written"] = written
             return Step(call.name, "grouped_conv", call.inputs, Features(), path, options)
+        if call.features.dim != 1 - len(call.shape):
+            raise call.refuse("convolves over the feature dimension")
         groups.need_unit(call.features, read, call)
         groups.read_alike(path, call.features)
         each = written // int(call.argument(6))
@@ -116,7 +145,10 @@ class GroupedConvRule(_Conv):
         return self._conv(step, columns_in, columns_out, columns_in // step.options["group"])
 
     def axes_of(self, step: Step, name: str) -> tuple[Axis, ...]:
-        return () if step.features.raw else self.axes[name]
+        if step.features.raw:
+            return ()
+        back = "transpose" in step.options["kind"] and name == "weight"
+        return ("in",) if back else self.axes[name]
 
 
 class EmbeddingRule(Rule):

@@ -133,7 +133,7 @@ class GroupNormRule(Rule):
 
 
 class PrefixNormRule(Rule):
-    """nn.LayerNorm over the features, and nn.GroupNorm with one group: the mean and the variance
+    """nn.LayerNorm and nn.RMSNorm over the features, nn.GroupNorm with one group: mean and variance
     are those of all columns that the owner may read, and only its own columns are handed on."""
 
     reads_prefix = True
@@ -143,40 +143,48 @@ class PrefixNormRule(Rule):
     def trace(self, call: Call, groups: Groups) -> Step:
         if any(isinstance(n, Node) for n in call.argument(1)):
             raise call.refuse("normalises over the batch", "nn.LayerNorm over the features alone")
-        shape = [int(n) for n in call.argument(1)]
-        path = call.layer("LayerNorm", weight=call.argument(2), bias=call.argument(3))
-        if len(shape) != 1 and not call.features.raw:
+        shape, root = [int(n) for n in call.argument(1)], "rms" in call.operation
+        bias = None if root else call.argument(3)
+        path = call.layer("RMSNorm" if root else "LayerNorm", weight=call.argument(2), bias=bias)
+        options: dict[str, Any] = {"raw_columns": shape[-1], "positions": False}
+        if root:
+            eps = call.argument(3)
+            options |= {"root": True, "eps": torch.finfo(torch.float32).eps if eps is None else eps}
+        else:
+            options["eps"] = call.argument(4, 1e-5)
+        if call.features.raw or call.features.dim < -len(shape):
+            return self._step(call, groups, path, bias, "layer_norm", {**options, "shape": shape})
+        if len(shape) != 1:
             raise call.refuse("normalises over several dimensions", "nn.LayerNorm over the features alone")
-        _channels_are_features(call, call.features, -1)
-        options = {"raw_columns": shape[-1], "positions": False}
-        if call.features.raw:
-            return self._step(call, groups, path, "layer_norm", {**options, "shape": shape})
-        return self._step(call, groups, path, "prefix_norm", options)
+        return self._step(call, groups, path, bias, "prefix_norm", options)
 
     def over_channels(self, call: Call, groups: Groups, path: str) -> Step:
         """The step for a GroupNorm whose one group is all channels."""
-        options = {"raw_columns": int(call.input_shape[1]), "positions": True}
-        return self._step(call, groups, path, "prefix_norm", options)
+        options = {"raw_columns": int(call.input_shape[1]), "positions": True, "eps": call.argument(4, 1e-5)}
+        return self._step(call, groups, path, call.argument(3), "prefix_norm", options)
 
-    def _step(self, call: Call, groups: Groups, path: str, rule: str, options: dict[str, Any]) -> Step:
+    def _step(
+        self, call: Call, groups: Groups, path: str, bias: Any, rule: str, options: dict[str, Any]
+    ) -> Step:
         groups.read_alike(path, call.features)
-        weight, bias = call.argument(2), call.argument(3)
-        affine = {"affine": weight is not None, "bias": weight is not None and bias is not None}
-        options = {"eps": call.argument(4, 1e-5), **affine, **options}
+        options = {"affine": call.argument(2) is not None, "bias": bias is not None, **options}
         return Step(call.name, rule, call.inputs, call.features, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         o = step.options
-        return PrefixNorm(columns_in, columns_out, o["eps"], o["affine"], o["bias"], o["positions"])
+        positions, root = o["positions"], o.get("root", False)
+        return PrefixNorm(columns_in, columns_out, o["eps"], o["affine"], o["bias"], positions, root)
 
 
 class LayerNormRule(Rule):
-    """nn.LayerNorm of the raw input: whole, for every owner by itself."""
+    """nn.LayerNorm of the raw input or over positions, nn.RMSNorm too: for every owner by itself."""
 
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": (), "bias": ()}
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         o = step.options
+        if o.get("root"):
+            return nn.RMSNorm(o["shape"], o["eps"], elementwise_affine=o["affine"])
         return nn.LayerNorm(o["shape"], o["eps"], elementwise_affine=o["affine"], bias=o["bias"])
 
 
@@ -188,10 +196,10 @@ class PrefixNorm(nn.Module):
     """
 
     def __init__(
-        self, read: int, written: int, eps: float, affine: bool, bias: bool, positions: bool
+        self, read: int, written: int, eps: float, affine: bool, bias: bool, positions: bool, root: bool
     ) -> None:
         super().__init__()
-        self.read, self.written, self.eps, self.positions = read, written, eps, positions
+        self.read, self.written, self.eps, self.positions, self.root = read, written, eps, positions, root
         one, zero = nn.init.ones_, nn.init.zeros_
         self.weight = nn.Parameter(one(torch.empty(written))) if affine else None
         self.bias = nn.Parameter(zero(torch.empty(written))) if bias else None
@@ -202,4 +210,6 @@ class PrefixNorm(nn.Module):
         bias = F.pad(self.bias, (before, 0)) if self.bias is not None and before else self.bias
         if self.positions:
             return F.group_norm(x, 1, weight, bias, self.eps).narrow(1, before, self.written)
+        if self.root:
+            return F.rms_norm(x, (self.read,), weight, self.eps).narrow(-1, before, self.written)
         return F.layer_norm(x, (self.read,), weight, bias, self.eps).narrow(-1, before, self.written)

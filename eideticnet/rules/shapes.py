@@ -1,19 +1,20 @@
-"""Operations that move, split and join dimensions, or act on those without neurons."""
+"""Operations that move, split and join dimensions."""
 
 from __future__ import annotations
 
-import sys
 from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eideticnet.calls import Call, batch_dim
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Rule
-from eideticnet.rules.elementwise import combined, run_literal
+from eideticnet.rules.elementwise import combined
+from eideticnet.rules.positions import PositionsRule
 
 FLAT = "x.flatten(1), or a reshape that keeps the features together"
 
@@ -87,16 +88,13 @@ def _split(
 
 
 class PermuteRule(Rule):
-    """permute and transpose: the features move to another dimension."""
+    """permute, transpose and their like: the features move to another dimension."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
         rank = len(call.input_shape)
-        order = list(range(rank))
-        if "permute" in call.operation:
-            order = [int(d) % rank for d in call.argument(1)]
-        else:
-            a, b = (int(call.argument(i)) % rank for i in (1, 2)) if "transpose" in call.operation else (0, 1)
-            order[a], order[b] = order[b], order[a]
+        sizes = [2 + i for i in range(rank)]  # all different, so the result's tell which went where
+        moved = call.node.target(torch.empty(sizes, device="meta"), *call.node.args[1:])  # type: ignore[operator]
+        order = [sizes.index(n) for n in moved.shape]
         features = call.features
         if not features.raw:
             features = features.at(order.index(rank + features.dim) - rank)
@@ -104,65 +102,6 @@ class PermuteRule(Rule):
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         return inputs[0].permute(step.options["order"])
-
-
-class PositionsRule(Rule):
-    """Operations along dimensions without neurons: pooling, padding, softmax, mean, selecting."""
-
-    def trace(self, call: Call, groups: Groups) -> Step:
-        rank = len(call.input_shape)
-        touched, change = _touched(call, rank)
-        if call.operation == "aten.slice.Tensor" and _is_whole(call):
-            touched = []
-        here = rank + call.features.dim
-        if not call.features.raw and here in touched:
-            raise call.refuse("works across the feature dimension", "it along another dimension")
-        if batch_dim(call.input_shape) in touched:
-            raise call.refuse("works across the batch")
-        features = call.features
-        if not features.raw:
-            here += sum(change for d in touched if d < here)
-            features = features.at(here - len(call.shape))
-        args, kwargs = call.literals({call.activations[0]: 0})
-        if "squeeze" in call.operation:
-            args[1:] = [touched]  # a dimension that is not one stays, also where an owner has one neuron
-        operation = "aten.squeeze.dims" if "squeeze" in call.operation else call.operation
-        options = {"op": operation, "args": args, "kwargs": kwargs, "index": call.index}
-        return Step(call.name, "positions", call.inputs, features, None, options)
-
-    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        out = run_literal(step.options, inputs)
-        return out if step.options["index"] is None else out[step.options["index"]]  # type: ignore[no-any-return]
-
-
-def _is_whole(call: Call) -> bool:
-    """Whether a slice takes everything, as x[:] does."""
-    return (
-        call.argument(2) in (0, None) and call.argument(3) in (sys.maxsize, None) and call.argument(4, 1) == 1
-    )
-
-
-def _touched(call: Call, rank: int) -> tuple[list[int], int]:
-    """Dimensions that an operation works on, and how many each of them becomes more (or less)."""
-    name, first = call.operation.split(".")[1], call.argument(1, 0)
-    trailing = {"1": 1, "2": 2, "3": 3}
-    if name in ("chunk", "split", "split_with_sizes"):
-        first = call.argument(2, 0)
-    if first is None or first == []:
-        return list(range(rank)), 0
-    if name in ("pad", "constant_pad_nd"):
-        return list(range(rank - len(first) // 2, rank)), 0
-    if "pool" in name or "upsample" in name:
-        spatial = next(n for d, n in trailing.items() if f"{d}d" in name)
-        return list(range(rank - spatial, rank)), 0
-    dims = [int(d) % rank for d in (first if isinstance(first, list | tuple) else [first])]
-    if name in ("select", "unbind"):
-        return dims, -1
-    if name == "squeeze":
-        return [d for d in dims if call.input_shape[d] == 1], -1
-    if name in ("mean", "sum", "amax", "amin"):
-        return dims, 0 if call.argument(2, False) else -1
-    return dims, 0
 
 
 class UnsqueezeRule(Rule):
@@ -219,12 +158,12 @@ class CatRule(Rule):
         if along is None or dim != along:
             names, features = combined(call, groups)
         else:
-            if len(own) < len(call.operands) or any(f.raw or f.dim != dim or f.tile > 1 for f in own):
+            if len(own) < len(call.operands) or any(f.raw or f.dim != dim for f in own):
                 raise call.refuse(
                     "concatenates features with a value of the raw input, or with a parameter",
                     "a layer on the input first",
                 )
-            names, features = call.inputs, Features(dim, tuple(r for f in own for r in f.runs))
+            names, features = call.inputs, Features(dim, tuple(r for f in own for r in f.runs * f.tile))
         order = [call.operands.index(n) for n in call.argument(0)]
         batched = [call.operands[i] in call.values for i in order]
         if not all(batched) and batch_dim(call.shape) != 0:
@@ -240,3 +179,63 @@ class CatRule(Rule):
                 x.expand(rows, *x.shape[1:]) if e else x for x, e in zip(inputs, o["expand"], strict=True)
             ]
         return torch.cat(inputs, o["dim"])
+
+
+class GluRule(Rule):
+    """glu: one half gates the other. Halves of the features have the same neurons."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        dim, rank = int(call.argument(1, -1)), len(call.input_shape)
+        if call.features.raw or dim % rank != rank + call.features.dim:
+            return PositionsRule().trace(call, groups)
+        groups.need_tile(call.features, 2, call)
+        features = Features(call.features.dim, call.features.runs)
+        return Step(call.name, "glu", call.inputs, features, None, {"dim": call.features.dim})
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        return F.glu(inputs[0], step.options["dim"])
+
+
+class StackRule(Rule):
+    """stack: values side by side along a new dimension, neuron by neuron."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        parts, rank = call.argument(0), len(call.shape)
+        if any(n not in call.values for n in parts):
+            raise call.refuse("stacks a value that does not come from the input", "torch.cat")
+        new, features = int(call.argument(1, 0)) % rank, call.features
+        for other in (call.values[n][1] for n in parts):
+            if other.raw != features.raw or not (features.raw or groups.join(features, other)):
+                raise call.refuse("stacks values whose features do not correspond one to one")
+        if not features.raw:
+            here = rank - 1 + features.dim
+            features = features.at(here + (new <= here) - rank)
+        names = tuple(call.values[n][0] for n in parts)
+        return Step(call.name, "stack", names, features, None, {"dim": new})
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        return torch.stack(inputs, step.options["dim"])
+
+
+class ShuffleRule(Rule):
+    """pixel_shuffle and pixel_unshuffle: adjacent channels are the pixels of one neuron."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        factor, features = int(call.argument(1)), call.features
+        options = {"factor": factor, "back": "unshuffle" in call.operation}
+        if features.raw:
+            return Step(call.name, "pixel_shuffle", call.inputs, features, None, options)
+        if features.dim != -3:
+            raise call.refuse("shuffles pixels into a dimension that is not the feature dimension")
+        each = factor * factor
+        if not options["back"]:
+            groups.need_unit(features, each, call)
+        runs = tuple(
+            Run(r.group, r.repeat * each if options["back"] else r.repeat // each) for r in features.runs
+        )
+        features = Features(features.dim, runs, features.tile)
+        return Step(call.name, "pixel_shuffle", call.inputs, features, None, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        shuffle = F.pixel_unshuffle if step.options["back"] else F.pixel_shuffle
+        return shuffle(inputs[0], step.options["factor"])

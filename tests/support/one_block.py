@@ -22,3 +22,36 @@ def assert_one_block_is(plain: nn.Module, x: Tensor) -> Tensor:
     assert torch.equal(features, as_named(plain)(x))
     assert torch.allclose(features, plain(x), rtol=0, atol=1e-6)
     return features
+
+
+class TwoBlocks(nn.Module):
+    """Two frozen blocks with random weights, which share the neurons of ``plain`` evenly; the second
+    reads the first. Maps x to the logits of both."""
+
+    def __init__(self, plain: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        program = trace(plain, x)
+        half = {group: n - n // 2 for group, n in program.groups.items()}
+        rest = {group: n // 2 for group, n in program.groups.items()}
+        self.widths = {"t0": {**half, HEAD: 2}, "t1": {**rest, HEAD: 2}}
+        self.t0 = Block(program, "t0", (), self.widths)
+        self.t1 = Block(program, "t1", ("t0",), self.widths)
+        for block in (self.t0, self.t1):
+            block.freeze()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = self.t0(x, {})
+        return first[HEAD], self.t1(x, {"t0": first})[HEAD]
+
+
+def assert_kept_columns_compute_what_they_did(plain: nn.Module, x: Tensor) -> None:
+    """A block without its last neurons, whose weights nobody reads, gives what the whole one gives."""
+    program = trace(plain, x)
+    widths = {"t0": {**program.groups, HEAD: 2}}
+    whole = Block(program, "t0", (), widths).eval()
+    keep = {group: torch.arange(max(1, n - n // 2)) for group, n in program.groups.items()}
+    smaller = whole.shrink(keep)
+    assert smaller.own == {group: len(kept) for group, kept in keep.items()}
+    assert torch.isfinite(smaller(x, {})[HEAD]).all()
+    again = smaller.shrink({group: torch.arange(len(kept)) for group, kept in keep.items()})
+    assert torch.equal(again(x, {})[HEAD], smaller(x, {})[HEAD])

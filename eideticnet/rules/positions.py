@@ -1,0 +1,130 @@
+"""Operations along dimensions without neurons: each owner's piece is treated alone."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eideticnet.calls import Call, batch_dim
+from eideticnet.groups import Groups
+from eideticnet.program import Features, Step
+from eideticnet.rules.base import Rule
+from eideticnet.rules.elementwise import run_literal
+
+
+class PositionsRule(Rule):
+    """Operations along dimensions without neurons: pooling, padding, softmax, mean, selecting."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        rank = len(call.input_shape)
+        touched, change = _touched(call, rank)
+        if call.operation == "aten.slice.Tensor" and _is_whole(call):
+            touched = []
+        here = rank + call.features.dim
+        if not call.features.raw and here in touched:
+            raise call.refuse(
+                "works across the feature dimension, which no rule covers", "it along another dimension"
+            )
+        if batch_dim(call.input_shape) in touched:
+            raise call.refuse("works across the batch")
+        features = call.features
+        if not features.raw:
+            here += sum(change for d in touched if d < here)
+            features = features.at(here - len(call.shape))
+        operands = call.operands
+        names = [call.values[n][0] if n in call.values else call.constant(n, Features()) for n in operands]
+        args, kwargs = call.literals({n: i for i, n in enumerate(operands)})
+        if "squeeze" in call.operation:
+            args[1:] = [touched]  # a dimension that is not one stays, also where an owner has one neuron
+        operation = "aten.squeeze.dims" if "squeeze" in call.operation else call.operation
+        options = {"op": operation, "args": args, "kwargs": kwargs, "index": call.index}
+        return Step(call.name, "positions", tuple(names), features, None, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        out = run_literal(step.options, inputs)
+        return out if step.options["index"] is None else out[step.options["index"]]  # type: ignore[no-any-return]
+
+
+def _is_whole(call: Call) -> bool:
+    """Whether a slice takes everything, as x[:] does."""
+    return (
+        call.argument(2) in (0, None) and call.argument(3) in (sys.maxsize, None) and call.argument(4, 1) == 1
+    )
+
+
+def _touched(call: Call, rank: int) -> tuple[list[int], int]:
+    """Dimensions that an operation works on, and how many each of them becomes more (or less)."""
+    name, given = call.operation.split(".")[1], call.named
+    if name in ("pad", "constant_pad_nd"):
+        return list(range(rank - len(call.argument(1)) // 2, rank)), 0
+    if spatial := next((n for n in (1, 2, 3) if f"{n}d" in name), 0):  # pools, resizing, windows
+        return list(range(rank - spatial, rank)), 0
+    (along,) = [given[n] for n in ("dim", "dims", "dimension") if n in given] or [None]
+    dims = list(range(rank)) if along in (None, []) else _each(along, rank)
+    if name == "squeeze":
+        return [d for d in dims if call.input_shape[d] == 1 and d != _lie(call, rank)], -1
+    gone = name in ("select", "unbind") or given.get("keepdim") is False
+    return dims, -1 if gone else 0
+
+
+def _each(along: Any, rank: int) -> list[int]:
+    return [int(d) % rank for d in (along if isinstance(along, list | tuple) else [along])]
+
+
+def _lie(call: Call, rank: int) -> int | None:
+    """The dimension of the features, which stays also where a trunk of one neuron squeezes it."""
+    return None if call.features.raw else rank + call.features.dim
+
+
+class IndexRule(Rule):
+    """x[:, :, index] with constant indices, along dimensions without neurons."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        chosen = call.argument(1)
+        dims = [d for d, index in enumerate(chosen) if index is not None]
+        if any(chosen[d] not in call.constants for d in dims) or dims != list(range(dims[0], dims[-1] + 1)):
+            raise call.refuse("selects by computed indices, or along dimensions apart", "constant indices")
+        rank, features = len(call.input_shape), call.features
+        here = rank + features.dim
+        if batch_dim(call.input_shape) in dims:
+            raise call.refuse("works across the batch")
+        if not features.raw:
+            if here in dims:
+                raise call.refuse("selects some of the features", "all of them, or a layer that writes fewer")
+            moved = len(call.shape) - rank if here > dims[-1] else 0
+            features = features.at(here + moved - len(call.shape))
+        names = [call.inputs[0], *(call.constant(chosen[d], Features()) for d in dims)]
+        return Step(call.name, "index", tuple(names), features, None, {"dim": dims[0]})
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        x, *chosen = inputs
+        where: tuple[Any, ...] = (*[slice(None)] * step.options["dim"], *chosen)
+        return x[where]
+
+
+class RepeatRule(Rule):
+    """expand, expand_as and repeat along dimensions without neurons."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        before, after, features = call.input_shape, call.shape, call.features
+        new = len(after) - len(before)
+        where, batch = new + len(before) + features.dim, batch_dim(before)
+        if batch is None or str(after[new + batch]) != str(before[batch]):
+            raise call.refuse("repeats rows of the batch, or what is the same for all", "broadcasting")
+        if not features.raw and after[where] != before[where - new]:
+            raise call.refuse("repeats one feature over many")
+        if "expand" in call.operation:
+            sizes = [-1 if isinstance(n, torch.SymInt) else int(n) for n in after]
+        else:
+            sizes = [int(n) for n in call.argument(1)]
+        if not features.raw and "expand" in call.operation:
+            sizes[where] = -1
+        options = {"repeat": "expand" not in call.operation, "sizes": sizes}
+        return Step(call.name, "repeat", call.inputs[:1], features, None, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        sizes = step.options["sizes"]
+        return inputs[0].repeat(sizes) if step.options["repeat"] else inputs[0].expand(sizes)

@@ -1,0 +1,186 @@
+"""Operations that a trunk may use: on an owner's piece each does what the plain trunk does on the whole."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from one_block import TwoBlocks, assert_kept_columns_compute_what_they_did, assert_one_block_is
+from tolerances import EXPORTED
+from torch import nn
+
+from eideticnet.rules import check_program
+from eideticnet.tracing import trace
+from export.onnx_body import to_onnx
+from export.session import session
+
+WIDTH = 8
+
+
+def images(rows=3):
+    return torch.randn(rows, 3, 6, 6)
+
+
+class Net(nn.Module):
+    """A convolution to (N, 8, 6, 6), some layers, and a function of both."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, WIDTH, 1), function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self.conv(x), self).flatten(1)
+
+
+def of(function, **layers):
+    return lambda: Net(lambda h, m: function(h), **layers)
+
+
+def with_layers(function, **layers):
+    return lambda: Net(function, **{name: make() for name, make in layers.items()})
+
+
+def parameter(*shape):
+    return lambda: nn.Parameter(torch.rand(shape))
+
+
+FUNCTIONS = {
+    "masks as numbers": lambda h: (h > 0).float() + (h != 0).to(h.dtype) + (h < 1).type_as(h),
+    "masked_fill": lambda h: h.masked_fill(h > 1, -3.0),
+    "where": lambda h: torch.where(h > 0, h, torch.zeros_like(h)) + torch.where(h < 0, h, 0.5),
+    "truth": lambda h: torch.where((h > 0) & ~(h > 1) | torch.isnan(h), h, -h),
+    "stack": lambda h: torch.stack([h, 2 * h], 1) + torch.stack([h, h.sin()], -1).mean(-1).unsqueeze(1),
+    "squeeze": lambda h: h.mean((2, 3), keepdim=True).squeeze() + h.mean(3).unsqueeze(1).squeeze().amax(-1),
+    "glu": lambda h: F.glu(h, 1) + F.glu(h, 1).tanh(),
+    "glu over positions": lambda h: F.glu(h, 2),
+    "expand": lambda h: h.mean((2, 3), keepdim=True).expand_as(h) + h[:, :, :1].expand(-1, -1, 6, -1),
+    "repeat": lambda h: h.repeat(1, 1, 2, 1),
+    "roll": lambda h: h.roll((1, -2), (2, 3)),
+    "deviations": lambda h: (
+        h.var((2, 3)) + h.std(2).mean(-1) + h.var(2, unbiased=False, keepdim=True).sum((2, 3))
+    ),
+    "norms": lambda h: h.norm(dim=2) + torch.linalg.vector_norm(h, 1, dim=3),
+    "normalize": lambda h: F.normalize(h, dim=2) + F.normalize(h.flatten(2), dim=-1).unflatten(2, (6, 6)),
+    "extremes": lambda h: h.max(2).values + h.min(3)[0],
+    "sort, topk": lambda h: h.sort(3)[0][..., 1] + h.topk(2, 3)[0][..., 1],
+    "sums": lambda h: h.logsumexp(2) + h.cumsum(3)[..., 1],
+    "softmax over positions": lambda h: F.softmin(h, 2) + h.softmax(3, dtype=torch.float32),
+    "power pools": lambda h: F.lp_pool2d(h, 2, 2) + nn.functional.avg_pool2d(h, 2, count_include_pad=False),
+    "pads": lambda h: F.pad(h, (1, 2, 1, 1), mode="reflect") + F.pad(h, (2, 1, 1, 1), mode="replicate"),
+    "pads around": lambda h: F.pad(h, (1, 1, 1, 1), mode="circular") + F.pad(h, (2, 0, 1, 1), value=3.0),
+    "scale_factor": lambda h: (
+        F.interpolate(h, scale_factor=2) + F.interpolate(h, size=12, mode="nearest-exact")
+    ),
+    "sizes": lambda h: (
+        F.interpolate(h, (5, 7), mode="bilinear", align_corners=True) + F.interpolate(h, (5, 7))
+    ),
+    "cubic": lambda h: F.interpolate(h, scale_factor=2, mode="bicubic"),
+    "lines": lambda h: (
+        F.interpolate(h.flatten(2), scale_factor=2, mode="linear") + F.interpolate(h.flatten(2), 72)
+    ),
+    "volumes": lambda h: F.interpolate(h.unsqueeze(2), scale_factor=2, mode="trilinear"),
+    "constant indices": lambda h: (
+        h[:, :, torch.tensor([0, 2, 5])] + h.index_select(2, torch.tensor([1, 1, 0]))
+    ),
+    "differences and steps": lambda h: h.diff(dim=2)[..., ::2] + h.narrow(2, 1, 5)[..., 1::2],
+    "pixels": lambda h: (
+        F.pixel_unshuffle(h, 2) + F.pixel_unshuffle(F.pixel_unshuffle(F.pixel_shuffle(h, 2), 2), 2)
+    ),
+    "axes": lambda h: h.swapaxes(1, 2).movedim(2, 1) + h.movedim((2, 3), (1, 2)).moveaxis(-1, 1) + h.mT,
+    "positions by number": lambda h: (
+        h + torch.arange(h.shape[-1]) + torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")[0]
+    ),
+    "arithmetic": lambda h: torch.lerp(h, 2 * h, 0.5) + torch.addcmul(h, h, h) + h % 2 + h // 2 + h.floor(),
+    "bounds": lambda h: F.threshold(h, 0.1, 2.0) + h.clamp(min=torch.tensor(0.0)) + F.hardtanh(h, -0.2, 0.3),
+    "logarithms": lambda h: (h.abs() + 1).log() + h.expm1() + h.sinh().atan() + h.sign() + h.erf(),
+    "more arithmetic": lambda h: (
+        h.exp2() + (h.abs() + 1).log2() + (h.abs() + 1).log10() + h.asinh() + h.cosh()
+    ),
+    "and more": lambda h: h.erfc() + h.sigmoid().logit() + h.trunc() + h.frac() + h.round() + h.ceil() + 2**h,
+    "of two": lambda h: torch.addcdiv(h, h, h.abs() + 1) + h.abs() ** h.cos() + torch.minimum(h, h.sin()),
+    "more truth": lambda h: (
+        (
+            torch.logical_and(h > 0, h.ge(0.1)).logical_xor(h.le(h.sin()))
+            | h.isinf()
+            | h.eq(2) ^ h.lt(h.cos())
+        ).float()
+        * torch.full_like(h, 2.0)
+        + torch.ones_like(h).masked_fill(h.ne(h).logical_not(), 4)
+    ),
+    "any and all": lambda h: torch.where(
+        (h > 0).any(2) & (h < 9).all(2), h.argmax(2).float(), h.argmin(2).float()
+    ),
+    "smooth sizes": lambda h: F.interpolate(h, scale_factor=0.5, mode="bilinear", antialias=True),
+    "other sizes": lambda h: (
+        F.interpolate(h.flatten(2), 9, mode="nearest-exact").sum(-1, keepdim=True).unsqueeze(2)
+        + F.interpolate(h.unsqueeze(2), scale_factor=2, mode="nearest-exact").mean(2)
+        + F.interpolate(h.unsqueeze(2), scale_factor=2).mean(2)
+    ),
+    "indices of maxima": lambda h: F.max_pool2d(h, 2, return_indices=True)[0] + F.adaptive_max_pool2d(h, 3),
+    "bounds that are tensors": lambda h: h.clamp(torch.tensor(-0.3), torch.tensor(0.4)),
+    "corrections": lambda h: h.var((2, 3), correction=2) + h.std(2, correction=0).sum(-1),
+    "rrelu": lambda h: F.rrelu(h, 0.1, 0.3),
+    "norms without weights": lambda h: F.instance_norm(h) + F.layer_norm(h, (6,)) + F.layer_norm(h, (6, 6)),
+    "a square of numbers by hand": lambda h: h.pow(2).mean((2, 3), keepdim=True).rsqrt() * h,
+}
+LAYERED = {
+    "PReLU of all": with_layers(lambda h, m: m.p(h), p=lambda: nn.PReLU(init=0.1)),
+    "PReLU by channel": with_layers(lambda h, m: m.p(h), p=lambda: nn.PReLU(WIDTH)),
+    "PReLU by position": with_layers(lambda h, m: m.p(h.transpose(1, 2)), p=lambda: nn.PReLU(6)),
+    "RMSNorm": with_layers(lambda h, m: m.n(h.movedim(1, -1)), n=lambda: nn.RMSNorm(WIDTH, eps=1e-3)),
+    "RMSNorm of positions": with_layers(lambda h, m: m.n(h), n=lambda: nn.RMSNorm((6, 6))),
+    "LayerNorm of positions": with_layers(lambda h, m: m.n(h), n=lambda: nn.LayerNorm(6)),
+    "transposed convolution": with_layers(
+        lambda h, m: m.c(h), c=lambda: nn.ConvTranspose2d(WIDTH, 6, 3, 2, 1, output_padding=1, dilation=2)
+    ),
+    "transposed convolution in groups": with_layers(
+        lambda h, m: m.c(h), c=lambda: nn.ConvTranspose2d(WIDTH, 12, 2, groups=4)
+    ),
+    "transposed convolution of lines": with_layers(
+        lambda h, m: m.c(h.flatten(2)), c=lambda: nn.ConvTranspose1d(WIDTH, 4, 2, bias=False)
+    ),
+    "tokens mixed": with_layers(lambda h, m: m.t(h.flatten(2)), t=lambda: nn.Linear(36, 5)),
+    "tokens mixed by a convolution": with_layers(
+        lambda h, m: m.t(h.flatten(2).transpose(1, 2)), t=lambda: nn.Conv1d(36, 5, 1)
+    ),
+    "layer scale": with_layers(lambda h, m: h * m.gamma[:, None, None], gamma=parameter(WIDTH)),
+    "one number": with_layers(lambda h, m: h * m.scale + m.shift, scale=parameter(1), shift=parameter()),
+    "a list of parameters": with_layers(
+        lambda h, m: sum(p.view(1, -1, 1, 1) * h for p in m.all),
+        all=lambda: nn.ParameterList([parameter(WIDTH)() for _ in range(2)]),
+    ),
+}
+KINDS = {**{name: of(function) for name, function in FUNCTIONS.items()}, **LAYERED}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
+    torch.manual_seed(0)
+    trunk = KINDS[kind]().eval()
+    assert_one_block_is(trunk, images())
+    check_program(trace(trunk, images()))
+    assert_kept_columns_compute_what_they_did(trunk, images())
+
+
+class All(nn.Module):
+    """Every kind side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.kinds = nn.ModuleList(make() for make in KINDS.values())
+
+    def forward(self, x):
+        return torch.cat([kind(x) for kind in self.kinds], 1)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@torch.no_grad()
+def test_every_operation_is_exported_to_onnx_and_torchscript():
+    torch.manual_seed(0)
+    body, x = TwoBlocks(All(), images()).eval(), images(5)
+    run = session(to_onnx(body, images(), ["t0", "t1"]))
+    onnx_logits = run({"x": x.numpy()})
+    traced = torch.jit.freeze(torch.jit.trace(body, (images(),), check_trace=False))
+    for expected, from_onnx, from_script in zip(body(x), onnx_logits.values(), traced(x), strict=True):
+        assert torch.allclose(torch.from_numpy(from_onnx), expected, rtol=0, atol=EXPORTED)
+        assert torch.allclose(from_script, expected, rtol=0, atol=EXPORTED)
