@@ -23,6 +23,7 @@ _TOLD_TO_RULES = {
     "aten.feature_alpha_dropout.default": ("p", "train"),
     "aten.scaled_dot_product_attention.default": ("dropout_p",),
     "aten.batch_norm.default": ("training", "momentum"),
+    "aten.rrelu.default": ("training",),
 }
 """Arguments that may differ, because the operation's rule looks at both."""
 

@@ -139,7 +139,7 @@ _LISTED = {
         clamp.Tensor clamp_min.Tensor clamp_max.Tensor pow.Tensor_Tensor pow.Scalar log.default log2.default
         log10.default exp2.default expm1.default atan.default asinh.default sinh.default cosh.default
         floor.default ceil.default round.default trunc.default frac.default sign.default erfc.default
-        logit.default remainder.Scalar floor_divide.default lerp.Scalar lerp.Tensor addcmul.default
+        logit.default remainder.Scalar lerp.Scalar lerp.Tensor addcmul.default
         addcdiv.default masked_fill.Scalar masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf
         eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar eq.Tensor ne.Tensor lt.Tensor le.Tensor
         gt.Tensor ge.Tensor logical_not.default logical_and.default logical_or.default logical_xor.default

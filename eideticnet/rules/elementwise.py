@@ -97,16 +97,19 @@ class DropoutRule(Rule):
 
 
 class RReluRule(Rule):
-    """rrelu, whose slopes are random while its own block trains."""
+    """rrelu, whose slopes are random while its own block trains, if they are while the trunk does."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        options = {"lower": call.named["lower"], "upper": call.named["upper"]}
+        if call.named["training"]:
+            raise call.refuse("is random in evaluation mode too", "training=self.training")
+        random = len(call.twin.args) > 3 and bool(call.twin.args[3])
+        options = {"lower": call.named["lower"], "upper": call.named["upper"], "random": random}
         return Step(call.name, "rrelu", call.inputs, call.features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         lower, upper = step.options["lower"], step.options["upper"]
         if training:
-            return F.rrelu(inputs[0], lower, upper, training)
+            return F.rrelu(inputs[0], lower, upper, step.options["random"])
         return F.leaky_relu(inputs[0], (lower + upper) / 2)  # the same, and exporters know it
 
 

@@ -148,8 +148,7 @@ class PrefixNormRule(Rule):
         path = call.layer("RMSNorm" if root else "LayerNorm", weight=call.argument(2), bias=bias)
         options: dict[str, Any] = {"raw_columns": shape[-1], "positions": False}
         if root:
-            eps = call.argument(3)
-            options |= {"root": True, "eps": torch.finfo(torch.float32).eps if eps is None else eps}
+            options |= {"root": True, "eps": call.argument(3)}
         else:
             options["eps"] = call.argument(4, 1e-5)
         if call.features.raw or call.features.dim < -len(shape):
@@ -196,7 +195,14 @@ class PrefixNorm(nn.Module):
     """
 
     def __init__(
-        self, read: int, written: int, eps: float, affine: bool, bias: bool, positions: bool, root: bool
+        self,
+        read: int,
+        written: int,
+        eps: float | None,
+        affine: bool,
+        bias: bool,
+        positions: bool,
+        root: bool,
     ) -> None:
         super().__init__()
         self.read, self.written, self.eps, self.positions, self.root = read, written, eps, positions, root
@@ -208,8 +214,9 @@ class PrefixNorm(nn.Module):
         before = self.read - self.written
         weight = F.pad(self.weight, (before, 0)) if self.weight is not None and before else self.weight
         bias = F.pad(self.bias, (before, 0)) if self.bias is not None and before else self.bias
+        if self.root:  # without an eps it is that of the type
+            return F.rms_norm(x, (self.read,), weight, self.eps).narrow(-1, before, self.written)
+        assert self.eps is not None
         if self.positions:
             return F.group_norm(x, 1, weight, bias, self.eps).narrow(1, before, self.written)
-        if self.root:
-            return F.rms_norm(x, (self.read,), weight, self.eps).narrow(-1, before, self.written)
         return F.layer_norm(x, (self.read,), weight, bias, self.eps).narrow(-1, before, self.written)

@@ -45,7 +45,7 @@ def parameter(*shape):
 
 
 FUNCTIONS = {
-    "masks as numbers": lambda h: (h > 0).float() + (h != 0).to(h.dtype) + (h < 1).type_as(h),
+    "masks as numbers": lambda h: h + (h > 0).float() + (h != 0).to(h.dtype) + (h < 1).type_as(h),
     "masked_fill": lambda h: h.masked_fill(h > 1, -3.0),
     "where": lambda h: torch.where(h > 0, h, torch.zeros_like(h)) + torch.where(h < 0, h, 0.5),
     "truth": lambda h: torch.where((h > 0) & ~(h > 1) | torch.isnan(h), h, -h),
@@ -90,7 +90,7 @@ FUNCTIONS = {
     "positions by number": lambda h: (
         h + torch.arange(h.shape[-1]) + torch.meshgrid(torch.arange(6), torch.arange(6), indexing="ij")[0]
     ),
-    "arithmetic": lambda h: torch.lerp(h, 2 * h, 0.5) + torch.addcmul(h, h, h) + h % 2 + h // 2 + h.floor(),
+    "arithmetic": lambda h: torch.lerp(h, 2 * h, 0.5) + torch.addcmul(h, h, h) + h % 2 + h.floor(),
     "bounds": lambda h: F.threshold(h, 0.1, 2.0) + h.clamp(min=torch.tensor(0.0)) + F.hardtanh(h, -0.2, 0.3),
     "logarithms": lambda h: (h.abs() + 1).log() + h.expm1() + h.sinh().atan() + h.sign() + h.erf(),
     "more arithmetic": lambda h: (
@@ -99,16 +99,19 @@ FUNCTIONS = {
     "and more": lambda h: h.erfc() + h.sigmoid().logit() + h.trunc() + h.frac() + h.round() + h.ceil() + 2**h,
     "of two": lambda h: torch.addcdiv(h, h, h.abs() + 1) + h.abs() ** h.cos() + torch.minimum(h, h.sin()),
     "more truth": lambda h: (
-        (
-            torch.logical_and(h > 0, h.ge(0.1)).logical_xor(h.le(h.sin()))
-            | h.isinf()
-            | h.eq(2) ^ h.lt(h.cos())
-        ).float()
-        * torch.full_like(h, 2.0)
-        + torch.ones_like(h).masked_fill(h.ne(h).logical_not(), 4)
+        h
+        + (
+            (
+                torch.logical_and(h > 0, h.ge(0.1)).logical_xor(h.le(h.sin()))
+                | h.isinf()
+                | h.eq(2) ^ h.lt(h.cos())
+            ).float()
+            * torch.full_like(h, 2.0)
+            + torch.ones_like(h).masked_fill(h.ne(h).logical_not(), 4)
+        )
     ),
-    "any and all": lambda h: torch.where(
-        (h > 0).any(2) & (h < 9).all(2), h.argmax(2).float(), h.argmin(2).float()
+    "any and all": lambda h: (
+        h.sum(2) + torch.where((h > 0).any(2) & (h < 9).all(2), h.argmax(2).float(), h.argmin(2).float())
     ),
     "smooth sizes": lambda h: F.interpolate(h, scale_factor=0.5, mode="bilinear", antialias=True),
     "other sizes": lambda h: (
