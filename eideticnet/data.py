@@ -65,7 +65,7 @@ class Rows:
 
     def __post_init__(self) -> None:
         found, kind = self.loader, type(self.loader).__name__
-        if isinstance(found, Iterator):
+        if isinstance(found, Iterator) and type(found).__module__ in ("builtins", "itertools"):
             raise self._error(
                 f"its loader is a {kind}, which can be read only once; pass a DataLoader or a list"
             )

@@ -20,7 +20,7 @@ from eideticnet.images import read_folder
 from eideticnet.inputs import Inputs
 from eideticnet.pairs import as_tensor, pair
 from eideticnet.seeding import derive
-from eideticnet.users_code import call, unlocated
+from eideticnet.users_code import call, nearest, unlocated
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ def _numbered(y: Any, classes: Sequence[str]) -> Any:
     texts = [t.decode(errors="replace") if isinstance(t, bytes) else t for t in names.ravel().tolist()]
     for row, text in enumerate(texts):
         if text not in numbers:
-            raise RowError(row, f"label {text!r} is no class; the classes are {', '.join(classes)}")
+            known = f"{', '.join(classes)}{nearest(text, classes)}"
+            raise RowError(row, f"label {text!r} is no class; the classes are {known}")
     return np.array([numbers[text] for text in texts], np.int64).reshape(names.shape)
 
 

@@ -71,7 +71,7 @@ def with_value(value, row=7):
         (
             X.numpy(),
             np.array([*NAMES[:-1], "ell"]),
-            "row 59: label 'ell' is no class; .* cod, eel, ray",
+            "row 59: label 'ell' is no class; .* cod, eel, ray; did you mean 'eel'",
         ),
         (X.numpy(), Y.numpy() + 1, "row 2: labels run from 1 to 3, but its 3 classes are numbered 0 to 2"),
         (X.numpy(), Y.numpy() / 2, "row 1: y holds fractions"),
