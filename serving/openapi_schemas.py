@@ -64,6 +64,7 @@ def options(bundle: Json) -> dict[str, Json]:
             "description": "Unix time in milliseconds after which nobody waits any more.",
             "type": "number",
             "minimum": 0,
+            "exclusiveMaximum": 253_402_300_800_000,
         },
     }
 

@@ -16,7 +16,6 @@ from serving.errors import NoAnswerError, ServingError
 
 SHORTEST_TRY = 5.0
 """Seconds that every try may take, if there are as many: a worker that died is back within."""
-_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{0,128}")
 _DOTS = re.compile(r"\.+")
 
 
@@ -33,12 +32,7 @@ class Call:
             self.path += f"/{segment('version', version)}"
         self.payload, self.time, self.ends = payload, time, time.ends
         self.fields = {name: options.as_text(value) for name, value in time.values.items()}
-        request_id = given.get("request_id", "")
-        if not _ID.fullmatch(request_id):
-            raise ServingError(
-                f"request_id is {request_id!r}; expected letters, digits and ._:/+=@-, 128 at most"
-            )
-        self.headers = trace_headers(request_id)
+        self.headers = trace_headers(options.text(given, "request_id"))
         self.authorization = ""
         self._typed = typed
 

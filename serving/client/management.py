@@ -12,6 +12,7 @@ import grpc
 from serving.client import stubs
 from serving.client.grpc import named
 from serving.client.key import Key
+from serving.client.options import patience
 from serving.errors import DeadlineError
 
 
@@ -21,7 +22,7 @@ class GrpcManagement:
     def __init__(
         self, target: str, key: str | Path, *, timeout: float = 120.0, ca: Path | None = None
     ) -> None:
-        self.target, self._key, self._timeout = target, Key(key, "management"), timeout
+        self.target, self._key, self._timeout = target, Key(key, "management"), patience(timeout)
         self._channel = stubs.open_channel(target, ca)
 
     def list_models(self) -> list[dict[str, Any]]:

@@ -57,10 +57,10 @@ class OpenInference:
 
     def predict(self, model: str, x: Instances, **given: Unpack[Options]) -> list[Answer]:
         """An ``Answer`` for each instance of ``x``, an array, list or tensor."""
-        time, version = options.timed(given, self._timeout), given.get("version", "")
+        time, version = options.timed(given, self._timeout), options.text(given, "version")
         tensors = [_tensor("x", _finite("x", numbers(x))), *(_option(n, v) for n, v in time.values.items())]
         call = Call(model, version, Payload(b"", ""), time, given)  # for its time, names and tries
-        request_id = given.get("request_id", "")
+        request_id = options.text(given, "request_id")
         request = {"model_name": model, "model_version": version, "id": request_id, "inputs": tensors}
         return retrying(call, self._key, self._retries)(self._try, call, request)
 

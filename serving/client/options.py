@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from serving.errors import DeadlineError, ServingError
 
@@ -33,6 +34,7 @@ class Options(TypedDict, total=False):
     content_type: str
 
 
+_LONGEST_TEXT = 128
 LONGEST = 1e6
 """Seconds that a prediction may take at most: who waits for a request that the server lost waits for ever."""
 
@@ -79,7 +81,35 @@ def timed(given: Options, timeout: float) -> Timed:
     }
     patience = timeout if deadline is None else deadline
     told = {name: _plain(value) for name, value in values.items() if value is not None}
+    for name, value in told.items():
+        if isinstance(value, str) and not _encodes(value):
+            raise ServingError(f"{name} is {value!r}; expected text that UTF-8 can hold")
     return Timed(told, patience, time.monotonic() + patience)
+
+
+_TEXTS = {
+    "version": (re.compile(r".*", re.DOTALL), "text"),
+    "request_id": (re.compile(r"[A-Za-z0-9._:/+=@-]*"), "letters, digits and ._:/+=@-, 128 at most"),
+    "content_type": (re.compile(r"[ -~]*"), "printable ASCII"),
+}
+
+
+def text(given: Options, name: Literal["version", "request_id", "content_type"]) -> str:
+    """What ``given`` says of the request as a whole; "" where it says nothing."""
+    value: Any = given.get(name)
+    pattern, expected = _TEXTS[name]
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not pattern.fullmatch(value) or len(value) > _LONGEST_TEXT:
+        raise ServingError(f"{name} is {value!r:.200}; expected {expected}")
+    return value
+
+
+def _encodes(value: str) -> bool:
+    try:
+        return value.encode() is not None
+    except UnicodeEncodeError:
+        return False
 
 
 def seconds(name: str, value: Any) -> float:

@@ -33,13 +33,13 @@ _TOO_MANY = re.compile(r"holds (\d+) instances; expected at most (\d+)")
 
 def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -> Asking:
     """The requests that ask ``model`` about ``x``: one, or as many as the server's limits make of it."""
-    time, kind = options.timed(given, timeout), given.get("content_type", "")
+    time, kind = options.timed(given, timeout), options.text(given, "content_type")
 
     def call(part: Payload, version: str) -> Call:
         return Call(model, version, part, time, given, typed=not isinstance(x, Mapping))
 
     def together(parts: Sequence[Payload]) -> Asking:
-        return _of_one_version(call, parts, str(given.get("version", "")))
+        return _of_one_version(call, parts, options.text(given, "version"))
 
     if isinstance(x, (list, tuple)) and x and all(map(is_whole, x)):
         return (yield from together([encode(each, kind) for each in x]))

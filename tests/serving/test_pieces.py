@@ -6,11 +6,13 @@ import numpy as np
 import pictures
 import pytest
 import torch
+from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from relay import Relay
 
 from serving.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
+from serving.client.options import Options
 from serving.client.payload import numbers
 from serving.client.pieces import asking, run
 from serving.errors import DeadlineError, RequestError, ServingError
@@ -221,6 +223,33 @@ def test_an_option_that_means_nothing_is_named_and_never_sent(server, options):
             with pytest.raises(ServingError, match=f"^{name} is .*; expected "):
                 client.predict(MODEL, [0] * 64, **options)
         assert relay.requests == 0
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+@examples(60, 300)
+@given(
+    model=st.text(max_size=3) | st.just("net"),
+    x=ANYTHING,
+    options=st.fixed_dictionaries({}, optional=dict.fromkeys(Options.__annotations__, ANYTHING)),
+)
+def test_whatever_predict_is_given_it_is_sent_or_refused_in_one_line(nobody, model, x, options):
+    for client in nobody:
+        with pytest.raises(ServingError) as error:
+            client.predict(model, x, **options)
+        assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def nobody():
+    """Clients of a server that is not there."""
+    with Client("http://127.0.0.1:1", "key") as http, GrpcClient("127.0.0.1:1", "key") as grpc:
+        yield http, grpc
 
 
 @pytest.mark.parametrize("made", [Client, AsyncClient, GrpcClient, AsyncGrpcClient])
