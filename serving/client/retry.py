@@ -30,6 +30,8 @@ def is_transient(error: BaseException) -> bool:
 
 
 def _policy(call: Call, key: Key, retries: int) -> dict[str, Any]:
+    failed: list[Any] = []
+
     def worth_it(error: BaseException) -> bool:
         return key.may_change if isinstance(error, WrongKeyError) else is_transient(error)
 
@@ -37,12 +39,15 @@ def _policy(call: Call, key: Key, retries: int) -> dict[str, Any]:
         assert state.outcome is not None
         if isinstance(state.outcome.exception(), WrongKeyError) and key.changed(call.authorization):
             return False  # which is no fault, and counts as none
+        failed[:] = [state.outcome.exception()]
         return state.attempt_number > retries or state.upcoming_sleep >= call.time.left()
 
     def wait(state: RetryCallState) -> float:
         return min(pause(state), max(call.time.left() / 2, _FIRST_WAIT))
 
     def begin(state: RetryCallState) -> None:
+        if failed and call.time.left() <= 0:  # it slept too long: what went wrong says more than that
+            raise failed[-1]
         call.begin(last=state.attempt_number > retries)
 
     pause = wait_exponential_jitter(
