@@ -10,6 +10,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -42,7 +43,7 @@ class Numbers(TorchFunctionMode):
         super().__init__()
         self._seed, self._process = derive(*names), os.getpid()
         self._generators: dict[torch.device, torch.Generator] = {}
-        self._drawing = _Drawing(self)
+        self.drawn_from = _Drawing(self)
 
     def generator(self, device: torch.device = _CPU) -> torch.Generator:
         """The one that numbers on ``device`` come from."""
@@ -79,13 +80,19 @@ class Numbers(TorchFunctionMode):
             return func(*args, **kwargs)
         if kwargs.get("generator") is torch.default_generator:
             kwargs = {**kwargs, "generator": None}
-        with self._drawing:
+        with self.drawn_from:
             return func(*args, **kwargs)
 
 
 def seeded(*names: object) -> Numbers:
     """Run with the numbers that ``names`` decide."""
     return Numbers(*names)
+
+
+def drawing() -> AbstractContextManager[object]:
+    """In it, operations called by their overloads draw the numbers in use, as torch's functions do."""
+    own = bool(_active.stack) and not _active.stack[-1].inherited
+    return _active.stack[-1].drawn_from if own else nullcontext()
 
 
 class _Drawing(TorchDispatchMode):

@@ -13,6 +13,7 @@ from eideticnet.calls import writes
 from eideticnet.program import Step
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import overload
+from eideticnet.seeding import drawing
 
 _NAMED = """bernoulli.default bernoulli.p bernoulli_.float rand.default rand_like.default randn.default
     randn_like.default uniform_.default normal_.default new_empty.default new_ones.default new_zeros.default
@@ -39,7 +40,8 @@ class TrainingRule(Rule):
             function = overload(call["op"])
             if not any(isinstance(a, Tensor) for a in args):  # it makes a tensor from nothing
                 kwargs = {"dtype": values[0].dtype, **kwargs, "device": values[0].device}
-            values.append(function(*args, **kwargs))
+            with drawing():
+                values.append(function(*args, **kwargs))
         return values[-1]
 
 

@@ -300,3 +300,15 @@ def test_a_pretrained_trunk_that_computes_something_else_is_refused():
     with pytest.raises(DataError, match="pretrained: with its weights"):
         net.train_task("a", lesson(0), names(2), pretrained=other, training=QUICK)
     assert net.tasks == ()
+
+
+def test_what_is_drawn_only_while_a_block_trains_follows_the_networks_seed():
+    digests = set()
+    for surroundings in range(2):
+        function, layers, _ = CARRIED["noise"]
+        torch.manual_seed(0)
+        net = EideticNetwork(Net(function, **layers()), torch.zeros(2, 6))
+        torch.manual_seed(surroundings)
+        net.train_task("a", lesson(0), names(2), training=QUICK, pruning=None)
+        digests.add(net.digests()["a"])
+    assert len(digests) == 1
