@@ -107,7 +107,9 @@ class Supervisor:
         """Why TorchServe is to be started again, in a sentence; "" where it is not."""
         if not self.torchserve.running:
             return "TorchServe ended"
-        return self._pulse.lost() or self.torchserve.damaged()
+        with self._troubles["folder"].noted():
+            return self._pulse.lost() or self.torchserve.damaged()
+        return ""
 
     def _provided(self, lost: str) -> bool:
         """Whether all is there that a start needs; if not, what is missing is told once, and waited for."""

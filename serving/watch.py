@@ -12,13 +12,11 @@ import time
 from collections.abc import Mapping
 
 from export.archive import Archive
-from export.errors import ArchiveError
 from serving.connection import Connection
-from serving.errors import ServingError
 from serving.management import HeldModel
 from serving.probes import PROBE_SECONDS
 from serving.state import Version
-from serving.trouble import Trouble
+from serving.trouble import FORESEEN, Trouble
 
 log = logging.getLogger("serving.watch")
 
@@ -70,7 +68,7 @@ class Watch:
             return [self.hindered or "TorchServe is starting"]
         try:
             models = server.state().models
-        except ServingError as error:
+        except FORESEEN as error:
             return [str(error)]
         answered = self._answered
         # Models are asked one after another: every one that always answers, however late, stays ready.
@@ -99,7 +97,7 @@ class Watch:
             if version not in self._archives:
                 self._archives[version] = server.archive(version)
             server.prober.check(self._archives[version])
-        except (ServingError, ArchiveError) as error:
+        except FORESEEN as error:
             self._problems[name] = str(error)
         else:
             self._answered[name] = time.monotonic()

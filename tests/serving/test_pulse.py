@@ -35,6 +35,7 @@ def test_a_long_time_without_a_look_is_no_silence():
 def test_silence_and_idleness_are_told_once_they_last():
     for sign, words in (
         (Pulse.miss, "answered nothing"),
+        (lambda p: p.miss(wrong_key=True), "refused its own keys"),
         (lambda p: p.beat(STATE, held(False)), "no worker of"),
     ):
         pulse = Pulse(silence=0.05, idleness=0.05)
