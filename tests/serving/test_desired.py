@@ -44,7 +44,14 @@ def replaced(path, text=None):
         away.rename(path)
 
 
-@pytest.mark.parametrize("text", [None, '{"schema": 2, "models": {}}', '{"schema": 1, "models": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        pytest.param('{"schema": 2, "models": {}}', marks=pytest.mark.slow),
+        pytest.param('{"schema": 1, "models": {}}', marks=pytest.mark.slow),
+    ],
+)
 def test_a_server_whose_state_is_gone_or_can_not_be_read_keeps_what_is_loaded_and_is_not_ready(server, text):
     state, told = server.home / "state.json", len(server.output())
     until(lambda: server.control("/ready").status_code == 200)
@@ -86,6 +93,7 @@ def test_a_home_that_was_moved_costs_no_answer_and_java_is_started_again_once_it
     assert server.output().count("can't be started again yet") == 1
 
 
+@pytest.mark.slow
 def test_a_home_in_the_place_of_ours_is_left_to_the_server_that_runs_there_and_a_copy_is_ours(server):
     until(lambda: server.control("/ready").status_code == 200)
     control = server.running["control"]
@@ -107,6 +115,7 @@ def test_a_home_in_the_place_of_ours_is_left_to_the_server_that_runs_there_and_a
     assert server.predict(ROW).status_code == 200
 
 
+@pytest.mark.slow
 def test_an_archive_that_is_gone_when_java_crashes_is_waited_for(server):
     (archive,) = (server.home / "store").glob("*.mar")
     with replaced(archive):
