@@ -7,19 +7,15 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.parse import quote
 
 import httpx
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from served import until
 
 from serving.client import GrpcManagement
 from serving.errors import ServingError
 from serving.home import Home
-from serving.strangers import plain
 
 
 @pytest.fixture
@@ -125,18 +121,6 @@ def test_a_stranger_is_gone_whatever_its_name_and_takes_no_other_model_with_it(s
     assert set(names) < models()
     until(lambda: models() == {"net", "picture"}, 150)
     assert set(server.held()) == {"1.0"}
-
-
-@pytest.mark.parametrize("name", ["net", "A-1_b.c", "_stopping", "x" * 64])
-def test_what_archives_may_be_called_stands_in_a_path_as_it_is(name):
-    assert plain(name, "1.0")
-
-
-@pytest.mark.slow
-@given(st.text(max_size=200))
-def test_a_name_stands_in_a_path_only_if_that_says_the_same_however_it_is_read(name):
-    path = httpx.URL(f"http://x/models/{quote(name, safe='')}/all").raw_path.decode()
-    assert not plain(name) or path.split("/") == ["", "models", name, "all"]
 
 
 def test_whoever_breaks_off_a_request_to_the_control_port_writes_no_log(server):

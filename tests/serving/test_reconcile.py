@@ -1,7 +1,9 @@
 """From any state that TorchServe can be in to the one that is desired, without ever having no default."""
 
 from dataclasses import replace
+from urllib.parse import quote
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from serving.errors import ServingError
 from serving.management import HeldModel, HeldVersion, Worker
 from serving.plan import Drain, Probe, Register, Scale, SetDefault, Unregister, plan
 from serving.state import Model, State, Version
+from serving.strangers import plain
 
 LABELS = ["1.0", "2.0", "3.0"]
 MODELS = ["a", "b", "c"]
@@ -123,3 +126,14 @@ def test_two_archives_of_one_version_are_an_error_and_no_plan():
     held = {"a": HeldModel("1.0", {"1.0": HeldVersion("a-1.0-other.mar", WORKERS)})}
     with pytest.raises(ServingError, match=r"another archive as version 1\.0 of a"):
         plan(state, held, WORKERS)
+
+
+@pytest.mark.parametrize("name", ["net", "A-1_b.c", "_stopping", "x" * 64])
+def test_what_archives_may_be_called_stands_in_a_path_as_it_is(name):
+    assert plain(name, "1.0")
+
+
+@given(st.text(max_size=200))
+def test_a_name_stands_in_a_path_only_if_that_says_the_same_however_it_is_read(name):
+    path = httpx.URL(f"http://x/models/{quote(name, safe='')}/all").raw_path.decode()
+    assert not plain(name) or path.split("/") == ["", "models", name, "all"]
