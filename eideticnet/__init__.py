@@ -1,6 +1,10 @@
 """Networks that learn task after task, never forget one, and need no task id when they answer."""
 
+from importlib import import_module
+from typing import Any
+
 import eideticnet.signals  # noqa: F401 - first, for Ctrl-C while torch is imported
+from eideticnet.answering import Named
 from eideticnet.convergence import UnderfitWarning
 from eideticnet.data import batches
 from eideticnet.errors import (
@@ -15,6 +19,7 @@ from eideticnet.errors import (
     NotReadyError,
     UnsupportedError,
 )
+from eideticnet.evaluation import TaskReport, evaluate
 from eideticnet.inputs import ImageInput, Inputs
 from eideticnet.journal import Journal
 from eideticnet.learned import Task
@@ -32,6 +37,7 @@ __all__ = [
     "ConfigError",
     "DamagedError",
     "DataError",
+    "Display",
     "DivergedError",
     "EideticError",
     "EideticNetwork",
@@ -40,14 +46,24 @@ __all__ = [
     "ImageInput",
     "Inputs",
     "Journal",
+    "Named",
     "NotReadyError",
     "Output",
     "Pruning",
     "Routing",
     "Task",
+    "TaskReport",
     "Training",
     "UnderfitWarning",
     "UnsupportedError",
     "adam",
     "batches",
+    "evaluate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What shows progress comes with libraries for terminals, which the method does without."""
+    if name == "Display":
+        return import_module("eideticnet.progress").Display
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ from eideticnet.program import HEAD, Program
 from eideticnet.routing import Output, answer, decide
 
 Network = TypeVar("Network", bound="Answering")
+
+
+class Named(NamedTuple):
+    """One row's answer by name; both are None for "none of mine"."""
+
+    task: str | None
+    label: str | None
 
 
 class Answering(nn.Module):
@@ -82,6 +89,9 @@ class Answering(nn.Module):
     def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
         """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.
 
+        Each head's logits never change by a bit; which head is chosen may, since the router is learned
+        anew with each task.
+
         ``task`` (N,) int64 pins rows to a task index, -1 (the default) lets the network choose;
         ``threshold`` (N,) float32 turns a less confident routing into "none of mine", by default
         the calibrated one where ``fit_router`` was asked for one; 0 always answers.
@@ -99,6 +109,12 @@ class Answering(nn.Module):
             threshold = torch.full((rows,), fitted.threshold, device=x.device)
         heads, router = learned.votes(self.inputs.normalise(x))
         return answer(heads, decide(fitted, heads, router), task, threshold)
+
+    def names(self, out: Output) -> list[Named]:
+        """What ``out`` says of each row, by name."""
+        tasks = self.tasks
+        pairs = zip(out.task.tolist(), out.label.tolist(), strict=True)
+        return [Named(None, None) if t < 0 else Named(tasks[t].name, tasks[t].classes[i]) for t, i in pairs]
 
     def task_logits(self, x: Tensor, name: str, revision: int | None = None) -> Tensor:
         """Logits (N, C) of one task for raw ``x``, running only what the task reads; those of the

@@ -16,9 +16,11 @@ from eideticnet.training import Event
 
 
 class Display:
-    """Shows the events of training, one line a task. Its methods are callbacks."""
+    """Shows the events of training, one line a task: ``with Display() as display`` it is a ``report`` for
+    ``train_task`` and ``fit_router``. ``total`` counts what is to be learned, if that is known."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console | None = None, total: int | None = None) -> None:
+        console = console or Console()
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -36,6 +38,8 @@ class Display:
         left = f", {widths} neurons left" if widths else ""
         text = f"{event.task}: {event.phase} {event.epoch + 1}, accuracy {event.accuracy:.4f}{left}"
         self._progress.update(self._all, description=text)
+
+    __call__ = event
 
     def finished(self, text: str) -> None:
         """One task, or the router, is done."""
