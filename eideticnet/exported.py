@@ -33,13 +33,17 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     buffers = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
     try:
         with torch.no_grad(), _no_numbers_but_torchs():
-            functional_call(trunk, buffers, (example,))  # export logs stack traces of what fails
+            out = functional_call(trunk, buffers, (example,))  # export logs stack traces of what fails
     except UnsupportedError:
         raise
     except Exception as error:
         raise UnsupportedError(
             f"the trunk can't run on an input of shape {shape}{mode}: {blame(error)}"
         ) from error
+    if not isinstance(out, Tensor):
+        raise UnsupportedError(
+            f"the trunk returns a {type(out).__name__}; it must return exactly one tensor of features (N, F)"
+        )
     try:
         # Without gradients, torch's encoder layer takes a shortcut that is one operation.
         with _unheard(), _known_momentum(trunk), torch.enable_grad():
@@ -49,7 +53,15 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
             f"torch.export can't trace {theirs(error)}: what the trunk does{mode} depends on the values of "
             "its input, as in `if x.sum() > 0`; compute both and choose with torch.where"
         ) from error
+    except UnsupportedError:
+        raise
     except Exception as error:
+        if "Constraints violated" in str(error):
+            raise UnsupportedError(
+                f"the trunk takes the number of rows for a fixed number{mode}; use x.shape[0] instead of "
+                "len(x) or int(...), x.view(x.shape[0], -1) instead of numbers, no loop over rows, and "
+                "batch_first=True where a layer takes sequences"
+            ) from error
         raise UnsupportedError(
             f"torch.export can't trace the trunk for any batch size{mode}: {blame(error)}"
         ) from error

@@ -41,6 +41,7 @@ from eideticnet.selfcheck import ROWS
 from eideticnet.tracing import trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training
 from eideticnet.turns import Turns, alone
+from eideticnet.unwrapping import unwrapped
 
 Report = Callable[[Event], Any]
 PROBES = 8
@@ -170,7 +171,8 @@ class EideticNetwork(Answering):
         rows.look(every_class=True)
         reading = resolve(reads, learned, self.program)
         program = with_room(learned, self.program, task.label, reading, when_full)
-        plan = Plan(program, task.owner, reading, free(learned, program), pretrained)
+        start = None if pretrained is None else unwrapped(pretrained)
+        plan = Plan(program, task.owner, reading, free(learned, program), start)
         block = plan.learn(lesson, learned, pruning, self.device)
         if memory:
             task = replace(task, memory=choose(rows, memory, self.seed, task.owner))

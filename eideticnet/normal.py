@@ -159,6 +159,9 @@ class Recurrence(nn.Module):
         """Output (N, S, directions * H) and the final hidden states."""
         if state is not None:
             raise UnsupportedError(f"layer {self.path!r}: a state of its own is not supported; leave it out")
+        if isinstance(x.shape[1 if self.batch_first else 0], torch.SymInt):  # a size that is not fixed
+            use = "x.transpose(0, 1) first" if self.batch_first else "batch_first=True"
+            raise UnsupportedError(f"layer {self.path!r} runs along the rows of the batch; use {use}")
         x = x if self.batch_first else x.transpose(0, 1)
         final: list[Tensor] = []
         for i in range(self.num_layers):

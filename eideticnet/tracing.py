@@ -22,6 +22,7 @@ from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, rule_for
 from eideticnet.seeding import seeded
 from eideticnet.selfcheck import ROWS, check_program
+from eideticnet.unwrapping import unwrapped
 
 MOST_RETRACES = 1000
 _VIEWS = (
@@ -48,6 +49,7 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
     It is tried on normalised ``rows`` (5, ...), by default random ones like ``example``. Raises
     ``UnsupportedError`` that names operation and layer where no rule holds, or a trial fails.
     """
+    trunk = unwrapped(trunk)
     with seeded("trace"):  # what is built draws initial weights; what torch traces would show the numbers
         named = as_named(trunk)
         rows = _like(example) if rows is None else rows
@@ -85,20 +87,42 @@ def _like(example: Tensor) -> Tensor:
 
 
 def _walked(trunk: nn.Module, graph: ExportedProgram, modes: Modes) -> Program:
-    layouts = Layouts()
+    layouts, memory = Layouts(), _Memory(graph.graph)
     for _ in range(MOST_RETRACES):
         try:
-            return _Walk(trunk, graph, modes, layouts).program()
+            return _Walk(trunk, graph, modes, layouts, memory).program()
         except Retrace:
             continue
     raise UnsupportedError("the trunk's features can't be divided into neurons; simplify its reshapes")
 
 
+class _Memory:
+    """Which values of a graph show the same memory, and in which order they come."""
+
+    def __init__(self, graph: torch.fx.Graph) -> None:
+        self.place = {node: i for i, node in enumerate(graph.nodes)}
+        self.shown: dict[Node, list[Node]] = {}
+        for node in graph.nodes:
+            self.shown.setdefault(_base(node), []).append(node)
+
+    def refuse_views(self, changed: Node, by: Node) -> None:
+        """Nobody may read the memory that ``by`` writes to under another name than ``changed``."""
+        for other in self.shown[_base(changed)]:
+            earlier = other not in (changed, by) and self.place[other] < self.place[by]
+            if earlier and any(self.place[user] > self.place[by] for user in other.users):
+                raise UnsupportedError(
+                    f"{by.target} writes into a value of which there is a view (node {by.name}); "
+                    "use the operation that returns a new tensor"
+                )
+
+
 class _Walk:
     """One walk through an exported graph, in order of execution."""
 
-    def __init__(self, trunk: nn.Module, exported: ExportedProgram, modes: Modes, layouts: Layouts) -> None:
-        self.trunk, self.graph, self.modes = trunk, exported.graph, modes
+    def __init__(
+        self, trunk: nn.Module, exported: ExportedProgram, modes: Modes, layouts: Layouts, memory: _Memory
+    ) -> None:
+        self.trunk, self.graph, self.modes, self.memory = trunk, exported.graph, modes, memory
         self.weights, self.tensors = tensors_of(exported), {**exported.state_dict, **exported.constants}
         self.groups = Groups(layouts)
         self.steps: list[Step] = []
@@ -142,7 +166,7 @@ class _Walk:
         changed = source.all_input_nodes[0]
         if writes(source) and changed in self.values:
             operation = f"aten.{packet[:-1]}.{overload}"
-            self._refuse_views(changed, node)
+            self.memory.refuse_views(changed, node)
         values, twin = self._while_training(source), self.modes.twins.get(source, source)
         call = Call(source, operation, self.trunk, self.weights, values, constants, node.name, twin, index)
         step = rule_for(call).trace(call, self.groups)
@@ -169,17 +193,6 @@ class _Walk:
                 self.steps.append(Step(name, "training", (before,), features, None, {"calls": calls}))
                 values[node] = name, features
         return values
-
-    def _refuse_views(self, changed: Node, by: Node) -> None:
-        """Nobody may read the memory that ``by`` writes to under another name than ``changed``."""
-        order = {node: i for i, node in enumerate(self.graph.nodes)}
-        others = [n for n in self.graph.nodes if n not in (changed, by) and _base(n) is _base(changed)]
-        before = [n for n in others if order[n] < order[by]]
-        if any(order[user] > order[by] for n in before for user in n.users):
-            raise UnsupportedError(
-                f"{by.target} writes into a value of which there is a view (node {by.name}); "
-                "use the operation that returns a new tensor"
-            )
 
     def _output(self, node: Node) -> tuple[str, Features]:
         (values,) = node.args

@@ -44,8 +44,28 @@ class PositionsRule(Rule):
         return Step(call.name, "positions", tuple(names), features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        if torch.compiler.is_exporting() and _uneven(step, inputs[0]):
+            return _in_windows(inputs[0], step.options["args"][1], "max" in step.options["op"])
         out = run_literal(step.options, inputs)
         return out if step.options["index"] is None else out[step.options["index"]]  # type: ignore[no-any-return]
+
+
+def _uneven(step: Step, x: Tensor) -> bool:
+    """Whether it is an adaptive pool to a size that does not divide, which no ONNX operator is."""
+    if "adaptive" not in step.options["op"] or step.options["index"] == 1:
+        return False
+    sizes = step.options["args"][1]
+    return any(whole % part for whole, part in zip(x.shape[-len(sizes) :], sizes, strict=True))
+
+
+def _in_windows(x: Tensor, sizes: list[int], largest: bool) -> Tensor:
+    """An adaptive pool, one dimension after the other, window by window."""
+    for dim, parts in zip(range(-len(sizes), 0), sizes, strict=True):
+        size = int(x.shape[dim])
+        ends = [(i * size // parts, -(-(i + 1) * size // parts)) for i in range(parts)]
+        windows = [x.narrow(dim, a, b - a) for a, b in ends]
+        x = torch.cat([(w.amax if largest else w.mean)(dim, keepdim=True) for w in windows], dim)
+    return x
 
 
 def _is_whole(call: Call) -> bool:

@@ -120,6 +120,16 @@ FUNCTIONS = {
         + F.interpolate(h.unsqueeze(2), scale_factor=2).mean(2)
     ),
     "indices of maxima": lambda h: F.max_pool2d(h, 2, return_indices=True)[0] + F.adaptive_max_pool2d(h, 3),
+    "uneven maxima": lambda h: (
+        F.adaptive_max_pool2d(h, (4, 5)) + F.adaptive_max_pool1d(h.flatten(2), 5).unsqueeze(2)
+    ),
+    "uneven means": lambda h: (
+        F.adaptive_avg_pool2d(h, (4, 5)) + F.adaptive_avg_pool1d(h.flatten(2), 5).unsqueeze(2)
+    ),
+    "uneven volumes": lambda h: (
+        F.adaptive_avg_pool3d(h.unsqueeze(-1).expand(-1, -1, -1, -1, 4), (4, 6, 3)).mean(-1)
+        + F.adaptive_max_pool3d(h.unsqueeze(-1).expand(-1, -1, -1, -1, 4), (4, 6, 3)).mean(-1)
+    ),
     "bounds that are tensors": lambda h: h.clamp(torch.tensor(-0.3), torch.tensor(0.4)),
     "corrections": lambda h: h.var((2, 3), correction=2) + h.std(2, correction=0).sum(-1),
     "rrelu": lambda h: F.rrelu(h, 0.1, 0.3),

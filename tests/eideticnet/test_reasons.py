@@ -1,0 +1,207 @@
+"""A trunk that can be held is, however it is wrapped; one that can't is refused for the true reason."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from nets import LIGHT, QUICK, names
+from one_block import assert_one_block_is
+from torch import nn
+
+from eideticnet import EideticNetwork, UnsupportedError, batches, tracing
+from eideticnet.tracing import trace
+
+WIDTH = 8
+
+
+def rows(count=4):
+    return torch.randn(count, 6, 5)
+
+
+def plain():
+    return nn.Sequential(nn.Linear(5, WIDTH), nn.ReLU(), nn.Flatten())
+
+
+class Net(nn.Module):
+    """A function of the input and some layers."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.function = function
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, lambda m: torch.compile(nn.DataParallel(m))]
+)
+def test_what_is_wrapped_around_a_trunk_is_taken_off(wrap):
+    trunk = plain()
+    assert trace(wrap(trunk), rows()) == trace(trunk, rows())
+    net = EideticNetwork(wrap(trunk), rows())
+    x = rows(8)
+    net.train_task("a", batches(x, torch.arange(8) % 2, 4), names(2), training=QUICK, pretrained=wrap(trunk))
+
+
+def lazy():
+    return nn.Sequential(nn.LazyLinear(WIDTH), nn.Flatten())
+
+
+def linear():
+    return nn.Linear(5, WIDTH)
+
+
+REFUSED = {
+    "scripted": (lambda: torch.jit.script(plain()), "scripted; use the nn.Module"),
+    "scripted inside": (
+        lambda: nn.Sequential(torch.jit.script(linear()), nn.Flatten()),
+        "layer '0' is scripted",
+    ),
+    "lazy": (lazy, "'0.weight' has no size yet; run the trunk once"),
+    "double": (lambda: plain().double(), "'0.weight' is torch.float64.*trunk.float"),
+    "half": (lambda: plain().half(), "'0.weight' is torch.float16"),
+    "len(x)": (
+        lambda: Net(lambda m, x: m.a(x).reshape(len(x), -1), a=linear()),
+        r"x.shape\[0\] instead of len",
+    ),
+    "a number of rows": (lambda: Net(lambda m, x: m.a(x).view(2, -1), a=linear()), r"x.shape\[0\]"),
+    "a loop over rows": (
+        lambda: Net(lambda m, x: torch.stack([m.a(r) for r in x]), a=linear()),
+        "no loop over rows",
+    ),
+    "an LSTM over the batch": (
+        lambda: Net(lambda m, x: m.r(x)[0][:, -1], r=nn.LSTM(5, 6)),
+        "batch_first=True",
+    ),
+    "a GRU over the batch": (
+        lambda: Net(lambda m, x: m.r(x.transpose(0, 1))[0][-1], r=nn.GRU(5, 6, batch_first=True)),
+        r"'r' runs along the rows.*x.transpose\(0, 1\)",
+    ),
+    "a dictionary": (
+        lambda: Net(lambda m, x: {"features": m.a(x)}, a=linear()),
+        "returns a dict.*one tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_the_reason_names_what_to_use(kind):
+    trunk, words = REFUSED[kind]
+    with pytest.raises(UnsupportedError, match=words) as error:
+        trace(trunk(), rows())
+    assert "\n" not in str(error.value)
+
+
+def test_a_default_type_of_double_is_said():
+    trunk = plain()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(UnsupportedError, match=r"default dtype is torch.float64.*set_default_dtype"):
+            trace(trunk, rows().float())
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def sinusoids(length, width):
+    angle = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+    return torch.stack([angle.sin(), angle.cos()], 2).flatten(1)
+
+
+class Positions(nn.Module):
+    """torch's own tutorial: sinusoidal positions in a buffer that is longer than the sequence."""
+
+    def __init__(self, length=30, width=WIDTH, learned=False):
+        super().__init__()
+        self.embed, self.last = nn.Linear(5, width), nn.Linear(width, width)
+        where = sinusoids(length, width)[None]
+        if learned:
+            self.where = nn.Parameter(where)
+        else:
+            self.register_buffer("where", where)
+
+    def forward(self, x):
+        return self.last((self.embed(x) + self.where[:, : x.shape[1]]).relu()).mean(1)
+
+
+def test_every_owner_has_its_columns_of_sinusoidal_positions_and_nobody_trains_them(tmp_path):
+    torch.manual_seed(0)
+    trunk = Positions()
+    assert_one_block_is(trunk.eval(), rows())
+    net, x = EideticNetwork(trunk, rows()), rows(16)
+    for name in "ab":
+        loader = batches(rows(16), torch.arange(16) % 2, 8)
+        net.train_task(name, loader, names(2), training=QUICK, pruning=LIGHT)
+    columns = {tuple(c) for c in sinusoids(30, WIDTH)[:6].T.tolist()}
+    for owner in ("t0", "t1"):
+        block = net.learned.block(owner)
+        (path,) = [s.layer for s in net.program.steps if s.rule == "buffer"]
+        kept = block.layer(path).value[0].T
+        assert len(kept) == block.own["embed"]
+        assert {tuple(c) for c in kept.tolist()} <= columns
+    net.save(tmp_path)
+    loaded = EideticNetwork.load(tmp_path)
+    for name in "ab":
+        assert torch.equal(loaded.task_logits(x, name), net.task_logits(x, name))
+
+
+def test_positions_of_any_size_are_held():
+    trunk = Positions(300, 256).eval()
+    assert_one_block_is(trunk, torch.randn(2, 290, 5))
+
+
+def causal(m, x):
+    h = m.a(x)
+    return m.mha(h, h, h, attn_mask=m.mask, need_weights=False)[0].mean(1)
+
+
+@pytest.mark.parametrize("length", [16, 257])
+def test_a_causal_buffer_of_any_length_is_held(length):
+    mask = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
+    mha = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+    trunk = Net(causal, a=linear(), mha=mha)
+    trunk.register_buffer("mask", mask)
+    assert_one_block_is(trunk.eval(), torch.randn(2, length, 5))
+
+
+def test_a_first_task_starts_from_a_trunk_whose_positions_are_longer():
+    torch.manual_seed(0)
+    trunk = Positions(learned=True).eval()
+    net, x = EideticNetwork(trunk, rows()), rows(8)
+    loader = batches(x, torch.arange(8) % 2, 8)
+    net.train_task("a", loader, names(2), training=QUICK, pruning=None, pretrained=trunk)
+    block = net.learned.block("t0")
+    (path,) = [s.layer for s in net.program.steps if s.rule == "parameter"]
+    assert torch.allclose(block.layer(path).weight, trunk.where[:, :6], atol=0.5)
+
+
+class Splits(nn.Module):
+    """As in Res2Net: a layer's channels in parts, each with layers of its own, many times over."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.first = nn.ModuleList(nn.Linear(5 if i == 0 else WIDTH, WIDTH) for i in range(depth))
+        self.parts = nn.ModuleList(nn.Linear(WIDTH // 2, WIDTH // 2) for _ in range(depth))
+
+    def forward(self, x):
+        for layer, part in zip(self.first, self.parts, strict=True):
+            a, b = torch.split(F.relu(layer(x), inplace=True), WIDTH // 2, -1)
+            x = torch.cat([a, F.relu(part(b), inplace=True)], -1)
+        return x.mean(1)
+
+
+def test_looking_for_views_costs_no_more_than_there_are_operations(monkeypatch):
+    looked, base = [0], tracing._base
+
+    def counting(node):
+        looked[0] += 1
+        return base(node)
+
+    monkeypatch.setattr(tracing, "_base", counting)
+    counts = []
+    for depth in (4, 8):
+        looked[0] = 0
+        trace(Splits(depth), rows())
+        counts.append(looked[0])
+    assert counts[1] < 4.5 * counts[0]
