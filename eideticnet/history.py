@@ -119,7 +119,8 @@ class Recorder:
     def router_learned(self, reports: Mapping[str, TaskReport], threshold: float | None) -> None:
         """The same for the router, whose accuracies are ``reports``."""
         routed = {name: report.routed for name, report in reports.items()}
-        self._remember(ROUTER, threshold, routed, measure_routing(self.net, self.data))
+        learned = {name: rows.loader for name, rows in self._learned().items()}
+        self._remember(ROUTER, threshold, routed, measure_routing(self.net, learned))
 
     def _remember(
         self, name: str, threshold: float | None, routed: dict[str, float], routing: Answers | None

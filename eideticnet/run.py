@@ -143,7 +143,7 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
                     held_out=config.test,
                     batch_size=config.training.batch_size,
                     validation=config.validation,
-                    others={c for t in config.tasks if t.data == task.data for c in t.classes},
+                    others={c for t in config.tasks if _share_files(t, task) for c in t.classes},
                 )
         except (DataError, ConfigError) as error:
             if task.name not in known:
@@ -155,6 +155,11 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
         text = "; ".join([*map(str, problems), *map(str, missing), *needs])
         raise DataError(text) from (*problems, *missing)[0].__cause__
     return found
+
+
+def _share_files(one: TaskConfig, other: TaskConfig) -> bool:
+    """Whether two tasks take data from one place."""
+    return bool({one.data, one.test or one.data} & {other.data, other.test or other.data})
 
 
 def _is_dispensable(net: EideticNetwork, task: Task, config: Config) -> bool:

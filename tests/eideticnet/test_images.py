@@ -1,6 +1,8 @@
 """Pictures become inputs by one formula, the same in training and where they are served."""
 
 import io
+from shutil import rmtree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ from eidetic_errors import BadRequest
 from eidetic_image import from_image
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import IMAGE, INPUTS, network, picture, write_pictures
+from pictures import IMAGE, INPUTS, TASKS, network, picture, write_pictures
 from PIL import Image
 
 from eideticnet import EideticNetwork, ImageInput, Inputs
-from eideticnet.config import TaskConfig
+from eideticnet.config import Config, TaskConfig
 from eideticnet.errors import DataError
 from eideticnet.images import most_pixels, read_folder, read_image
+from eideticnet.run import open_data
 from eideticnet.sources import open_task
 from export.bundle import write_bundle
 from export.contract import problem_of, read_bundle
@@ -113,6 +116,24 @@ def test_what_would_not_be_read_of_a_folder_is_refused_unless_it_is_another_task
         with pytest.raises(DataError, match=path.name):
             read_folder(tmp_path, ["red", "yellow"], INPUTS, ["blue", "cyan"])
         path.unlink() if path.suffix else path.rmdir()
+
+
+def test_tasks_of_a_configuration_may_share_a_folder_of_training_or_of_test_pictures(tmp_path):
+    for part in ("warm", "cold", "test"):
+        write_pictures(tmp_path / part, count=2)
+        for colour in TASKS.get({"warm": "cold", "cold": "warm"}.get(part), ()):
+            rmtree(tmp_path / part / colour)
+    tasks = [
+        {"name": n, "classes": c, "data": str(tmp_path / n), "test": str(tmp_path / "test")}
+        for n, c in TASKS.items()
+    ]
+    settings = {"name": "n", "trunk": {"target": "m:f"}, "input": {"shape": [90]}}
+    for used in (tasks, [{**t, "data": t["test"], "test": None} for t in tasks]):
+        config = Config.model_validate({**settings, "tasks": used})
+        assert open_data(SimpleNamespace(tasks=(), inputs=INPUTS), config).keys() == TASKS.keys()
+        alone = Config.model_validate({**settings, "tasks": used[:1]})
+        with pytest.raises(DataError, match=r"task 'warm': .*holds 'blue'"):
+            open_data(SimpleNamespace(tasks=(), inputs=INPUTS), alone)
 
 
 @pytest.mark.parametrize(

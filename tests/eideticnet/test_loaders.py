@@ -445,7 +445,7 @@ def test_held_out_rows_that_differ_from_pass_to_pass_are_no_drift():
     """The logits of other rows, or of another revision, can't be compared."""
     dataset = Augmented()
     dataset.numpys = np.random.default_rng(0)
-    loaders = {"task 0": DataLoader(dataset, 16), "task 1": task_loader(1, 3)}
+    loaders = {"task 0": DataLoader(dataset, 16), "task 1": task_loader(1, 3), "later": task_loader(5)}
     net = trained(1)
     recorder = Recorder(net, loaders)
     net.train_task("task 1", loaders["task 1"], names(3), training=QUICK, pruning=LIGHT)
@@ -455,6 +455,9 @@ def test_held_out_rows_that_differ_from_pass_to_pass_are_no_drift():
     net.train_task("task 2", task_loader(2), names(2), training=ONCE, pruning=LIGHT, when_full="reuse")
     recorder.task_learned("task 2", None)
     assert [m.drift for m in read(net).moments] == [{}, {}, {"task 1": 0.0}]
+    net.fit_router(routing=Routing("none", "entropy"))
+    recorder.router_learned({}, None)
+    assert sum(map(sum, read(net).routing.confusion)) == 48 + 48
 
 
 def seed_all(seed, own):
