@@ -86,7 +86,7 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
     if run.is_complete(net, settings):
         _say(f"{folder} is complete: {len(net.tasks)} tasks")
         return
-    net.to(run.usable(settings.device))
+    run.check(net, settings)
     data = run.open_data(net, settings)
     missing, before = len(settings.tasks) - len(net.tasks), run.routed(net)
     told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eideticnet.errors import ConfigError, EideticError
 from eideticnet.inputs import Inputs
+from eideticnet.names import class_names, same, task_name
 from eideticnet.problems import validate
 from eideticnet.pruning import Pruning
 from eideticnet.routing import Auto, Decision, RouterKind, Routing, Width
@@ -162,12 +163,8 @@ class TaskConfig(_Section):
         code = {n: v for n in SOURCES if (v := getattr(self, n)) is not None}
         return self.model_dump(mode="json") | {name: unlocated(source) for name, source in code.items()}
 
-    @field_validator("classes")
-    @classmethod
-    def _are_two_or_more(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if len(classes) < 2 or len(set(classes)) < len(classes):
-            raise ValueError("a task needs two or more different classes")
-        return classes
+    def check(self) -> None:
+        class_names(self.classes, task_name(self.name))
 
 
 class Config(_Section):
@@ -202,7 +199,7 @@ class Config(_Section):
             raise ConfigError(f"[routing] {wants} needs validation data: set validation = 0.1 at the top")
         known: list[str] = []
         for task in self.tasks:
-            if task.name in known:
+            if any(same(task.name, name) for name in known):
                 raise ConfigError(f"two tasks have the same name, {task.name!r}")
             if known and task.pretrained:
                 raise ConfigError(f"[[tasks]] {task.name!r}: only the first task can be pretrained")
@@ -233,14 +230,20 @@ class TasksConfig(_Section):
 
 def read_config(path: Path) -> Config:
     """The configuration in a TOML file; ``ConfigError`` names file and field."""
-    config = validate(Config, _read_toml(path), path)
+    found = _read_toml(path)
+    if list(found) == ["tasks"]:
+        raise ConfigError(f"{path} holds [[tasks]] alone: `add-task RUN {path}` adds them to a run")
+    config = validate(Config, found, path)
     trunk = config.trunk.model_copy(update={"target": located(config.trunk.target, path.parent)})
     return config.model_copy(update={"trunk": trunk, "tasks": _with_whole_paths(config.tasks, path)})
 
 
 def read_tasks(path: Path) -> tuple[TaskConfig, ...]:
     """The ``[[tasks]]`` of a TOML file that holds nothing else."""
-    return _with_whole_paths(validate(TasksConfig, _read_toml(path), path).tasks, path)
+    found = _read_toml(path)
+    if "trunk" in found:
+        raise ConfigError(f"{path} is a whole configuration, which `train` takes; a run gets [[tasks]] alone")
+    return _with_whole_paths(validate(TasksConfig, found, path).tasks, path)
 
 
 def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskConfig, ...]:
@@ -273,8 +276,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is a folder; name the TOML file itself") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no TOML file: it holds bytes that are no UTF-8 text") from None
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"can't read {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        text = str(error).replace("Cannot overwrite a value", "a key or a table stands there twice")
+        text = text.replace("Invalid value", "no value, or text without quotes")
+        raise ConfigError(f"can't read {path}: {text}") from error
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}") from error
     if not found:
         raise ConfigError(f"{path} is empty; README has a configuration to begin with")
     return found

@@ -18,6 +18,8 @@ from torch import Tensor
 from eideticnet.errors import DataError
 
 LONGEST = 200
+_RESERVED = ("router", "total", "free")
+"""They stand beside tasks in tables."""
 
 
 def plain(value: Any) -> Any:
@@ -42,6 +44,8 @@ def task_name(name: Any) -> str:
     """``name`` as a plain string."""
     if not isinstance(name, str):
         raise DataError(f"a task's name is a string, got {name!r}; use {str(plain(name))!r}")
+    if name in _RESERVED or "(revision" in name:
+        raise DataError(f"{name!r} can't be a task's name; choose another")
     return _checked(str(name), "a task's name")
 
 

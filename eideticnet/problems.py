@@ -38,7 +38,7 @@ def validate(kind: type[Model], data: dict[str, Any], source: object) -> Model:
         for each in map(dict, error.errors()):
             found.setdefault(_place(each, data), []).append(_problem(kind, data, each))
         deepest = [p for p in found if not any(q[: len(p)] == p != q for q in found)]
-        problems = [f"{_found(p, data)}{' or '.join(dict.fromkeys(found[p]))}" for p in deepest]
+        problems = [f"{_found(p, data)}{' or'.join(dict.fromkeys(found[p]))}".lstrip(": ") for p in deepest]
         raise ConfigError(f"{source}: " + "; ".join(problems)) from None
 
 
@@ -48,7 +48,7 @@ def _found(place: Place, data: dict[str, Any]) -> str:
     for name in place:
         value = value.get(name) if isinstance(value, dict) else value[name]
     shown = "" if value is None or isinstance(value, dict | list) else f" = {value!r}"
-    return f"{where(place, data)}{shown}: " if place else ""
+    return f"{where(place, data)}{shown}" if place else ""
 
 
 def where(place: Place, data: dict[str, Any]) -> str:
@@ -81,20 +81,20 @@ def _problem(kind: type[BaseModel], data: dict[str, Any], error: Problem) -> str
     place, value = _place(error, data), error["input"]
     match error["type"]:
         case "missing":
-            return "is missing"
+            return " is missing"
         case "extra_forbidden":
-            return f"there is no such key{_hint(kind, place)}"
+            return f": there is no such key{_hint(kind, place)}"
         case "literal_error":
             expected = error["ctx"]["expected"]
-            return f"use {expected}{nearest(str(value), _QUOTED.findall(expected))}"
+            return f": use {expected}{nearest(str(value), _QUOTED.findall(expected))}"
         case "tuple_type" if place == ("tasks",):
-            return "write [[tasks]], in two pairs of brackets, once for each task"
+            return ": write [[tasks]], in two pairs of brackets, once for each task"
         case "model_type" if isinstance(value, list):
-            return f"write [{place[-1]}], in one pair of brackets"
+            return f": write [{place[-1]}], in one pair of brackets"
     text = str(error["msg"])
     for found, better in _WORDS.items():
         text = text.replace(found, better)
-    return text
+    return f": {text}"
 
 
 def _hint(kind: type[BaseModel], place: Place) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from eideticnet.history import read
+from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 from eideticnet.training import Event
 
@@ -64,17 +65,14 @@ def results(net: EideticNetwork, before: Mapping[str, float]) -> Table:
     """How good each task is, as it was measured last; ``before`` holds what was routed right before the
     last task came."""
     table, doubts = Table(), read(net).doubts
-    headings = ("oracle accuracy", "routed accuracy", *(["routed before"] if before else []))
     table.add_column("task", overflow="fold")
-    for heading in headings:
+    for heading in ("oracle accuracy", "routed accuracy", *(["routed before"] if before else [])):
         table.add_column(heading, justify="right")
     if doubts:
         table.add_column("training")
-    for task in net.tasks:
-        report = net.metadata["report"].get(task.name, {})
-        shares = [report.get("oracle"), report.get("routed"), *([before.get(task.name)] if before else [])]
+    for name in [*(task.name for task in net.tasks), *([ROUTER] if ROUTER in doubts else [])]:
+        report = net.metadata["report"].get(name, {})
+        shares = [report.get("oracle"), report.get("routed"), *([before.get(name)] if before else [])]
         cells = ["-" if share is None else f"{share:.1%}" for share in shares]
-        table.add_row(
-            Text(task.name), *cells, *(["ended too early" if task.name in doubts else ""] if doubts else [])
-        )
+        table.add_row(Text(name), *cells, *(["ended too early"] if name in doubts else []))
     return table

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eideticnet.checkpoint import MANIFEST
-from eideticnet.config import Config, TaskConfig
+from eideticnet.config import Config, PruningConfig, TaskConfig
 from eideticnet.errors import CapacityError, ConfigError, DataError
 from eideticnet.evaluation import evaluate
 from eideticnet.files import write_whole
@@ -47,8 +47,8 @@ def exists(folder: Path) -> bool:
 def existing(folder: Path) -> Path:
     """``folder``, which has to hold a run."""
     if not exists(folder):
-        runs = [p.parent.name for p in folder.parent.glob(f"*/{MANIFEST}")]
-        raise ConfigError(f"{folder} holds no run{nearest(folder.name, runs)}")
+        runs = [str(m.parent) for place in (folder, folder.parent) for m in place.glob(f"*/{MANIFEST}")]
+        raise ConfigError(f"{folder} holds no run{nearest(str(folder), runs)}")
     return folder
 
 
@@ -257,6 +257,18 @@ def _in_terms_of_the_toml(what: str, config: Config) -> Iterator[None]:
         ) from None
 
 
+def check(net: EideticNetwork, config: Config) -> None:
+    """Raise at once what would be raised when tasks are learned already."""
+    for table in ("pruning", "router_pruning"):
+        pruning: PruningConfig | None = getattr(config, table)
+        if pruning is not None:
+            try:
+                pruning.build().least(net.program)
+            except ConfigError as error:
+                raise ConfigError(f"[{table}] {error}") from None
+    net.to(usable(config.device))
+
+
 def usable(device: str) -> torch.device:
     """The device of this name, if torch can compute on it here."""
     names = ["cpu"]
@@ -309,8 +321,8 @@ def _neurons(net: EideticNetwork, name: str) -> str:
 def write_held_out(net: EideticNetwork, config: Config, file: Path) -> Iterator[str]:
     """Write the held-out inputs of all tasks as ``x`` (N, *shape), ``task`` and ``label`` (N,); what the
     user may want to know of it, in lines."""
-    if file.suffix != ".safetensors" or file.exists():
-        raise ConfigError(f"{file} is no new .safetensors file")
+    if file.suffix != ".safetensors" or file.exists() or not file.parent.is_dir():
+        raise ConfigError(f"{file} is no new .safetensors file in a folder that is there")
     data, rows = open_data(net, config), list[tuple[Tensor, Tensor, Tensor]]()
     held_out = net.rows({task.name: data[task.name].test for task in net.tasks if task.name in data})
     for index, task in enumerate(net.tasks):

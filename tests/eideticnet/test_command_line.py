@@ -211,7 +211,7 @@ def test_every_command_ends_with_the_status_of_the_signal_and_says_what_comes_th
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('name = "mine"', "", ["config.toml: name: is missing"]),
+        ('name = "mine"', "", ["config.toml: name is missing"]),
         ("seed = 1", "sede = 1", ["config.toml: sede = 1: there is no such key; did you mean 'seed'?"]),
         ("shape = [6]", "shape = [5]", ["shape"]),
         ("step = 0.5", "step = 1.5", ["pruning step 1.5"]),

@@ -65,6 +65,11 @@ def changed(project, *replacements):
         ("classes = [", "clases = [", ["[[tasks]] 'birds' clases", "did you mean 'classes'?"]),
         ("[training]", "[[training]]", ["write [training], in one pair"]),
         (CONFIG[CONFIG.index("[[tasks]]") :], "[tasks]\nname = 'a'\n", ["write [[tasks]], in two pairs"]),
+        (
+            "[pruning]",
+            "[router_pruning]\nmin_width = { a = 2 }\n[pruning]",
+            ["[router_pruning] min_width names"],
+        ),
         ("[6]", "6", ["[input] shape = 6: it should be a valid list"]),
         ("[6]", '["6x"]', ["[input] shape.0 = '6x'"]),
         ("[6]", "[6]\nlow = nan", ["[input] low = nan: it should be a finite number"]),
@@ -78,6 +83,8 @@ def changed(project, *replacements):
         ('name = "fish"', 'name = "fish"\nreads = ["brids"]', ["'fish' reads 'brids'", "mean 'birds'?"]),
         ('name = "fish"', 'name = "fish"\nreads = 3', ["'fish' reads = 3", "list or", "table"]),
         ('name = "fish"', 'name = "fish"\npretrained = "a:b"', ["'fish'", "only the first task"]),
+        ('name = "fish"', 'name = "router"', ["[[tasks]] 'router'", "can't be a task's name"]),
+        ('"cod", "eel", "ray"', '"cod", "cod"', ["[[tasks]] 'fish'", "cod"]),
         ('name = "mine"', 'name = "my/../net"', ["name = 'my/../net'", "letters, digits"]),
         ("seed = 1", 'device = "cuda:99"', ["device = 'cuda:99'", "torch can use 'cpu'"]),
         ("seed = 1", 'device = "gpu"', ["device = 'gpu'", "torch can use 'cpu'"]),
@@ -132,6 +139,9 @@ def test_a_trunk_that_can_not_be_made_or_traced_is_blamed_by_file_and_line(proje
         (b"", "config.toml is empty"),
         (b"\x89PNG\xff", "no UTF-8 text"),
         (b"[trunk", "can't read config.toml: Expected ']'"),
+        (b"seed = 1\nseed = 2", "a key or a table stands there twice (at"),
+        (b"name = mine", "text without quotes (at"),
+        (TASKS.encode(), "config.toml holds [[tasks]] alone: `add-task RUN config.toml`"),
         (None, "config.toml is a folder"),
     ],
 )
@@ -148,7 +158,8 @@ def test_what_is_not_there_is_named_with_what_looks_like_it(project, run):
     assert "no file confg.toml; did you mean 'config.toml'?" in run("train", "confg.toml", check=False).error
     (project / "runs/mine").mkdir(parents=True)
     (project / "runs/mine/network.json").touch()
-    assert "runs/mne holds no run; did you mean 'mine'?" in run("report", "runs/mne", check=False).error
+    assert "runs holds no run; did you mean 'runs/mine'?" in run("report", "runs", check=False).error
+    assert "runs/mne holds no run; did you mean 'runs/mine'?" in run("report", "runs/mne", check=False).error
     assert not (project / "runs/mne").exists()
 
 
@@ -315,6 +326,7 @@ def test_where_there_is_no_room_it_is_said_what_is_kept_and_which_line_to_change
 def test_a_task_may_be_added_where_all_is_full(project, run):
     changed(project, ("threshold = 0.3", "threshold = 0.3\nmin_width = 12"))
     run("train", "config.toml")
+    assert "whole configuration" in run("add-task", "runs/mine", "config.toml", check=False).error
     error = run("add-task", "runs/mine", "more.toml", check=False).error
     assert "frogs: no free neuron" in error
     assert "add-task: --when-full widen" in error
