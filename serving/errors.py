@@ -48,7 +48,11 @@ class DeadlineError(RequestError):
     """Time was up: the server said so, or did not answer in time."""
 
     def __init__(self, body: object = None, *, seconds: float = 0.0) -> None:
-        late = f"no answer within {seconds:g} s"
+        late = (
+            f"no answer within {seconds:g} s"
+            if seconds > 0
+            else f"{seconds:g} s are over before anything is sent"
+        )
         super().__init__(408, body or {"error": {"kind": "expired", "field": "deadline_ms", "message": late}})
         if not body:
             self.args = (late,)

@@ -158,8 +158,9 @@ def test_a_deadline_ends_the_waiting_in_time(server, client, x, retries):
             other.predict(MODEL, x[0], deadline=0.3)
         assert 0.3 <= time.monotonic() - started < 10
     assert client.predict(MODEL, x[0], deadline=10)
-    with pytest.raises(DeadlineError):
-        client.predict(MODEL, x[0], deadline=0)
+    for deadline in (0, -1.5):
+        with pytest.raises(DeadlineError, match=f"{deadline} s are over before anything is sent"):
+            client.predict(MODEL, x[0], deadline=deadline)
 
 
 def drip(listener, head):
