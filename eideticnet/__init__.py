@@ -17,6 +17,7 @@ from eideticnet.errors import (
     DivergedError,
     EideticError,
     NotReadyError,
+    TrunkWarning,
     UnsupportedError,
 )
 from eideticnet.evaluation import TaskReport, evaluate
@@ -54,6 +55,7 @@ __all__ = [
     "Task",
     "TaskReport",
     "Training",
+    "TrunkWarning",
     "UnderfitWarning",
     "UnsupportedError",
     "adam",

@@ -23,12 +23,18 @@ def as_named(trunk: nn.Module) -> nn.Module:
     if not list(trunk.children()):
         trunk = nn.Sequential(trunk)  # a trunk that is one layer needs a name for it
     try:
-        return normal_form(trunk).eval()
+        return in_mode(normal_form(trunk), training=False)
     except RuntimeError as error:
         raise UnsupportedError(
             "the trunk can't be copied, which training needs; where weights are computed (weight_norm), use "
             f"remove_weight_norm first: {str(error).splitlines()[0]}"
         ) from error
+
+
+def in_mode(module: nn.Module, training: bool) -> nn.Module:
+    """``module`` itself, in this mode; its own ``train`` may return nothing."""
+    module.train(training)
+    return module
 
 
 def normal_form(trunk: nn.Module) -> nn.Module:

@@ -22,7 +22,7 @@ from eideticnet.block import Block
 from eideticnet.calls import place, shape_of
 from eideticnet.errors import DataError, UnsupportedError
 from eideticnet.exported import Precisely, side_by_side, tensors_of
-from eideticnet.normal import as_named
+from eideticnet.normal import as_named, in_mode
 from eideticnet.program import HEAD, Program
 from eideticnet.seeding import seeded
 
@@ -76,7 +76,7 @@ def _products(graph: ExportedProgram) -> int:
 
 def check_adopted(block: Block, trunk: nn.Module, rows: Tensor) -> None:
     """Raise ``DataError`` unless ``block`` computes what the trunk does whose weights it has taken over."""
-    plain = copy.deepcopy(trunk).cpu().eval()
+    plain = in_mode(copy.deepcopy(trunk).cpu(), training=False)
     with torch.no_grad():
         features = block(rows, {})[block.program.steps[-1].inputs[0]]
         off = distance(features, plain(rows))
@@ -113,7 +113,7 @@ def _with_telling_weights(trunk: nn.Module) -> nn.Module:
 def _check(
     program: Program, plain: nn.Module, graph: ExportedProgram, rows: Tensor, training: bool, double: bool
 ) -> None:
-    plain = (plain.double() if double else plain.float()).eval()
+    plain = in_mode(plain.double() if double else plain.float(), training=False)
     rows = rows.double() if double and rows.is_floating_point() else rows
     named, tolerance = as_named(plain), 1e-8 if double else _TOLERANCE_32
     tensors = {**graph.constants, **named.state_dict()}
@@ -122,7 +122,7 @@ def _check(
         check_rows(graph, tensors, rows, tolerance)
         _check_values(plain, block, graph, tensors, rows[:3], tolerance)
     if training or all(step.rule != "detach" for step in program.steps):
-        _check_learning(named.train(training), block.train(training), rows[:3], tolerance, double)
+        _check_learning(in_mode(named, training), block.train(training), rows[:3], tolerance, double)
 
 
 def check_rows(graph: ExportedProgram, tensors: Mapping[str, Tensor], rows: Tensor, tolerance: float) -> None:

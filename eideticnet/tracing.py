@@ -17,7 +17,7 @@ from eideticnet.errors import TrunkWarning, UnsupportedError
 from eideticnet.exported import exported, live, tensors_of
 from eideticnet.groups import Groups, Layouts, Retrace
 from eideticnet.modes import Modes, compared
-from eideticnet.normal import as_named
+from eideticnet.normal import as_named, in_mode
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, rule_for
 from eideticnet.seeding import seeded
@@ -54,17 +54,33 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
         named = as_named(trunk)
         rows = _like(example) if rows is None else rows
     with torch.random.fork_rng(devices=[]):  # from which torch draws while it traces
-        graph = exported(named, example)
+        graph, before = exported(named, example), _settings(named)
         try:
-            modes = compared(graph, exported(named.train(), example))
+            modes = compared(graph, exported(in_mode(named, training=True), example))
         except UnsupportedError:
             _walked(named, graph, Modes())  # may know a better reason
             raise
     program = _walked(named, graph, modes)
     check_program(program, trunk, graph, rows, not modes.lost)
-    for problem in dict.fromkeys([*modes.lost, *_frozen(trunk)]):
+    counted = [
+        f"forward changes {name!r} of the trunk; a block keeps what it was when the trunk was traced"
+        for name, value in _settings(named).items()
+        if value != before.get(name, value)
+    ]
+    for problem in dict.fromkeys([*modes.lost, *counted, *_frozen(trunk)]):
         warnings.warn(problem, TrunkWarning, stacklevel=3)
     return program
+
+
+def _settings(trunk: nn.Module) -> dict[str, object]:
+    """Plain attributes of all modules, except the mode, by dotted name."""
+    plain = {
+        f"{path}.{name}".lstrip("."): value
+        for path, module in trunk.named_modules()
+        for name, value in vars(module).items()
+        if type(value) in (bool, int, float, str)
+    }
+    return {name: value for name, value in plain.items() if name.rpartition(".")[2] != "training"}
 
 
 def _frozen(trunk: nn.Module) -> list[str]:

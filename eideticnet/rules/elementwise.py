@@ -78,7 +78,7 @@ class DropoutRule(Rule):
     trains, if it is on while the trunk does."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        if call.argument(2):
+        if call.argument(2) and call.argument(1):
             raise call.refuse("is on in evaluation mode too", "training=self.training")
         p, on = call.twin.args[1:]
         if not on:

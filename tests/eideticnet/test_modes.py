@@ -12,8 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from trunks import Net, flat, images, lin, sequences
 
-from eideticnet import DataError, EideticNetwork, Pruning, UnsupportedError, batches
-from eideticnet.errors import TrunkWarning
+from eideticnet import DataError, EideticNetwork, Pruning, TrunkWarning, UnsupportedError, batches
 from eideticnet.normal import as_named
 from eideticnet.program import Program
 from eideticnet.rules import check_program
@@ -73,10 +72,9 @@ class StaysInEvaluation(nn.Module):
     def forward(self, x):
         return self.norm(self.a(x))
 
-    def train(self, mode=True):
+    def train(self, mode=True):  # returns nothing, as many do
         super().train(mode)
         self.norm.eval()
-        return self
 
 
 def without_gradients(m, x):
@@ -103,6 +101,11 @@ CARRIED = {
     ),
     "a mask": (after_a(lambda h: torch.where(torch.rand_like(h) < 0.8, h, torch.zeros_like(h))), two, flat),
     "dropout in a branch": (after_a(lambda h: F.dropout(h, 0.3)), two, flat),
+    "dropout of another rate": (
+        lambda m, x: m.b(F.dropout(m.a(x), 0.3 if m.training else 0.0)),
+        two,
+        flat,
+    ),
     "dropout of no mode": (lambda m, x: m.b(F.dropout(m.a(x), 0.3, False)), two, flat),
     "attention's dropout": (attention, lambda: {"a": lin()}, sequences),
     "alpha dropout": (lambda m, x: m.d(m.a(x)), lambda: {"a": lin(), "d": nn.AlphaDropout(0.2)}, flat),
@@ -265,6 +268,15 @@ LOST = {
 def test_regularisation_that_can_not_be_carried_over_is_warned_of(kind):
     with pytest.warns(TrunkWarning, match=r"randn|randperm"):
         trace(Net(LOST[kind], **two()), flat())
+
+
+def test_a_trunk_that_counts_is_warned_of():
+    def forward(m, x):
+        m.calls = getattr(m, "calls", 0) + 1
+        return m.a(x) * (1 if m.calls < 1000 else 2)
+
+    with pytest.warns(TrunkWarning, match="forward changes 'calls'"):
+        trace(Net(forward, a=lin()), flat())
 
 
 def lesson(seed):
