@@ -42,7 +42,8 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
         ) from error
     if not isinstance(out, Tensor):
         raise UnsupportedError(
-            f"the trunk returns a {type(out).__name__}; it must return exactly one tensor of features (N, F)"
+            f"the trunk returns a {type(out).__name__}{mode}; "
+            "it must return exactly one tensor of features (N, F)"
         )
     try:
         # Without gradients, torch's encoder layer takes a shortcut that is one operation.

@@ -217,7 +217,7 @@ REFUSED = {
     "another output": (
         lambda m, x: (m.a(x), m.b(x)) if m.training else m.a(x),
         two,
-        "returns another thing while it trains",
+        "returns a tuple while it trains",
     ),
     "noise of a learned strength": (
         lambda m, x: m.b((lambda h: h + m.strength * torch.randn_like(h) if m.training else h)(m.a(x))),
