@@ -154,11 +154,12 @@ def cli(arguments: Sequence[str] | None = None) -> None:
         except Exception as error:
             if os.environ.get(DEBUG):
                 traceback.print_exception(error)
-            typer.secho(f"error: {_in_a_line(error)}", err=True, fg="red")
+            line = " ".join(_in_words(error).splitlines())  # names of files and keys may hold any character
+            typer.secho(f"error: {line}", err=True, fg="red")
             raise SystemExit(1) from None
 
 
-def _in_a_line(error: Exception) -> str:
+def _in_words(error: Exception) -> str:
     if isinstance(error, EideticError):
         found = "; ".join([str(error), *getattr(error, "__notes__", ())])
         return found if error.__cause__ is None or not theirs(error.__cause__) else f"{found} ({_SHOWS})"

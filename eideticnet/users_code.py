@@ -41,7 +41,7 @@ def located(target: str, folder: Path) -> str:
     match = TARGET.fullmatch(target)
     if match is None or match[2].partition(".")[0] == __package__:
         return target
-    places = [p for p in (folder / (match[1] or ""), Path()) if _has(p, match[2])]
+    places = [p for p in (folder / (match[1] or ""), Path()) if _files(p, match[2])]
     return f"{places[0].resolve()}/{match[2]}:{match[3]}" if places else target
 
 
@@ -51,9 +51,10 @@ def unlocated(target: str) -> str:
     return target if match is None else f"{match[2]}:{match[3]}"
 
 
-def _has(folder: Path, module: str) -> bool:
+def _files(folder: Path, module: str) -> list[Path]:
+    """The file that ``module`` is read from if it lies in ``folder``, if it does."""
     stem = folder / module.replace(".", "/")
-    return Path(f"{stem}.py").is_file() or (stem / "__init__.py").is_file()
+    return [file for file in (stem / "__init__.py", Path(f"{stem}.py")) if file.is_file()]
 
 
 def resolve(what: str, target: str) -> Callable[..., Any]:
@@ -64,26 +65,41 @@ def resolve(what: str, target: str) -> Callable[..., Any]:
         example = ":".join(words[-2:]) if len(words) > 1 else "my_module:build"
         raise ConfigError(f"{what} {target!r}: write it as module:callable, such as {example!r}")
     folder, module, name = match.groups()
-    with blamed(f"{what} {unlocated(target)!r}"), _as_seen_from(folder):
-        try:
-            found = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise ConfigError(_no_module(what, target, module, folder)) from error
+    what = f"{what} {unlocated(target)!r}"
+    with blamed(what), _as_seen_from(folder):
+        found = getattr(_imported(what, module, folder), name, None)
     if found is None:
         names = [n for n, v in vars(sys.modules[module]).items() if callable(v)]
-        raise ConfigError(f"{what} {unlocated(target)!r}: {module} has no {name!r}{nearest(name, names)}")
+        raise ConfigError(f"{what}: {module} has no {name!r}{nearest(name, names)}")
     if not callable(found):
-        raise ConfigError(f"{what} {unlocated(target)!r} is no callable but {type(found).__name__}")
+        raise ConfigError(f"{what} is no callable but {type(found).__name__}")
     return found  # type: ignore[no-any-return]
 
 
-def _no_module(what: str, target: str, module: str, folder: str | None) -> str:
+def _imported(what: str, module: str, folder: str | None) -> ModuleType:
+    meant = _files(Path(folder), module) if folder else []
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the user's own import
+        if not meant:
+            raise ConfigError(_no_module(what, module, folder)) from error
+        found = None
+    if meant and not meant[0].samefile(getattr(found, "__file__", None) or "/"):
+        raise ConfigError(
+            f"{what}: Python already has another {module.partition('.')[0]!r}; give yours beside the TOML "
+            "file another name"
+        )
+    assert found is not None, "what is meant was found"
+    return found
+
+
+def _no_module(what: str, module: str, folder: str | None) -> str:
     near = nearest(module, [p.stem for p in Path(folder or "").glob("*.py")])
     return (
-        f"{what} {unlocated(target)!r}: there is no {module.replace('.', '/')}.py beside the TOML file or in "
-        f"{Path.cwd()}, and no module {module!r} is installed{near}"
+        f"{what}: there is no {module.replace('.', '/')}.py beside the TOML file or in {Path.cwd()}, and no "
+        f"module {module!r} is installed{near}"
     )
 
 
