@@ -62,7 +62,7 @@ def _simple(path: str, module: nn.Module) -> nn.Module | None:
 
 
 class SelfAttention(nn.Module):
-    """nn.MultiheadAttention of one sequence with itself."""
+    """nn.MultiheadAttention of one sequence with itself, or of another one with it."""
 
     in_proj_bias = None  # torch's encoder layer looks here whether it may take a shortcut
     num_heads: int
@@ -102,28 +102,48 @@ class SelfAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         """As in nn.MultiheadAttention; the averaged attention weights are not computed."""
-        padded = key_padding_mask is not None or (attn_mask is not None and attn_mask.ndim != 2)
-        if query is not key or key is not value or padded:
+        if key is not value or (attn_mask is not None and attn_mask.ndim != 2):
             raise UnsupportedError(
-                f"layer {self.path!r}: attention is supported of one sequence with itself, with at most one "
-                "mask for all rows and heads"
+                f"layer {self.path!r}: attention is supported of one sequence with itself or with another, "
+                "with at most one mask for all rows and heads, and one of what is padded"
             )
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = attn_mask.logical_not()  # here True hides, in the function below it shows
         if is_causal and not need_weights:
             attn_mask = None  # the stock layer takes the caller's word that the mask is the causal one
         causal = is_causal and attn_mask is None
-        x = query if self.batch_first else query.transpose(0, 1)
-        q, k, v = (self._heads(part(x)) for part in (self.q, self.k, self.v))
+        if key_padding_mask is not None:
+            attn_mask, causal = self._masks(key_padding_mask, attn_mask, causal), False
+        asked, x = (v if self.batch_first else v.transpose(0, 1) for v in (query, key))
+        q, k, v = self._heads(self.q(asked)), self._heads(self.k(x)), self._heads(self.v(x))
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask, self.dropout if self.training else 0.0, causal
         )
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None
 
+    def _masks(self, padded: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+        """The mask (N, S) of what is padded, True or minus infinity there, and that of all rows as one."""
+        keys = padded[:, None, None]
+        keys = keys.logical_not() if keys.dtype == torch.bool else keys
+        if causal:
+            mask = torch.ones(padded.shape[1], padded.shape[1], dtype=torch.bool, device=padded.device).tril()
+        if mask is None:
+            return keys
+        return (
+            keys.logical_and(mask) if keys.dtype == mask.dtype == torch.bool else _added(keys) + _added(mask)
+        )
+
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(2, (self.num_heads, self.head_dim))
         return heads.transpose(1, 2)
+
+
+def _added(mask: Tensor) -> Tensor:
+    """A mask as numbers to add; a boolean one is True where it shows."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=torch.float32).masked_fill(mask.logical_not(), -torch.inf)
 
 
 def _carry_over(stock: nn.Module, simple: nn.Module) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from eideticnet.calls import Call
+from eideticnet.calls import Call, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
@@ -15,10 +15,11 @@ from eideticnet.rules.base import Rule
 
 def _same_heads(call: Call, groups: Groups) -> Features:
     """The heads that all operands share; they must lie before the two dimensions that are mixed."""
-    all_features = [call.values[n][1] for n in call.activations]
-    first = all_features[0]
-    if any(n in call.constants for n in call.node.args[:2]) or len({f.raw for f in all_features}) > 1:
+    mixed = call.node.args[: 3 if "attention" in call.operation else 2]
+    all_features = [call.values[n][1] for n in mixed if n in call.values]  # type: ignore[index]
+    if len(all_features) < len(mixed) or len({f.raw for f in all_features}) > 1:
         raise call.refuse("mixes features with a parameter or with the raw input", "a layer for each")
+    first = all_features[0]
     for other in all_features:
         if not first.raw and (other.dim > -3 or not groups.join(first, other)):
             raise call.refuse("mixes features", "heads: x.view(N, S, heads, size).transpose(1, 2)")
@@ -64,14 +65,19 @@ def _mask(call: Call, mask: object) -> list[str]:
     """The step that gives a constant mask; none where there is no mask, or one that hides nothing."""
     if mask is None:
         return []
+    if mask in call.values and call.values[mask][1].raw:  # type: ignore[index]
+        if shape_of(mask)[-3:-2] != (1,):  # type: ignore[arg-type]
+            raise call.refuse("takes a mask for each head", "one mask (N, 1, ..., S) for all heads")
+        return [call.values[mask][0]]  # type: ignore[index]
     constant = call.constants.get(mask)  # type: ignore[call-overload]
     if constant is None or constant.parameter is not None:
-        raise call.refuse("takes a mask that depends on the input", "is_causal=True, or a constant mask")
+        raise call.refuse(
+            "takes a mask that depends on features", "is_causal=True, or a mask computed from the input alone"
+        )
     if constant.value.dtype == torch.bool and bool(constant.value.all()):
         return []
-    if constant.value.ndim > 2 and constant.value.shape[-3] != 1:
-        raise call.refuse("takes a mask for each head", "one mask for all heads")
-    return [call.constant(mask, Features())]  # type: ignore[arg-type]
+    each = constant.value.ndim > 2 and constant.value.shape[-3] != 1
+    return [call.constant(mask, call.features if each else Features())]  # type: ignore[arg-type]
 
 
 class MatmulRule(Rule):
