@@ -31,6 +31,14 @@ def as_named(trunk: nn.Module) -> nn.Module:
         ) from error
 
 
+def fixed(trunk: nn.Module) -> set[str]:
+    """Bare parameters that are never taught, in a trunk whose layers all are: constants, as positions in
+    sines are. Where layers are not taught either, somebody froze what was learned."""
+    frozen = {name for name, weight in trunk.named_parameters() if not weight.requires_grad}
+    layers = {name for name in frozen if name.rpartition(".")[2].startswith(("weight", "bias", "in_proj"))}
+    return set() if layers else frozen
+
+
 def in_mode(module: nn.Module, training: bool) -> nn.Module:
     """``module`` itself, in this mode; its own ``train`` may return nothing."""
     module.train(training)

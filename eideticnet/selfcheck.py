@@ -22,7 +22,7 @@ from eideticnet.block import Block
 from eideticnet.calls import place, shape_of
 from eideticnet.errors import DataError, UnsupportedError
 from eideticnet.exported import Precisely, side_by_side, tensors_of
-from eideticnet.normal import as_named, in_mode
+from eideticnet.normal import as_named, fixed, in_mode
 from eideticnet.program import HEAD, Program
 from eideticnet.seeding import seeded
 
@@ -97,9 +97,9 @@ def one_block(program: Program, named: nn.Module) -> Block:
 @torch.no_grad()
 def _with_telling_weights(trunk: nn.Module) -> nn.Module:
     """A copy in which no weight is zero, and none has another sign than before."""
-    trunk = copy.deepcopy(trunk)
-    for weight in trunk.parameters():
-        if weight.is_floating_point():
+    trunk, constants = copy.deepcopy(trunk), fixed(trunk)
+    for name, weight in trunk.named_parameters():
+        if weight.is_floating_point() and name not in constants:
             noise = 0.5 * torch.rand_like(weight) / (weight[0].numel() if weight.ndim > 1 else 1) ** 0.5
             sign = torch.where(weight == 0, torch.rand_like(weight) - 0.5, weight).sign()
             weight.add_(noise * sign)

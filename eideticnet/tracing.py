@@ -17,7 +17,7 @@ from eideticnet.errors import TrunkWarning, UnsupportedError
 from eideticnet.exported import exported, live, tensors_of
 from eideticnet.groups import Groups, Layouts, Retrace
 from eideticnet.modes import Modes, compared
-from eideticnet.normal import as_named, in_mode
+from eideticnet.normal import as_named, fixed, in_mode
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, rule_for
 from eideticnet.seeding import seeded
@@ -84,7 +84,9 @@ def _settings(trunk: nn.Module) -> dict[str, object]:
 
 
 def _frozen(trunk: nn.Module) -> list[str]:
-    frozen = [name for name, weight in trunk.named_parameters() if not weight.requires_grad]
+    frozen = [
+        n for n, weight in trunk.named_parameters() if not weight.requires_grad and n not in fixed(trunk)
+    ]
     if not frozen:
         return []
     more = f" and {len(frozen) - 1} more" if len(frozen) > 1 else ""
@@ -140,6 +142,7 @@ class _Walk:
     ) -> None:
         self.trunk, self.graph, self.modes, self.memory = trunk, exported.graph, modes, memory
         self.weights, self.tensors = tensors_of(exported), {**exported.state_dict, **exported.constants}
+        self.tensors |= {name: self.tensors[name].detach() for name in fixed(trunk)}
         self.groups = Groups(layouts)
         self.steps: list[Step] = []
         self.values: dict[Node, tuple[str, Features]] = {}

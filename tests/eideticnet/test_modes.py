@@ -304,6 +304,14 @@ def test_frozen_layers_of_a_pretrained_trunk_are_never_taught(score):
     assert not torch.isin(taught, trunk[2].bias).any()
 
 
+def test_a_bare_parameter_that_is_never_taught_is_a_constant():
+    torch.manual_seed(0)
+    layers = {"a": lin(), "b": lin(), "where": nn.Parameter(torch.randn(5, 6), requires_grad=False)}
+    trunk = Net(lambda m, x: m.b(torch.relu(m.a(x) + m.where)).mean(1), **layers)
+    program = trace(trunk, sequences())
+    assert [s.rule for s in program.steps if "where" in s.name] == ["buffer"]
+
+
 def test_a_pretrained_trunk_that_computes_something_else_is_refused():
     trunk = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU())
     net = EideticNetwork(trunk, torch.zeros(2, 6))
