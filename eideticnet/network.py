@@ -66,6 +66,8 @@ class EideticNetwork(Answering):
             raise DataError(
                 f"example_input is a {kind}: give a tensor (N, ...), as torch.from_numpy makes it"
             )
+        if inputs is not None and not isinstance(inputs, Inputs):
+            raise DataError(f"inputs is a {type(inputs).__name__}: give Inputs(shape, low=..., high=...)")
         inputs, seed = inputs or Inputs.like(example_input), whole(seed, "seed")
         inputs.check(example_input)
         program = trace(trunk, inputs.normalise(example_input), _rows_to_try(inputs))

@@ -127,8 +127,9 @@ class _Drawing(TorchDispatchMode):
 def _device(args: Iterable[Any], kwargs: dict[str, Any]) -> torch.device:
     """Where an operation computes."""
     tensor = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
-    device = kwargs.get("device") or (_CPU if tensor is None else tensor.device)
-    return torch.device(device)
+    device = torch.device(kwargs.get("device") or (_CPU if tensor is None else tensor.device))
+    nameless = device.type == "cuda" and device.index is None
+    return torch.device("cuda", torch.cuda.current_device()) if nameless else device
 
 
 @cache

@@ -320,6 +320,8 @@ def test_a_share_of_false_rejections_may_be_a_number_of_numpys():
 def test_an_example_that_is_no_tensor_is_refused():
     with pytest.raises(DataError, match="example_input is a ndarray"):
         EideticNetwork(nn.Linear(6, 4), X[:2].numpy())
+    with pytest.raises(DataError, match="inputs is a dict"):
+        EideticNetwork(nn.Linear(6, 4), X[:2], inputs={"shape": (6,)})
 
 
 def test_a_task_is_shown_in_one_line():
