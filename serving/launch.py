@@ -22,6 +22,8 @@ from serving.state import State
 from serving.tokens import Tokens
 
 _PAUSE_SECONDS = 0.05
+_ENDING_SECONDS = 10.0
+"""A TorchServe that ends, because a port was taken, closes its other ports first and says why last."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def launched(home: Home, options: Options, ports: Ports) -> Iterator[Launched]:
             except Unavailable:
                 raise
             except ServingError as error:
-                tail = torchserve.last_words()
+                tail = torchserve.last_words(_ENDING_SECONDS)
                 raise ServingError(f"{error}; the end of TorchServe's log:\n{tail}") from error
             running.write(home.running)
             yield Launched(torchserve, server, tokens)

@@ -124,12 +124,13 @@ class TorchServe:
         gone = [name for name in self._made if not (self._folder.path / name).exists()]
         return f"{', '.join(gone)} of TorchServe's folder {self.home} is gone" if gone else ""
 
-    def last_words(self) -> str:
-        """The last lines that TorchServe wrote, for an error message: all of them if it ends in a moment."""
+    def last_words(self, seconds: float = _MOMENT_SECONDS) -> str:
+        """The last lines that TorchServe wrote, for an error message: all of them if it ends within
+        ``seconds``."""
         if self._process is None or self._output is None:
             return ""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_MOMENT_SECONDS)
+            self._process.wait(seconds)
             self._output.close()
         return self._output.tail()
 

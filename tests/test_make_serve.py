@@ -91,7 +91,7 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
     try:
         first.wait_for("Ctrl-C stops everything")
         assert not re.search(r"0 or 1: \d", first.output), "the finished task was learned again"
-        table = [line for line in first.output.splitlines() if re.match(r".*\d or \d.*%.*%", line)]
+        table = [line for line in first.output.splitlines() if re.match(r".*\d or \d.*%.*% .* of ", line)]
         assert len(table) == 5
         assert_answers(first.curl)
         java = [p for p in first.processes() if p.name() == "java"]
