@@ -116,6 +116,8 @@ class _Comparison:
             return bool(ours == theirs)
         if not is_value(ours) or self.back.get(theirs) is ours:
             return True
+        if self.back.get(_numbers(theirs)) is _numbers(ours):
+            return True
         self._differ(node, ours, theirs)
         return True
 
@@ -151,6 +153,13 @@ class _Comparison:
                 added.add(node)
                 waiting.extend(node.all_input_nodes)
         return [n for n in self.theirs if n in added], bases
+
+
+def _numbers(node: Node) -> Node:
+    """The value of which ``node`` is a copy, or shows the same numbers."""
+    while str(node.target) in ("aten.contiguous.default", "aten.clone.default", "aten.alias.default"):
+        node = node.all_input_nodes[0]
+    return node
 
 
 def _operations(nodes: list[Node]) -> Iterator[Node]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
-from eideticnet.calls import Call, batch_dim
+from eideticnet.calls import Call, batch_dim, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
@@ -105,6 +106,8 @@ class IndexRule(Rule):
     def trace(self, call: Call, groups: Groups) -> Step:
         chosen = call.argument(1)
         dims = [d for d, index in enumerate(chosen) if index is not None]
+        rows = dims[0] == 0 and len(dims) > 1 and _is_every_row(call, chosen)
+        dims = dims[1:] if rows else dims
         if any(chosen[d] not in call.constants for d in dims) or dims != list(range(dims[0], dims[-1] + 1)):
             raise call.refuse("selects by computed indices, or along dimensions apart", "constant indices")
         rank, features = len(call.input_shape), call.features
@@ -117,12 +120,26 @@ class IndexRule(Rule):
             moved = len(call.shape) - rank if here > dims[-1] else 0
             features = features.at(here + moved - len(call.shape))
         names = [call.inputs[0], *(call.constant(chosen[d], Features()) for d in dims)]
-        return Step(call.name, "index", tuple(names), features, None, {"dim": dims[0]})
+        return Step(call.name, "index", tuple(names), features, None, {"dim": dims[0], "rows": rows})
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         x, *chosen = inputs
+        if step.options["rows"]:  # the same for every row, along a first dimension of one
+            chosen = [index[0] for index in chosen]
         where: tuple[Any, ...] = (*[slice(None)] * step.options["dim"], *chosen)
         return x[where]
+
+
+def _is_every_row(call: Call, chosen: list[Node]) -> bool:
+    """Whether the first of these indices is the number of the row, and the others are alike for all rows."""
+    first, *others = chosen
+    shape, rows = shape_of(first), first
+    while str(rows.target).split(".")[1:2] in (["slice"], ["unsqueeze"]):
+        rows = rows.all_input_nodes[0]
+    counted = str(rows.target) == "aten.arange.default" and len(shape_of(rows)) == 1
+    alike = all(n is not None and shape_of(n)[0] == 1 and len(shape_of(n)) == len(shape) for n in others)
+    same = str(shape[0]) == str(call.input_shape[0]) == str(shape_of(rows)[0])
+    return counted and same and alike and set(shape[1:]) <= {1} and len(shape) > 1
 
 
 class RepeatRule(Rule):

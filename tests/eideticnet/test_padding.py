@@ -90,7 +90,33 @@ class Fused(ByHand):
         return average(F.scaled_dot_product_attention(q, k, v, shown).transpose(1, 2).flatten(2), ids != 0)
 
 
+def bert(implementation):
+    """Hugging Face's, which takes the mask as an argument."""
+    from transformers import BertConfig, BertModel
+
+    class Bert(nn.Module):
+        def __init__(self):
+            super().__init__()
+            config = BertConfig(
+                vocab_size=11,
+                hidden_size=WIDTH,
+                num_hidden_layers=1,
+                num_attention_heads=HEADS,
+                intermediate_size=16,
+                max_position_embeddings=32,
+                attn_implementation=implementation,
+            )
+            self.model = BertModel(config, add_pooling_layer=False)
+
+        def forward(self, ids):
+            return self.model(ids, attention_mask=(ids != 0).long()).last_hidden_state[:, 0]
+
+    return Bert()
+
+
 KINDS = {
+    "BERT": lambda: bert("sdpa"),
+    "BERT by hand": lambda: bert("eager"),
     "torch's encoder": Encoder,
     "torch's encoder, causal too": lambda: Encoder(causal=True),
     "torch's attention": Attention,
@@ -108,7 +134,7 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     assert_one_block_is(KINDS[kind]().eval(), texts())
 
 
-@pytest.mark.parametrize("kind", ["torch's encoder", "a mask that is filled in"])
+@pytest.mark.parametrize("kind", ["torch's encoder", "a mask that is filled in", "BERT"])
 @torch.no_grad()
 def test_masks_are_exported_to_onnx(kind):
     torch.manual_seed(0)
