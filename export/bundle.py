@@ -71,7 +71,7 @@ def write_bundle(
     bundle = describe(net, name, model_version, format, max_instances)
     kept = None if validation is None else read_inputs(validation, bundle["input"], "validation data")
     real = kept if routing_data is None else read_inputs(routing_data, bundle["input"])
-    for given in (kept, real):
+    for given in (kept, real if real is not kept else None):
         if given is not None:
             check_indices(given, bundle["tasks"])
             _refuse_mixed_up(net, given, bundle["tasks"])
