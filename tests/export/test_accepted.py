@@ -15,7 +15,7 @@ from export.bundle import write_bundle
 from export.verify import verify
 
 
-@examples(8, 80)
+@examples(8, 25)
 @given(lesson=lessons(), format=st.sampled_from(["onnx", "onnx", "torchscript"]))
 def test_what_train_task_accepts_is_exported_and_its_archive_read_back(lesson, format, tmp_path_factory):
     try:
