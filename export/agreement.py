@@ -30,6 +30,8 @@ largest logit where that is above 1. What float32 itself rounds away in the netw
 PROBES = "the bundle's probes, which are synthetic unless the network keeps real ones"
 _BATCH = 256
 _BATCHES = (1, 2, 5)
+_PASSES = 3
+"""Tasks that each row is pinned to, at the most."""
 
 
 def feed(x: Array, task: Array | None = None) -> dict[str, Array]:
@@ -68,16 +70,16 @@ class Trial:
         a time), pinned to each of the first ``tasks`` tasks (all if 0), and where it knows all, routed."""
         batch = 1 if precision == "int8" else _BATCH
         answering = self.net.tasks[: tasks or None]
-        task = np.arange(len(self.x)) % len(answering)
-        pinned = _run(run, self.x, task, batch, _BATCHES)
+        tried = list[Pinned]()
+        for shift in range(min(len(answering), _PASSES)):
+            pins = (np.arange(len(self.x)) + shift) % len(answering)
+            answers = _run(run, self.x, pins, batch, _BATCHES)
+            tried += [Pinned(task, pins == number, answers) for number, task in enumerate(answering)]
         routed = None if tasks else _run(run, self.x, None, batch, _BATCHES)
-        finite = np.logical_and.reduce([np.isfinite(logits).all(1) for logits in self.logits.values()])
-        rows = finite & (self.near | (precision == "float32"))
-        tried = [(t, rows & (task == number)) for number, t in enumerate(answering)]
-        tolerance = TOLERANCE[precision]
-        wrong = self._wrong(pinned, routed, tried, tolerance, np.zeros(len(self.x)))
+        rows, tolerance = self.near | (precision == "float32"), TOLERANCE[precision]
+        wrong = self._wrong(tried, routed, rows, tolerance, dict.fromkeys(self.logits, 0 * self.near))
         if wrong:  # a sensitive network?
-            wrong = self._wrong(pinned, routed, tried, tolerance, 4 * self._rounding)
+            wrong = self._wrong(tried, routed, rows, tolerance, self._rounding)
         if wrong:
             raise ExportError(
                 f"the graph ({what}) does not compute what the network does: {wrong}. An operation of the "
@@ -86,38 +88,57 @@ class Trial:
 
     def _wrong(
         self,
-        pinned: Mapping[str, Array],
+        tried: Sequence[Pinned],
         routed: Mapping[str, Array] | None,
-        tried: Sequence[tuple[Task, Array]],
+        rows: Array,
         tolerance: float,
-        rounding: Array,
+        rounding: Mapping[str, Array],
     ) -> str:
-        """What differs by more than ``tolerance`` and, in each row, ``rounding`` (N,), in words."""
-        for task, rows in tried:
-            expected = self.logits[task.owner][rows]
-            found = pinned["logits"][rows, : expected.shape[1]], pinned["label"][rows]
-            allowed = tolerance * _largest(expected) + rounding[rows]
+        """What differs in ``rows`` (N,) by more than ``tolerance`` and the ``rounding`` (N,) of each owner's
+        logits, in words. Rows that overflow in the network are left out."""
+        finite = {owner: rows & np.isfinite(logits).all(1) for owner, logits in self.logits.items()}
+        for pinned in tried:
+            owner = pinned.task.owner
+            mine = finite[owner] & pinned.rows
+            expected = self.logits[owner][mine]
+            found = pinned.answers["logits"][mine, : expected.shape[1]], pinned.answers["label"][mine]
+            allowed = tolerance * _largest(expected) + rounding[owner][mine]
             if wrong := _difference(*found, expected, allowed, "logits", "labels"):
-                return f"task {task.name!r}, {wrong}"
+                return f"task {pinned.task.name!r}, {wrong}"
         fitted = self.net.learned.routing
         if routed is None or fitted is None:
             return ""
-        rows = np.logical_or.reduce([rows for _, rows in tried])
+        rows = np.logical_and.reduce(list(finite.values()))
         # a score is a difference of two logits, and a probability moves by at most half of what scores do
-        largest = np.maximum.reduce([_largest(logits[rows]) for logits in self.logits.values()])
-        allowed = tolerance * largest + rounding[rows]
-        allowed *= 2 / min(1.0, fitted.temperature, *fitted.head_temperatures)
+        parts = [tolerance * _largest(v[rows]) + rounding[owner][rows] for owner, v in self.logits.items()]
+        allowed = np.maximum.reduce(parts) * 2 / min(1.0, fitted.temperature, *fitted.head_temperatures)
         found, expected = (routed["task_probs"][rows], routed["task"][rows]), self.routed["task_probs"][rows]
         return _difference(*found, expected, allowed, "probabilities of tasks", "tasks")
 
     @cached_property
-    def _rounding(self) -> Array:
-        """What float32 itself rounds away in each row's logits, (N,)."""
+    def _rounding(self) -> dict[str, Array]:
+        """What float32 may round away in each row of every owner's logits, (N,): some times the most that it
+        did in rows like it, for two roundings of one row are as far apart as chance will have it."""
         precise = _logits(self.net, self.x, Reduced(Body(self.net), self.net.inputs, torch.float64))
         with np.errstate(invalid="ignore"):
-            lost = [np.abs(self.logits[owner] - precise[owner]).max(1) for owner in precise]
-        rounding: Array = np.nan_to_num(np.maximum.reduce(lost))
-        return rounding
+            lost = {owner: np.abs(self.logits[owner] - precise[owner]).max(1) for owner in precise}
+        return {
+            owner: 8 * np.where(self.near, *(_most(each[rows]) for rows in (self.near, ~self.near)))
+            for owner, each in lost.items()
+        }
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """The answers to all rows of a trial, of which ``rows`` (N,) were pinned to ``task``."""
+
+    task: Task
+    rows: Array
+    answers: Mapping[str, Array]
+
+
+def _most(values: Array) -> float:
+    return float(values[np.isfinite(values)].max(initial=0.0))
 
 
 def _difference(
