@@ -23,7 +23,8 @@ _NAMED = """bernoulli.default bernoulli.p bernoulli_.float rand.default rand_lik
     relu.default sigmoid.default tanh.default exp.default abs.default neg.default clamp.default
     clamp_min.default clamp_max.default log.default add.Tensor sub.Tensor mul.Tensor div.Tensor rsub.Scalar
     pow.Tensor_Scalar add_.Tensor sub_.Tensor mul_.Tensor div_.Tensor div_.Scalar mul_.Scalar
-    where.self masked_fill.Scalar logical_not.default bitwise_not.default lt.Tensor gt.Tensor"""
+    where.self masked_fill.Scalar logical_not.default bitwise_not.default lt.Tensor gt.Tensor
+    contiguous.default clone.default"""
 LOCAL = {f"aten.{name}" for name in _NAMED.split()}
 _ELSEWHERE = ("device", "layout", "pin_memory", "memory_format")
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from foreign import FirstToken
 from nets import QUICK, names
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import ViTConfig, ViTModel
 from trunks import Net, flat, images, lin, sequences
 
 from eideticnet import DataError, EideticNetwork, Pruning, TrunkWarning, UnsupportedError, batches
@@ -101,6 +103,7 @@ CARRIED = {
     ),
     "a mask": (after_a(lambda h: torch.where(torch.rand_like(h) < 0.8, h, torch.zeros_like(h))), two, flat),
     "dropout in a branch": (after_a(lambda h: F.dropout(h, 0.3)), two, flat),
+    "a copy in memory": (after_a(lambda h: h.contiguous().clone()), two, flat),
     "dropout of another rate": (
         lambda m, x: m.b(F.dropout(m.a(x), 0.3 if m.training else 0.0)),
         two,
@@ -332,3 +335,17 @@ def test_what_is_drawn_only_while_a_block_trains_follows_the_networks_seed():
         net.train_task("a", lesson(0), names(2), training=QUICK, pruning=None)
         digests.add(net.digests()["a"])
     assert len(digests) == 1
+
+
+def test_hugging_faces_attention_keeps_its_dropout():
+    config = ViTConfig(
+        hidden_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        image_size=8,
+        patch_size=4,
+        attention_probs_dropout_prob=0.2,
+    )
+    program = trace(FirstToken(ViTModel(config, add_pooling_layer=False)), torch.randn(2, 3, 8, 8))
+    assert [s.options["p"] for s in program.steps if s.rule == "attention"] == [0.2]
