@@ -30,6 +30,7 @@ from torch import Tensor
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.states import NotStorableError, pack, state_of, unpack
+from eideticnet.turns import Turns
 
 Result = TypeVar("Result")
 Record = list[Any]
@@ -70,7 +71,7 @@ class Journal:
         self.path = None if path is None else Path(path)
         self.interval = interval
         self.say = say
-        self._key = ""
+        self._key, self._turns = "", Turns("journal")
         self._start([], {}, {})
 
     def _start(self, records: list[Record], shapes: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -108,16 +109,17 @@ class Journal:
         """Do ``work``, going on where the journal ends if it was kept under the same ``key()``."""
         if self.path is None:
             return work()
-        self._key = key()
-        self._start(*self._read(self.path))
-        try:
-            return work()
-        except _MismatchError as error:
-            self.say(f"{self.path} does not fit ({error}); starting this lesson from its beginning")
-            self._start([], {}, {})
-            return work()
-        finally:
-            self._tracked = {}
+        with self._turns.take(f"a lesson kept in {self.path}"):
+            self._key = key()
+            self._start(*self._read(self.path))
+            try:
+                return work()
+            except _MismatchError as error:
+                self.say(f"{self.path} does not fit ({error}); starting this lesson from its beginning")
+                self._start([], {}, {})
+                return work()
+            finally:
+                self._tracked = {}
 
     def remove(self) -> None:
         """Forget the lesson: it is over, and what came of it is saved."""

@@ -278,7 +278,7 @@ class EideticNetwork(Answering):
     def _start(
         self, program: Program, inputs: Inputs, seed: int, learned: Learned, metadata: dict[str, Any]
     ) -> None:
-        self.turns = Turns()
+        self.turns = Turns("network")
         super()._start(program, inputs, seed, learned, metadata)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -15,13 +15,14 @@ R = TypeVar("R")
 
 
 class Turns:
-    """Who may change a network now. A copy of the network, pickled or not, has turns of its own."""
+    """Who may change ``what`` now. A copy of it, pickled or not, has turns of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._running: dict[str, str] = {}
 
-    def __reduce__(self) -> tuple[type[Turns], tuple[()]]:
-        return Turns, ()
+    def __reduce__(self) -> tuple[type[Turns], tuple[str]]:
+        return Turns, (self._what,)
 
     @contextmanager
     def take(self, what: str) -> Iterator[None]:
@@ -31,7 +32,7 @@ class Turns:
             running = self._running.setdefault("", mine)  # one step: of two threads one is first
             if running is not mine:
                 raise BusyError(
-                    f"{what}: this network is being changed by {running}; nothing was done, "
+                    f"{what}: this {self._what} is being changed by {running}; nothing was done, "
                     "call it again when that has returned"
                 )
             yield

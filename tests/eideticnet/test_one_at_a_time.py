@@ -9,7 +9,7 @@ import pytest
 import torch
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 
-from eideticnet import BusyError, CheckpointError, EideticNetwork, Training
+from eideticnet import BusyError, CheckpointError, EideticNetwork, Journal, Training
 from eideticnet.learned import Learned
 
 
@@ -113,6 +113,13 @@ def test_an_optimizer_and_a_dataset_may_not_change_the_network_either():
     with pytest.raises(BusyError):
         net.train_task("b", torch.utils.data.DataLoader(Widening()), names(2))
     assert net.program.groups["layers.0"] == 24
+
+
+def test_one_journal_is_not_kept_of_two_lessons_at_once(tmp_path):
+    journal, other = Journal(tmp_path / "journal"), trained(1)
+    with pytest.raises(BusyError, match="this journal is being changed by a lesson kept in"):
+        learn(trained(1), journal=journal, report=lambda event: learn(other, journal=journal))
+    learn(other, journal=journal)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
