@@ -200,7 +200,7 @@ def routed(net: EideticNetwork) -> dict[str, float]:
 def doubts(net: EideticNetwork) -> list[str]:
     """What ended too early, in a line each that says what to change in the TOML."""
     return [
-        f"{name}: {doubt}, under [training] in the TOML, and begin anew with another --out"
+        f"{name}: {doubt} (keys of [training] in the TOML; a run with other ones needs another --out)"
         for name, doubt in read(net).doubts.items()
     ]
 

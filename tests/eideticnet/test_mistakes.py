@@ -361,6 +361,15 @@ def test_adding_a_task_shows_what_the_others_routed_accuracy_was_before(project,
     assert [cell.strip() for cell in row.split("│")[3:5]] == [f"{now:.1%}", f"{before:.1%}"]
 
 
+def test_training_that_ended_too_early_is_marked_in_the_table_and_says_which_key_to_change(project, run):
+    changed(project, ("max_epochs = 4", "max_epochs = 1"), ("learning_rate = 0.02", "learning_rate = 0.0001"))
+    output = run("train", "config.toml").stdout
+    (row,) = [line for line in output.splitlines() if line.startswith("│ fish")]
+    assert row.endswith("│ ended too early │")
+    (line,) = [line for line in output.splitlines() if line.startswith("fish: training accuracy is")]
+    assert "raise max_epochs (keys of [training] in the TOML" in line
+
+
 def test_the_run_writes_the_inputs_that_a_proof_of_its_routing_wants(project, run):
     from export.real_inputs import read_inputs
 
