@@ -123,7 +123,7 @@ def test_a_sequence_of_another_length_is_refused(tmp_path):
         x = torch.zeros(2, length, dtype=torch.int64)
         with pytest.raises(ArchiveError, match="can't run"):
             pinned(made.run, x, 0, threshold=np.zeros(2, np.float32))
-    with pytest.raises(DataError, match="one positive size"):
+    with pytest.raises(DataError, match="give one size"):
         Inputs((-1,), "int64")
 
 
