@@ -35,6 +35,7 @@ from eideticnet.rules.positions import IndexRule, PositionsRule, RepeatRule
 from eideticnet.rules.recurrent import RecurrentRule
 from eideticnet.rules.shapes import (
     CatRule,
+    ChannelShuffleRule,
     GluRule,
     PartRule,
     PermuteRule,
@@ -80,6 +81,7 @@ RULES: dict[str, Rule] = {
     "glu": GluRule(),
     "stack": StackRule(),
     "pixel_shuffle": ShuffleRule(),
+    "channel_shuffle": ChannelShuffleRule(),
     "index": IndexRule(),
     "repeat": RepeatRule(),
     "cat": CatRule(),
@@ -109,6 +111,7 @@ _LISTED = {
     "glu": "glu.default",
     "stack": "stack.default",
     "pixel_shuffle": "pixel_shuffle.default pixel_unshuffle.default",
+    "channel_shuffle": "channel_shuffle.default",
     "index": "index.Tensor",
     "repeat": "expand.default expand_as.default repeat.default",
     "part": "chunk.default split.Tensor split_with_sizes.default split.sizes",

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eideticnet.calls import Call, batch_dim
+from eideticnet.calls import Call, batch_dim, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Rule
@@ -78,6 +78,7 @@ def _split(
     if prod(sizes) != size:
         raise call.refuse("reshapes features in a way that has no rule", FLAT)
     tiled = call.features.tile == sizes[0] > 1 or (len(sizes) == 3 and len(call.input_shape) > 2)
+    tiled = tiled or (len(sizes) == 2 and _is_shuffled(call, index))
     tiles = sizes[0] if tiled else 1
     each = prod(sizes[2 if tiled else 1 :])
     groups.need_tile(call.features, tiles, call)
@@ -85,6 +86,34 @@ def _split(
     where = index + tiled
     runs = tuple(Run(r.group, r.repeat // each) for r in call.features.runs)
     return where, Features(where - len(after), runs), 1, tiles * each
+
+
+def _is_shuffled(call: Call, index: int) -> bool:
+    """Whether the two parts at ``index`` change places and are joined again: channels are shuffled."""
+    for moved in call.node.users:
+        if str(moved.target) == "aten.transpose.int" and sorted(moved.args[1:]) == [index, index + 1]:  # type: ignore[type-var]
+            return any(shape_of(n)[index:] == call.input_shape[index:] for n in moved.users) or any(
+                shape_of(again)[index:] == call.input_shape[index:] for n in moved.users for again in n.users
+            )
+    return False
+
+
+class ChannelShuffleRule(Rule):
+    """channel_shuffle: of each part of the channels one; all parts have the same neurons."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        parts, features = int(call.argument(1)), call.features
+        if not features.raw:
+            if features.dim != 1 - len(call.shape):
+                raise call.refuse("shuffles a dimension that is not the feature dimension")
+            groups.need_tile(features, parts, call)
+            runs = tuple(Run(r.group, r.repeat * parts) for r in features.runs)
+            features = Features(features.dim, runs)
+        return Step(call.name, "channel_shuffle", call.inputs, features, None, {"parts": parts})
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        (x,), parts = inputs, step.options["parts"]
+        return x.reshape(x.shape[0], parts, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
 class PermuteRule(Rule):

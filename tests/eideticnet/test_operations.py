@@ -130,6 +130,10 @@ FUNCTIONS = {
         F.adaptive_avg_pool3d(h.unsqueeze(-1).expand(-1, -1, -1, -1, 4), (4, 6, 3)).mean(-1)
         + F.adaptive_max_pool3d(h.unsqueeze(-1).expand(-1, -1, -1, -1, 4), (4, 6, 3)).mean(-1)
     ),
+    "channels shuffled": lambda h: F.channel_shuffle(h.tanh(), 2),
+    "channels shuffled by hand": lambda h: (
+        h.view(h.shape[0], 2, 4, 6, 6).transpose(1, 2).contiguous().view(h.shape)
+    ),
     "bounds that are tensors": lambda h: h.clamp(torch.tensor(-0.3), torch.tensor(0.4)),
     "corrections": lambda h: h.var((2, 3), correction=2) + h.std(2, correction=0).sum(-1),
     "rrelu": lambda h: F.rrelu(h, 0.1, 0.3),
@@ -157,6 +161,11 @@ LAYERED = {
         lambda h, m: m.t(h.flatten(2).transpose(1, 2)), t=lambda: nn.Conv1d(36, 5, 1)
     ),
     "layer scale": with_layers(lambda h, m: h * m.gamma[:, None, None], gamma=parameter(WIDTH)),
+    "channels shuffled before a depthwise convolution": with_layers(
+        lambda h, m: m.last(m.deep(F.channel_shuffle(h, 4))),
+        deep=lambda: nn.Conv2d(WIDTH, WIDTH, 3, groups=WIDTH),
+        last=lambda: nn.Conv2d(WIDTH, 4, 1),
+    ),
     "one number": with_layers(lambda h, m: h * m.scale + m.shift, scale=parameter(1), shift=parameter()),
     "a list of parameters": with_layers(
         lambda h, m: sum(p.view(1, -1, 1, 1) * h for p in m.all),
