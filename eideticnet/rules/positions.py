@@ -80,7 +80,8 @@ def _touched(call: Call, rank: int) -> tuple[list[int], int]:
     """Dimensions that an operation works on, and how many each of them becomes more (or less)."""
     name, given = call.operation.split(".")[1], call.named
     if name in ("pad", "constant_pad_nd"):
-        return list(range(rank - len(call.argument(1)) // 2, rank)), 0
+        pads = call.argument(1)
+        return [rank - 1 - i for i in range(len(pads) // 2) if pads[2 * i] or pads[2 * i + 1]], 0
     if spatial := next((n for n in (1, 2, 3) if f"{n}d" in name), 0):  # pools, resizing, windows
         return list(range(rank - spatial, rank)), 0
     (along,) = [given[n] for n in ("dim", "dims", "dimension") if n in given] or [None]

@@ -67,6 +67,7 @@ FUNCTIONS = {
     "softmax over positions": lambda h: F.softmin(h, 2) + h.softmax(3, dtype=torch.float32),
     "power pools": lambda h: F.lp_pool2d(h, 2, 2) + nn.functional.avg_pool2d(h, 2, count_include_pad=False),
     "pads": lambda h: F.pad(h, (1, 2, 1, 1), mode="reflect") + F.pad(h, (2, 1, 1, 1), mode="replicate"),
+    "pads of none": lambda h: F.pad(h.movedim(1, -1), (0, 0, 1, 0, 0, 2)),
     "pads around": lambda h: F.pad(h, (1, 1, 1, 1), mode="circular") + F.pad(h, (2, 0, 1, 1), value=3.0),
     "scale_factor": lambda h: (
         F.interpolate(h, scale_factor=2) + F.interpolate(h, size=12, mode="nearest-exact")
