@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import time
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ BUNDLE = {
     "tasks": [{"name": "cats", "classes": ["a", "b"]}, {"name": "ünïcode", "classes": ["c", "d", "e"]}],
 }
 GOOD = [[1, 2], [3, 4.5]]
+NOW_NS = 1_795_000_000 * 10**9  # a fixed time: names of tests must be the same in every process
 
 
 def body(**fields):
@@ -93,14 +93,14 @@ def test_a_mark_of_utf_8_before_the_object_is_passed_over(before):
         (body(instances=[GOOD, [[1, 2], [3, 99]]]), "instances[1][1][1]", "99"),
         (b"1" * 5000, "body", "not JSON that can be read: it holds a number of thousands of digits"),
         (body(data=GOOD).decode().encode("utf-16"), "body", "not JSON: byte 0 is not UTF-8"),
-        (gzip.compress(body(data=GOOD)), "body", "not JSON: byte 1 is not UTF-8"),
+        (gzip.compress(body(data=GOOD), mtime=0), "body", "not JSON: byte 1 is not UTF-8"),
         (b'{"data": [[1, 2], [3, 4]], "data": [[1, 2], [3, 5]]}', "data", "twice, differently"),
         (b'{"instances": [[[1, 2], [3, 4]]], "\\u0069nstances": []}', "instances", "twice, differently"),
         (b'{"data": [[1, 2], [3, 4]], "instances": 1, "instances": 1}', "data", "either"),
         (body(data=GOOD, deadline_ms=10**400), "deadline_ms", "expected milliseconds of Unix time"),
         (body(data=GOOD, deadline_ms=1e300), "deadline_ms", "expected milliseconds of Unix time"),
-        (body(data=GOOD, deadline_ms=time.time_ns()), "deadline_ms", "expected milliseconds of Unix time"),
-        (body(data=GOOD, deadline_ms=time.time_ns() // 1000), "deadline_ms", "expected milliseconds"),
+        (body(data=GOOD, deadline_ms=NOW_NS), "deadline_ms", "expected milliseconds of Unix time"),
+        (body(data=GOOD, deadline_ms=NOW_NS // 1000), "deadline_ms", "expected milliseconds"),
         (body(data=GOOD, deadline_ms=float("nan")), "deadline_ms", "is nan; expected milliseconds"),
         (body(data=GOOD, deadline_ms=True), "deadline_ms", "is True; expected milliseconds"),
         (body(data=GOOD, threshold=10**400), "threshold", "from 0 to 1"),
