@@ -13,7 +13,7 @@ POOR = 0.9
 NEAR_GUESSING = 0.5
 """Share of the loss of guessing, above which little was learned yet."""
 FALLING = 0.1
-"""Share by which a loss falls that will go on falling."""
+"""A loss that fell by this share within the last ``patience`` epochs would have gone on falling."""
 
 
 class UnderfitWarning(UserWarning):
@@ -46,9 +46,9 @@ class Course:
         last, guessing = self.losses[-1], log(self.classes)
         before = self.losses[-min(self.patience, len(self.losses))]
         if self.flat < self.patience:
-            return (
-                f"{found} and was still rising when max_epochs = {self.max_epochs} ended it; raise max_epochs"
-            )
+            rose = 2 * self.flat < min(self.patience, len(self.losses))
+            how = "it was still rising" if rose else "its patience was not at an end"
+            return f"{found}, and {how} when max_epochs = {self.max_epochs} ended it; raise max_epochs"
         if last > NEAR_GUESSING * guessing:
             return (
                 f"{found} with a loss of {last:.3f} where guessing has {guessing:.3f}; raise patience and "

@@ -73,10 +73,14 @@ class Rows:
             raise self._error("its loader is a Dataset; pass DataLoader(dataset, 64, shuffle=True)")
         if not isinstance(found, Iterable) or isinstance(found, str | bytes | dict | Tensor):
             raise self._error(f"its loader is a {kind}; pass a DataLoader, or batches(x, y)")
+        if getattr(found, "persistent_workers", False):
+            raise self._error(
+                "persistent workers draw other numbers the more often they were read; leave that out"
+            )
 
     def batches(self, *names: object) -> Generator[tuple[Tensor, Tensor]]:
         """One pass, decided by ``names``: ``x`` (N, *shape) in the contract's type, raw, and ``y`` (N,)
-        int64, N at least 1; as ``pair`` converts and refuses."""
+        int64, N at least 1. What ``pair`` can convert is converted; what it refuses is a ``DataError``."""
         empty, fitting = True, self._fits
         for number, batch in enumerate(self._given(*names)):
             x, y = batch if fitting else self._pair(batch, partial(self._place, number, batch))
@@ -194,14 +198,19 @@ class Rows:
             raise self._error(str(error)) from None
 
     def _place(self, number: int, batch: Any, row: int) -> str:
-        """Where the row of a batch is in the dataset, if that can be told."""
-        dataset = getattr(self.loader, "dataset", ())
-        with suppress(Exception):  # a Dataset may be anything
-            wanted = as_tensor("x", batch[0])[row]
-            for index in range(len(dataset)):
-                found = torch.as_tensor(dataset[index][0])
-                if torch.equal(found.nan_to_num(), wanted.nan_to_num()):
+        """Where the row of a batch is in the dataset, if that can be told without reading it again."""
+        found: Any = self.loader
+        dataset = getattr(found, "dataset", None)
+        rows: Any = dataset.tensors[0] if type(dataset) is TensorDataset else ()
+        with suppress(Exception):  # a list may hold anything
+            rows = [x for x, *_ in dataset] if isinstance(dataset, list | tuple) else rows
+            wanted = as_tensor("x", batch[0])[row].nan_to_num()
+            for index, x in enumerate(rows):
+                if torch.equal(torch.as_tensor(x).nan_to_num(), wanted):
                     return f"row {index} of its dataset"
+        stands = type(found) is DataLoader and type(found.sampler) is SequentialSampler
+        if stands and found.batch_size and found.collate_fn is default_collate:
+            return f"row {number * found.batch_size + row} of its dataset"
         return f"row {row} of batch {number}"
 
     def _error(self, what: str) -> DataError:

@@ -77,10 +77,11 @@ def _labels(y: Tensor, classes: int) -> Tensor:
     if y.ndim != 1:
         raise DataError(f"labels have shape {tuple(y.shape)}; expected one class number to a row, (N,)")
     y = _cast("y", y, torch.int64)
-    refuse(
-        y,
-        (y < 0) | (y >= classes),
-        f"labels run from {int(y.min())} to {int(y.max())}, but its {classes} classes "
-        f"are numbered 0 to {classes - 1}; number each task's classes from 0",
-    )
+    strange = (y < 0) | (y >= classes)
+    if bool(strange.any()):
+        what = (
+            f"labels run from {int(y.min())} to {int(y.max())}, but its {classes} classes "
+            f"are numbered 0 to {classes - 1}; number each task's classes from 0"
+        )
+        refuse(y, strange, what)
     return y

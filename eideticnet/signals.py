@@ -7,11 +7,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+_run = next((after for word, after in pairwise(sys.orig_argv) if word == "-m"), "")
+
+if (sys.argv[:1], _run) == (["-m"], "eideticnet") and signal.getsignal(
+    signal.SIGINT
+) is signal.default_int_handler:
     # `python -m eideticnet` imports torch for some seconds: until it heeds signals, Ctrl-C ends it as it
     # ends a program in C.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

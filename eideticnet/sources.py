@@ -53,7 +53,7 @@ def open_task(
     images may hold those of ``others``, other tasks' classes, too."""
     dataset = _open(task, task.data, task.arguments, inputs, others)
     if task.test is not None:
-        test = _open(task, task.test, task.test_arguments, inputs, others)
+        test = _open(task, task.test, task.test_arguments, inputs, others, every_class=False)
     else:
         train_rows, test_rows = _split(dataset, held_out, derive(seed, task.name, "split"))
         if not train_rows:
@@ -78,9 +78,15 @@ def open_task(
 
 
 def _open(
-    task: TaskConfig, source: str, arguments: dict[str, Any], inputs: Inputs, others: Collection[str]
+    task: TaskConfig,
+    source: str,
+    arguments: dict[str, Any],
+    inputs: Inputs,
+    others: Collection[str],
+    *,
+    every_class: bool = True,
 ) -> Dataset[Any]:
-    """The whole of a source, looked at to the last row."""
+    """The whole of a source, looked at to the last row; with examples of ``every_class``, or of some."""
     try:
         found = _read(task, source, arguments, inputs, others)
         if not isinstance(found, Dataset):
@@ -91,7 +97,8 @@ def _open(
     except DataError as error:
         where = "" if source in str(error) else f", {unlocated(source)}"
         raise DataError(f"task {task.name!r}{where}: {error}") from error
-    Rows(task.name, DataLoader(found, 256), task.classes, inputs, unlocated(source)).look(every_class=True)
+    rows = Rows(task.name, DataLoader(found, 256), task.classes, inputs, unlocated(source))
+    rows.look(every_class=every_class)
     return found
 
 

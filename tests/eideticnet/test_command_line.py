@@ -180,6 +180,17 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
     assert errors == "interrupted: what is learned is in runs/mine; the same command goes on from there\n"
 
 
+def test_a_program_that_imports_the_library_keeps_its_own_ctrl_c(tmp_path):
+    package = tmp_path / "mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("import eideticnet\n")
+    shows = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    (package / "__main__.py").write_text(shows)
+    command = [sys.executable, "-m", "mine", "-m", "eideticnet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"True\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_every_command_ends_with_the_status_of_the_signal_and_says_what_comes_then(
     project, run, monkeypatch, number

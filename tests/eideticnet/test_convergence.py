@@ -49,8 +49,14 @@ def test_training_that_stopped_while_its_loss_was_that_of_guessing_warns_and_is_
     assert f"wave: {doubt}." in render(net, title="waves")
 
 
-def test_training_that_was_ended_by_max_epochs_says_that_it_was_still_rising():
-    with pytest.warns(UnderfitWarning, match="still rising when max_epochs = 1 ended it; raise max_epochs"):
+def test_training_in_which_nothing_rose_does_not_say_that_it_was_rising():
+    x, y = torch.zeros(40, FEATURES), torch.arange(40) % 2
+    with pytest.warns(UnderfitWarning, match="its patience was not at an end when max_epochs = 3 ended it"):
+        plain_net().train_task("t", batches(x, y), names(2), training=Training(ADAM, max_epochs=3))
+
+
+def test_training_that_was_ended_by_max_epochs_says_so():
+    with pytest.warns(UnderfitWarning, match="when max_epochs = 1 ended it; raise max_epochs"):
         plain_net().train_task("t", batches(*task_data(0)), names(2), training=Training(max_epochs=1))
 
 
@@ -72,6 +78,8 @@ def test_labels_that_can_not_be_learned_are_named_however_long_training_was():
     ("accuracy", "losses", "flat", "said"),
     [
         (0.995, [0.5, 0.5], 0, ""),
+        (0.97, [0.2, 0.2, 0.2], 0, "still rising when max_epochs = 3"),
+        (0.97, [0.2, 0.2, 0.2], 1, "patience was not at an end when max_epochs = 3"),
         (0.97, [0.2, 0.12, 0.1], 2, "fell from 0.120 to 0.100 in the last 2 epochs"),
         (0.97, [0.2, 0.1, 0.099], 2, ""),
         (0.85, [0.2, 0.2, 0.2], 2, "far from converged"),

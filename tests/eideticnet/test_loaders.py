@@ -313,6 +313,14 @@ def pairs_of(x, y):
     return list(zip(x, y, strict=True))
 
 
+class Augmenting(TensorDataset):
+    """Gives other rows each time, so that none is found again."""
+
+    def __getitem__(self, index):
+        x, y = super().__getitem__(index)
+        return x + 0.1 * torch.randn(6), y
+
+
 PLAIN = TensorDataset(X, Y)
 ONLY_ONCE = "can be read only once|gives no data"  # in whatever order it is tried
 WRONG = {
@@ -339,6 +347,10 @@ WRONG = {
     "inputs alone": (DataLoader(TensorDataset(X), 16), "gives 1 things"),
     "single rows": (DataLoader(PLAIN, batch_size=None), "y is a single number"),
     "inputs in a dict": ([({"ids": X}, Y)], "x is dict"),
+    "persistent workers": (
+        DataLoader(PLAIN, 16, num_workers=1, persistent_workers=True),
+        "persistent workers draw other numbers",
+    ),
     "text": ([(X, ["owl"] * 48)], r"y holds text \('owl'\)"),
     "more inputs than labels": ([(X, Y[1:])], "48 inputs and 47 labels"),
     "several labels": ([(X, torch.ones(48, 2))], r"labels have shape \(48, 2\)"),
@@ -358,6 +370,10 @@ WRONG = {
     "NaN in a dataset": (
         DataLoader(pairs_of(with_nan(9).double(), Y), 16, shuffle=True),
         "row 9 of its dataset: an input is nan",
+    ),
+    "NaN in a dataset that augments": (
+        DataLoader(Augmenting(with_nan(9), Y), 16, shuffle=True),
+        r"row \d+ of batch \d: an input is nan",
     ),
     "infinity": ([(X / 0, Y)], "row 0 of batch 0: an input is -?inf"),
     "too large for the type": ([(X.double() * 1e300, Y)], "an input is -?inf"),

@@ -113,10 +113,12 @@ def test_a_single_array_is_no_npz(tmp_path):
         opened(tmp_path / "fish.npz")
 
 
-def test_test_data_that_lacks_a_class_is_refused_by_its_own_name(saved, tmp_path):
+def test_test_data_may_lack_a_class_but_is_refused_by_its_own_name(saved, tmp_path):
     save_file({"x": X, "y": Y}, tmp_path / "train.safetensors")
     test = saved(X.numpy(), Y.numpy().clip(max=1), "test.npz")
-    with pytest.raises(DataError, match=f"^task 'fish', {test}: no example of class ray"):
+    assert sum(len(y) for _, y in opened(tmp_path / "train.safetensors", test=str(test)).test) == 60
+    test = saved(X.numpy(), Y.numpy() + 1, "test.npz")
+    with pytest.raises(DataError, match=f"^task 'fish', {test}: row 2: labels run from 1 to 3"):
         opened(tmp_path / "train.safetensors", test=str(test))
 
 
