@@ -18,6 +18,7 @@ from eideticnet.program import INPUT, Features, Step
 
 LARGEST_LITERAL = 65536
 """Numbers in a constant that a program still holds as text."""
+BARE = "the parameter as it is; where a layer reads it, parameter.expand(x.shape[0], -1, -1)"
 
 
 @dataclass(frozen=True)
@@ -149,20 +150,20 @@ class Call:
             self.extra.append(Step(name, "constant", (INPUT,), Features(), None, literal))
             return name
         if constant.shown_by is None:
-            raise self.refuse(
-                f"reads a value computed from the parameter {constant.parameter!r}", "the parameter as it is"
-            )
-        deviation = float(constant.value.std(correction=0))
-        options = {
-            "shape": shape,
+            raise self.refuse(f"reads a value computed from the parameter {constant.parameter!r}", BARE)
+        owned = features if columns > 1 else Features()
+        self.extra.append(Step(name, "parameter", (), owned, constant.parameter, self.parameter(constant)))
+        return name
+
+    def parameter(self, constant: Constant) -> dict[str, Any]:
+        """The options of a step that gives a parameter."""
+        return {
+            "shape": list(constant.value.shape),
             "mean": float(constant.value.float().mean()),
-            "std": deviation,
+            "std": float(constant.value.std(correction=0)),
             "raw_columns": 1,
             "shown_by": constant.shown_by,
         }
-        owned = features if columns > 1 else Features()
-        self.extra.append(Step(name, "parameter", (), owned, constant.parameter, options))
-        return name
 
     def literals(self, names: Mapping[Node, int]) -> tuple[list[Any], dict[str, Any]]:
         """The call's arguments as JSON, each tensor replaced by ``{"input": its index}``."""

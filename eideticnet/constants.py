@@ -14,7 +14,7 @@ from eideticnet.exported import is_random
 
 _SHAPES = (
     *("view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "unflatten", "alias", "detach"),
-    *("contiguous", "clone", "slice", "select", "permute", "transpose", "t"),
+    *("contiguous", "clone", "slice", "select", "permute", "transpose", "t", "repeat"),
 )
 
 
@@ -38,7 +38,8 @@ def _shown_by(node: Node) -> str | None:
     """The operations that show a parameter in another shape, as text; None if one computes with it."""
     operations = []
     while node.op != "placeholder":
-        if str(node.target).split(".")[1] not in _SHAPES or len(node.all_input_nodes) > 2:
+        name, read = str(node.target).split(".")[1], len(node.all_input_nodes)
+        if name not in _SHAPES or read > 2 or (name == "repeat" and read < 2):
             return None
         operations.append(f"{node.target}{node.args[1:]}")
         node = node.all_input_nodes[0]
@@ -63,10 +64,21 @@ def _value(node: Any, weights: Mapping[str, str], tensors: Mapping[str, Any], us
     if "expand" in str(node.target) and isinstance(args[0], Tensor):
         new = len(args[1]) - args[0].ndim
         args[1] = [(1 if i < new else -1) if n is None else n for i, n in enumerate(args[1])]
+    if "aten.repeat." in str(node.target) and isinstance(args[0], Tensor):
+        args[1] = _to_the_batch(args[0], args[1])
     if _unknown(args):
         return None
     with torch.no_grad():
         return node.target(*args, **node.kwargs)  # type: ignore[operator]
+
+
+def _to_the_batch(value: Tensor, times: list[Any]) -> list[Any]:
+    """How often ``value``, repeated once for each row, is repeated for one."""
+    sizes = [1] * (len(times) - value.ndim) + list(value.shape)
+    rows = [n for n, size in zip(times, sizes, strict=True) if n is None and size == 1]
+    return (
+        [1] * len(times) if len(rows) == 1 and set(times) == {None, 1} and times.count(None) == 1 else times
+    )
 
 
 def _unknown(args: list[Any]) -> bool:

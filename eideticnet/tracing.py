@@ -19,7 +19,7 @@ from eideticnet.groups import Groups, Layouts, Retrace
 from eideticnet.modes import Modes, compared
 from eideticnet.normal import as_named, fixed, in_mode
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
-from eideticnet.rules import RULES, rule_for
+from eideticnet.rules import RULES, is_learned, rule_for
 from eideticnet.seeding import seeded
 from eideticnet.selfcheck import ROWS, check_program
 from eideticnet.unwrapping import unwrapped
@@ -174,7 +174,8 @@ class _Walk:
             return  # its outputs are visited one by one
         is_layer = str(source.target) == "aten.embedding.default"  # of positions, say
         if not is_layer and not any(n in self.values for n in source.all_input_nodes):
-            return  # a constant, folded by whoever reads it
+            self._visit_constant(node)
+            return
         operation = str(source.target)
         packet, _, overload = operation.removeprefix("aten.").partition(".")
         constants = {
@@ -193,6 +194,15 @@ class _Walk:
         self.values[node] = step.name, step.features
         if operation != str(source.target):  # whoever reads what was written to reads this from now on
             self.values[changed] = self.values[node]
+
+    def _visit_constant(self, node: Node) -> None:
+        """A constant is folded by whoever reads it; only a parameter that a layer reads is a value."""
+        constant = fold(node, self.weights, self.tensors) if is_learned(node) else None
+        if constant is not None and constant.shown_by is not None:
+            operation, twin = str(node.target), self.modes.twins.get(node, node)
+            call = Call(node, operation, self.trunk, self.weights, {}, {node: constant}, node.name, twin)
+            self.steps.append(RULES["learned"].trace(call, self.groups))
+            self.values[node] = node.name, self.steps[-1].features
 
     def _refuse_side_effects(self, node: Node) -> None:
         """What writes into a tensor of the trunk would have to do so in every block."""
@@ -257,7 +267,7 @@ def _check_names(steps: list[Step]) -> None:
         if step.layer and _differ(shown.setdefault(step.layer, step), step):
             what = "parameter" if step.rule == "parameter" else "layer"
             raise UnsupportedError(f"{what} {step.layer!r} is used in two shapes or places; make it two")
-    for path in (path for path, step in shown.items() if step.rule == "parameter"):
+    for path in (path for path, step in shown.items() if step.rule in ("parameter", "learned")):
         owner, _, name = path.rpartition(".")
         if owner in shown and name in RULES[shown[owner].rule].axes:
             raise UnsupportedError(f"the trunk uses {path!r} beside layer {owner!r}; give it its own")

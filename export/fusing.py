@@ -15,7 +15,7 @@ from export.places import Places
 
 FUSED = frozenset(
     {
-        *("linear", "conv", "grouped_conv", "embedding", "parameter", "buffer"),
+        *("linear", "conv", "grouped_conv", "embedding", "parameter", "learned", "buffer"),
         *("batch_norm", "instance_norm", "group_norm"),
     }
 )

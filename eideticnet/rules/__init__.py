@@ -9,9 +9,11 @@ operation that is not in the table is refused.
 
 from __future__ import annotations
 
-from eideticnet.calls import Call
+from torch.fx import Node
+
+from eideticnet.calls import Call, batch_dim, shape_of
 from eideticnet.program import Program, Step
-from eideticnet.rules.attention import AttentionRule, MatmulRule
+from eideticnet.rules.attention import AttentionRule
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import (
     CastRule,
@@ -21,7 +23,7 @@ from eideticnet.rules.elementwise import (
     IdentityRule,
     RReluRule,
 )
-from eideticnet.rules.given import BufferRule, ConstantRule, ParameterRule
+from eideticnet.rules.given import BufferRule, ConstantRule, LearnedRule, ParameterRule
 from eideticnet.rules.mixing import ConvRule, EmbeddingRule, GroupedConvRule, LinearRule
 from eideticnet.rules.norms import (
     BatchNormRule,
@@ -32,6 +34,7 @@ from eideticnet.rules.norms import (
 )
 from eideticnet.rules.own import OwnRule, PReluRule
 from eideticnet.rules.positions import IndexRule, PositionsRule, RepeatRule
+from eideticnet.rules.products import EinsumRule, MatmulRule
 from eideticnet.rules.recurrent import RecurrentRule
 from eideticnet.rules.shapes import (
     CatRule,
@@ -56,6 +59,7 @@ RULES: dict[str, Rule] = {
     "recurrent": RecurrentRule(),
     "attention": AttentionRule(),
     "matmul": MatmulRule(),
+    "einsum": EinsumRule(),
     "batch_norm": BatchNormRule(),
     "instance_norm": InstanceNormRule(),
     "group_norm": GroupNormRule(),
@@ -71,6 +75,7 @@ RULES: dict[str, Rule] = {
     "detach": DetachRule(),
     "cast": CastRule(),
     "parameter": ParameterRule(),
+    "learned": LearnedRule(),
     "constant": ConstantRule(),
     "buffer": BufferRule(),
     "reshape": ReshapeRule(),
@@ -94,7 +99,8 @@ _LISTED = {
     "embedding": "embedding.default",
     "recurrent": "lstm.input gru.input rnn_tanh.input rnn_relu.input",
     "attention": "scaled_dot_product_attention.default",
-    "matmul": "matmul.default",
+    "matmul": "matmul.default bmm.default mm.default mv.default dot.default",
+    "einsum": "einsum.default",
     "batch_norm": "batch_norm.default",
     "instance_norm": "instance_norm.default",
     "group_norm": "group_norm.default",
@@ -184,6 +190,13 @@ def check_program(program: Program) -> None:
             known = {call["op"] for call in step.options["calls"]} <= LOCAL
         if not known:
             raise ValueError(f"step {step.name!r} runs an operation that no rule covers")
+
+
+def is_learned(node: Node) -> bool:
+    """Whether a layer reads ``node``, which is no activation, as if it were one: rows of the batch."""
+    readers = [user for user in node.users if user.args and user.args[0] is node]
+    layers = {OPERATIONS.get(str(reader.target)) for reader in readers} & {"linear", "prefix_norm", "dropout"}
+    return bool(layers) and batch_dim(shape_of(node)) not in (None, len(shape_of(node)) - 1)
 
 
 def rule_for(call: Call) -> Rule:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from string import ascii_uppercase
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,45 +13,35 @@ from eideticnet.calls import Call, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
-
-
-def _same_heads(call: Call, groups: Groups) -> Features:
-    """The heads that all operands share; they must lie before the two dimensions that are mixed."""
-    mixed = call.node.args[: 3 if "attention" in call.operation else 2]
-    all_features = [call.values[n][1] for n in mixed if n in call.values]  # type: ignore[index]
-    if len(all_features) < len(mixed) or len({f.raw for f in all_features}) > 1:
-        raise call.refuse("mixes features with a parameter or with the raw input", "a layer for each")
-    first = all_features[0]
-    for other in all_features:
-        if not first.raw and (other.dim > -3 or not groups.join(first, other)):
-            raise call.refuse("mixes features", "heads: x.view(N, S, heads, size).transpose(1, 2)")
-    return first
+from eideticnet.rules.products import multiplied, spread
 
 
 class AttentionRule(Rule):
     """scaled_dot_product_attention of (N, heads, S, size), with dropout while its block trains."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        features = _same_heads(call, groups)
-        kwargs = dict(call.node.kwargs)
+        kwargs, operands = dict(call.node.kwargs), list(call.node.args[:3])
+        ranks = [len(shape_of(n)) for n in operands]  # type: ignore[arg-type]
+        before = [ascii_uppercase[: rank - 2][::-1] for rank in (*ranks, max(ranks))]
+        terms = [b + t for b, t in zip(before, ("qs", "ks", "kv", "qv"), strict=True)]
         if kwargs.get("enable_gqa"):
             raise call.refuse("shares keys between heads", "as many keys as queries")
         if dropout_of(call.node):
             raise call.refuse("drops in evaluation mode too", "dropout_p=p if self.training else 0.0")
+        inputs, features, how = multiplied(call, groups, operands, terms)  # type: ignore[arg-type]
         options = {
             "p": dropout_of(call.twin),
             "causal": call.argument(5, kwargs.get("is_causal", False)),
             "scale": kwargs.get("scale"),
+            **how,
         }
-        order = [call.activations.index(n) for n in call.node.args[:3]]  # type: ignore[arg-type]
-        inputs = [call.inputs[i] for i in order]
-        mask = _mask(call, call.argument(3, kwargs.get("attn_mask")))
+        mask = _mask(call, call.argument(3, kwargs.get("attn_mask")), features)
         if mask and options["causal"]:
             raise call.refuse("takes a mask beside is_causal=True", "one mask that hides what both hide")
         return Step(call.name, "attention", (*inputs, *mask), features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        q, k, v, *mask = inputs
+        q, k, v, *mask = spread(step.options, inputs)
         o = step.options
         return F.scaled_dot_product_attention(
             q, k, v, mask[0] if mask else None, o["p"] if training else 0.0, o["causal"], scale=o["scale"]
@@ -61,7 +53,7 @@ def dropout_of(node: Node) -> float:
     return float(node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0))  # type: ignore[arg-type]
 
 
-def _mask(call: Call, mask: object) -> list[str]:
+def _mask(call: Call, mask: object, features: Features) -> list[str]:
     """The step that gives a constant mask; none where there is no mask, or one that hides nothing."""
     if mask is None:
         return []
@@ -77,16 +69,4 @@ def _mask(call: Call, mask: object) -> list[str]:
     if constant.value.dtype == torch.bool and bool(constant.value.all()):
         return []
     each = constant.value.ndim > 2 and constant.value.shape[-3] != 1
-    return [call.constant(mask, call.features if each else Features())]  # type: ignore[arg-type]
-
-
-class MatmulRule(Rule):
-    """matmul of two values head by head, as attention is written by hand."""
-
-    def trace(self, call: Call, groups: Groups) -> Step:
-        features = _same_heads(call, groups)
-        order = [call.activations.index(n) for n in call.node.args[:2]]  # type: ignore[arg-type]
-        return Step(call.name, "matmul", tuple(call.inputs[i] for i in order), features)
-
-    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        return torch.matmul(*inputs)
+    return [call.constant(mask, features if each else Features())]  # type: ignore[arg-type]

@@ -7,8 +7,9 @@ import ast
 import torch
 from torch import Tensor, nn
 
-from eideticnet.calls import unpacked
-from eideticnet.program import Step
+from eideticnet.calls import Call, batch_dim, unpacked
+from eideticnet.groups import Groups
+from eideticnet.program import INPUT, Step
 from eideticnet.rules.base import Axis, Rule
 from eideticnet.rules.elementwise import overload
 
@@ -49,6 +50,28 @@ class ParameterRule(_Divided):
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         assert isinstance(layer, Bare)
         return layer.weight
+
+
+class LearnedRule(ParameterRule):
+    """A parameter that a layer reads, the same for every row (queries that are learned): its columns
+    are neurons, as those of an embedding are."""
+
+    makes_neurons = True
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        constant, batch = call.constants[call.node], batch_dim(call.shape)
+        written = groups.written(str(constant.parameter), int(call.shape[-1]), -1)
+        options = {**call.parameter(constant), "raw_columns": 0, "batch": batch}
+        return Step(call.name, "learned", (INPUT,), written, constant.parameter, options)
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        assert isinstance(layer, Bare)
+        rows = inputs[0].shape[0]
+        sizes = [rows if d == step.options["batch"] else -1 for d in range(layer.weight.ndim)]
+        return layer.weight.expand(sizes)
+
+    def incoming(self, layer: nn.Module) -> Tensor:
+        return layer.get_parameter("weight").flatten(0, -2).T
 
 
 def _shown(parameter: Tensor, shown_by: str) -> Tensor:

@@ -3,12 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import LIGHT, QUICK, names
 from one_block import TwoBlocks, assert_kept_columns_compute_what_they_did, assert_one_block_is
 from tolerances import EXPORTED
 from torch import nn
 
+from eideticnet import EideticNetwork, batches
 from eideticnet.rules import check_program
 from eideticnet.tracing import trace
+from export.body import Body
+from export.dense import Dense
 from export.onnx_body import to_onnx
 from export.session import session
 
@@ -38,6 +42,34 @@ def of(function, **layers):
 
 def with_layers(function, **layers):
     return lambda: Net(function, **{name: make() for name, make in layers.items()})
+
+
+def tokens(h):
+    """Its 36 positions (N, 36, 8)."""
+    return h.flatten(2).transpose(1, 2)
+
+
+def heads(h):
+    """Four heads of two (N, 4, positions, 2)."""
+    return tokens(h).unflatten(2, (4, 2)).transpose(1, 2)
+
+
+def asked(h, q):
+    """What queries (N, 4, 3, 2) find in ``h``, by hand."""
+    return (q @ heads(h).mT).softmax(-1) @ heads(h.sin())
+
+
+def by_einsum(h):
+    """Attention written with sums over letters."""
+    q, k, v = (p.flatten(2).unflatten(1, (4, 2)) for p in (h, h.sin(), h.tanh()))
+    weights = torch.einsum("b h d q, b h d k -> b h q k", q, k).softmax(-1)
+    return torch.einsum("bhqk,bhdk->bqhd", weights, v)
+
+
+def cross_attended(h, m):
+    """Queries that are learned, normalised, asked and added, as in a Perceiver."""
+    q, x = m.q.repeat(h.shape[0], 1, 1), tokens(h)
+    return q + m.attention(m.norm(q), x, x)[0]
 
 
 def parameter(*shape):
@@ -138,6 +170,8 @@ FUNCTIONS = {
     "bounds that are tensors": lambda h: h.clamp(torch.tensor(-0.3), torch.tensor(0.4)),
     "corrections": lambda h: h.var((2, 3), correction=2) + h.std(2, correction=0).sum(-1),
     "rrelu": lambda h: F.rrelu(h, 0.1, 0.3),
+    "attention by letters": by_einsum,
+    "one mean, by letters": lambda h: torch.einsum("bchw->bc", h),
     "norms without weights": lambda h: F.instance_norm(h) + F.layer_norm(h, (6,)) + F.layer_norm(h, (6, 6)),
     "a square of numbers by hand": lambda h: h.pow(2).mean((2, 3), keepdim=True).rsqrt() * h,
 }
@@ -167,6 +201,45 @@ LAYERED = {
         deep=lambda: nn.Conv2d(WIDTH, WIDTH, 3, groups=WIDTH),
         last=lambda: nn.Conv2d(WIDTH, 4, 1),
     ),
+    "bmm": with_layers(
+        lambda h, m: torch.bmm(m.w.expand(h.shape[0], -1, -1), tokens(h)) / 9, w=parameter(1, 4, 36)
+    ),
+    "positions mixed by parameters": with_layers(
+        lambda h, m: (
+            (
+                m.w @ tokens(h)
+                + torch.einsum("bcn,nm->bmc", h.flatten(2), m.v)
+                + torch.einsum("...ni,inm->...mi", tokens(h), m.each)
+                + torch.einsum("bnc,bmc,nm->bc", tokens(h), tokens(h), m.u)[:, None]
+            )
+            / 100
+        ),
+        w=parameter(4, 36),
+        v=parameter(36, 4),
+        each=parameter(WIDTH, 36, 4),
+        u=parameter(36, 36),
+    ),
+    "queries that are learned": with_layers(
+        lambda h, m: asked(h, m.q.view(1, 3, 4, 2).transpose(1, 2)), q=parameter(1, 3, 8)
+    ),
+    "learned queries of attention": with_layers(
+        lambda h, m: F.scaled_dot_product_attention(
+            m.q.view(3, 4, 2).transpose(0, 1).expand(h.shape[0], -1, -1, -1), heads(h), heads(h)
+        ),
+        q=parameter(3, 8),
+    ),
+    "learned queries of a layer": with_layers(
+        cross_attended,
+        q=parameter(3, 8),
+        norm=lambda: nn.LayerNorm(8),
+        attention=lambda: nn.MultiheadAttention(8, 4, batch_first=True),
+    ),
+    "a learned query for each neuron": with_layers(
+        lambda h, m: ((tokens(h) * m.q).softmax(1) * tokens(h)).sum(1), q=parameter(WIDTH)
+    ),
+    "a grouped convolution of the input": lambda: nn.Sequential(
+        nn.Conv2d(3, 6, 3, groups=3), nn.PReLU(6), nn.Conv2d(6, 4, 1), nn.Flatten()
+    ),
     "one number": with_layers(lambda h, m: h * m.scale + m.shift, scale=parameter(1), shift=parameter()),
     "a list of parameters": with_layers(
         lambda h, m: sum(p.view(1, -1, 1, 1) * h for p in m.all),
@@ -186,11 +259,11 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
 
 
 class All(nn.Module):
-    """Every kind side by side."""
+    """Several kinds side by side."""
 
-    def __init__(self):
+    def __init__(self, kinds):
         super().__init__()
-        self.kinds = nn.ModuleList(make() for make in KINDS.values())
+        self.kinds = nn.ModuleList(make() for make in kinds.values())
 
     def forward(self, x):
         return torch.cat([kind(x) for kind in self.kinds], 1)
@@ -200,10 +273,25 @@ class All(nn.Module):
 @torch.no_grad()
 def test_every_operation_is_exported_to_onnx_and_torchscript():
     torch.manual_seed(0)
-    body, x = TwoBlocks(All(), images()).eval(), images(5)
+    body, x = TwoBlocks(All(KINDS), images()).eval(), images(5)
     run = session(to_onnx(body, images(), ["t0", "t1"]))
     onnx_logits = run({"x": x.numpy()})
     traced = torch.jit.freeze(torch.jit.trace(body, (images(),), check_trace=False))
     for expected, from_onnx, from_script in zip(body(x), onnx_logits.values(), traced(x), strict=True):
         assert torch.allclose(torch.from_numpy(from_onnx), expected, rtol=0, atol=EXPORTED)
         assert torch.allclose(from_script, expected, rtol=0, atol=EXPORTED)
+
+
+def test_a_later_task_changes_no_bit_of_an_earlier_one_and_one_dense_layer_computes_the_same():
+    torch.manual_seed(0)
+    net, data = EideticNetwork(All(LAYERED), images(), seed=0), [images(16), images(16)]
+    options = {"training": QUICK, "pruning": LIGHT, "when_full": "reuse"}
+    net.train_task("a", batches(data[0], torch.arange(16) % 2, 8), names(2), **options)
+    logits, digest = net.task_logits(data[1], "a"), net.digests()["a"]
+    net.train_task("b", batches(data[1], torch.arange(16) % 2, 8), names(2), **options)
+    assert torch.equal(net.task_logits(data[1], "a"), logits)
+    assert net.digests()["a"] == digest
+    with torch.no_grad():
+        layouts = Dense(net).eval()(data[0]), Body(net).eval()(data[0])
+    for dense, nested in zip(*layouts, strict=True):
+        assert torch.allclose(dense, nested, rtol=0, atol=10 * EXPORTED)

@@ -112,6 +112,41 @@ REFUSED = {
         {"a": lin()},
         "concatenates",
     ),
+    "a linear layer by letters": (
+        lambda m, x: torch.einsum("bnd,de->bne", m.a(x), m.p).mean(1),
+        {"a": lin(), "p": parameter(6, 4)},
+        r"mixes features with a parameter; use nn\.Linear",
+    ),
+    "a linear layer of the input by a product": (
+        lambda m, x: m.a(x @ m.p).mean(1),
+        {"a": lin(), "p": parameter(5, 5)},
+        r"raw input with a parameter; use nn\.Linear",
+    ),
+    "one head by letters": (
+        lambda m, x: torch.einsum("bnd,bmd->bnm", m.a(x), m.a(x)).flatten(1),
+        {"a": lin()},
+        "mixes features; use heads",
+    ),
+    "every feature with every other": (
+        lambda m, x: torch.einsum("bi,bj->bij", m.a(x)[:, 0], m.a(x)[:, 1]).flatten(1),
+        {"a": lin()},
+        "mixes features",
+    ),
+    "rows by letters": (
+        lambda m, x: torch.einsum("bnd,bnd->nd", m.a(x), m.a(x)),
+        {"a": lin()},
+        "combines the rows of a batch",
+    ),
+    "a parameter repeated along positions": (
+        lambda m, x: (m.a(x) + m.p.repeat(1, 3, 1)).mean(1),
+        {"a": lin(), "p": parameter(1, 2, 6)},
+        "computed from the parameter 'p'",
+    ),
+    "a query that is not spread over the batch": (
+        lambda m, x: m.b(m.p).view(1, 2, 3, 2).transpose(1, 2) @ m.a(x).view(-1, 6, 3, 2).permute(0, 2, 3, 1),
+        {"a": lin(), "b": lin(6, 6), "p": parameter(1, 2, 6)},
+        r"computed from the parameter 'p'.*expand\(x.shape\[0\]",
+    ),
     "a mask that is written into": (
         lambda m, x: (m.a(x) + mask_written(x)).mean(1),
         {"a": lin()},
@@ -153,6 +188,10 @@ TAKEN = {
     "a new dimension before the features": (
         lambda m, x: m.b(m.a(x.flatten(1)).view(x.shape[0], 1, 6)).flatten(1),
         {"a": lin(30, 6), "b": lin(6, 4)},
+    ),
+    "a class token repeated for each row": (
+        lambda m, x: torch.cat([m.p.repeat(x.shape[0], 1, 1), m.a(x)], 1).mean(1),
+        {"a": lin(), "p": parameter(1, 6)},
     ),
     "one minus": (lambda m, x: (1 - torch.sigmoid(m.a(x))).mean(1), {"a": lin()}),
     "slices of a parameter": (
