@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -78,8 +79,10 @@ class Numbers(TorchFunctionMode):
         outer = _active.stack[-1] is not self  # the innermost has given a generator already
         if name not in _random_functions() or outer or self.inherited:
             return func(*args, **kwargs)
-        if kwargs.get("generator") is torch.default_generator:
+        if (given := kwargs.get("generator")) is torch.default_generator:
             kwargs = {**kwargs, "generator": None}
+        elif given is not None:
+            return func(*args, **kwargs)
         with self.drawn_from:
             return func(*args, **kwargs)
 
@@ -103,9 +106,11 @@ class _Drawing(TorchDispatchMode):
         self._numbers = numbers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
         device = _device(args, kwargs)
-        if torch.Tag.nondeterministic_seeded not in func.tags or device.type == "meta":
+        if device.type == "meta":
             return func(*args, **kwargs)
         own, names = self._numbers.generator(device), _arguments(func)
         if "generator" not in names:
@@ -184,8 +189,8 @@ class _Active(threading.local):
         self.stack: list[Numbers] = []
 
 
-class _Standing:
-    """Stands for the process-wide generator in torch's own module: where numbers are in use, for theirs."""
+class _InUse:
+    """The generator of the numbers in use in the thread that asks, or else the process-wide one."""
 
     def __getattr__(self, name: str) -> Any:
         # A backward pass knows no modes, so what it computes anew draws from the process's generator.
@@ -193,6 +198,16 @@ class _Standing:
         return getattr(_active.stack[-1].generator() if own else torch.default_generator, name)
 
 
+class _Random(ModuleType):
+    """``torch.random``, whose functions seed and fork the numbers in use; whoever reads its
+    ``default_generator`` gets the real one."""
+
+    @property
+    def default_generator(self) -> torch.Generator:
+        return torch.default_generator
+
+
 _active, _lock = _Active(), threading.RLock()
 # A Dataset may call torch.manual_seed, or fork_rng: that must neither reach other threads nor be lost here.
-torch.random.default_generator = _Standing()  # type: ignore[assignment, attr-defined]
+vars(torch.random)["default_generator"] = _InUse()
+torch.random.__class__ = _Random
