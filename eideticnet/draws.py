@@ -23,7 +23,7 @@ _alone = threading.RLock()
 
 class Draws:
     """Lets one pass over ``loader`` and its caller draw in turn from torch's generator, from those that the
-    loader, its samplers and datasets hold, and from numpy's and Python's unless it can't draw from them.
+    loader, its samplers and datasets hold and, if ``draws_elsewhere``, from numpy's and Python's.
 
     The loader's turns are seeded by ``names``; what the caller does meanwhile draws from the caller's
     numbers, and a pass that is abandoned leaves nothing to put back. Torch's numbers are the pass's own.

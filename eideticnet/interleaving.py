@@ -41,9 +41,9 @@ def _weighted(lengths: Sequence[int], weights: Sequence[float]) -> Sampler[int]:
 
 @dataclass(frozen=True)
 class Interleaved:
-    """What the loaders of ``parts`` give, in batches of ``size`` that are mixed anew in each pass: at each
-    place the row comes from a part as likely as that has rows left or, with ``balance``, as its weight
-    says; then a part that is at its end begins again."""
+    """What the loaders of ``parts`` give, in batches of ``size`` that are mixed anew in each pass. Each row
+    is drawn from a part with a probability proportional to the rows that it has left or, with ``balance``,
+    to its weight; then a part that is at its end begins again."""
 
     parts: Sequence[Rows]
     offsets: Sequence[int]

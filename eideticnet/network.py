@@ -31,6 +31,7 @@ from eideticnet.router import (
     calibrated,
     kind_of,
     moments_router,
+    refuse_twins,
     router_lesson,
     router_plan,
     validation_lesson,
@@ -248,12 +249,9 @@ class EideticNetwork(Answering):
         before = self._now()
         self.learned.verify()
         kind = kind_of(routing, self.learned, self.inputs, data, held_out)
+        refuse_twins(data)
+        refuse_twins(held_out)
         for rows in data.values():
-            twins = [name for name, others in data.items() if others.loader is rows.loader]
-            if len(twins) > 1:
-                raise DataError(
-                    f"tasks {' and '.join(map(repr, twins))} have the same loader: which is whose?"
-                )
             rows.look(every_class=True)
         for rows in held_out.values():
             rows.look()

@@ -154,8 +154,8 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
 def _bar(
     axes: Axes, row: int, layer: Mapping[str, int], colours: Mapping[str, str], size: float, unit: float
 ) -> None:
-    """One layer's bar, and beneath it how much as much again the router has; ``unit``: points for each
-    percent."""
+    """One layer's bar, and beneath it a thin one of the router's neurons, which come on top of the layer's;
+    ``unit``: points for each percent."""
     start, total = 0.0, layer["total"]
     axes.barh(
         row + 0.42,

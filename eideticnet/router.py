@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -24,6 +25,13 @@ from eideticnet.reading import resolve
 from eideticnet.routing import RouteByLabel, RouterKind, Routing
 from eideticnet.rules import with_taps
 from eideticnet.training import Lesson
+
+
+def refuse_twins(data: Mapping[str, Rows]) -> None:
+    """``DataError`` if two tasks have one loader."""
+    for name, other in combinations(data, 2):
+        if data[name].loader is data[other].loader:
+            raise DataError(f"tasks {name!r} and {other!r} have the same loader: which is whose?")
 
 
 def router_lesson(

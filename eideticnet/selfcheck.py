@@ -222,7 +222,8 @@ def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: flo
 def _learned_from(
     module: nn.Module, features: Callable[[], Tensor], double: bool
 ) -> tuple[Tensor, list[str]]:
-    """The features, which a backward pass asks something else of each, and what drew random numbers."""
+    """The features, and which operations drew random numbers; leaves gradients of a loss in which every
+    feature has another weight."""
     module.requires_grad_(True)
     with seeded("the same for both"), Precisely(double) as precisely:
         out, draws = features(), list(precisely.draws)

@@ -154,7 +154,7 @@ _LISTED = {
         gt.Tensor ge.Tensor logical_not.default logical_and.default logical_or.default logical_xor.default
         bitwise_not.default bitwise_and.Tensor bitwise_or.Tensor bitwise_xor.Tensor __and__.Tensor
         __or__.Tensor __xor__.Tensor isnan.default
-        isinf.default         zeros_like.default ones_like.default full_like.default type_as.default""",
+        isinf.default zeros_like.default ones_like.default full_like.default type_as.default""",
 }
 OPERATIONS = {f"aten.{name}": rule for rule, names in _LISTED.items() for name in names.split()}
 
