@@ -16,7 +16,7 @@ from rich.console import Console
 from eideticnet import run
 from eideticnet.config import Config, read_config, read_tasks
 from eideticnet.convergence import UnderfitWarning
-from eideticnet.errors import EideticError, MissingExtraError
+from eideticnet.errors import ConfigError, EideticError, MissingExtraError
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display, results
 from eideticnet.signals import heeding_signals, stoppable
@@ -40,28 +40,28 @@ def main() -> None:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="A TOML file; the README describes it.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file; the README describes it.")],
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Run folder; default: runs/NAME.")] = None,
 ) -> None:
     """Learn all tasks of CONFIG one after another, then the router.
 
     A run that is complete is left as it is; one that was interrupted goes on.
     """
     settings = read_config(config)
-    folder = out or settings.folder()
+    folder = _named(out) or settings.folder()
     with stoppable(_goes_on(folder)), run.alone_in(folder, _say):
         if run.exists(folder):
             net = EideticNetwork.load(folder)
             settings = run.continued(net, settings, folder)
         else:
             net = run.begin(settings)
-        _complete(net, settings, folder)
+        _complete(net, settings, folder, config)
 
 
 @app.command("add-task")
 def add_task(
     folder: Run,
-    tasks: Annotated[Path, typer.Argument(help="A TOML file with [[tasks]] alone.")],
+    tasks: Annotated[Path, typer.Argument(metavar="TASKS", help="A TOML file with [[tasks]] alone.")],
     when_full: Annotated[
         Literal["refuse", "reuse", "widen"] | None,
         typer.Option(help="What to do where a layer is full; default: as the run was configured."),
@@ -69,7 +69,8 @@ def add_task(
 ) -> None:
     """Learn further tasks on top of RUN, then fit its router again.
 
-    The router needs the data of all tasks, so it is looked up before anything is trained.
+    The router needs the data of all tasks, except those that the run keeps examples (`memory`) or moments
+    of, so it is looked up before anything is trained.
     """
     new = read_tasks(tasks)
     with stoppable(_goes_on(folder)), run.alone_in(run.existing(folder), _say):
@@ -79,14 +80,14 @@ def add_task(
         if when_full is not None:
             settings = run.record(net, settings.model_copy(update={"when_full": when_full}))
         _say(f"the router also needs the data of: {old}")
-        _complete(net, settings, folder)
+        _complete(net, settings, folder, folder)
 
 
-def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
+def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path) -> None:
     if run.is_complete(net, settings):
         _say(f"{folder} is complete: {len(net.tasks)} tasks")
         return
-    run.check(net, settings)
+    run.check(net, settings, source)
     data = run.open_data(net, settings)
     missing, before = len(settings.tasks) - len(net.tasks), run.routed(net)
     told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below
@@ -109,14 +110,16 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path) -> None:
 @app.command()
 def report(
     folder: Run,
-    out: Annotated[Path | None, typer.Option(help="The page; default: RUN/report.html.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The page; default: RUN/report.html.")
+    ] = None,
 ) -> None:
     """Show RUN as one HTML page: accuracy over time, capacity, pruning, routing."""
     try:
         from eideticnet.report import write_report
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"a report needs {error.name}: pip install 'eideticnet[report]'") from error
-    page = out or folder / "report.html"
+    page = _named(out) or folder / "report.html"
     with stoppable("no report was written"):
         write_report(run.existing(folder), page)
     _say(f"report: {page}")
@@ -125,7 +128,7 @@ def report(
 @app.command("held-out")
 def held_out(
     folder: Run,
-    out: Annotated[Path, typer.Argument(help="The new .safetensors file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new .safetensors file.")],
 ) -> None:
     """Write RUN's held-out inputs to OUT, as --routing-data of `export verify` and `serving deploy`.
 
@@ -134,6 +137,21 @@ def held_out(
     with stoppable("nothing was written"):
         for line in run.write_held_out(*run.load(run.existing(folder)), out):
             _say(line)
+
+
+def _warn(text: str, told: set[str]) -> None:
+    """A warning as one of our lines, however often it comes."""
+    line = text.strip().partition("\n")[0]
+    if line not in told:
+        told.add(line)
+        _say(f"warning: {line}")
+
+
+def _named(out: str | None) -> Path | None:
+    """What --out names; an unset variable of a shell names nothing, and not the working directory."""
+    if out is not None and not out.strip():
+        raise ConfigError("--out is empty; name what to write, or leave it out")
+    return None if out is None else Path(out)
 
 
 def _say(text: str) -> None:
@@ -148,7 +166,9 @@ def _goes_on(folder: Path) -> str:
 def cli(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; what goes wrong becomes one line on standard error and exit status 1."""
     forget(all_of_it=True)
-    with heeding_signals():
+    with heeding_signals(), warnings.catch_warnings():
+        told = set[str]()
+        warnings.showwarning = lambda message, *_, **__: _warn(str(message), told)
         try:
             app(arguments)
         except Exception as error:

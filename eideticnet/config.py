@@ -12,7 +12,8 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from eideticnet.errors import ConfigError, EideticError
+from eideticnet.errors import ConfigError, DataError, EideticError
+from eideticnet.files import open_regular
 from eideticnet.inputs import Inputs
 from eideticnet.names import class_names, same, task_name
 from eideticnet.problems import validate
@@ -266,14 +267,19 @@ def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskCo
     )
 
 
+def _toml_of(path: Path) -> dict[str, Any]:
+    with open_regular(path) as file:
+        return tomllib.loads(file.read().decode("utf-8-sig"))
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        found = _toml_of(path)
+    except DataError as error:
+        raise ConfigError(str(error)) from None
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
         raise ConfigError(f"there is no file {path}{near}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; name the TOML file itself") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is no TOML file: it holds bytes that are no UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:

@@ -1,9 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and files that are read."""
 
 from __future__ import annotations
 
 import os
+import stat
+from io import BufferedReader
 from pathlib import Path
+
+from eideticnet.errors import DataError
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -18,6 +22,20 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open ``path`` for reading. ``DataError`` at once where it is there and is no regular file: a pipe would
+    be waited for, and a device never ends."""
+    path.stat()  # what is not there is the caller's to tell
+    if path.is_file():
+        # what it is now may be replaced before it is opened
+        file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+    kind = "a folder" if path.is_dir() else "a pipe" if path.is_fifo() else "a device or a socket"
+    raise DataError(f"{path} is {kind}; expected a regular file")
 
 
 def sync(folder: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from eideticnet.errors import DataError
+from eideticnet.files import open_regular
 from eideticnet.inputs import ImageInput, Inputs
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -44,13 +45,15 @@ def read_image(path: Path, image: ImageInput) -> Tensor:
     """
     pillow = _pillow()
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            data = file.read()
         if problem := _too_busy(data):
             raise DataError(problem)
         with pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
             return torch.from_numpy(_decode(opened, image))
     except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+        where = "" if str(path) in str(error) else f"{path}: "
+        raise DataError(f"{where}{error}") from None
     except pillow.DecompressionBombError:
         most = most_pixels(image)
         raise DataError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -47,7 +46,7 @@ def _found(place: Place, data: dict[str, Any]) -> str:
     value: Any = data
     for name in place:
         value = value.get(name) if isinstance(value, dict) else value[name]
-    shown = "" if value is None or isinstance(value, dict | list) else f" = {value!r}"
+    shown = "" if value is None or isinstance(value, dict | list) else f" = {_short(value)}"
     return f"{where(place, data)}{shown}" if place else ""
 
 
@@ -56,7 +55,7 @@ def where(place: Place, data: dict[str, Any]) -> str:
     if place[:1] == ("tasks",) and len(place) > 1:
         task = data["tasks"][place[1]]
         name = task.get("name", f"number {int(place[1]) + 1}") if isinstance(task, dict) else task
-        head, rest = f"[[tasks]] {name!r}", place[2:]
+        head, rest = f"[[tasks]] {_short(name)}", place[2:]
     elif place and isinstance(data.get(str(place[0])), dict):
         head, rest = f"[{place[0]}]", place[1:]
     else:
@@ -144,4 +143,8 @@ def _has_moved(before: Any, after: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    return "not there" if value is None else shorten(repr(value), 100)
+    return "not there" if value is None else _cut(repr(value))
+
+
+def _cut(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -29,7 +29,7 @@ class Display:
             TimeElapsedColumn(),
         )
         self.console = console
-        self._progress = Progress(*columns, console=console)
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._all = self._progress.add_task("all tasks", total=total)
         self._phases: list[str] = []
 

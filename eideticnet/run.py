@@ -257,15 +257,16 @@ def _in_terms_of_the_toml(what: str, config: Config) -> Iterator[None]:
         ) from None
 
 
-def check(net: EideticNetwork, config: Config) -> None:
-    """Raise at once what would be raised when tasks are learned already."""
+def check(net: EideticNetwork, config: Config, source: Path) -> None:
+    """Raise at once what would be raised when tasks are learned already; ``source`` is their TOML
+    file, or the run."""
     for table in ("pruning", "router_pruning"):
         pruning: PruningConfig | None = getattr(config, table)
         if pruning is not None:
             try:
                 pruning.build().least(net.program)
             except ConfigError as error:
-                raise ConfigError(f"[{table}] {error}") from None
+                raise ConfigError(f"{source}: [{table}] {error}") from None
     net.to(usable(config.device))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from eideticnet.config import TaskConfig
 from eideticnet.data import Loader, Rows, batches
 from eideticnet.errors import DataError, RowError
+from eideticnet.files import open_regular
 from eideticnet.images import read_folder
 from eideticnet.inputs import Inputs
 from eideticnet.pairs import as_tensor, pair
@@ -94,6 +96,9 @@ def _open(
             found = TensorDataset(*pair(x, _numbered(y, task.classes), inputs, len(task.classes)))
             if len(found) < 2:
                 raise DataError(f"{len(found)} inputs and {len(found)} labels; it needs two or more of each")
+    except FileNotFoundError:
+        key = "data" if source == task.data else "test"
+        raise DataError(f"task {task.name!r}: {key} = {source!r}: there is no such file") from None
     except DataError as error:
         where = "" if source in str(error) else f", {unlocated(source)}"
         raise DataError(f"task {task.name!r}{where}: {error}") from error
@@ -111,6 +116,8 @@ def _read(
     if path.suffix in (".npz", ".safetensors"):
         return _read_file(path)
     if ":" not in source:
+        if path.suffix == ".npy":
+            raise DataError("a .npy file holds one array; save x and y with np.savez(file, x=x, y=y) as .npz")
         what = "it is" if path.exists() else "there is no such file, and it names"
         raise DataError(f"{what} no .npz, .safetensors, folder or module:callable")
     found = call(f"task {task.name!r}: data", source, arguments)
@@ -123,18 +130,35 @@ def _read(
 
 def _read_file(path: Path) -> tuple[Any, Any]:
     try:
-        if path.suffix == ".safetensors":
-            arrays: Any = load_file(path)
-        else:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files if name in "xy"}
+        with open_regular(path) as file:
+            arrays: Any = load_file(path) if path.suffix == ".safetensors" else _npz(file)
+    except (DataError, FileNotFoundError):
+        raise
+    except MemoryError as error:
+        raise DataError(f"it does not fit into memory: {error}") from error
     except Exception as error:  # the readers raise errors of many kinds
-        advice = "; save text with dtype=str" if "Object arrays" in str(error) else ""
-        raise DataError(f"can't read it: {error or type(error).__name__}{advice}") from error
+        raise DataError(f"can't read it: {error or type(error).__name__}") from error
     missing = [name for name in "xy" if name not in arrays]
     if missing:
         raise DataError(f"it holds no {' and no '.join(missing)}; it needs x and y")
     return arrays["x"], arrays["y"]
+
+
+def _npz(file: BufferedReader) -> dict[str, Any]:
+    if not file.peek(4).startswith(b"PK"):  # numpy would take it for pickled objects
+        raise DataError("can't read it: it is no .npz file, as np.savez(file, x=x, y=y) writes it")
+    with np.load(file, allow_pickle=False) as arrays:
+        found = dict[str, Any]()
+        for name in (name for name in arrays.files if name in ("x", "y")):
+            try:
+                found[name] = arrays[name]
+            except ValueError as error:
+                if "Object arrays" not in str(error):
+                    raise
+                raise DataError(
+                    f"{name} holds Python objects; save numbers as numbers, text with dtype=str"
+                ) from None
+    return found
 
 
 def _numbered(y: Any, classes: Sequence[str]) -> Any:

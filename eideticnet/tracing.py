@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.nn.parameter import is_lazy
 
 from eideticnet.calls import Call, writes
 from eideticnet.constants import fold
@@ -50,6 +51,12 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
     ``UnsupportedError`` that names operation and layer where no rule holds, or a trial fails.
     """
     trunk = unwrapped(trunk)
+    for name, weight in trunk.named_parameters():
+        if not is_lazy(weight) and not weight.numel():
+            raise UnsupportedError(
+                f"the trunk's {name} has shape {tuple(weight.shape)}, in which nothing can be learned; give "
+                "every layer a neuron or more"
+            )
     with seeded("trace"):  # what is built draws initial weights; what torch traces would show the numbers
         named = as_named(trunk)
         rows = _like(example) if rows is None else rows

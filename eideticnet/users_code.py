@@ -96,7 +96,7 @@ def _imported(what: str, module: str, folder: str | None) -> ModuleType:
 
 
 def _no_module(what: str, module: str, folder: str | None) -> str:
-    near = nearest(module, [p.stem for p in Path(folder or "").glob("*.py")])
+    near = nearest(module, [p.stem for p in Path(folder or "").glob("*.py") if p.is_file()])
     return (
         f"{what}: there is no {module.replace('.', '/')}.py beside the TOML file or in {Path.cwd()}, and no "
         f"module {module!r} is installed{near}"

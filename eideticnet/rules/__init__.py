@@ -199,9 +199,15 @@ def is_learned(node: Node) -> bool:
     return bool(layers) and batch_dim(shape_of(node)) not in (None, len(shape_of(node)) - 1)
 
 
+OF_EVERYTHING = {f"aten.{name}.default" for name in ("sum", "mean", "max", "min", "prod", "std", "var")}
+"""Reductions without a dimension."""
+
+
 def rule_for(call: Call) -> Rule:
     """The table's row for an operation; ``UnsupportedError`` if there is none."""
     if call.operation not in OPERATIONS:
+        if call.operation in OF_EVERYTHING:
+            raise call.refuse("takes all rows of a batch together", "it along a dimension, such as dim=1")
         raise call.refuse("is an operation that no rule covers")
     if OPERATIONS[call.operation] == "conv":
         groups = call.argument(6, 1)

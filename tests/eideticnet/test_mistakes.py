@@ -1,6 +1,7 @@
 """What users do wrong on the command line is one line that says what, where, and what to do."""
 
 import importlib
+import os
 import sys
 from contextlib import suppress
 
@@ -37,8 +38,15 @@ class Wrong(nn.Module):
         return self.a(x, 3)
 
 
+class Sum(nn.Module):
+    def forward(self, x):
+        return self.a(x).sum()
+
+
 def chooses(): return layer(If)
 def wrong(): return layer(Wrong)
+def sums(): return layer(Sum)
+def empty(): return nn.Sequential(nn.Linear(6, 0), nn.ReLU())
 def raises(): return {}["nope"]
 def leaves(): raise SystemExit(3)
 def narrow(): return nn.Sequential(nn.Linear(5, 8), nn.ReLU())
@@ -69,7 +77,7 @@ def changed(project, *replacements):
         (
             "[pruning]",
             "[router_pruning]\nmin_width = { a = 2 }\n[pruning]",
-            ["[router_pruning] min_width names"],
+            ["config.toml: [router_pruning] min_width names"],
         ),
         ("[6]", "6", ["[input] shape = 6: it should be a valid list"]),
         ("[6]", '["6x"]', ["[input] shape.0 = '6x'"]),
@@ -96,11 +104,18 @@ def changed(project, *replacements):
         ("my_trunk:build", "my_trunk.py:build", ["write it as module:callable", "'my_trunk:build'"]),
         ("my_trunk:build", "broken:build", ["trunk 'broken:build': broken.py:2: SyntaxError"]),
         ("my_trunk:build", "wants:build", ["wants.py:1: ModuleNotFoundError: No module named 'torchvison'"]),
-        ("birds.npz", "odd:raises", ["task 'birds'", "odd.py:23: KeyError: 'nope'"]),
-        ("birds.npz", "odd:leaves", ["task 'birds'", "odd.py:24: SystemExit: 3"]),
+        ("birds.npz", "odd:raises", ["task 'birds'", "odd.py:30: KeyError: 'nope'"]),
+        ("birds.npz", "odd:leaves", ["task 'birds'", "odd.py:31: SystemExit: 3"]),
         ("birds.npz", "odd:nothing", ["task 'birds'", "returned NoneType"]),
         ("fish.safetensors", "odd:strings", ["task 'fish'"]),
         ("my_trunk:build", "random:build", ["another 'random'; give yours", "another name"]),
+        ("birds.npz", "birds.npy", ["task 'birds'", "birds.npy: a .npy file holds one array", "as .npz"]),
+        (
+            '"birds.npz"',
+            '"birds.npz"\ntest = "held.npz"',
+            ["task 'birds': test = '", "held.npz': there is no such file"],
+        ),
+        ('name = "fish"', f'name = "{"f" * 3000}"', ["a task's name can't be", "fff..."]),
         ("birds.npz", "odd", ["task 'birds'", "no .npz, .safetensors, folder or module:callable"]),
     ],
 )
@@ -114,6 +129,7 @@ def test_a_mistake_in_the_file_or_the_code_that_it_names_is_one_line(project, ru
     for word in words:
         assert word in error
     assert not error.startswith("error: the router needs")
+    assert len(error) < 900
     assert not (project / "runs/mine/network.json").exists()
 
 
@@ -122,8 +138,10 @@ def test_a_mistake_in_the_file_or_the_code_that_it_names_is_one_line(project, ru
     [
         ("odd:chooses", ["odd.py:13", "torch.where"]),
         ("odd:wrong", ["odd.py:18: TypeError"]),
-        ("odd:raises", ["odd.py:23: KeyError"]),
-        ("odd:leaves", ["odd.py:24: SystemExit"]),
+        ("odd:sums", ["takes all rows of a batch together", "dim=1"]),
+        ("odd:empty", ["0.weight has shape (0, 6)", "a neuron or more"]),
+        ("odd:raises", ["odd.py:30: KeyError"]),
+        ("odd:leaves", ["odd.py:31: SystemExit"]),
         ("odd:narrow", ["shape (2, 6)", "2x6 and 5x8"]),
         ("odd:nothing", ["returned NoneType, not a Module"]),
     ],
@@ -169,6 +187,41 @@ def test_what_is_not_there_is_named_with_what_looks_like_it(project, run):
 @pytest.mark.parametrize("out", ["my_trunk.py", "my_trunk.py/run", "/proc/run"])
 def test_a_folder_that_can_not_be_written_to_is_one_line(project, run, out):
     assert f"can't write to {out}" in run("train", "config.toml", "--out", out, check=False).error
+
+
+@pytest.mark.parametrize("file", ["config.toml", "birds.npz", "fish.safetensors", "piped.py"])
+def test_a_pipe_is_not_waited_for(project, run, file):
+    if file == "piped.py":
+        changed(project, ("my_trunk:build", "piped:build"))
+    (project / file).unlink(missing_ok=True)
+    os.mkfifo(project / file)
+    pipe = f"{file} is a pipe; expected a regular file"
+    wanted = "there is no piped.py" if file == "piped.py" else pipe
+    assert wanted in run("train", "config.toml", check=False).error
+
+
+@pytest.mark.parametrize("command", [("train", "config.toml"), ("report", "runs/mine")])
+def test_an_empty_out_names_nothing(project, run, command):
+    before = sorted(project.iterdir())
+    assert "--out is empty" in run(*command, "--out", "", check=False).error
+    assert sorted(project.iterdir()) == before
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_lines_of_ours_and_no_bar_is_drawn_where_there_is_no_terminal(project, run):
+    (project / "warns.py").write_text(
+        "import warnings\nfrom my_trunk import build as plain\ndef build(width):\n"
+        "    for _ in range(2): warnings.warn('one\\ntwo')\n    return plain(width)\n"
+    )
+    changed(
+        project,
+        ("my_trunk:build", "warns:build"),
+        ("learning_rate = 0.02", "learning_rate = 1e30"),
+        ("seed = 1", "seed = 2"),
+    )
+    result = run("train", "config.toml", check=False)
+    assert "the loss became" in result.error
+    assert result.stdout == "warning: one\n"
 
 
 def test_a_byte_order_mark_is_no_mistake(project, run):

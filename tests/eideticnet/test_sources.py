@@ -1,6 +1,8 @@
 """A task's files and callables: what is meant is read, the rest refused by task, file and row."""
 
+import io
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -79,7 +81,7 @@ def with_value(value, row=7):
         (X.numpy(), np.where(Y == 2, 1, Y), "no example of class ray among 60 rows"),
         (X.numpy(), np.array([2] + [0, 1] * 29 + [0]), "class ray has one row"),
         (X.numpy(), np.zeros((60, 2)), r"labels have shape \(60, 2\)"),
-        (X.numpy(), np.array([None] * 60), "save text with dtype=str"),
+        (X.numpy(), np.array([None] * 60), "y holds Python objects; .* text with dtype=str"),
         (X.numpy(), Y.numpy()[:9], "60 inputs and 9 labels"),
         (X.numpy()[:0], Y.numpy()[:0], "0 inputs and 0 labels; it needs two or more"),
         (np.float32(1), np.int64(0), "x is a single number"),
@@ -104,6 +106,20 @@ def test_a_file_of_another_kind_is_refused_by_name(content, suffix, tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"^task 'fish', {path}: (can't read it|it holds no x)"):
         opened(path)
+
+
+def test_a_sparse_file_is_no_npz_and_what_does_not_fit_into_memory_is_said_to_be_so(tmp_path):
+    with (tmp_path / "fish.npz").open("wb") as file:
+        file.truncate(30 << 30)
+    with pytest.raises(DataError, match=r"it is no \.npz file, as np.savez"):
+        opened(tmp_path / "fish.npz")
+    header = io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 6)}
+    np.lib.format.write_array_header_1_0(header, described)
+    with zipfile.ZipFile(tmp_path / "fish.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    with pytest.raises(DataError, match="does not fit into memory"):
+        opened(tmp_path / "fish.npz")
 
 
 def test_a_single_array_is_no_npz(tmp_path):
