@@ -184,7 +184,10 @@ class EideticNetwork(Answering):
         return task
 
     def _commit(self, before: Before, program: Program, learned: Learned) -> None:
-        """Let what was learned answer from now on: one assignment, and the first that anybody sees."""
+        """Let what was learned answer from now on: nobody saw any of it before.
+
+        Between the two assignments the network is what it was with more free neurons, if anything.
+        """
         before[0].verify()
         if any(then is not now for then, now in zip(before, self._now(), strict=True)):
             raise BusyError(

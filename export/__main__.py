@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 
 
@@ -14,8 +15,8 @@ def main() -> None:
     from export.commands import app, failed
     from export.errors import ArchiveError, ExportError
 
-    signal.signal(signal.SIGINT, heeded)
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, heeded if heeded == signal.SIG_IGN else _stop)
     try:
         app()
     except (ExportError, ArchiveError, OSError) as error:
@@ -23,7 +24,8 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
+    print("interrupted: no file was left half-written", file=sys.stderr)
     raise SystemExit(128 + number)  # so that temporary folders are removed on the way out
 
 

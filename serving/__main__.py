@@ -1,278 +1,36 @@
-"""Command line: ``python -m serving start | stop | status | deploy | rollback | predict``."""
+"""``python -m serving``: the commands, with signals and errors as a shell expects them."""
 
 from __future__ import annotations
 
-import json
 import signal
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
+import sys
 from types import FrameType
-from typing import Annotated
-
-import typer
-from rich.console import Console
-
-from export.errors import ArchiveError
-from export.verify import MAX_DROP
-from serving.client.command import predict
-from serving.connection import Connection, Limits, connect
-from serving.cores import fitting
-from serving.deploy import Step
-from serving.deploy import deploy as deploy_steps
-from serving.deploy import rollback as rollback_steps
-from serving.errors import ServingError
-from serving.home import Home
-from serving.judgement import Terms
-from serving.launch import Options
-from serving.recording import read as read_recording
-from serving.report import DeployReport
-from serving.running import Profile, find
-from serving.settings import HEAP_MEGABYTES, HOST, Network
-from serving.shadow import ShadowTerms
-from serving.show import announce, show_status, show_step, status_json
-from serving.start import prepared, run_beside, started
-from serving.state import State
-from serving.stop import stop_server
-from serving.store import opened
-from serving.tls import check as check_tls
-from serving.trouble import FORESEEN
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-NOT_RUNNING = 3
-
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
-app.command()(predict)
-HomeFolder = Annotated[
-    Path, typer.Option("--home", help="The server's folder: state, archives, keys, reports.")
-]
-Name = Annotated[str, typer.Option("--name", help="The model; default: the only one there is.")]
-ReadySeconds = Annotated[float, typer.Option(help="How long the new version may take until it answers.")]
-DrainSeconds = Annotated[float, typer.Option(help="How long the old version may finish what it has begun.")]
-StopSeconds = Annotated[float, typer.Option(help="How long requests may take to end at the stop.")]
-SilenceSeconds = Annotated[
-    float, typer.Option(help="TorchServe is started again after so long without an answer.")
-]
-Run = Annotated[
-    str,
-    typer.Option(
-        help="Run this shell command once the server is ready, then stop and exit as it did. It finds "
-        "EIDETIC_URL, _GRPC, _KEYS, _MODEL, _EXAMPLE, _INPUT and EIDETIC_HOME in its environment."
-    ),
-]
-DEFAULT_HOME = Path("server_home")
+INTERRUPTED = 130
 
 
-@app.callback()
 def main() -> None:
-    """Serve model archives with TorchServe; let new versions take over with a proof."""
+    """Run a command line; our own errors become one line on standard error."""
+    heeded = signal.getsignal(signal.SIGINT)
+    if heeded is signal.default_int_handler:  # no traceback of whatever is being imported
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from serving.commands import app, failed
+    from serving.trouble import FORESEEN
 
-
-@app.command()
-def start(
-    archives: Annotated[
-        list[Path], typer.Argument(help="Archives of models that are new here; none to go on as before.")
-    ] = [],  # noqa: B006
-    home: HomeFolder = DEFAULT_HOME,
-    record: Annotated[int, typer.Option(min=0, help="Keep the last N requests in files.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes of each version.")] = 1,
-    profile: Annotated[Profile, typer.Option(help="latency: no request waits for others.")] = "throughput",
-    keys: Annotated[Path | None, typer.Option(help="Where the tokens are written; default: in HOME.")] = None,
-    host: Annotated[str, typer.Option(help="Address for predictions.")] = HOST,
-    management_host: Annotated[str, typer.Option(help="Address of management, readiness, metrics.")] = HOST,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: TorchServe speaks TLS.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of it.")] = None,
-    allow_torch: Annotated[
-        bool,
-        typer.Option("--allow-torch", help="Also archives of TorchScript and .pt2, which can run any code."),
-    ] = False,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="An archive that is new here replaces its model, without a proof."),
-    ] = False,
-    java_heap: Annotated[int, typer.Option(min=64, help="Megabytes of Java's heap.")] = HEAP_MEGABYTES,
-    startup_seconds: Annotated[float, typer.Option(help="How long starting may take.")] = 120.0,
-    stop_seconds: StopSeconds = 10.0,
-    silence_seconds: SilenceSeconds = 30.0,
-    run: Run = "",
-) -> None:
-    """Serve in the foreground until Ctrl-C or SIGTERM, then leave nothing behind but HOME."""
-    if (tls_cert is None) != (tls_key is None):
-        raise ServingError("--tls-cert and --tls-key go together")
-    workers, notes = fitting(workers)
-    for note in [*notes, *(check_tls(tls_cert, tls_key) if tls_cert and tls_key else [])]:
-        typer.echo(note, err=True)
-    options = Options(
-        network=Network(host, management_host, tls_cert, tls_key),
-        workers=workers,
-        profile=profile,
-        allow_torch=allow_torch,
-        record=record,
-        heap=java_heap,
-        keys=keys,
-        startup_seconds=startup_seconds,
-        stop_seconds=stop_seconds,
-        silence_seconds=silence_seconds,
-    )
-    if signal.getsignal(signal.SIGHUP) == _interrupt:  # a terminal that closes, or logrotate: logs that were
-        signal.signal(signal.SIGHUP, lambda *_: None)  # moved away are begun anew by whoever writes them
+    for each in STOP_SIGNALS:
+        if (each, signal.getsignal(each)) != (signal.SIGHUP, signal.SIG_IGN):  # as by nohup
+            signal.signal(each, _interrupt)
     try:
-        status = _serve(Home(home), archives, options, replace, run)
-    except KeyboardInterrupt:
-        typer.echo("stopped")
-    else:
-        raise typer.Exit(status)
-
-
-def _serve(home: Home, archives: list[Path], options: Options, replace: bool, run: str) -> int:
-    console = Console()
-    with prepared(home, archives, options, replace=replace) as notes:
-        for note in notes:
-            console.print(note, markup=False)
-        starting = console.status("starting TorchServe")
-        starting.start()
-        with started(home, options) as supervisor:
-            starting.stop()
-            if run:
-                return run_beside(supervisor, run)
-            announce(console, supervisor.server, supervisor.ports)
-            supervisor.run()
-    return 0
-
-
-@app.command()
-def stop(
-    home: HomeFolder = DEFAULT_HOME,
-    seconds: Annotated[float, typer.Option(help="How long to wait for its end.")] = 60.0,
-) -> None:
-    """Stop the server that runs in HOME, after it has answered what it has begun."""
-    place = Home(home)
-    running = find(place)
-    stop_server(place, running, seconds)
-    typer.echo(f"stopped process {running.pid}")
-
-
-@app.command()
-def status(
-    home: HomeFolder = DEFAULT_HOME,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Models, versions, workers and queues. Exit status 3 if no server runs in HOME."""
-    place = Home(home)
-    try:
-        running = find(place)
-    except ServingError:
-        found = status_json(State.load(place.state), None, {})
-    else:
-        with connect(place, running) as server:
-            found = status_json(server.state(), running, server.management.models())
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-    else:
-        show_status(Console(), found)
-    if found["running"] is None:
-        raise typer.Exit(NOT_RUNNING)
-
-
-@app.command()
-def deploy(
-    archive: Annotated[Path, typer.Argument(help="The new version's archive.")],
-    home: HomeFolder = DEFAULT_HOME,
-    name: Annotated[
-        str, typer.Option(help="The model that the archive must be of; default: whichever.")
-    ] = "",
-    shadow: Annotated[
-        Path | None,
-        typer.Option(help="Recorded requests: both versions answer them, and it is told how they differ."),
-    ] = None,
-    max_shadow_changes: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Refuse if more than this share of them gets another answer."),
-    ] = None,
-    routing_data: Annotated[
-        Path | None, typer.Option(help="Real inputs, .npz or .safetensors, with x and maybe task and label.")
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="By how much the routing of a task may fall.")
-    ] = MAX_DROP,
-    accept_unmeasured_routing: Annotated[
-        bool,
-        typer.Option("--accept-unmeasured-routing", help="Deploy although routing could not be measured."),
-    ] = False,
-    tolerate_not_comparable: Annotated[
-        bool, typer.Option("--tolerate-not-comparable", help="Deploy although nothing can be proven.")
-    ] = False,
-    ready_seconds: ReadySeconds = 120.0,
-    drain_seconds: DrainSeconds = 30.0,
-) -> None:
-    """Let ARCHIVE take over on the running server, if it is proven to forget nothing.
-
-    Anything wrong, and the version that is served goes on as if nothing had been tried.
-    """
-    if max_shadow_changes is not None and shadow is None:
-        raise ServingError("--max-shadow-changes needs --shadow FILE")
-    terms = Terms(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable)
-    shadowing = ShadowTerms(shadow, max_shadow_changes) if shadow else None
-    place = Home(home)
-    with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
-        _carry_out("deploy", server, deploy_steps(server, archive, terms, shadowing, name))
-
-
-@app.command()
-def recorded(
-    out: Annotated[Path, typer.Argument(help="The new .safetensors file.")],
-    home: HomeFolder = DEFAULT_HOME,
-    name: Name = "",
-) -> None:
-    """Keep the requests of `start --record` in OUT, for `deploy --shadow` and `--routing-data`."""
-    if out.suffix != ".safetensors" or out.exists():
-        raise ServingError(f"{out} is no new .safetensors file")
-    place = Home(home)
-    state = State.load(place.state)
-    name = state.only(name)
-    archive = opened(state.models[name].default, place.store, allow_torch=True)  # of which nothing runs
-    found = read_recording(place.records, name, archive.bundle["input"])
-    found.write(out)
-    typer.echo(f"{len(found)} requests to {name} in {out}")
-
-
-@app.command()
-def rollback(
-    home: HomeFolder = DEFAULT_HOME,
-    name: Name = "",
-    ready_seconds: ReadySeconds = 120.0,
-    drain_seconds: DrainSeconds = 30.0,
-) -> None:
-    """Let the version before take over again."""
-    place = Home(home)
-    with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
-        _carry_out("rollback", server, rollback_steps(server, name))
-
-
-def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:
-    """Take the steps and show them; the report is kept however it ends, and its path printed."""
-    console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
-    try:
-        with closing(steps):  # type: ignore[type-var]
-            for step in steps:
-                report.add(step.name, step.text, step.found)
-                show_step(console, step, report.seconds)
-        outcome = "done"
-    except (ServingError, ArchiveError) as error:
-        outcome = f"failed: {error}"
-        raise
-    finally:
-        _keep(report, server.home.reports, outcome)
-
-
-def _keep(report: DeployReport, folder: Path, outcome: str) -> None:
-    """Write the report. That it can't be written is told, and changes nothing about what was done."""
-    try:
-        typer.echo(report.write(folder, outcome))
-    except ServingError as error:
-        typer.secho(f"warning: {outcome}, and the report is lost: {error}", err=True, fg="yellow")
+        app()
+    except FORESEEN as error:
+        failed(error)
+        raise SystemExit(1) from None
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = getattr(end, "code", INTERRUPTED)  # typer makes the one of the other
+        if code == INTERRUPTED and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            print("interrupted", file=sys.stderr)
+        raise SystemExit(code) from None
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -283,13 +41,4 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    for stop_signal in STOP_SIGNALS:
-        if (stop_signal, signal.getsignal(stop_signal)) != (signal.SIGHUP, signal.SIG_IGN):  # as by nohup
-            signal.signal(stop_signal, _interrupt)
-    try:
-        app()
-    except FORESEEN as error:
-        typer.secho(f"error: {error}", err=True, fg="red")
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    main()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ctrl_c import interrupted
 from histories import add_task, archived, normalised
 from nets import fit
 from typer.testing import CliRunner
@@ -99,28 +100,18 @@ def test_a_verdict_whose_report_can_not_be_kept_is_printed_all_the_same(versions
     assert json.loads(result.stdout)["verdict"] == "proven"
 
 
-INTERRUPTED = """
-import importlib.abc, os, runpy, signal, sys
-
-name = sys.argv.pop(1)
-
-class Interrupts(importlib.abc.MetaPathFinder):
-    def find_spec(self, module, path, target=None):
-        if module == name:
-            os.kill(os.getpid(), signal.SIGINT)
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this process was started with
-sys.meta_path.insert(0, Interrupts())
-runpy.run_module("export", run_name="__main__")
-"""
-
-
 @pytest.mark.parametrize("module", ["typer", "onnx", "torch", "eideticnet"])
 def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path, module):
-    command = [sys.executable, "-c", INTERRUPTED, module, "build", str(tmp_path)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = interrupted("export", module, "build", str(tmp_path))
     assert result.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in result.stderr
+
+
+def test_an_interrupted_command_says_so_and_ends_with_130(versions):
+    old, new = map(str, versions)
+    result = interrupted("export", old, "verify", new, "--against", old)
+    assert result.returncode == 130
+    assert result.stderr == "interrupted: no file was left half-written\n"
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -21,7 +21,7 @@ SCRIPT = """
 import os, shlex
 from pathlib import Path
 from typer.testing import CliRunner
-from serving.__main__ import app
+from serving.commands import app
 
 for name, command in {commands!r}.items():
     result = CliRunner().invoke(app, shlex.split(os.path.expandvars(command))[3:])

@@ -11,6 +11,7 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
+from ctrl_c import interrupted
 from served import ROOT, SERVING, Served, serving, until
 
 from serving.groups import STOP_SECONDS
@@ -43,6 +44,19 @@ def test_a_server_under_nohup_goes_on_ignoring_hang_ups(versions, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-1], 16) & 1
+
+
+@pytest.mark.parametrize("module", ["typer", "httpx", "numpy"])
+def test_an_interrupt_while_modules_are_imported_shows_no_traceback(module):
+    result = interrupted("serving", module, "status")
+    assert result.returncode in (-signal.SIGINT, 130)
+    assert "Traceback" not in result.stderr
+
+
+def test_an_interrupted_command_says_so_and_ends_with_130(tmp_path):
+    (tmp_path / "state.json").write_text("{}")
+    result = interrupted("serving", str(tmp_path), "status", "--home", str(tmp_path))
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
 def ready(home):
