@@ -90,7 +90,10 @@ def _side_by_side(trained: Program, closed: Program) -> tuple[Program, str]:
     ((group, width),) = closed.groups.items()
     dims = [*head.options["dims"], *(closed.features[name].dim for name in closed.steps[-1].inputs)]
     inputs = (*head.inputs, *other_head.inputs)
-    joint = replace(head, inputs=inputs, options={**head.options, "dims": dims})
+    options = {**head.options, "dims": dims}
+    if "rows" in options:
+        options["rows"] = [*options["rows"], *(1 for _ in other_head.inputs)]
+    joint = replace(head, inputs=inputs, options=options)
     group = f"{PREFIX}{group}"
     return Program((*mine, *others, joint), {**trained.groups, group: width}), group
 

@@ -93,7 +93,7 @@ RULES: dict[str, Rule] = {
 }
 
 _LISTED = {
-    "linear": "linear.default",
+    "linear": "linear.default addmm.default",
     "conv": """conv1d.default conv1d.padding conv2d.default conv2d.padding conv3d.default conv3d.padding
         conv_transpose1d.default conv_transpose2d.input conv_transpose3d.input""",
     "embedding": "embedding.default",
@@ -110,7 +110,8 @@ _LISTED = {
     "detach": "detach.default",
     "identity": """contiguous.default clone.default alias.default to.dtype to.dtype_layout
         to.device to.other lift_fresh_copy.default""",
-    "reshape": "view.default reshape.default flatten.using_ints unflatten.int",
+    "reshape": """view.default reshape.default flatten.using_ints unflatten.int view_as.default
+        reshape_as.default""",
     "permute": """permute.default transpose.int t.default movedim.int movedim.intlist swapaxes.default
         swapdims.default mT.default moveaxis.int moveaxis.intlist""",
     "unsqueeze": "unsqueeze.default",
@@ -212,4 +213,9 @@ def rule_for(call: Call) -> Rule:
     if OPERATIONS[call.operation] == "conv":
         groups = call.argument(6, 1)
         return RULES["conv" if groups == 1 else "grouped_conv"]
+    if (
+        call.operation == "aten.type_as.default"
+        and len({call.values[n][1].raw for n in call.activations}) > 1
+    ):
+        return RULES["identity"]  # features of the raw input's type, which is theirs
     return RULES[OPERATIONS[call.operation]]

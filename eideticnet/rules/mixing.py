@@ -31,18 +31,28 @@ class LinearRule(Rule):
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": ("out", "in"), "bias": ("out",)}
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        weight, bias = call.argument(1), call.argument(2)
-        path, (rows, columns) = call.layer("Linear", weight=weight, bias=bias), shape_of(weight)
+        turned = "addmm" in call.operation  # as in GPT-2: bias, input, and the weight (in, out)
+        weight, bias = (call.argument(i) for i in ((2, 0) if turned else (1, 2)))
+        path = call.layer("Linear", weight=weight, bias=bias)
+        rows, columns = reversed(shape_of(weight)) if turned else shape_of(weight)
+        if turned and (call.node.kwargs or call.features.dim != -1):
+            raise call.refuse("is no layer on the features", "nn.Linear")
         if not call.features.raw and call.features.dim != -1:
             arguments = {"in_features": columns, "out_features": rows, "bias": bias is not None}
             return OwnRule().step(call, path, "Linear", **arguments)
         groups.read_alike(path, call.features)
         written = groups.written(path, rows, -1)
         options = {"bias": bias is not None, "raw_columns": columns}
+        if turned:
+            options["turned"] = True
         return Step(call.name, "linear", call.inputs, written, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         return nn.Linear(columns_in, columns_out, bias=step.options["bias"])
+
+    def adopt(self, step: Step, layer: nn.Module, trunk: nn.Module) -> dict[str, Tensor]:
+        tensors = super().adopt(step, layer, trunk)
+        return {**tensors, "weight": tensors["weight"].T} if "turned" in step.options else tensors
 
 
 class _Conv(Rule):

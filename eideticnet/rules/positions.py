@@ -13,7 +13,7 @@ from eideticnet.calls import Call, batch_dim, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
-from eideticnet.rules.elementwise import run_literal
+from eideticnet.rules.elementwise import combined, run_literal
 
 
 class PositionsRule(Rule):
@@ -147,6 +147,9 @@ class RepeatRule(Rule):
     """expand, expand_as and repeat along dimensions without neurons."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
+        if call.argument(0) in call.constants:  # as large as a value: only expand_as can say so
+            names, features = combined(call, groups)
+            return Step(call.name, "repeat", names, features, None, {"like": True})
         before, after, features = call.input_shape, call.shape, call.features
         new = len(after) - len(before)
         where, batch = new + len(before) + features.dim, batch_dim(before)
@@ -164,5 +167,7 @@ class RepeatRule(Rule):
         return Step(call.name, "repeat", call.inputs[:1], features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        if "like" in step.options:
+            return inputs[0].expand_as(inputs[1])
         sizes = step.options["sizes"]
         return inputs[0].repeat(sizes) if step.options["repeat"] else inputs[0].expand(sizes)

@@ -20,20 +20,29 @@ FLAT = "x.flatten(1), or a reshape that keeps the features together"
 
 
 class ReshapeRule(Rule):
-    """view, reshape, flatten and unflatten, as long as every neuron's columns stay together."""
+    """view, reshape, flatten and unflatten, as long as every neuron's columns stay together.
+
+    Positions may become rows, which every operation treats alone, and positions again.
+    """
 
     def trace(self, call: Call, groups: Groups) -> Step:
         before, after = call.input_shape, call.shape
-        same_rows = call.features.raw or str(before[0]) == str(after[0])
-        if batch_dim(before) != 0 or batch_dim(after) != 0 or not same_rows:
+        if call.argument(0) not in call.values:
+            raise call.refuse("shows a parameter in the shape of a value", "numbers for its shape")
+        rows = _rows(before[0], after[0]) if batch_dim(before) == batch_dim(after) == 0 else None
+        if rows is None:
             raise call.refuse("reshapes the batch dimension", FLAT)
+        shape, became, were = [-1, *map(int, after[1:])], *rows
+        options: dict[str, Any] = {} if became == were else {"rows": [became, were]}
         if call.features.raw:
-            shape = [-1, *map(int, after[1:])]
-            return Step(call.name, "reshape", call.inputs, Features(), None, {"shape": shape})
-        index, features, times, parts = _reshaped(call, groups, before, after)
-        shape = [-1, *map(int, after[1:])]
-        options = {"shape": shape, "index": index, "from": call.features.dim, "times": times, "parts": parts}
-        return Step(call.name, "reshape", call.inputs, features, None, options)
+            return Step(call.name, "reshape", call.inputs[:1], Features(), None, {"shape": shape, **options})
+        before = (before[0], *([were] if were > 1 else []), *before[1:])
+        after = (after[0], *([became] if became > 1 else []), *after[1:])
+        hidden = len(after) - len(shape)  # positions that are part of the rows
+        index, features, times, parts = _reshaped(call, groups, before, after, 1 + hidden)
+        where = {"index": index - hidden, "from": call.features.dim, "times": times, "parts": parts}
+        options = {"shape": shape, **where, **options}
+        return Step(call.name, "reshape", call.inputs[:1], features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         shape = list(step.options["shape"])
@@ -43,14 +52,22 @@ class ReshapeRule(Rule):
         return inputs[0].reshape(shape)
 
 
+def _rows(before: Any, after: Any) -> tuple[int, int] | None:
+    """By how much the rows become more and fewer; None if that is no number."""
+    if str(before) == str(after):
+        return 1, 1
+    ratio = after.node.expr / before.node.expr
+    return (int(ratio.p), int(ratio.q)) if ratio.is_Rational else None
+
+
 def _reshaped(
-    call: Call, groups: Groups, before: tuple[Any, ...], after: tuple[Any, ...]
+    call: Call, groups: Groups, before: tuple[Any, ...], after: tuple[Any, ...], first: int
 ) -> tuple[int, Features, int, int]:
     """Where the features are after a reshape: their index, the features, and by how much their
-    dimension is multiplied and divided."""
+    dimension is multiplied and divided. They may lie from the dimension ``first`` on."""
     here = len(before) + call.features.dim
     lead, size, trail = prod(before[1:here]), int(before[here]), prod(before[here + 1 :])
-    places = [(i, int(after[i]), prod(after[1:i])) for i in range(1, len(after))]
+    places = [(i, int(after[i]), prod(after[1:i])) for i in range(first, len(after))]
     old = call.features
     for index, new, passed in reversed(places):
         if new == size and passed == lead:

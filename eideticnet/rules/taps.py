@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from eideticnet.program import Program, Step
+from eideticnet.program import INPUT, Program, Step
 from eideticnet.rules.mixing import LinearRule
 
 
@@ -17,6 +17,9 @@ class TapsRule(LinearRule):
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         pairs = zip(inputs, step.options["dims"], strict=True)
         flat = [x if x.ndim == 2 else x.movedim(dim, 1).flatten(2).mean(2) for x, dim in pairs]
+        if "rows" in step.options:
+            each = zip(flat, step.options["rows"], strict=True)
+            flat = [x if n == 1 else x.unflatten(0, (-1, n)).mean(1) for x, n in each]
         return super().run(step, layer, [torch.cat(flat, 1)], training)
 
 
@@ -25,4 +28,16 @@ def tapped(program: Program, values: list[str]) -> Program:
     *steps, head = program.steps
     inputs = tuple(dict.fromkeys(n for n in (*values, *head.inputs) if not program.features[n].raw))
     options = {**head.options, "dims": [program.features[n].dim for n in inputs]}
+    rows = _rows(program)
+    if any(rows[name] > 1 for name in inputs):
+        options["rows"] = [rows[name] for name in inputs]
     return Program((*steps, replace(head, rule="taps", inputs=inputs, options=options)), program.groups)
+
+
+def _rows(program: Program) -> dict[str, int]:
+    """How many rows each value has for one of the batch: more where positions became rows."""
+    rows = {INPUT: 1}
+    for step in program.steps:
+        more, fewer = step.options.get("rows", (1, 1))
+        rows[step.name] = max((rows[name] for name in step.inputs), default=1) * more // fewer
+    return rows

@@ -8,6 +8,9 @@ from one_block import assert_one_block_is
 from torch import nn
 
 from eideticnet import EideticNetwork, UnsupportedError, batches, tracing
+from eideticnet.block import Block
+from eideticnet.program import HEAD
+from eideticnet.rules import with_taps
 from eideticnet.tracing import trace
 
 WIDTH = 8
@@ -205,3 +208,105 @@ def test_looking_for_views_costs_no_more_than_there_are_operations(monkeypatch):
         trace(Splits(depth), rows())
         counts.append(looked[0])
     assert counts[1] < 4.5 * counts[0]
+
+
+def token(shown):
+    """A class token before the others, shown for each row of the batch as ``shown(token, rows)`` says."""
+    return lambda: Net(
+        lambda m, x: torch.cat([shown(m.cls, x.shape[0]), m.a(x)], 1).mean(1),
+        cls=nn.Parameter(torch.rand(1, 1, WIDTH)),
+        a=linear(),
+    )
+
+
+def like(function):
+    """A function of a layer's output, a parameter as wide, and the input."""
+    return lambda: Net(
+        lambda m, x: function(m.a(x), m.k, x).mean(1), k=nn.Parameter(torch.rand(WIDTH)), a=linear()
+    )
+
+
+class Turned(nn.Module):
+    """GPT-2's Conv1D: a linear layer with its weight turned, on all positions as rows."""
+
+    def __init__(self, read, written):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(read, written) / 2)
+        self.bias = nn.Parameter(torch.rand(written))
+
+    def forward(self, x):
+        shape = (*x.shape[:-1], self.weight.shape[1])
+        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(shape)
+
+
+def windows(m, x):
+    """Swin's: attention within pairs of positions, which are rows meanwhile."""
+    h = m.a(x).view(x.shape[0], 3, 2, WIDTH).reshape(-1, 2, WIDTH)
+    q, k, v = m.qkv(h).view(h.shape[0], 2, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+    h = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).reshape(h.shape[0], 2, WIDTH)
+    return h.view(-1, 3, 2, WIDTH).reshape(-1, 6, WIDTH).mean(1)
+
+
+HELD = {
+    "a token repeated": token(lambda cls, rows: cls.repeat(rows, 1, 1)),
+    "a token tiled": token(lambda cls, rows: torch.tile(cls, (rows, 1, 1))),
+    "a token broadcast": token(lambda cls, rows: torch.broadcast_to(cls, (rows, 1, WIDTH))),
+    "a token and zeros": token(lambda cls, rows: cls + torch.zeros(rows, 1, 1)),
+    "ones and a token": token(lambda cls, rows: torch.ones(rows, 1, WIDTH) * cls),
+    "expand_as": like(lambda h, k, x: h * k.expand_as(h)),
+    "view_as": like(lambda h, k, x: h.flatten(1).view_as(h) * k),
+    "reshape_as": like(lambda h, k, x: h.flatten(1).reshape_as(h) + k.type_as(h)),
+    "type_as": like(lambda h, k, x: h.type_as(x)),
+    "positions as rows": lambda: Net(
+        lambda m, x: m.b(m.n(m.a(x.flatten(0, 1)))).relu().unflatten(0, (-1, 6)).mean(1),
+        a=linear(),
+        n=nn.BatchNorm1d(WIDTH),
+        b=nn.Linear(WIDTH, 4),
+    ),
+    "positions as rows of a value": lambda: Net(
+        lambda m, x: m.n(m.b(m.a(x).reshape(-1, WIDTH))).view(x.shape[0], 6, 4).flatten(1),
+        a=linear(),
+        b=nn.Linear(WIDTH, 4),
+        n=nn.LayerNorm(4),
+    ),
+    "frames as rows": lambda: Net(
+        lambda m, x: m.c(x.unsqueeze(2).flatten(0, 1)).amax(2).unflatten(0, (-1, 6)).flatten(1),
+        c=nn.Conv1d(1, 4, 3),
+    ),
+    "windows as rows": lambda: Net(windows, a=linear(), qkv=nn.Linear(WIDTH, 3 * WIDTH)),
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_a_trunk_that_is_only_written_otherwise_is_held(kind):
+    torch.manual_seed(0)
+    trunk = HELD[kind]().eval()
+    assert_one_block_is(trunk, rows())
+    program = with_taps(trace(trunk, rows()))  # a router reads all layers, whatever their rows
+    block = Block(program, "r", (), {"r": {**program.groups, HEAD: 3}})
+    assert block(rows(), {})[HEAD].shape == (4, 3)
+
+
+def test_a_linear_layer_with_its_weight_turned_is_a_linear_layer():
+    torch.manual_seed(0)
+    trunk, x = nn.Sequential(Turned(5, WIDTH), nn.ReLU(), Turned(WIDTH, 3), nn.Flatten()), rows()
+    net = EideticNetwork(trunk, x)
+    loader = batches(x, torch.arange(4) % 2, 4)
+    net.train_task("a", loader, names(2), training=QUICK, pruning=None, pretrained=trunk)
+    layer = net.learned.block("t0").layer("0")
+    assert layer.weight.shape == (WIDTH, 5)
+    assert torch.allclose(layer.weight, trunk[0].weight.T, atol=0.5)
+
+
+OTHERWISE = {
+    "two tokens of one": token(lambda cls, rows: cls.repeat(rows, 2, 1)),
+    "as many as rows": like(lambda h, k, x: h * torch.ones(x.shape[0]).sum()),
+    "rows of two": like(lambda h, k, x: h.reshape(-1, 12, WIDTH)),
+    "rows in other places": like(lambda h, k, x: h.transpose(0, 1).reshape(-1, WIDTH).view(-1, 6, WIDTH)),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERWISE)
+def test_a_trunk_that_is_not_what_it_looks_like_is_refused(kind):
+    with pytest.raises(UnsupportedError):
+        trace(OTHERWISE[kind](), rows())
