@@ -5,7 +5,6 @@ from typing import Any
 
 import eideticnet.signals  # noqa: F401 - first, for Ctrl-C while torch is imported
 from eideticnet.answering import Named
-from eideticnet.convergence import UnderfitWarning
 from eideticnet.data import batches
 from eideticnet.errors import (
     BusyError,
@@ -18,6 +17,7 @@ from eideticnet.errors import (
     EideticError,
     NotReadyError,
     TrunkWarning,
+    UnderfitWarning,
     UnsupportedError,
 )
 from eideticnet.evaluation import TaskReport, evaluate

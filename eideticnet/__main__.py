@@ -15,8 +15,7 @@ from rich.console import Console
 
 from eideticnet import run
 from eideticnet.config import Config, read_config, read_tasks
-from eideticnet.convergence import UnderfitWarning
-from eideticnet.errors import ConfigError, EideticError, MissingExtraError
+from eideticnet.errors import ConfigError, EideticError, MissingExtraError, UnderfitWarning
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display, results
 from eideticnet.signals import heeding_signals, stoppable

@@ -16,10 +16,6 @@ FALLING = 0.1
 """A loss that fell by this share within the last ``patience`` epochs would have gone on falling."""
 
 
-class UnderfitWarning(UserWarning):
-    """Training ended while there was more to learn."""
-
-
 @dataclass(frozen=True)
 class Course:
     """How a module converged on ``classes`` classes: the ``accuracy`` that it kept, the ``losses`` of all

@@ -63,3 +63,7 @@ class MissingExtraError(EideticError):
 
 class TrunkWarning(UserWarning):
     """Something that a trunk does while it trains and a task learned on it would not."""
+
+
+class UnderfitWarning(UserWarning):
+    """Training ended while there was more to learn."""

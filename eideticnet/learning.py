@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.block import Block
-from eideticnet.convergence import UnderfitWarning
-from eideticnet.errors import CapacityError, DataError
+from eideticnet.errors import CapacityError, DataError, UnderfitWarning
 from eideticnet.hashing import json_hash
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.normal import as_named

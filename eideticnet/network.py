@@ -170,7 +170,8 @@ class EideticNetwork(Answering):
     ) -> Task:
         learned, *_ = before = self._now()
         learned.verify()
-        rows = Rows(task.label, lesson.loader, task.classes, self.inputs)
+        lesson = replace(lesson, classes=task.classes)
+        rows = lesson.rows
         rows.look(every_class=True)
         reading = resolve(reads, learned, self.program)
         program = with_room(learned, self.program, task.label, reading, when_full)

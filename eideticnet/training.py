@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -119,7 +119,8 @@ class Classify:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a module is to learn, and from what. ``logits(module, x)`` (N, C) takes normalised x."""
+    """What a module is to learn, and from what. ``logits(module, x)`` (N, C) takes normalised x; errors name
+    ``classes``, by default their numbers."""
 
     task: str
     loader: Loader
@@ -130,11 +131,12 @@ class Lesson:
     logits: Callable[[nn.Module, Tensor], Tensor]
     report: Callable[[Event], Any] = lambda event: None
     journal: Journal = field(default_factory=Journal)
+    classes: Sequence[object] = ()
 
     @cached_property
     def rows(self) -> Rows:
-        """What the loader gives, labels as numbers."""
-        return Rows(self.task, self.loader, range(self.objective.classes), self.inputs)
+        """What the loader gives, looked at once."""
+        return Rows(self.task, self.loader, self.classes or range(self.objective.classes), self.inputs)
 
     def key(self) -> list[str]:
         """What the course of the lesson depends on, as far as it can be told apart."""
