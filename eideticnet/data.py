@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
@@ -80,13 +81,14 @@ class Rows:
 
     def batches(self, *names: object) -> Generator[tuple[Tensor, Tensor]]:
         """One pass, decided by ``names``: ``x`` (N, *shape) in the contract's type, raw, and ``y`` (N,)
-        int64, N at least 1. What ``pair`` can convert is converted; what it refuses is a ``DataError``."""
+        int64, N at least 1. What ``pair`` can convert is converted; what it refuses is a ``DataError``. They
+        are the caller's: a loader may fill the same memory with its next batch."""
         empty, fitting = True, self._fits
         for number, batch in enumerate(self._given(*names)):
             x, y = batch if fitting else self._pair(batch, partial(self._place, number, batch))
             if len(y):
                 empty = False
-                yield x, y
+                yield (x, y) if fitting else (x.clone(), y.clone())
         if empty:
             dropped = (
                 "; drop_last drops the only batch there is" if any(_sampled(self.loader, "drop_last")) else ""
@@ -137,7 +139,8 @@ class Rows:
             try:
                 next(second)
             except DataError as error:
-                raise self._error(f"its loader can be read only once; a second pass: {error}") from None
+                again = str(error).removeprefix(str(self._error("")))
+                raise self._error(f"its loader can be read only once; a second pass: {again}") from None
         return counts
 
     @cached_property
@@ -190,6 +193,8 @@ class Rows:
             )
             raise self._error(f"its loader gives {what}; expected batches (x, y): {how}")
         x, y = batch
+        if _is_number(y) and isinstance(x, Tensor | np.ndarray) and x.shape == self.inputs.shape:
+            raise self._error("its loader gives single rows; expected batches: batches(x, y) makes a loader")
         try:
             return pair(x, y, self.inputs, len(self.classes))
         except RowError as error:
@@ -237,6 +242,10 @@ def _sampled(loader: Loader, name: str) -> list[Any]:
     """The attribute of the loader and its samplers, of those that have it."""
     owners = (loader, getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None))
     return [value for value in (getattr(owner, name, None) for owner in owners) if value is not None]
+
+
+def _is_number(y: object) -> bool:
+    return isinstance(y, int | float | np.generic) or (isinstance(y, Tensor | np.ndarray) and y.ndim == 0)
 
 
 def _described(batch: Any) -> str:

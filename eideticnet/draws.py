@@ -14,11 +14,37 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from eideticnet.seeding import derive, seeded
+from eideticnet.seeding import TRACING, derive, seeded
 
 PATIENCE = 60.0
 """Seconds to wait for another thread's loader, which may wait for this one."""
 _alone = threading.RLock()
+
+
+@contextmanager
+def process_alone() -> Iterator[None]:
+    """Have numpy's and Python's global generators, which are the process's, for this thread's work alone."""
+    waited = not _alone.acquire(timeout=PATIENCE)
+    if waited:
+        warnings.warn(
+            f"another thread has loaded or traced for {PATIENCE:.0f} s: what both of them draw from "
+            "numpy's and Python's generators may be mixed",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    try:
+        yield
+    finally:
+        if not waited:
+            _alone.release()
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """Have torch trace something: one thread at a time, for it changes what is the process's. The order of
+    the locks is that of a loader that draws."""
+    with process_alone(), TRACING:
+        yield
 
 
 class Draws:
@@ -57,24 +83,15 @@ class Draws:
 
     @contextmanager
     def _process(self) -> Iterator[None]:
-        """Have the process's generators for this pass alone."""
-        waited = not _alone.acquire(timeout=PATIENCE)
-        if waited:
-            warnings.warn(
-                f"another thread's loader has been at work for {PATIENCE:.0f} s: what both of them draw from "
-                "numpy's and Python's generators may be mixed",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        callers = self._states()
-        self._put(self._pass)
-        try:
-            yield
-        finally:
-            self._pass = self._states()
-            self._put(callers)
-            if not waited:
-                _alone.release()
+        """Let the process's generators be this pass's."""
+        with process_alone():
+            callers = self._states()
+            self._put(self._pass)
+            try:
+                yield
+            finally:
+                self._pass = self._states()
+                self._put(callers)
 
     def _states(self) -> _States:
         elsewhere = (random.getstate(), np.random.get_state()) if self._elsewhere else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import operator
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from typing import Any
@@ -22,8 +23,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from eideticnet.calls import writes
+from eideticnet.draws import process_alone
 from eideticnet.errors import UnsupportedError
 from eideticnet.users_code import blame, theirs
+
+RUNS, REST = 3, 0.05
+"""Of a forward that seems to draw, and the seconds after them."""
 
 
 def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
@@ -32,8 +37,8 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     shape, mode = tuple(example.shape), " while it trains" if trunk.training else ""
     buffers = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
     try:
-        with torch.no_grad(), _no_numbers_but_torchs():
-            out = functional_call(trunk, buffers, (example,))  # export logs stack traces of what fails
+        with torch.no_grad():  # first of all: export logs stack traces of what fails
+            out = _with_torchs_numbers_alone(lambda: functional_call(trunk, buffers, (example,)))
     except UnsupportedError:
         raise
     except Exception as error:
@@ -70,16 +75,31 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     return graph
 
 
-@contextmanager
-def _no_numbers_but_torchs() -> Iterator[None]:
-    """Refuse what draws from generators that no seed of ours decides, and put them back."""
-    before, others = random.getstate(), np.random.get_state()
-    yield
-    drawn = random.getstate() != before or repr(np.random.get_state()) != repr(others)
-    random.setstate(before)
-    np.random.set_state(others)
-    if drawn:
-        raise UnsupportedError("forward draws random numbers from Python or numpy; use torch's")
+def _with_torchs_numbers_alone(forward: Callable[[], Any]) -> Any:
+    """What ``forward`` gives; refused if it draws from generators that no seed of ours decides, which are
+    put back. It does if they move each time that it runs, and don't while it rests: then another thread
+    draws, and what ``forward`` does is held against its graph later."""
+    with process_alone():
+        before = _elsewhere()
+        for _ in range(RUNS):
+            try:
+                out = forward()
+            finally:
+                moved = repr(_elsewhere()) != repr(before)
+                if moved:
+                    random.setstate(before[0])
+                    np.random.set_state(before[1])
+            if not moved:
+                return out
+        time.sleep(REST)
+        if repr(_elsewhere()) != repr(before):
+            return out
+    raise UnsupportedError("forward draws random numbers from Python or numpy; use torch's")
+
+
+def _elsewhere() -> tuple[Any, Any]:
+    """The states of Python's and numpy's global generators."""
+    return random.getstate(), np.random.get_state(legacy=False)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import ceil
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,12 @@ from eideticnet.training import LAST_PHASE, Lesson, converge
 
 WhenFull = Literal["refuse", "reuse", "widen"]
 """What to do where a layer has no free neuron left."""
+
+
+def known_when_full(value: object) -> None:
+    """Raise ``DataError`` for what is none of these."""
+    if value not in get_args(WhenFull):
+        raise DataError(f"when_full {value!r}: use {', '.join(get_args(WhenFull))}")
 
 
 def free(learned: Learned, program: Program) -> dict[str, int]:

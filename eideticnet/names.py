@@ -40,13 +40,21 @@ def whole(value: Any, what: str, least: int | None = None) -> int:
     return number
 
 
+def expected(what: str, value: Any, *kinds: type) -> None:
+    """Raise ``DataError`` unless the argument ``what`` is of one of these ``kinds``."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join("None" if k is type(None) else f"{k.__name__}(...)" for k in kinds)
+        raise DataError(f"{what} is {value!r:.40}: give {wanted}")
+
+
 def task_name(name: Any) -> str:
     """``name`` as a plain string."""
     if not isinstance(name, str):
         raise DataError(f"a task's name is a string, got {name!r}; use {str(plain(name))!r}")
+    name = str.__str__(name)  # of an Enum's member, too
     if name in _RESERVED or "(revision" in name:
         raise DataError(f"{name!r} can't be a task's name; choose another")
-    return _checked(str(name), "a task's name")
+    return _checked(name, "a task's name")
 
 
 def class_names(classes: Any, task: str) -> tuple[str, ...]:
@@ -70,11 +78,11 @@ def class_names(classes: Any, task: str) -> tuple[str, ...]:
 
 
 def _class_name(value: Any, where: str) -> str:
-    if type(value) in (int, float, bool):
+    if type(value) in (int, float, bool) and value == value:  # nan is no name of anything
         value = str(value)
     if not isinstance(value, str):
         raise DataError(f"{where} must be names (strings) or numbers, got {value!r:.80}")
-    return _checked(str(value), where)
+    return _checked(str.__str__(value), where)
 
 
 def _checked(name: str, what: str) -> str:

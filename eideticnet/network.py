@@ -19,10 +19,10 @@ from eideticnet.experts import joined
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.learning import Plan, WhenFull, free, logits_over, with_room
+from eideticnet.learning import Plan, WhenFull, free, known_when_full, logits_over, with_room
 from eideticnet.memory import choose
 from eideticnet.moments import Moments, check_features, gather
-from eideticnet.names import class_names, plain, same, task_name, whole
+from eideticnet.names import class_names, expected, plain, same, task_name, whole
 from eideticnet.pairs import fitting
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
@@ -62,6 +62,10 @@ class EideticNetwork(Answering):
         self, trunk: nn.Module, example_input: Tensor, *, inputs: Inputs | None = None, seed: int = 0
     ) -> None:
         super().__init__()
+        if not isinstance(trunk, nn.Module):
+            what = trunk if isinstance(trunk, type) else type(trunk)
+            kind = f"the class {what.__name__} itself" if what is trunk else f"a {what.__name__}"
+            raise DataError(f"trunk is {kind}: give a torch.nn.Module, such as nn.Sequential(...)")
         if not isinstance(example_input, Tensor):
             kind = type(example_input).__name__
             raise DataError(
@@ -111,7 +115,8 @@ class EideticNetwork(Answering):
         """
         name = self._check_new(name)
         task = Task(name, self._next_owner(), class_names(classes, name), self._probes(probes))
-        memory, moments = self._check_kept(memory, moments)
+        memory, moments = self._check_kept(memory, pruning, when_full, moments)
+        expected("training", training, Training)
         objective = Classify(len(task.classes), training.label_smoothing)
         lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
         return self._add(task, lesson, pruning, when_full, reads, pretrained, memory, moments)
@@ -136,19 +141,26 @@ class EideticNetwork(Answering):
         The new revision has a block and a head of its own and answers from now on; the old one stays
         as it is, to the last bit, and can be made to answer again by ``answer_with``.
         """
-        memory, _ = self._check_kept(memory)
+        memory, _ = self._check_kept(memory, pruning, when_full)
         old = self.learned.revisions(self.task(name).name)[-1]
         probes = self._probes(old.probes if probes is None else probes)
         task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1, old.memory)
+        expected("training", training, Training)
         objective = Classify(len(task.classes), training.label_smoothing)
         lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
         return self._add(task, lesson, pruning, when_full, reads, memory=memory)
 
-    def _check_kept(self, memory: int, moments: int = 0) -> tuple[int, int]:
+    def _check_kept(
+        self, memory: int, pruning: object, when_full: object, moments: int = 0
+    ) -> tuple[int, int]:
         """What is to be kept with the network, refused before anything is trained if it can't be."""
+        expected("pruning", pruning, Pruning, type(None))
+        known_when_full(when_full)
         memory, moments = whole(memory, "memory", least=0), whole(moments, "moments", least=0)
         if moments:
             check_features(self.learned.moments, self.inputs, moments)
+        if not isinstance(self.metadata, dict):
+            raise DataError(f"net.metadata is a {type(self.metadata).__name__}; keep a dict there")
         try:
             json.dumps(self.metadata, ensure_ascii=False).encode()
         except (TypeError, ValueError) as error:
@@ -247,6 +259,9 @@ class EideticNetwork(Answering):
         """
         if not self.tasks:
             raise DataError("there is no task yet: learn one with train_task, then fit a router")
+        expected("routing", routing, Routing)
+        expected("training", training, Training)
+        known_when_full(when_full)
         data, held_out = self.rows(loaders), self.rows(validation)
         if routing.false_rejections and not validation:
             raise DataError("a threshold for false_rejections needs validation data; pass some")
@@ -303,6 +318,9 @@ class EideticNetwork(Answering):
         journal: Journal | None = None,
     ) -> Lesson:
         seeds, logits = (self.seed, seed), logits_over(self.learned)
+        expected("journal", journal, Journal, type(None))
+        if not callable(report):
+            raise DataError(f"report is {report!r:.40}: give a function that takes an Event, or leave it out")
         kept = journal or Journal()
         return Lesson(name, loader, objective, self.inputs, training, seeds, logits, report, kept)
 

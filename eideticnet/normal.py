@@ -26,9 +26,15 @@ def as_named(trunk: nn.Module) -> nn.Module:
         return in_mode(normal_form(trunk), training=False)
     except RuntimeError as error:
         raise UnsupportedError(
-            "the trunk can't be copied, which training needs; where weights are computed (weight_norm), use "
-            f"remove_weight_norm first: {str(error).splitlines()[0]}"
+            "the trunk can't be copied, which training needs; where weights are computed, use "
+            f"torch.nn.utils.{_undone(trunk)} first: {str(error).splitlines()[0]}"
         ) from error
+
+
+def _undone(trunk: nn.Module) -> str:
+    """What makes plain weights of those that are computed by hooks."""
+    names = {name.rpartition("_")[2] for module in trunk.modules() for name in module._parameters}
+    return "prune.remove(layer, 'weight')" if "orig" in names else "remove_weight_norm(layer)"
 
 
 def fixed(trunk: nn.Module) -> set[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eideticnet.block import Block
 from eideticnet.errors import ConfigError
+from eideticnet.names import plain
 from eideticnet.program import Program
 from eideticnet.rules import floors, producers
 from eideticnet.schedules import SCHEDULES, STEADY, Pace, Schedule
@@ -41,6 +42,10 @@ class Pruning:
             raise ConfigError(f"pruning score {self.score!r}: use {', '.join(SCORES)}")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"pruning schedule {self.schedule!r}: use {', '.join(SCHEDULES)}")
+        for name in ("step", "threshold", "lr_factor", "recovery_epochs"):
+            number = plain(getattr(self, name))
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ConfigError(f"pruning {name} {number!r}: give a number")
         if not 0 < self.step < 1:
             raise ConfigError(f"pruning step {self.step}: use a share between 0 and 1")
         if not 0 <= self.threshold < 1:
@@ -48,6 +53,8 @@ class Pruning:
         if not 0 < self.lr_factor <= 1:
             raise ConfigError(f"pruning lr_factor {self.lr_factor}: use a factor in (0, 1], such as 0.5")
         widths = self.min_width.values() if isinstance(self.min_width, Mapping) else [self.min_width]
+        if not all(hasattr(plain(width), "__index__") for width in widths):
+            raise ConfigError(f"pruning min_width {self.min_width!r}: use whole numbers")
         if self.recovery_epochs < 0 or min(widths, default=1) < 1:
             raise ConfigError("recovery_epochs must be at least 0 and min_width at least 1")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eideticnet.errors import ConfigError
-from eideticnet.names import plain
+from eideticnet.names import expected, plain
 from eideticnet.pruning import Pruning
 
 RouterKind = Literal["linear", "block", "taps", "moments", "experts", "none"]
@@ -65,6 +65,7 @@ class Routing:
                 f"router {self.router!r} with decision {self.decision!r}: entropy over the heads is "
                 'what is left when the router is "none", and needs no other'
             )
+        expected("routing's pruning", self.pruning, Pruning, type(None))
         object.__setattr__(self, "false_rejections", plain(self.false_rejections))
         if not 0 <= self.false_rejections < 1:
             raise ConfigError(f"false_rejections {self.false_rejections}: use a share such as 0.01")

@@ -98,12 +98,25 @@ def drawing() -> AbstractContextManager[object]:
     return _active.stack[-1].drawn_from if own else nullcontext()
 
 
+TRACING = threading.RLock()
+"""Held by whoever has torch trace something, and to draw or to step: while torch.export runs, dropout is made
+of other operations, and optimizers compute in another order, in all threads."""
+
+
 class _Drawing(TorchDispatchMode):
     """Gives every operation that draws the generator of ``numbers``."""
 
     def __init__(self, numbers: Numbers) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._numbers = numbers
+
+    def __enter__(self) -> Any:
+        TRACING.acquire()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        TRACING.release()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

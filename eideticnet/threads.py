@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from eideticnet.seeding import TRACING
 from eideticnet.training import Lesson, device_of
 
 SMALL = 2**27
@@ -30,7 +31,7 @@ def worth(lesson: Lesson, block: nn.Module) -> int:
         return default
     counter = _Counter()
     for x, _ in lesson.batches(device, "threads"):
-        with torch.no_grad(), counter:
+        with TRACING, torch.no_grad(), counter:
             lesson.logits(block.eval(), x)
         break
     return 1 if counter.most <= SMALL else default

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from eideticnet.calls import Call, writes
 from eideticnet.constants import fold
+from eideticnet.draws import tracing
 from eideticnet.errors import TrunkWarning, UnsupportedError
 from eideticnet.exported import exported, live, tensors_of
 from eideticnet.groups import Groups, Layouts, Retrace
@@ -50,7 +51,11 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
     It is tried on normalised ``rows`` (5, ...), by default random ones like ``example``. Raises
     ``UnsupportedError`` that names operation and layer where no rule holds, or a trial fails.
     """
-    trunk = unwrapped(trunk)
+    with tracing():
+        return _traced(unwrapped(trunk), example, rows)
+
+
+def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
     for name, weight in trunk.named_parameters():
         if not is_lazy(weight) and not weight.numel():
             raise UnsupportedError(
@@ -75,7 +80,7 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
         if value != before.get(name, value)
     ]
     for problem in dict.fromkeys([*modes.lost, *counted, *_frozen(trunk)]):
-        warnings.warn(problem, TrunkWarning, stacklevel=3)
+        warnings.warn(problem, TrunkWarning, stacklevel=4)
     return program
 
 

@@ -19,7 +19,7 @@ from eideticnet.data import Loader, Rows
 from eideticnet.errors import ConfigError, DataError, DivergedError
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
-from eideticnet.seeding import seeded
+from eideticnet.seeding import TRACING, seeded
 from eideticnet.states import Kept, has_hooks
 
 FACTORY = "use optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
@@ -189,7 +189,7 @@ def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names:
                 "Lower the learning rate, or look for NaN in the data"
             )
         loss.backward()
-        with nullcontext() if plain else numbers:
+        with TRACING, nullcontext() if plain else numbers:
             optimizer.step()
         total, count = total + loss.item() * len(y), count + len(y)
     if not count:

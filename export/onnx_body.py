@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from eideticnet.draws import tracing
 from export.errors import ExportError
 from export.prefix import cut
 from export.tail import X, logits_name
@@ -25,7 +26,7 @@ def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.Mod
     """``body`` maps x (N, *shape) to one tensor of logits for each of ``owners``; ``example`` has more
     than one row, for a batch of one would be exported as a constant."""
     outputs = [logits_name(owner) for owner in owners]
-    with _quiet():
+    with tracing(), _quiet():
         program = torch.onnx.export(
             body,
             (example,),

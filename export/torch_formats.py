@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from eideticnet import EideticNetwork
+from eideticnet.draws import tracing
 from eideticnet.routing import answer, decide
 from export.body import example, owners
 from export.errors import ExportError
@@ -42,7 +43,7 @@ def _examples(net: EideticNetwork, rows: int = 3) -> tuple[Tensor, Tensor, Tenso
 
 def write_torchscript(net: EideticNetwork, body: nn.Module, path: Path) -> None:
     """Write a traced and frozen TorchScript file."""
-    with warnings.catch_warnings(), torch.no_grad():
+    with tracing(), warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=TracerWarning)
         traced = torch.jit.trace(Answer(net, body).eval(), _examples(net), check_trace=False)
@@ -56,7 +57,7 @@ def write_pt2(net: EideticNetwork, body: nn.Module, path: Path) -> None:
     """Write a ``torch.export`` program with dynamic batch size."""
     batch = torch.export.Dim("batch", min=1)
     shapes = {"x": {0: batch}, "task": {0: batch}, "threshold": {0: batch}}
-    with torch.no_grad():
+    with tracing(), torch.no_grad():
         program = torch.export.export(Answer(net, body).eval(), _examples(net), dynamic_shapes=shapes)
     if not isinstance(program.graph_signature.user_inputs, tuple) or not program.range_constraints:
         raise ExportError("the batch dimension became a constant during export")

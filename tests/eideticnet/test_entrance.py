@@ -1,5 +1,6 @@
 """Names and numbers are converted or refused when they are given, never after hours of training."""
 
+import enum
 import json
 import math
 from functools import partial
@@ -87,6 +88,8 @@ def test_classes_become_plain_strings(classes, expected):
         (None, "give a list such as"),
         (torch.tensor(2), "give a list such as"),
         ([1, "1"], "'1' twice"),
+        ([1.0, math.nan], "got nan"),
+        (np.array([0.0, np.nan]), "got nan"),
         (["é", "e\u0301"], "twice"),
         (["a"], "got 1 of them"),
         (["a", ""], "1 to 200 printable characters"),
@@ -135,6 +138,70 @@ def test_a_name_that_reads_like_anothers_is_refused_and_one_of_numpys_is_plain()
         learn(net, "\u00e9")
     assert type(learn(net, np.str_("b")).name) is str
     assert task_name("n" * 200) == "n" * 200
+
+
+class Kind(str, enum.Enum):  # noqa: UP042  whose str() is another
+    CAT = "cat"
+    DOG = "dog"
+
+
+def test_members_of_an_enum_of_strings_are_the_names_that_they_stand_for():
+    net = trained(0, router=False)
+    task = learn(net, Kind.CAT, list(Kind))
+    assert (type(task.name), task.name, task.classes) == (str, "cat", ("cat", "dog"))
+    assert {type(name) for name in task.classes} == {str}
+    assert torch.equal(net.task_logits(X[:2], Kind.CAT), net.task_logits(X[:2], "cat"))
+    assert net.rows({Kind.CAT: task_loader(5)}).keys() == {"cat"}
+
+
+@pytest.mark.parametrize(
+    ("trunk", "said"),
+    [
+        (lambda x: x, "a function"),
+        (nn.Linear, "the class Linear itself"),
+        (None, "a NoneType"),
+        ("mlp", "a str"),
+    ],
+)
+def test_a_trunk_that_is_no_module_is_refused(trunk, said):
+    with pytest.raises(DataError, match=f"^trunk is {said}: give a torch.nn.Module"):
+        EideticNetwork(trunk, X[:2])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"pruning": 0.5}, r"pruning is 0.5: give Pruning\(...\) or None"),
+        ({"pruning": False}, "pruning is False"),
+        ({"pruning": Pruning}, "pruning is <class"),
+        ({"training": None}, r"training is None: give Training\(...\)"),
+        ({"journal": "file"}, r"journal is 'file': give Journal\(...\)"),
+        ({"report": None}, "report is None: give a function"),
+        ({"when_full": "x"}, "when_full 'x': use refuse, reuse, widen"),
+        ({"when_full": ["widen"]}, "when_full"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_with_the_kind_that_is_wanted(options, said):
+    net = trained(1, router=False)
+    calls = [learn, lambda net, **given: net.revise_task("task 0", task_loader(0), **given)]
+    if "pruning" not in options:
+        calls.append(lambda net, **given: net.fit_router({"task 0": task_loader(0)}, **given))
+    for call in calls:
+        with pytest.raises(DataError, match=said):
+            call(net, **options)
+
+
+def test_so_are_those_of_routing_and_pruning():
+    for routing in ("taps", None, Routing):
+        with pytest.raises(DataError, match="routing is "):
+            trained(1, router=False).fit_router({"task 0": task_loader(0)}, routing=routing)
+    with pytest.raises(DataError, match=r"pruning is 0\.5"):
+        Routing(pruning=0.5)
+    for name, value in (("step", "0.1"), ("threshold", None), ("lr_factor", True), ("recovery_epochs", [1])):
+        with pytest.raises(ConfigError, match=f"pruning {name} .*: give a number"):
+            Pruning(**{name: value})
+    with pytest.raises(ConfigError, match="min_width '3': use whole numbers"):
+        Pruning(min_width="3")
 
 
 @pytest.mark.parametrize("value", [0.5, np.float64(0.5), np.float32(0.5), torch.tensor(0.5), np.array(0.5)])
@@ -262,6 +329,9 @@ def test_metadata_that_can_not_be_saved_is_refused_before_anything_is_trained():
         net.metadata = {"made by": value}
         with pytest.raises(DataError, match="metadata can't be saved"):
             learn(net)
+    net.metadata = [1]
+    with pytest.raises(DataError, match="metadata is a list; keep a dict"):
+        learn(net)
 
 
 @pytest.mark.parametrize("by", [np.float64(0.5), torch.tensor(0.5), {"layers.0": np.int64(12)}])

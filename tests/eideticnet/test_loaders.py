@@ -84,6 +84,19 @@ class Again:
         return self.left.pop()
 
 
+class Refilled:
+    """Gives each batch in the same memory, as loaders with a buffer do."""
+
+    def __init__(self, pairs):
+        self.pairs, size = list(pairs), max(len(y) for _, y in pairs)
+        self.x, self.y = torch.empty(size, FEATURES), torch.empty(size, dtype=torch.int64)
+
+    def __iter__(self):
+        for x, y in self.pairs:
+            yield self.x[: len(y)].copy_(x), self.y[: len(y)].copy_(y)
+        self.x.fill_(torch.nan)
+
+
 Named = namedtuple("Named", "pixels labels")
 KINDS = {
     "a sampler of some rows": lambda d, rows: DataLoader(d, 16, sampler=SubsetRandomSampler(rows)),
@@ -108,6 +121,7 @@ KINDS = {
     "a stream": lambda d, rows: DataLoader(Stream(*d[rows]), 16),
     "a list of batches": lambda d, rows: [d[rows[i : i + 13]] for i in range(0, len(rows), 13)],
     "an iterator that begins again": lambda d, rows: Again([d[rows[:30]], d[rows[30:]]]),
+    "one buffer for all batches": lambda d, rows: Refilled([d[rows[i : i + 13]] for i in (0, 13, 26, 39)]),
     "batches without rows": lambda d, rows: [(torch.empty(0, FEATURES), torch.empty(0)), d[rows]],
     "a shared generator": lambda d, rows: DataLoader(Subset(d, rows), 16, shuffle=True, generator=SHARED),
 }
@@ -154,6 +168,20 @@ def test_a_router_learns_from_just_the_rows_that_the_loaders_give_mixed(kind):
     assert once == again
     assert once != other or kind == "batches without rows"
     assert all(len({label // 2 for label in batch}) > 1 for batch in once if len(batch) > 15)
+
+
+def test_what_is_learned_measured_and_kept_of_batches_in_one_buffer_is_what_is_of_each_in_its_own():
+    found = []
+    for kind in ("a list of batches", "one buffer for all batches"):
+        loaders = {f"task {i}": KINDS[kind](*poisoned(i)) for i in range(2)}
+        net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+        for name, loader in loaders.items():
+            net.train_task(name, loader, names(2), training=ONCE, pruning=LIGHT, memory=5, moments=8)
+        net.fit_router(loaders, routing=Routing("experts"), validation=loaders, training=ONCE)
+        kept = [(t.memory.x.tolist(), t.memory.y.tolist()) for t in net.tasks]
+        measured = evaluate(net, loaders), calibration_error(net, loaders)
+        found.append((net.digests(), net.learned.routing_digest(), kept, *measured))
+    assert found[0] == found[1]
 
 
 @examples(20, 60)
@@ -345,7 +373,8 @@ WRONG = {
     ),
     "triples": (DataLoader(TensorDataset(X, Y, Y), 16), r"gives 3 things \(Tensor, Tensor, Tensor\)"),
     "inputs alone": (DataLoader(TensorDataset(X), 16), "gives 1 things"),
-    "single rows": (DataLoader(PLAIN, batch_size=None), "y is a single number"),
+    "single rows": (DataLoader(PLAIN, batch_size=None), r"gives single rows; .*batches\(x, y\) makes"),
+    "a list of single rows": (pairs_of(X, Y.tolist()), r"gives single rows; .*batches\(x, y\) makes"),
     "inputs in a dict": ([({"ids": X}, Y)], "x is dict"),
     "persistent workers": (
         DataLoader(PLAIN, 16, num_workers=1, persistent_workers=True),

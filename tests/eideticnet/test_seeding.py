@@ -3,10 +3,12 @@
 import copy
 import random
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from nets import LIGHT, QUICK, names, task_data
@@ -16,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, batches
+from eideticnet.errors import UnsupportedError
 from eideticnet.seeding import _random_functions, derive, seeded
 from eideticnet.threads import number, using
 
@@ -135,6 +138,61 @@ def test_a_lesson_on_one_thread_leaves_torchs_number_to_lessons_in_other_threads
         assert (found, torch.get_num_threads()) == ([2, 1], 2)
     finally:
         torch.set_num_threads(begun_with)
+
+
+@contextmanager
+def meanwhile(work, count=1):
+    """Other threads do ``work`` again and again."""
+    done, errors = threading.Event(), []
+
+    def again():
+        try:
+            while not done.is_set():
+                work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=again) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+    assert errors == []
+
+
+def of_numpy(index):
+    return torch.from_numpy(np.random.rand(FEATURES)).float() + random.random()
+
+
+def built():
+    return EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES)).program
+
+
+def test_networks_are_built_in_another_thread_and_change_nothing_that_another_learns():
+    expected, program = learned(DataLoader(Noisy(of_numpy), 4, shuffle=True)), built()
+    with meanwhile(lambda: (built(), time.sleep(0.5))):
+        assert learned(DataLoader(Noisy(of_numpy), 4, shuffle=True)) == expected
+        assert built() == program
+
+
+class Drawing(Mlp):
+    def forward(self, x):
+        return super().forward(x) * random.random()
+
+
+def test_a_forward_is_blamed_for_numbers_that_it_draws_and_not_for_another_threads():
+    program = built()
+    with meanwhile(lambda: (np.random.rand(), random.random(), time.sleep(1e-4))):
+        assert [built() for _ in range(2)] == [program] * 2
+    random.seed(3)
+    before = random.getstate()
+    with pytest.raises(UnsupportedError, match="draws random numbers from Python or numpy"):
+        EideticNetwork(Drawing((8, 8)), torch.zeros(2, FEATURES))
+    assert random.getstate() == before
 
 
 def recurrent():
