@@ -22,6 +22,9 @@ def main() -> None:
     except (ExportError, ArchiveError, OSError) as error:
         failed(error)
         raise SystemExit(1) from None
+    except MemoryError as error:
+        failed(MemoryError(f"there is not memory enough: {error}"))
+        raise SystemExit(1) from None
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

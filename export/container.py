@@ -64,15 +64,20 @@ def read_members(path: Path, limit: Callable[[str], int]) -> dict[str, bytes]:
     """
     try:
         with read_regular(path) as file:
-            start, entries = _directory(file)
-            _check_names([e.name for e in entries])
-            for entry in entries:
-                entry.check(limit(entry.name))
-            _check_sizes(entries)
-            _check_places(entries, start)
-            return {entry.name: _read(file, entry) for entry in entries}
+            return {entry.name: _read(file, entry) for entry in check_members(file, limit)}
     except OSError as error:
         raise ArchiveError(f"can't be read: {error.strerror}") from error
+
+
+def check_members(file: BinaryIO, limit: Callable[[str], int]) -> list[_Entry]:
+    """All that the directory of an archive declares, checked before more than the directory is read."""
+    start, entries = _directory(file)
+    _check_names([e.name for e in entries])
+    for entry in entries:
+        entry.check(limit(entry.name))
+    _check_sizes(entries)
+    _check_places(entries, start)
+    return entries
 
 
 @dataclass(frozen=True)

@@ -74,9 +74,9 @@ def apply_delta(old: Path, delta: Path, destination: Path, most: int | None = No
     """Make the new archive from ``old`` and ``delta``, whole or not at all. ``ArchiveError`` where the
     delta was made for another archive, is damaged, or asks for files of more than ``most`` bytes."""
     header, stored = _read(delta)
+    pool = _pool(old)
     if file_sha256(old) != header["old"]:
         raise ArchiveError(f"{delta} was made for another archive than {old}")
-    pool = _pool(old)
     pieces = [piece for file in header["files"] for piece in file["pieces"]]
     if any(isinstance(p, str) and p not in pool for p in pieces):
         raise ArchiveError(f"{delta} needs a piece that {old} does not hold")

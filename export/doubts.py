@@ -54,19 +54,21 @@ def doubts(real: Real, task: Array, label: Array, tasks: Sequence[Mapping[str, A
         if not count:
             continue
         where = f"{real.source}: of the {count} rows of task {described['name']!r} (number {index})"
-        chance = 1 / len(tasks)
-        if others.sum() >= _OTHERS:
-            chance = max(chance, float((task[others] == index).mean()))
+        chance, why = 1 / len(tasks), f"no more than by guessing among {len(tasks)} tasks"
+        attracted = float((task[others] == index).mean()) if others.sum() >= _OTHERS else 0.0
+        if attracted > chance:
+            chance, why = attracted, f"and {attracted:.0%} of the rows of other tasks are"
         if len(tasks) > 1 and (doubt := _at_chance(right, count, chance)) is not None:
-            what = f"{where} {right} are found to be of it, chance ({chance:.2f}) or less"
-            yield Doubt(index, f"{what}: are they of that task, and in raw units?", doubt)
+            what = f"{where} {right} are found to be of it, {why}"
+            yield Doubt(index, f"{what}: are tasks swapped, or inputs not in raw units?", doubt)
         elif real.label is not None and right:
             given, said = real.label[found], label[found]
             same, classes = int((given == said).sum()), len(described["classes"])
             chance = _agreement_by_chance(given, said, classes)
             if classes > 1 and (doubt := _at_chance(same, right, chance)) is not None:
                 what = f"{where} {right} are found, and {same} of these have the label answered"
-                yield Doubt(index, f"{what}, chance ({chance:.2f}) or less: are labels shifted?", doubt)
+                why = f"no more than by guessing ({chance:.0%})"
+                yield Doubt(index, f"{what}, {why}: are labels shifted?", doubt)
 
 
 def _at_chance(right: int, rows: int, chance: float) -> bool | None:

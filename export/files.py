@@ -16,6 +16,8 @@ from pathlib import Path
 
 from export.errors import ArchiveError
 
+LARGEST = 8 << 30
+"""Bytes above which nothing is read: an archive has 4 GiB at most, and what is larger is no file for us."""
 _PARTIAL = re.compile(r".+\.\d+-[0-9a-f]{8}\.partial")
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -26,25 +28,34 @@ _KINDS = {
 }
 
 
-def read_regular(path: Path) -> BufferedReader:
-    """Open ``path`` for reading. ``ArchiveError`` at once where it is no regular file: a pipe would be waited
-    for, a device never ends, and neither can be read twice, once to check and once to use it."""
-    _check_regular(path, path.stat())
+def read_regular(path: Path, most: int = LARGEST) -> BufferedReader:
+    """Open ``path`` for reading. ``ArchiveError`` at once where it is no regular file, or has more than
+    ``most`` bytes: a pipe would be waited for, a device never ends, and neither can be read twice, once to
+    check and once to use it."""
+    _check_regular(path, path.stat(), most)
     # what it is now may be replaced before it is opened
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     file = os.fdopen(descriptor, "rb")
     try:
-        _check_regular(path, os.fstat(descriptor))
+        _check_regular(path, os.fstat(descriptor), most)
     except BaseException:
         file.close()
         raise
     return file
 
 
-def _check_regular(path: Path, found: os.stat_result) -> None:
+def _check_regular(path: Path, found: os.stat_result, most: int) -> None:
     if not stat.S_ISREG(found.st_mode):
         kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
         raise ArchiveError(f"{path} is {kind}; expected a regular file")
+    if found.st_size > most:
+        raise ArchiveError(f"{path} has {found.st_size} bytes; expected {most} at most")
+
+
+def read_bytes(path: Path, most: int = LARGEST) -> bytes:
+    """The content of a regular file of at most ``most`` bytes; else ``ArchiveError``."""
+    with read_regular(path, most) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
 
 
 @contextmanager

@@ -5,11 +5,14 @@ Imports neither torch nor eideticnet.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from export.errors import ArchiveError, InputsError
-from export.files import read_regular
+from export.files import LARGEST, read_regular
 
 Array = npt.NDArray[Any]
+_ZIP, _LARGEST_HEADER = b"PK\3\4", 100 << 20
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,50 @@ def read_inputs(path: Path, spec: dict[str, Any], what: str = "routing data") ->
         raise InputsError(f"can't read {what} {path}: expected a file .npz or .safetensors")
     try:
         with read_regular(path) as raw:
-            if path.suffix == ".npz":
-                with np.load(raw, allow_pickle=False) as file:
-                    arrays = {name: file[name] for name in file.files}
-            else:
-                arrays = load_tensors(raw.read())
+            arrays = _npz(raw) if path.suffix == ".npz" else _safetensors(raw)
     except ArchiveError as error:
-        raise InputsError(f"can't read {what} {error}") from None
+        text = str(error).removeprefix(f"{path} ")
+        raise InputsError(f"can't read {what} {path}: {text}") from None
+    except MemoryError:
+        raise InputsError(f"can't read {what} {path}: it needs more memory than there is") from None
     except (OSError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
         raise InputsError(f"can't read {what} {path}: {error}") from error
     return real_inputs(arrays, spec, str(path))
+
+
+def _npz(raw: BufferedReader) -> dict[str, Array]:
+    """The arrays of a zip file of .npy files, which may say how large they become, and be believed."""
+    if raw.peek(len(_ZIP))[: len(_ZIP)] != _ZIP:
+        raise ArchiveError("is no .npz file, as numpy.savez writes")
+    with ZipFile(raw) as packed:
+        size = sum(entry.file_size for entry in packed.infolist())
+    if size > LARGEST:
+        raise ArchiveError(f"becomes {size} bytes; expected {LARGEST} at most")
+    raw.seek(0)
+    with np.load(raw, allow_pickle=False) as file:
+        try:
+            return {name: file[name] for name in file.files}
+        except ValueError as error:
+            if "pickle" not in str(error):
+                raise
+            raise ArchiveError("holds Python objects, which are never loaded; expected numbers") from None
+
+
+def _safetensors(raw: BufferedReader) -> dict[str, Array]:
+    """The tensors of a file that is as long as its header says."""
+    size, head = os.fstat(raw.fileno()).st_size, int.from_bytes(raw.read(8), "little")
+    try:
+        if head > _LARGEST_HEADER:
+            raise ValueError(head)
+        tensors = json.loads(raw.read(head))
+        spans = [t["data_offsets"][1] for name, t in tensors.items() if name != "__metadata__"]
+        told = 8 + head + max(spans, default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise ArchiveError("is no .safetensors file: its header can't be read") from None
+    if told != size:
+        raise ArchiveError(f"has {size} bytes, and {told} by its header")
+    raw.seek(0)
+    return load_tensors(raw.read())
 
 
 def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> Real:

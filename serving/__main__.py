@@ -26,6 +26,9 @@ def main() -> None:
     except FORESEEN as error:
         failed(error)
         raise SystemExit(1) from None
+    except MemoryError as error:
+        failed(MemoryError(f"there is not memory enough: {error}"))
+        raise SystemExit(1) from None
     except (KeyboardInterrupt, SystemExit) as end:
         code = getattr(end, "code", INTERRUPTED)  # typer makes the one of the other
         if code == INTERRUPTED and signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

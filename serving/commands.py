@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.console import Console
 from export.errors import ArchiveError
 from export.verify import MAX_DROP
 from serving.client.command import predict
+from serving.client.options import LONGEST
 from serving.connection import Connection, Limits, connect
 from serving.cores import fitting
 from serving.deploy import Step
@@ -24,6 +25,7 @@ from serving.errors import ServingError
 from serving.home import Home
 from serving.judgement import Terms
 from serving.launch import Options
+from serving.ports import check_hosts
 from serving.recording import read as read_recording
 from serving.report import DeployReport
 from serving.running import Profile, find
@@ -46,11 +48,24 @@ HomeFolder = Annotated[
     Path, typer.Option("--home", help="The server's folder: state, archives, keys, reports.")
 ]
 Name = Annotated[str, typer.Option("--name", help="The model; default: the only one there is.")]
-ReadySeconds = Annotated[float, typer.Option(help="How long the new version may take until it answers.")]
-DrainSeconds = Annotated[float, typer.Option(help="How long the old version may finish what it has begun.")]
-StopSeconds = Annotated[float, typer.Option(help="How long requests may take to end at the stop.")]
+
+
+def _seconds(value: float) -> float:
+    if not 0 <= value <= LONGEST:  # which NaN is not
+        raise typer.BadParameter(f"{value} is no time to wait; expected seconds from 0 to {LONGEST:.0f}")
+    return value
+
+
+def _wait(help: str) -> Any:
+    return typer.Option(callback=_seconds, help=help)
+
+
+ReadySeconds = Annotated[float, _wait("How long the new version may take until it answers.")]
+DrainSeconds = Annotated[float, _wait("How long the old version may finish what it has begun.")]
+StopSeconds = Annotated[float, _wait("How long requests may take to end at the stop.")]
 SilenceSeconds = Annotated[
-    float, typer.Option(help="TorchServe is started again after so long without an answer.")
+    float,
+    _wait("TorchServe is started again after so long without an answer."),
 ]
 Run = Annotated[
     str,
@@ -90,7 +105,7 @@ def start(
         typer.Option("--replace", help="An archive that is new here replaces its model, without a proof."),
     ] = False,
     java_heap: Annotated[int, typer.Option(min=64, help="Megabytes of Java's heap.")] = HEAP_MEGABYTES,
-    startup_seconds: Annotated[float, typer.Option(help="How long starting may take.")] = 120.0,
+    startup_seconds: Annotated[float, _wait("How long starting may take.")] = 120.0,
     stop_seconds: StopSeconds = 10.0,
     silence_seconds: SilenceSeconds = 30.0,
     run: Run = "",
@@ -98,11 +113,15 @@ def start(
     """Serve in the foreground until Ctrl-C or SIGTERM, then leave nothing behind but HOME."""
     if (tls_cert is None) != (tls_key is None):
         raise ServingError("--tls-cert and --tls-key go together")
+    network = Network(host, management_host, tls_cert, tls_key)
+    check_hosts(network)
+    if keys is not None and keys.is_dir():
+        raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
     workers, notes = fitting(workers)
     for note in [*notes, *(check_tls(tls_cert, tls_key) if tls_cert and tls_key else [])]:
         typer.echo(note, err=True)
     options = Options(
-        network=Network(host, management_host, tls_cert, tls_key),
+        network=network,
         workers=workers,
         profile=profile,
         allow_torch=allow_torch,
@@ -142,7 +161,7 @@ def _serve(home: Home, archives: list[Path], options: Options, replace: bool, ru
 @app.command()
 def stop(
     home: HomeFolder = DEFAULT_HOME,
-    seconds: Annotated[float, typer.Option(help="How long to wait for its end.")] = 60.0,
+    seconds: Annotated[float, _wait("How long to wait for its end.")] = 60.0,
 ) -> None:
     """Stop the server that runs in HOME, after it has answered what it has begun."""
     place = Home(home)
@@ -229,7 +248,7 @@ def recorded(
     place = Home(home)
     state = State.load(place.state)
     name = state.only(name)
-    archive = opened(state.models[name].default, place.store, allow_torch=True)  # of which nothing runs
+    archive = opened(name, state.models[name].default, place.store, allow_torch=True)  # of which nothing runs
     found = read_recording(place.records, name, archive.bundle["input"])
     found.write(out)
     typer.echo(f"{len(found)} requests to {name} in {out}")

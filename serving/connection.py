@@ -40,13 +40,14 @@ class Connection:
         """What is to be served; ``Unavailable`` while that is not known."""
         return State.known(self.home.state)
 
-    def archive(self, version: Version) -> Archive:
-        """The archive of ``version``, if it is still the one that was admitted and its format is allowed."""
-        return opened(version, self.home.store, allow_torch=self.running.allow_torch)
+    def archive(self, name: str, version: Version) -> Archive:
+        """The archive of ``version`` of the model ``name``, if it is still the one that was admitted and its
+        format is allowed."""
+        return opened(name, version, self.home.store, allow_torch=self.running.allow_torch)
 
-    def load(self, version: Version) -> None:
+    def load(self, name: str, version: Version) -> None:
         """Begin to load a version whose archive is still the one that was admitted."""
-        self.archive(version)
+        self.archive(name, version)
         self.management.register(version.file, BATCHING[self.running.profile])
 
 

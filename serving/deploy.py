@@ -55,7 +55,7 @@ def deploy(
             if old is None:
                 yield Step("prove", f"nothing to prove: no {model} was served before")
             else:
-                report = judge(stored.archive.path, server.archive(old.default).path, terms)
+                report = judge(stored.archive.path, server.archive(model, old.default).path, terms)
                 text = f"{report.verdict}: {version.version} against {old.default.version}"
                 yield Step("prove", text, {"proof": report.to_json()}, report)
                 enforce(report, terms)
@@ -72,7 +72,7 @@ def rollback(server: Connection, name: str = "") -> Iterator[Step]:
         previous = state.models[model].previous
         if previous is None:
             raise ServingError(f"{model} has no version before {state.models[model].default.version}")
-        server.archive(previous)
+        server.archive(state.only(name), previous)
         yield Step("admit", f"{previous.file} is as it was")
         yield from _take_over(server, state, model, previous, None)
 
@@ -110,7 +110,7 @@ def _take_over(
         yield Step("probe", f"{new} answers its probes")
         old = state.models.get(name)
         if shadowing is not None and old is not None:
-            compared = shadow(server.prober, server.archive(old.default), label, shadowing)
+            compared = shadow(server.prober, server.archive(name, old.default), label, shadowing)
             yield Step("shadow", compared.summary(), {"shadow": compared.to_json()})
             if compared.too_many(shadowing):
                 raise Refused(f"too many answers differ: {compared.summary()}")

@@ -14,6 +14,13 @@ class Unavailable(ServingError):
     """What is needed is not there, and may come back: a file, a folder, room on a disk, a port."""
 
 
+class ClosedError(ServingError):
+    """A client was asked after it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed; make another one")
+
+
 class NoAnswerError(ServingError):
     """The connection was refused or broke, so nobody knows whether the request was run."""
 

@@ -42,7 +42,7 @@ class PrivateFolder:
 
     def _check(self, room: int) -> None:
         """What would fail later, inside Java and without its cause: room, sockets, programs."""
-        where = f"TorchServe can't run in {self.real}"
+        where = f"TorchServe can't run in {self.real.parent}"
         file = self.path / "check"
         try:
             with file.open("wb") as new:

@@ -99,7 +99,7 @@ class Home:
     def served(self) -> bool:
         """Whether a server runs here: whether its lock is held, which no reused process id can fake."""
         try:
-            descriptor = os.open(self.server_lock, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.server_lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -159,7 +159,9 @@ def _locked(path: Path, seconds: float, problem: str, advice: str = "") -> Itera
         deadline = time.monotonic() + seconds
         while not _try_lock(descriptor):
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                holder = ""
+                with suppress(OSError):  # it is no regular file
+                    holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
                 raise Locked(f"{problem}: process {holder or 'unknown'}" + (f"; {advice}" if advice else ""))
             time.sleep(_LOCK_PAUSE)
         with suppress(OSError):  # a full disk: nobody is told who holds the lock, and it is held

@@ -46,7 +46,7 @@ def merge_ended(folder: Path) -> None:
     """Add up what workers counted that have ended, so that there are no more files than workers."""
     with _FILES:
         for kind in _KINDS:
-            ended = [path for path in folder.glob(f"{kind}_*.db") if not _lives(path)]
+            ended = [path for path in folder.glob(f"{kind}_*.db") if path.is_file() and not _lives(path)]
             if len(ended) > 1:
                 _merge(ended, folder / f"{kind}_{_ENDED}.db")
 

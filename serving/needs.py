@@ -20,28 +20,39 @@ class Needs:
 
     def __init__(self, home: Home, network: Network, ports: Ports) -> None:
         self._home, self._network, self._ports = home, network, ports
-        self._lock, self._locks = home.server_lock.stat(), ExitStack()
+        self._first, self._other = home.server_lock.stat(), home.server_lock.stat()
+        self._locks = ExitStack()
 
     def check(self, server: Connection, *, running: bool) -> None:
         """``Unavailable``, ``ArchiveError`` or ``OSError`` say what is missing: the home, what is to be
         served, its archives, a place to run, and, unless TorchServe is ``running``, its ports."""
         self.check_home()
-        for model in server.state().models.values():
-            server.archive(model.default)
+        for name, model in server.state().models.items():
+            server.archive(name, model.default)
         PrivateFolder(self._home.run, room(self._home)).remove()
         if not running and (others := taken(self._ports, self._network)):
             raise Unavailable(f"another program has port {', '.join(map(str, others))}")
 
     def check_home(self) -> None:
         """``Unavailable`` where the home is gone. One that was put in its place, as from a copy, is ours too,
-        unless another server runs there, whom ``Locked`` names."""
+        unless another server runs there, whom ``Locked`` names. A folder that holds no state is no home, and
+        nothing is written there."""
         if not self._home.root.is_dir():
             raise Unavailable(f"{self._home.root} is gone")
         with suppress(OSError):
-            if os.path.samestat(self._lock, self._home.server_lock.stat()):
+            found = self._home.server_lock.stat()
+            if os.path.samestat(self._first, found):  # held by the caller all the time
+                self._locks.close()
+                self._other = self._first
                 return
+            if os.path.samestat(self._other, found):
+                return
+        if not self._home.state.exists():
+            raise Unavailable(f"{self._home.root} is another folder than before: it holds no state.json")
+        self._locks.close()
+        self._other = self._first
         self._locks.enter_context(self._home.held())
-        self._lock = self._home.server_lock.stat()
+        self._other = self._home.server_lock.stat()
 
     def __enter__(self) -> Needs:
         return self

@@ -51,5 +51,7 @@ class Output:
                     return self._file
             self._file.close()
             self._file = None
-        self._file = self._path.open("ab", buffering=0)
+        # a pipe that nobody reads would hold TorchServe
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+        self._file = os.fdopen(descriptor, "ab", buffering=0)
         return self._file

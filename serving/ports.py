@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 
-from serving.errors import Unavailable
+from serving.errors import ServingError, Unavailable
 from serving.settings import Network, Ports
 
 USUAL = Ports(inference=8080, management=8081, grpc_inference=7070, grpc_management=7071, control=8083)
@@ -24,6 +24,15 @@ def free_ports(
                 for use in Ports.model_fields
             }
         )
+
+
+def check_hosts(network: Network) -> None:
+    """``ServingError`` where this machine, or TorchServe, can't listen at an address of ``network``."""
+    for host in {network.host, network.management_host}:
+        if ":" in host:
+            raise ServingError(f"TorchServe takes no IPv6 address ({host}): give an IPv4 one or a name")
+        with ExitStack() as held:
+            _bound(held, host, [0])
 
 
 def taken(ports: Ports, network: Network) -> list[int]:

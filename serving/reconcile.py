@@ -41,8 +41,8 @@ def settle(server: Connection, state: State) -> None:
 def perform(server: Connection, action: Action) -> Drained | None:
     """Take one action; taking it twice does no harm."""
     match action:
-        case Register(_, version):
-            server.load(version)
+        case Register(name, version):
+            server.load(name, version)
         case Scale(name, label, workers):
             server.management.scale(name, label, workers)
         case Probe(name, version):
@@ -71,4 +71,4 @@ def _wait(server: Connection, name: str, version: Version) -> None:
             what = f"{held.ready} of {held.wanted} workers of {name} {version.version} are ready"
             raise ServingError(f"{what} after {server.limits.ready:.0f} s")
         time.sleep(_PAUSE_SECONDS)
-    server.prober.wait(server.archive(version), max(1.0, deadline - time.monotonic()))
+    server.prober.wait(server.archive(name, version), max(1.0, deadline - time.monotonic()))

@@ -93,7 +93,7 @@ def _written(path: Path, spec: dict[str, Any]) -> Recording:
         with read_regular(path) as file:
             tensors = load(file.read())
         found = Recording(*(tensors[name] for name in ("x", "pinned", "threshold", "time")))
-    except (OSError, KeyError, ValueError, SafetensorError):
+    except (OSError, KeyError, ValueError, MemoryError, SafetensorError):
         return _recording([], spec)
     fits = found.x.shape[1:] == tuple(spec["shape"]) and found.x.dtype == spec["dtype"]
     same = {len(found.x), len(found.task), len(found.threshold)} == {len(found)}
@@ -116,7 +116,7 @@ def _whole_rows(paths: Iterable[Path]) -> Iterator[Array]:
     for path in paths:
         try:  # plain reads: a mapped file that a new process makes anew would kill the reader
             rows, again = (_ring(path) for _ in range(2))
-        except (ArchiveError, OSError, ValueError, EOFError):
+        except (ArchiveError, OSError, ValueError, EOFError, MemoryError):
             continue  # it is being made, or it is none of ours
         if rows.dtype.names and "time" in rows.dtype.names and rows.shape == again.shape:
             yield rows[(rows["time"] > 0) & (rows["time"] == again["time"])]

@@ -7,8 +7,13 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from export.errors import ArchiveError
+from export.files import read_bytes
 from serving.errors import Unavailable
 from serving.files import write_whole
+
+LARGEST = 16 << 20
+"""Bytes that such a file may have."""
 
 
 class Record(BaseModel):
@@ -20,7 +25,9 @@ class Record(BaseModel):
     def read(cls, path: Path) -> Self:
         """The file's content; ``Unavailable`` names the file and the first thing wrong with it."""
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_bytes(path, LARGEST))
+        except ArchiveError as error:
+            raise Unavailable(str(error)) from None
         except OSError as error:
             raise Unavailable(f"{path} can't be read: {error.strerror}") from error
         except ValidationError as error:

@@ -6,7 +6,9 @@ import ssl
 from pathlib import Path
 from typing import Literal
 
-from serving.errors import ServingError
+from export.errors import ArchiveError
+from export.files import read_regular
+from serving.errors import ServingError, Unavailable
 from serving.home import Home
 from serving.records import Record
 
@@ -51,6 +53,10 @@ def trust(certificate: str | None) -> ssl.SSLContext | bool:
     """How a client on this machine checks a server: by its very certificate, whatever host that names."""
     if certificate is None:
         return True
+    try:
+        read_regular(Path(certificate)).close()
+    except ArchiveError as error:
+        raise Unavailable(f"the certificate can't be read: {error}") from None
     context = ssl.create_default_context(cafile=certificate)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

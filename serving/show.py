@@ -67,8 +67,8 @@ def curl_command(archive: Archive, running: Running, home: Home) -> str:
 
 def announce(console: Console, server: Connection, ports: Ports) -> None:
     """Print the tables, and the request without line breaks that would spoil the pasting."""
-    for model in server.state().models.values():
-        archive = server.archive(model.default)
+    for name, model in server.state().models.items():
+        archive = server.archive(name, model.default)
         console.print(task_table(archive))
         print(curl_command(archive, server.running, server.home))
     for note in moved(ports):

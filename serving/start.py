@@ -55,8 +55,8 @@ def _adopted(home: Home, archives: Sequence[Path], options: Options, replace: bo
     forget(home.metrics)
     with home.changing():
         state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
-        for model in state.models.values():  # before TorchServe is started for nothing
-            opened(model.default, home.store, allow_torch=options.allow_torch)
+        for name, model in state.models.items():  # before TorchServe is started for nothing
+            opened(name, model.default, home.store, allow_torch=options.allow_torch)
         state.write(home.state)
         prune(home.store, state)
     return notes
@@ -108,7 +108,7 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
     """The environment of a command that is to send requests to the server."""
     server = supervisor.server
     name, model = next(iter(server.state().models.items()))
-    archive = server.archive(model.default)
+    archive = server.archive(name, model.default)
     return {
         **os.environ,
         "EIDETIC_URL": server.running.inference,

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from export.archive import Archive, read_archive
+from export.archive import Archive, check_there, read_archive
+from export.container import check_members
+from export.contents import limit
+from export.errors import ArchiveError
 from export.files import read_regular
+from export.hashing import file_sha256
 from serving.errors import ServingError, Unavailable
 from serving.files import write_whole
 from serving.state import CLOSED, State, Version
@@ -30,10 +34,15 @@ def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
     """
     try:
         with read_regular(source) as file:
+            check_members(file, limit)  # before all of it is read
+            file.seek(0)
             data = file.read()
     except OSError:
-        read_archive(source)  # which says best what is missing
+        check_there(source)  # which says best what is missing
         raise
+    except ArchiveError as error:
+        text = str(error)
+        raise ArchiveError(text if text.startswith(str(source)) else f"{source}: {text}") from None
     try:
         version, archive = _checked(source, data, store, allow_torch)
     except OSError as error:
@@ -72,17 +81,22 @@ def prune(store: Path, state: State) -> None:
             path.unlink(missing_ok=True)
 
 
-def opened(version: Version, store: Path, *, allow_torch: bool) -> Archive:
-    """A stored archive, if its bytes are still those that were admitted. Its format is judged anew: whoever
-    starts the server now may trust fewer publishers."""
+def opened(name: str, version: Version, store: Path, *, allow_torch: bool) -> Archive:
+    """The stored archive of ``version`` of the model ``name``, if its bytes are still those that were
+    admitted. Its format is judged anew: whoever starts the server now may trust fewer publishers."""
     path = store / version.file
     try:
-        found = sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
+        found = file_sha256(path)
+    except (OSError, ArchiveError) as error:
         raise Unavailable(f"the archive of version {version.version} can't be read: {error}") from error
     if found != version.sha256:
         raise Unavailable(f"{path} was changed after it was admitted: its SHA-256 is {found}")
     archive = read_archive(path)
+    if (archive.name, archive.version) != (name, version.version):
+        raise Unavailable(
+            f"the state names {path} {name} {version.version}, and it holds {archive.name} "
+            f"{archive.version}: put the state back as it was"
+        )
     _check_format(archive, str(path), allow_torch)
     return archive
 

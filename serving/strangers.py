@@ -56,7 +56,7 @@ class Strangers:
     def _channel(self) -> Any:
         if self._certificate is None or isinstance(self._trusted, bool):
             return grpc.insecure_channel(self._target)
-        credentials = grpc.ssl_channel_credentials(Path(self._certificate).read_bytes())
+        credentials = stubs.trusting(Path(self._certificate))
         host = self._host(self._trusted)
         return grpc.secure_channel(self._target, credentials, [("grpc.ssl_target_name_override", host)])
 

@@ -6,6 +6,8 @@ import ssl
 import stat
 from pathlib import Path
 
+from export.errors import ArchiveError
+from export.files import read_regular
 from serving.errors import ServingError
 
 _PKCS8 = "-----BEGIN PRIVATE KEY-----"
@@ -14,9 +16,11 @@ _PKCS8 = "-----BEGIN PRIVATE KEY-----"
 def check(certificate: Path, key: Path) -> list[str]:
     """What is to be said about a pair of PEM files that work; ``ServingError`` where they don't."""
     try:
+        for path in (certificate, key):
+            read_regular(path).close()
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         text, mode = key.read_text(encoding="ascii"), stat.S_IMODE(key.stat().st_mode)
-    except (OSError, ValueError) as error:
+    except (ArchiveError, OSError, ValueError) as error:
         raise ServingError(f"{certificate} and {key} can't be used for TLS: {error}") from None
     if _PKCS8 not in text:
         raise ServingError(

@@ -16,8 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.errors import ArchiveError
+from export.files import read_bytes
 from serving.errors import ServingError, Unavailable
 from serving.files import write_whole
+from serving.records import LARGEST
 from serving.running import Keys
 
 if TYPE_CHECKING:
@@ -42,11 +45,11 @@ class Made:
 def read_tokens(file: Path) -> Made:
     """TorchServe's own file; ``ServingError`` if it has not written it."""
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(read_bytes(file, LARGEST))
         keys = Keys(**{kind: found[kind]["key"] for kind in Keys.model_fields})
         ends = [datetime.fromisoformat(found[kind]["expiration time"]) for kind in Keys.model_fields]
         return Made(keys, min(ends).timestamp(), str(found["API"]["key"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ArchiveError, OSError, ValueError, KeyError, TypeError):
         raise ServingError("TorchServe has not written its keys yet") from None
 
 

@@ -34,7 +34,7 @@ class Watch:
         self.hindered = ""
         """Why the server is not ready, whatever its models answer."""
         self._server: Connection | None = None
-        self._archives: dict[Version, Archive] = {}
+        self._archives: dict[tuple[str, Version], Archive] = {}
         self._answered: dict[str, float] = {}
         self._problems: dict[str, str] = {}
         self._trouble = Trouble(quiet=True)
@@ -94,9 +94,9 @@ class Watch:
 
     def _ask(self, server: Connection, name: str, version: Version) -> None:
         try:
-            if version not in self._archives:
-                self._archives[version] = server.archive(version)
-            server.prober.check(self._archives[version])
+            if (name, version) not in self._archives:
+                self._archives[name, version] = server.archive(name, version)
+            server.prober.check(self._archives[name, version])
         except FORESEEN as error:
             self._problems[name] = str(error)
         else:

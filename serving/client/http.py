@@ -21,7 +21,7 @@ from serving.client.options import Options, patience
 from serving.client.payload import Input, Instances
 from serving.client.pieces import Known, asking, run, run_async
 from serving.client.retry import async_retrying, checked, retrying
-from serving.errors import NoAnswerError, RequestError
+from serving.errors import ClosedError, NoAnswerError, RequestError
 from serving.settings import MOST_BYTES
 
 
@@ -56,6 +56,10 @@ class _Base:
             yield
         except (httpx.TimeoutException, TimeoutError):
             raise call.late(self.url) from None
+        except RuntimeError as error:  # httpx has no class of its own for it
+            if "closed" not in str(error):
+                raise
+            raise ClosedError() from None
         except httpx.HTTPError as error:
             size = len(call.payload.content)
             if size > MOST_BYTES:  # TorchServe closes the connection before it has read so much

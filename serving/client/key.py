@@ -7,7 +7,11 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from export.errors import ArchiveError
+from export.files import read_bytes
 from serving.errors import ServingError
+
+_MOST_BYTES = 1 << 20
 
 
 class Key:
@@ -21,6 +25,9 @@ class Key:
         self._file = source if isinstance(source, Path) else None
         self._use = use
         self._token = source.strip() if isinstance(source, str) else self._read()
+        if not self._token:
+            where = f"of {self._file} " if self._file else ""
+            raise ServingError(f"the key {where}is empty; expected a token, or a keys.json as a Path")
         if not self._token.isascii() or not self._token.isprintable():
             raise ServingError(
                 "the key holds what no token does: letters, digits, - and _ are what it may hold"
@@ -45,7 +52,9 @@ class Key:
     def _read(self) -> str:
         assert self._file is not None
         try:
-            return str(json.loads(self._file.read_text(encoding="utf-8"))[self._use])
+            return str(json.loads(read_bytes(self._file, _MOST_BYTES))[self._use]).strip()
+        except ArchiveError as error:
+            raise ServingError(str(error)) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ServingError(f"{self._file}: no {self._use} key ({type(error).__name__})") from None
 

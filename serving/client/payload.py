@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from export.errors import ArchiveError
+from export.files import read_bytes
 from serving.errors import ServingError
 
 Whole: TypeAlias = bytes | Path
@@ -23,6 +25,8 @@ JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-
 _RAW_SUFFIXES = ("", ".raw", ".bin", ".dat", ".f32", ".i64")
 PNG, JPEG = "image/png", "image/jpeg"
 _BYTES = (bytes, bytearray, memoryview)
+_MOST_BYTES = 2 << 30
+"""Bytes of a file that is sent, in however many requests."""
 _LARGEST = np.iinfo(np.int64).max
 _MAGIC = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"\x93NUMPY": NPY}
 
@@ -72,7 +76,9 @@ def kind(content: bytes) -> str:
 
 def _file(path: Path, content_type: str) -> Payload:
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, _MOST_BYTES)
+    except ArchiveError as error:
+        raise ServingError(str(error)) from None
     except OSError as error:
         raise ServingError(f"{path} can't be read: {error.strerror}") from error
     suffix = path.suffix.lower()
@@ -86,10 +92,15 @@ def _file(path: Path, content_type: str) -> Payload:
 
 def numbers(x: object) -> npt.NDArray[Any]:
     """An array, list or tensor as little-endian float32, or int64 for whole numbers; C order."""
+    if isinstance(x, str):
+        raise ServingError(f"{x[:200]!r} is text; for the file of that name give a pathlib.Path")
     try:
         array = np.asarray([*map(_off_its_device, x)] if isinstance(x, (list, tuple)) else _off_its_device(x))
     except Exception as error:  # of numpy, or of whatever library the object is from
         raise ServingError(f"a {type(x).__name__} of this kind can't be sent: {error}") from None
+    if array.dtype == object and not array.ndim:
+        expected = "an array, list, tensor, pathlib.Path or bytes"
+        raise ServingError(f"what is of type {type(x).__name__} can't be sent; expected {expected}")
     if array.dtype.kind not in "iuf" or (array.dtype == np.uint64 and (array > _LARGEST).any()):
         raise ServingError(f"an array of {array.dtype} can't be sent; expected float32 or int64")
     with np.errstate(over="ignore"):  # what becomes infinite is refused by name
@@ -100,8 +111,9 @@ def stored(content: bytes) -> npt.NDArray[Any]:
     """The array of a .npy file."""
     try:
         return numbers(np.load(io.BytesIO(content), allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
-        raise ServingError(f"the .npy file can't be read: {error}") from None
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        reason = "it holds Python objects, which are never loaded" if "pickle" in str(error) else error
+        raise ServingError(f"the .npy file can't be read: {reason}") from None
 
 
 def _off_its_device(x: Any) -> Any:

@@ -59,7 +59,7 @@ def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -
             return (yield from together([encode(part, kind) for part in _cut(array, most)]))
         except RequestError as error:
             held, allowed = _counts(error)
-            if held != min(most, len(array)) or not 0 < allowed < held:
+            if not array.ndim or held != min(most, len(array)) or not 0 < allowed < held:
                 raise
             most = known[model, array.ndim] = allowed
 

@@ -17,14 +17,17 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from grpc_tools import protoc
 
+from export.errors import ArchiveError
+from export.files import read_bytes
 from serving.client.answers import too_large
-from serving.errors import RequestError, ServingError
+from serving.errors import ClosedError, RequestError, ServingError
 from serving.settings import MOST_BYTES
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 OPEN_INFERENCE = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
 _FILES = ("inference.proto", "management.proto", "open_inference_grpc.proto")
+_LARGEST_CA = 16 << 20  # bytes
 _IMPORTED = ("google/rpc/status.proto", "google/protobuf/empty.proto", "google/protobuf/any.proto")
 
 
@@ -49,7 +52,12 @@ class Rpc:
         message = self._request(**fields)
         if message.ByteSize() > MOST_BYTES:  # which TorchServe would answer with the end of the stream
             raise RequestError(413, too_large(message.ByteSize()))
-        return self._send(message, metadata=metadata, timeout=timeout)
+        try:
+            return self._send(message, metadata=metadata, timeout=timeout)
+        except (ValueError, grpc.aio.UsageError) as error:
+            if "closed" not in str(error):
+                raise
+            raise ClosedError() from None
 
 
 def open_channel(target: str, ca: Path | None, *, aio: bool = False) -> Any:
@@ -58,8 +66,15 @@ def open_channel(target: str, ca: Path | None, *, aio: bool = False) -> Any:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     if ca is None:
         return made.insecure_channel(host, options=options)
-    credentials = grpc.ssl_channel_credentials(ca.read_bytes())
-    return made.secure_channel(host, credentials, options=options)
+    return made.secure_channel(host, trusting(ca), options=options)
+
+
+def trusting(ca: Path) -> grpc.ChannelCredentials:
+    """Who is trusted by the certificates (PEM) in ``ca``."""
+    try:
+        return grpc.ssl_channel_credentials(read_bytes(ca, _LARGEST_CA))
+    except (ArchiveError, OSError) as error:
+        raise ServingError(f"no certificates can be read: {error}") from None
 
 
 @cache

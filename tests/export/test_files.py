@@ -1,13 +1,20 @@
 """What is read is a regular file, what is written is whole, and who is killed leaves no parts for ever."""
 
+import io
 import os
+import pickle
+import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from small import BASE, small_archive
 
@@ -41,7 +48,7 @@ def a_device(path):
 
 READERS = {
     "read": lambda path, folder: read_archive(path),
-    "verify": lambda path, folder: verify(path, BASE),
+    "verify": lambda path, folder: verify(path, path),
     "verify against": lambda path, folder: verify(BASE, path),
     "delta": lambda path, folder: write_delta(BASE, path, folder / "out"),
     "delta against": lambda path, folder: write_delta(path, BASE, folder / "out"),
@@ -51,8 +58,12 @@ READERS = {
 }
 
 
+def empty(folder):
+    return small_archive(folder / "one.mar")
+
+
 def empty_delta(folder):
-    one = small_archive(folder / "one.mar")
+    one = empty(folder)
     write_delta(one, one, folder / "one.delta")
     return folder / "one.delta"
 
@@ -68,6 +79,79 @@ def test_what_is_no_regular_file_is_refused_at_once(reader, make, tmp_path, monk
         ArchiveError, match=rf"odd\.mar is {make.__name__.replace('_', ' ')}; expected a regular"
     ):
         READERS[reader](path, tmp_path)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("size", [7 << 30, 50 << 30])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_huge_file_is_refused_before_it_is_read(reader, size, tmp_path):
+    """It is sparse: it takes no room on the disk, and would take all memory."""
+    path = sparse(tmp_path / "huge.mar", size)
+    with limited_memory():
+        try:
+            found = READERS[reader](path, tmp_path).reasons  # a proof can be refused as well
+        except ArchiveError as error:
+            found = [str(error)]
+    assert re.search(r"huge\.mar.* (no zip file|bytes; expected \d+ at most)", found[0])
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: sparse(path, 7 << 30), r"is no \.\w+ file|has \d+ bytes, and \d+ by its header"),
+        (lambda path: sparse(path, 50 << 30), "bytes; expected .* at most"),
+        (lambda path: path.write_bytes(b""), r"is no \.\w+ file"),
+        (lambda path: path.write_bytes(objects()), r"Python objects|is no \.safe"),
+        (lambda path: path.write_bytes(pickle.dumps([1])), r"is no \.\w+ file"),
+        (lambda path: becomes(path, 7 << 30), r"more memory than there is|is no \.safe"),
+        (lambda path: becomes(path, 50 << 30), r"becomes \d+ bytes; expected|is no \.safe"),
+    ],
+)
+def test_real_inputs_that_would_take_all_memory_or_run_code_are_refused_by_name(
+    suffix, make, words, tmp_path
+):
+    path = tmp_path / f"real{suffix}"
+    make(path)
+    with limited_memory(), pytest.raises(ArchiveError, match=f"routing data {path}: .*({words})") as error:
+        read_inputs(path, {})
+    assert "pickle" not in str(error.value)
+
+
+@contextmanager
+def limited_memory():
+    """4 GB more than this process has of addresses, so that a test that fails takes nobody's memory."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    here = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (here + (4 << 30), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def objects():
+    file = io.BytesIO()
+    np.savez(file, x=np.array([{}]))
+    return file.getvalue()
+
+
+def sparse(path, size):
+    with path.open("wb") as file:
+        file.truncate(size)
+    return path
+
+
+def becomes(path, size):
+    """An .npz file whose one member says that it becomes so many bytes."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": (size // 4,)}
+    )
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("x.npy", head.getvalue())
+        file.infolist()[0].file_size = size
 
 
 @pytest.mark.timeout(30)

@@ -146,14 +146,14 @@ def normalised_twice(data):
 
 
 SPOILT = {
-    swapped: r"real\.npz: of the 240 rows of task 'a' \(number 0\) 0 are found to be of it, chance",
-    shuffled: "of the 240 rows of task 'a' .* are found to be of it, chance",
+    swapped: r"real\.npz: of the 240 rows of task 'a' \(number 0\) 0 are found to be of it, and 100% of the",
+    shuffled: "of the 240 rows of task 'a' .* are found to be of it, (no more than by guessing among 2|and)",
     all_of_one_task: "task 'b': 0 real inputs",
-    flipped_labels: r"rows of task 'a' .* 0 of these have the label .*chance \(0\.50\) or less: are labels",
+    flipped_labels: r"rows of task 'a' .* 0 of these have the label .*by guessing \(50%\): are labels",
     shifted_labels: "rows of task 'b' .* are labels shifted",
     shuffled_labels: "rows of task 'b' .* are labels shifted",
     one_row_many_times: "task 'a': 240 real inputs of which 1 differ, 200 are needed",
-    normalised_twice: "in raw units",
+    normalised_twice: "not in raw units",
 }
 
 

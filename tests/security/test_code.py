@@ -48,9 +48,9 @@ def test_pickled_archives_are_refused_at_start_and_at_deploy(pickled, server, tm
 
 def test_a_pickled_archive_that_was_trusted_once_is_judged_anew(trusted):
     home, version = trusted
-    assert opened(version, home.store, allow_torch=True).name == "pt"
+    assert opened(version.file.partition("-")[0], version, home.store, allow_torch=True).name == "pt"
     with pytest.raises(ServingError, match="which can run any code"):
-        opened(version, home.store, allow_torch=False)
+        opened(version.file.partition("-")[0], version, home.store, allow_torch=False)
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_the_bytes_that_were_checked_are_served_whatever_becomes_of_the_source(a
     stored = home.store / version.file
     assert not stored.is_symlink()
     assert sha256(stored.read_bytes()).hexdigest() == version.sha256
-    assert opened(version, home.store, allow_torch=False).version == "1.0"
+    assert opened(version.file.partition("-")[0], version, home.store, allow_torch=False).version == "1.0"
 
 
 @pytest.mark.parametrize("how", ["link", "other bytes", "folder"])
@@ -118,7 +118,7 @@ def test_a_file_put_in_the_place_of_a_stored_one_is_refused(archives, tmp_path, 
     else:
         stored.write_bytes(archives["2"].read_bytes())
     with pytest.raises((ServingError, ArchiveError)):
-        opened(version, home.store, allow_torch=False)
+        opened(version.file.partition("-")[0], version, home.store, allow_torch=False)
 
 
 @pytest.mark.slow

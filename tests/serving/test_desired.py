@@ -19,6 +19,7 @@ from serving.trouble import Trouble
 from serving.watch import Watch
 
 ROW = {"data": [0.5] * 6}
+PIPE = "pipe"
 LOOKS = 2.5
 """Seconds within which the supervisor looks at least twice."""
 
@@ -31,11 +32,13 @@ def server(versions, tmp_path_factory):
 
 @contextmanager
 def replaced(path, text=None):
-    """``path`` moved away meanwhile, and another file with ``text`` in its place."""
+    """``path`` moved away meanwhile, and another file with ``text``, or a pipe, in its place."""
     away = path.with_name(f"{path.name}.away")
     path.rename(away)
     try:
-        if text is not None:
+        if text == PIPE:
+            os.mkfifo(path)
+        elif text is not None:
             path.write_text(text)
         yield
     finally:
@@ -48,6 +51,7 @@ def replaced(path, text=None):
     "text",
     [
         None,
+        PIPE,
         pytest.param('{"schema": 2, "models": {}}', marks=pytest.mark.slow),
         pytest.param('{"schema": 1, "models": {}}', marks=pytest.mark.slow),
     ],
@@ -66,6 +70,27 @@ def test_a_server_whose_state_is_gone_or_can_not_be_read_keeps_what_is_loaded_an
     new = server.output()[told:].replace("\n", " ")
     assert new.count(f"not ready: {state}") == new.count("ready again") == 1
     assert "Traceback" not in new
+
+
+def test_a_state_that_names_another_model_than_its_archive_is_told_and_nothing_is_unloaded(server):
+    state = server.home / "state.json"
+    with replaced(state, state.read_text().replace('"net"', '"other"')):
+        until(lambda: "other 1.0, and it holds net 1.0" in server.control("/ready").text)
+        time.sleep(LOOKS)
+        assert server.control("/ready").status_code == 503
+        assert server.predict(ROW).json()["model_version"] == "1.0"
+    until(lambda: server.control("/ready").status_code == 200)
+
+
+def test_a_folder_that_stands_in_for_the_home_stays_empty_and_the_true_home_is_taken_back(server):
+    control = server.running["control"]
+    with replaced(server.home):
+        server.home.mkdir()
+        until(lambda: "it holds no state.json" in httpx.get(control + "/ready", trust_env=False).text)
+        time.sleep(LOOKS)
+        assert not list(server.home.iterdir())
+        server.home.rmdir()
+    until(lambda: server.control("/ready").status_code == 200)
 
 
 def test_a_home_that_was_moved_costs_no_answer_and_java_is_started_again_once_it_is_back(server):
@@ -100,6 +125,7 @@ def test_a_home_in_the_place_of_ours_is_left_to_the_server_that_runs_there_and_a
     with replaced(server.home):
         other = Home(server.home)
         other.create()
+        shutil.copy(server.home.with_name("home.away") / "state.json", other.state)
         with other.serving():
             taken = f"a server runs in {server.home} already: process {os.getpid()}"
             until(lambda: taken in httpx.get(control + "/ready", trust_env=False).text)
@@ -113,6 +139,9 @@ def test_a_home_in_the_place_of_ours_is_left_to_the_server_that_runs_there_and_a
     until(Home(server.home).served)
     until(lambda: server.control("/ready").status_code == 200)
     assert server.predict(ROW).status_code == 200
+    shutil.rmtree(server.home)
+    away.rename(server.home)  # the first one again, and its lock is still ours
+    until(lambda: server.control("/ready").status_code == 200)
 
 
 @pytest.mark.slow
@@ -135,7 +164,7 @@ def test_a_private_folder_that_lost_what_workers_are_started_by_is_made_anew(ser
     assert f"of TorchServe's folder {before['folder']} is gone" in server.output().replace("\n", " ")
 
 
-@pytest.mark.parametrize("harm", ["missing", "folder", "link", "empty", "binary", "deep", "list"])
+@pytest.mark.parametrize("harm", ["missing", "folder", "pipe", "link", "empty", "binary", "deep", "list"])
 def test_whatever_is_in_the_place_of_a_state_is_never_taken_for_an_empty_one(harm, tmp_path):
     home = Home(tmp_path)
     home.create()
@@ -143,6 +172,8 @@ def test_whatever_is_in_the_place_of_a_state_is_never_taken_for_an_empty_one(har
     content = {"empty": b"", "binary": b"\xff\x00", "deep": b"[" * 10**5, "list": b"[]"}
     if harm == "folder":
         home.state.mkdir()
+    elif harm == "pipe":
+        os.mkfifo(home.state)
     elif harm == "link":
         home.state.symlink_to("nowhere")
     elif harm in content:

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.errors import ArchiveError
+from serving.client.key import Key
 from serving.errors import ServingError
 from serving.files import write_whole
 from serving.home import Home, Locked
+from serving.settings import Ports
 from serving.state import Model, State, Version
 from serving.store import admit, opened, prune
 
@@ -129,6 +131,18 @@ def test_a_lock_names_its_holder_and_goes_with_it(tmp_path):
         pass
 
 
+def test_a_home_whose_files_are_pipes_keeps_nobody_waiting(tmp_path):
+    home = Home(tmp_path)
+    for path in (home.server_lock, home.ports, home.keys):
+        os.mkfifo(path)
+    assert not home.served()
+    with home.serving():
+        assert home.served()
+    for read in (lambda: Ports.read(home.ports), lambda: Key(home.keys)):
+        with pytest.raises(ServingError, match="is a pipe; expected a regular file"):
+            read()
+
+
 def test_the_store_holds_the_bytes_that_were_checked(versions, tmp_path):
     home = Home(tmp_path / "home")
     home.create()
@@ -136,15 +150,21 @@ def test_the_store_holds_the_bytes_that_were_checked(versions, tmp_path):
     copy = home.store / stored.version.file
     assert copy.read_bytes() == versions["1.0"].read_bytes()
     assert stored.version.file == f"net-1.0-{stored.version.sha256[:12]}.mar"
-    assert opened(stored.version, home.store, allow_torch=False).version == "1.0"
+    assert opened("net", stored.version, home.store, allow_torch=False).version == "1.0"
+    with pytest.raises(ServingError, match=r"the state names .* other 1\.0, and it holds net 1\.0"):
+        opened("other", stored.version, home.store, allow_torch=False)
     copy.write_bytes(versions["2.0"].read_bytes())
     with pytest.raises(ServingError, match="was changed after it was admitted"):
-        opened(stored.version, home.store, allow_torch=False)
+        opened("net", stored.version, home.store, allow_torch=False)
     admit(versions["1.0"], home.store, allow_torch=False)
-    assert opened(stored.version, home.store, allow_torch=False).version == "1.0"
+    assert opened("net", stored.version, home.store, allow_torch=False).version == "1.0"
+    copy.unlink()
+    os.mkfifo(copy)
+    with pytest.raises(ServingError, match="is a pipe; expected a regular file"):
+        opened("net", stored.version, home.store, allow_torch=False)
     copy.unlink()
     with pytest.raises(ServingError, match="can't be read"):
-        opened(stored.version, home.store, allow_torch=False)
+        opened("net", stored.version, home.store, allow_torch=False)
 
 
 def test_half_an_archive_is_refused_by_its_name_and_leaves_nothing(versions, tmp_path):

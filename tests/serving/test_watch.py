@@ -81,7 +81,7 @@ def test_models_that_always_answer_in_time_are_always_ready_however_late(rounds)
 
     state = SimpleNamespace(models={f"net {i}": SimpleNamespace(default=i) for i in range(len(rounds[0]))})
     found = server(dict)
-    found.state, found.archive = lambda: state, lambda version: version
+    found.state, found.archive = lambda: state, lambda name, version: version
     found.prober = SimpleNamespace(check=check)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
