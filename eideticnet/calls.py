@@ -171,7 +171,11 @@ class Call:
         def literal(value: Any) -> Any:
             if isinstance(value, Node):
                 if value not in names:
-                    raise self.refuse("takes a size or a tensor that no rule covers")
+                    if not isinstance(value.meta.get("val"), Tensor):
+                        raise self.refuse(
+                            "computes with the number of rows; a row must be computed by itself"
+                        )
+                    raise self.refuse("takes a tensor that no rule covers")
                 return {"input": names[value]}
             if isinstance(value, list | tuple):
                 return [literal(v) for v in value]

@@ -64,8 +64,9 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     except Exception as error:
         if "Constraints violated" in str(error):
             raise UnsupportedError(
-                f"the trunk takes the number of rows for a fixed number{mode}; use x.shape[0] instead of "
-                "len(x) or int(...), x.view(x.shape[0], -1) instead of numbers, no loop over rows, and "
+                f"the trunk takes the number of rows for a fixed number{mode}; in shapes use x.shape[0] "
+                "instead of len(x) or int(...), in what is computed no number of rows at all, "
+                "x.view(x.shape[0], -1) instead of numbers, no loop over rows, and "
                 "batch_first=True where a layer takes sequences"
             ) from error
         raise UnsupportedError(

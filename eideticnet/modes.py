@@ -14,7 +14,7 @@ from torch.fx import Node
 from eideticnet.calls import path_of, place, writes
 from eideticnet.errors import UnsupportedError
 from eideticnet.exported import is_random, is_value, live, tensors_of
-from eideticnet.rules.training import in_training
+from eideticnet.rules.training import LOCAL, in_training
 
 _TOLD_TO_RULES = {
     "aten.dropout.default": ("p", "train"),
@@ -133,7 +133,10 @@ class _Comparison:
             return
         learned = [n for n in added if self.weights.intersection(n.all_input_nodes)]
         drawn = [n for n in added if is_random(n)]
-        (what, *_) = learned or drawn or added or [theirs]
+        other = [
+            n for n in added if n in learned or str(n.target) not in LOCAL
+        ]  # the first is what makes it another
+        (what, *_) = (drawn if drawn and not learned else other) or added or [theirs]
         words = f"{what.target} in {place(what)}"
         if learned or not drawn:
             raise UnsupportedError(

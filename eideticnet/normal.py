@@ -7,6 +7,7 @@ values; a recurrent layer of several layers and directions becomes one for each 
 from __future__ import annotations
 
 import copy
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -69,10 +70,56 @@ def normal_form(trunk: nn.Module) -> nn.Module:
 
 
 def _simple(path: str, module: nn.Module) -> nn.Module | None:
-    if isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward:
-        return SelfAttention(path, module)
-    stock = type(module).forward in (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
-    return Recurrence(path, module) if isinstance(module, nn.RNNBase) and stock else None
+    simple: Any = SelfAttention if isinstance(module, nn.MultiheadAttention) else Recurrence
+    stock = next((kind for kind in _STOCK if isinstance(module, kind)), None)
+    if stock is None:
+        return None
+    if type(module).forward is stock.forward:
+        return simple(path, module)  # type: ignore[no-any-return]
+    return _with_its_own(path, module, stock, simple)
+
+
+_STOCK: tuple[type[nn.Module], ...] = (nn.MultiheadAttention, nn.RNN, nn.LSTM, nn.GRU)
+
+
+def _with_its_own(path: str, module: nn.Module, stock: type[nn.Module], simple: type[nn.Module]) -> nn.Module:
+    """``module``, whose forward does something around its stock layer's, on the simple layers instead."""
+    kinds = type(module).mro()[: type(module).mro().index(stock)]
+    if not all("forward" not in vars(k) or "__class__" in _free(vars(k)["forward"]) for k in kinds):
+        raise UnsupportedError(
+            f"layer {path!r} is an nn.{stock.__name__} with a forward of its own that is more than "
+            f"super().forward(...) and what surrounds it; use nn.{stock.__name__} in a module instead"
+        )
+    for kind in reversed(kinds):
+        simple = _moved(kind, simple)
+    replacement = simple(path, module)
+    for name, part in (*module.named_children(), *module.named_parameters(recurse=False)):
+        if not hasattr(replacement, name) and not name.startswith(("weight_", "bias_", "in_proj_")):
+            setattr(replacement, name, part)
+    return replacement
+
+
+def _moved(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
+    """The class ``kind`` with another base, which ``super()`` means in its methods then."""
+    moved = type(kind.__name__, (base,), {})
+    for name, method in vars(kind).items():
+        if not name.startswith("__"):
+            free = _free(method)
+            if "__class__" in free:
+                cells = list(method.__closure__)
+                cells[free.index("__class__")] = CellType(moved)
+                copied = FunctionType(
+                    method.__code__, method.__globals__, name, method.__defaults__, tuple(cells)
+                )
+                copied.__kwdefaults__ = method.__kwdefaults__
+                method = copied
+            setattr(moved, name, method)
+    return moved
+
+
+def _free(method: Any) -> tuple[str, ...]:
+    """The variables that a method has from around it."""
+    return method.__code__.co_freevars if isinstance(method, FunctionType) else ()
 
 
 class SelfAttention(nn.Module):
@@ -194,6 +241,9 @@ class Recurrence(nn.Module):
             f"l{i}{d}" for i in range(self.num_layers) for d in ("", "_reverse")[: self.directions]
         ):
             self.add_module(suffix, _single(stock, suffix))
+
+    def flatten_parameters(self) -> None:
+        """As in nn.LSTM, where weights may lie apart; here they don't."""
 
     def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Output (N, S, directions * H) and the final hidden states."""

@@ -115,14 +115,14 @@ def _check(
 ) -> None:
     plain = in_mode(plain.double() if double else plain.float(), training=False)
     rows = rows.double() if double and rows.is_floating_point() else rows
-    named, tolerance = as_named(plain), 1e-8 if double else _TOLERANCE_32
+    named, tolerance, few = as_named(plain), 1e-8 if double else _TOLERANCE_32, rows[: 3 if double else 2]
     tensors = {**graph.constants, **named.state_dict()}
     block = one_block(program, named)
     with torch.no_grad(), Precisely(double):
         check_rows(graph, tensors, rows, tolerance)
-        _check_values(plain, block, graph, tensors, rows[:3], tolerance)
+        _check_values(plain, block, graph, tensors, few, tolerance)
     if training or all(step.rule != "detach" for step in program.steps):
-        _check_learning(in_mode(named, training), block.train(training), rows[:3], tolerance, double)
+        _check_learning(in_mode(named, training), block.train(training), few, tolerance, double)
 
 
 def check_rows(graph: ExportedProgram, tensors: Mapping[str, Tensor], rows: Tensor, tolerance: float) -> None:
@@ -178,7 +178,7 @@ def _check_values(
     rows: Tensor,
     tolerance: float,
 ) -> None:
-    """One block is the trunk, for three rows and for one."""
+    """One block is the trunk, for all rows and for one."""
     name, features = block.program.steps[-1].inputs[0], plain(rows)
     pieces = block(rows, {})
     off = max(distance(pieces[name], features), distance(block(rows[:1], {})[name], features[:1]))
@@ -253,10 +253,16 @@ def _taught_otherwise(tensor: str, taught: bool) -> UnsupportedError:
 
 def distance(a: Tensor, b: Tensor) -> float:
     """The greatest difference, as a share of the greatest number in ``b``; infinite between shapes."""
+    a, b = a.detach(), b.detach()
     if a.shape != b.shape:
         return float("inf")
     if not a.is_floating_point():
         return 0.0 if torch.equal(a, b) else 1.0
+    if torch.equal(a, b):
+        return 0.0
+    most, greatest = (a - b).abs().max(), b.abs().max()
+    if bool((most + greatest).isfinite()):
+        return float(most / greatest.clamp_min(torch.finfo(a.dtype).tiny))
     differ = (a != b) & ~(a.isnan() & b.isnan())
     apart = torch.where(differ, (a - b).abs(), torch.zeros_like(a)).nan_to_num(float("inf"))
     greatest = torch.where(b.isfinite(), b.abs(), torch.zeros_like(b))

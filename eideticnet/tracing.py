@@ -62,6 +62,16 @@ def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
                 f"the trunk's {name} has shape {tuple(weight.shape)}, in which nothing can be learned; give "
                 "every layer a neuron or more"
             )
+    try:
+        return _traced(trunk, example, rows)
+    except UnsupportedError as error:
+        if list(trunk.children()):
+            raise
+        words = str(error).replace("layer '0'", "the trunk's forward").replace("'0.", "'")
+        raise UnsupportedError(words) from error
+
+
+def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
     with seeded("trace"):  # what is built draws initial weights; what torch traces would show the numbers
         named = as_named(trunk)
         rows = _like(example) if rows is None else rows
@@ -245,7 +255,12 @@ class _Walk:
             shape = tuple(values[0].meta["val"].shape)
             raise UnsupportedError(f"the trunk returns features of shape {shape}; flatten them to (N, F)")
         if values[0] not in self.values or self.values[values[0]][1].raw:
-            raise UnsupportedError("the trunk returns its input: it needs at least one layer")
+            none = values[0] in self.values and self.values[values[0]][0] != INPUT
+            how = "treats each channel of its input by itself" if none else "returns its input"
+            layer = (
+                "one layer of all channels, nn.Linear, or nn.Conv2d with groups=1" if none else "one layer"
+            )
+            raise UnsupportedError(f"the trunk {how}: it needs at least {layer}")
         return self._while_training(node)[values[0]]
 
 

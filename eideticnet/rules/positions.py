@@ -26,8 +26,9 @@ class PositionsRule(Rule):
             touched = []
         here = rank + call.features.dim
         if not call.features.raw and here in touched:
+            more = " and the batch" if batch_dim(call.input_shape) in touched else ""
             raise call.refuse(
-                "works across the feature dimension, which no rule covers", "it along another dimension"
+                f"works across the feature dimension{more}, which no rule covers", "it along positions"
             )
         if batch_dim(call.input_shape) in touched:
             raise call.refuse("works across the batch")

@@ -310,3 +310,42 @@ OTHERWISE = {
 def test_a_trunk_that_is_not_what_it_looks_like_is_refused(kind):
     with pytest.raises(UnsupportedError):
         trace(OTHERWISE[kind](), rows())
+
+
+def bare(function):
+    return lambda: Net(function, w=nn.Parameter(torch.rand(WIDTH, 5)), b=nn.Parameter(torch.rand(WIDTH)))
+
+
+def across(function):
+    return lambda: Net(lambda m, x: function(m.a(x.flatten(1)), x), a=nn.Linear(30, WIDTH))
+
+
+SAID = {
+    "a trunk's own weights": (bare(lambda m, x: F.linear(x, m.w, m.b).mean(1)), "in the trunk's forward is"),
+    "each channel by itself": (
+        lambda: nn.Sequential(nn.Conv1d(6, 12, 3, groups=6), nn.Flatten()),
+        "treats each channel of its input by itself",
+    ),
+    "all numbers moved": (across(lambda h, x: torch.roll(h, 1)), "the feature dimension and the batch"),
+    "a norm of all": (across(lambda h, x: h / h.norm()), "the feature dimension and the batch"),
+    "the greatest of all": (across(lambda h, x: h / h.amax((0, 1))), "the feature dimension and the batch"),
+    "divided by the rows": (across(lambda h, x: h / len(x)), "no number of rows at all"),
+    "divided by their number": (across(lambda h, x: h / x.shape[0]), "computes with the number of rows"),
+}
+
+
+@pytest.mark.parametrize("kind", SAID)
+def test_a_message_names_what_is_there_and_what_helps(kind):
+    trunk, words = SAID[kind]
+    with pytest.raises(UnsupportedError, match=words):
+        trace(trunk(), rows())
+
+
+def test_a_mean_over_the_batch_in_training_alone_is_what_is_named():
+    trunk = Net(
+        lambda m, x: (lambda h: m.b(h - h.mean(0) if m.training else h).mean(1))(m.a(x)),
+        a=linear(),
+        b=nn.Linear(WIDTH, 3),
+    )
+    with pytest.raises(UnsupportedError, match=r"aten.mean.dim .* is computed only while the trunk trains"):
+        trace(trunk, rows())

@@ -275,3 +275,54 @@ def test_an_embedding_that_rewrites_its_weights_is_refused():
             nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Flatten()),
             torch.zeros(2, 3, dtype=torch.int64),
         )
+
+
+class OutputOf(nn.GRU):
+    """Hands on the output alone, and has a layer of its own."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.after = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.after(super().forward(x)[0]).flatten(1)
+
+
+class LastOf(nn.LSTM):
+    """Hands on the last state."""
+
+    def forward(self, x):
+        self.flatten_parameters()
+        return super().forward(x)[1][0][-1]
+
+
+class WithItself(nn.MultiheadAttention):
+    """Takes one argument."""
+
+    def forward(self, x):
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+class Unheard(nn.GRU):
+    """Calls another one's forward."""
+
+    def forward(self, x):
+        return nn.GRU.forward(self, x)[0]
+
+
+AROUND = {
+    "output": lambda: nn.Sequential(OutputOf(6, 4, bidirectional=True, batch_first=True)),
+    "state": lambda: nn.Sequential(LastOf(6, 4, 2, batch_first=True)),
+    "attention": lambda: nn.Sequential(nn.Linear(6, 8), WithItself(8, 2, batch_first=True), nn.Flatten()),
+}
+
+
+@pytest.mark.parametrize("kind", AROUND)
+def test_a_forward_around_that_of_a_stock_layer_of_several_is_held(kind):
+    torch.manual_seed(0)
+    assert_one_block_is(shaken(AROUND[kind]()), torch.randn(2, 5, 6))
+
+
+def test_another_forward_of_a_recurrent_layer_is_refused_by_the_layers_own_name():
+    with pytest.raises(UnsupportedError, match=r"'0' is an nn.GRU with a forward of its own.*use nn.GRU in"):
+        trace(nn.Sequential(Unheard(6, 4, batch_first=True), nn.Flatten()), torch.randn(2, 5, 6))
