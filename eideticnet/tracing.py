@@ -51,8 +51,15 @@ def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Prog
     It is tried on normalised ``rows`` (5, ...), by default random ones like ``example``. Raises
     ``UnsupportedError`` that names operation and layer where no rule holds, or a trial fails.
     """
-    with tracing():
-        return _traced(unwrapped(trunk), example, rows)
+    trunk = unwrapped(trunk)
+    try:
+        with tracing():
+            return _traced(trunk, example, rows)
+    except UnsupportedError as error:
+        if list(trunk.children()):
+            raise
+        words = str(error).replace("layer '0'", "the trunk's forward").replace("'0.", "'")
+        raise UnsupportedError(words) from error
 
 
 def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
@@ -62,16 +69,6 @@ def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
                 f"the trunk's {name} has shape {tuple(weight.shape)}, in which nothing can be learned; give "
                 "every layer a neuron or more"
             )
-    try:
-        return _traced(trunk, example, rows)
-    except UnsupportedError as error:
-        if list(trunk.children()):
-            raise
-        words = str(error).replace("layer '0'", "the trunk's forward").replace("'0.", "'")
-        raise UnsupportedError(words) from error
-
-
-def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
     with seeded("trace"):  # what is built draws initial weights; what torch traces would show the numbers
         named = as_named(trunk)
         rows = _like(example) if rows is None else rows
