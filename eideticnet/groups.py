@@ -19,10 +19,18 @@ class Retrace(Exception):
 class Layouts:
     """What later operations told of the columns that a layer writes, by the layer's path:
     ``units``, columns that only make sense together (an attention head, a group of a grouped
-    convolution), and ``tiles``, equal parts that an operation takes apart (queries, keys, values)."""
+    convolution), and ``tiles``, equal parts that an operation takes apart (queries, keys, values).
+    What layers write that write a ``single`` number is tried as a neuron, then as ``shared`` by all."""
 
     units: dict[str, int] = field(default_factory=dict)
     tiles: dict[str, int] = field(default_factory=dict)
+    single: set[str] = field(default_factory=set)
+    shared: frozenset[str] = frozenset()
+
+    def may_share(self, path: str) -> bool:
+        """Whether the one number that the layer ``path`` writes is taken for no neuron."""
+        self.single.add(path)
+        return path in self.shared
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.nn.parameter import is_lazy
 
-from eideticnet.calls import Call, writes
+from eideticnet.calls import Call, shape_of, writes
 from eideticnet.constants import fold
 from eideticnet.draws import tracing
 from eideticnet.errors import TrunkWarning, UnsupportedError
@@ -124,12 +124,20 @@ def _like(example: Tensor) -> Tensor:
 
 
 def _walked(trunk: nn.Module, graph: ExportedProgram, modes: Modes) -> Program:
-    layouts, memory = Layouts(), _Memory(graph.graph)
+    layouts, memory, refused = Layouts(), _Memory(graph.graph), list[tuple[int, UnsupportedError]]()
     for _ in range(MOST_RETRACES):
+        walk = _Walk(trunk, graph, modes, layouts, memory)
         try:
-            return _Walk(trunk, graph, modes, layouts, memory).program()
+            return walk.program()
         except Retrace:
             continue
+        except UnsupportedError as error:
+            refused.append((len(walk.steps), error))
+            if layouts.single <= layouts.shared:
+                break
+            layouts = Layouts(shared=frozenset(layouts.single))
+    if refused:
+        raise max(refused, key=operator.itemgetter(0))[1]  # of the walk that came furthest
     raise UnsupportedError("the trunk's features can't be divided into neurons; simplify its reshapes")
 
 
@@ -217,7 +225,8 @@ class _Walk:
     def _visit_constant(self, node: Node) -> None:
         """A constant is folded by whoever reads it; only a parameter that a layer reads is a value."""
         constant = fold(node, self.weights, self.tensors) if is_learned(node) else None
-        if constant is not None and constant.shown_by is not None:
+        rows = [str(n) for n in shape_of(node) if isinstance(n, torch.SymInt)] if constant else []
+        if constant is not None and constant.shown_by is not None and rows == [self.batch]:
             operation, twin = str(node.target), self.modes.twins.get(node, node)
             call = Call(node, operation, self.trunk, self.weights, {}, {node: constant}, node.name, twin)
             self.steps.append(RULES["learned"].trace(call, self.groups))

@@ -24,7 +24,7 @@ from eideticnet.rules.elementwise import (
     RReluRule,
 )
 from eideticnet.rules.given import BufferRule, ConstantRule, LearnedRule, ParameterRule
-from eideticnet.rules.mixing import ConvRule, EmbeddingRule, GroupedConvRule, LinearRule
+from eideticnet.rules.mixing import ConvRule, EmbeddingRule, GroupedConvRule, LinearRule, WeightingRule
 from eideticnet.rules.norms import (
     BatchNormRule,
     GroupNormRule,
@@ -52,6 +52,7 @@ from eideticnet.rules.training import LOCAL, TrainingRule
 
 RULES: dict[str, Rule] = {
     "linear": LinearRule(),
+    "weighting": WeightingRule(),
     "taps": TapsRule(),
     "conv": ConvRule(),
     "grouped_conv": GroupedConvRule(),

@@ -41,10 +41,12 @@ class LinearRule(Rule):
             arguments = {"in_features": columns, "out_features": rows, "bias": bias is not None}
             return OwnRule().step(call, path, "Linear", **arguments)
         groups.read_alike(path, call.features)
-        written = groups.written(path, rows, -1)
         options = {"bias": bias is not None, "raw_columns": columns}
         if turned:
             options["turned"] = True
+        if rows == 1 and groups.layouts.may_share(path):
+            return Step(call.name, "weighting", call.inputs, Features(), path, options)
+        written = groups.written(path, rows, -1)
         return Step(call.name, "linear", call.inputs, written, path, options)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
@@ -53,6 +55,17 @@ class LinearRule(Rule):
     def adopt(self, step: Step, layer: nn.Module, trunk: nn.Module) -> dict[str, Tensor]:
         tensors = super().adopt(step, layer, trunk)
         return {**tensors, "weight": tensors["weight"].T} if "turned" in step.options else tensors
+
+
+class WeightingRule(LinearRule):
+    """A Linear to one number that weighs all features (attention pooling, a gate): everyone has one of
+    its own, which sees what its owner reads."""
+
+    makes_neurons = False
+    axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": (None, "in"), "bias": (None,)}
+
+    def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
+        return super().build(step, columns_in, 1)
 
 
 class _Conv(Rule):

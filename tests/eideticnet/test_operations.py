@@ -240,6 +240,14 @@ LAYERED = {
     "a grouped convolution of the input": lambda: nn.Sequential(
         nn.Conv2d(3, 6, 3, groups=3), nn.PReLU(6), nn.Conv2d(6, 4, 1), nn.Flatten()
     ),
+    "attention pooling": with_layers(
+        lambda h, m: torch.einsum("bn,bnd->bd", m.s(m.u(tokens(h)).tanh()).squeeze(-1).softmax(1), tokens(h)),
+        s=lambda: nn.Linear(6, 1),
+        u=lambda: nn.Linear(WIDTH, 6),
+    ),
+    "one gate for all": with_layers(
+        lambda h, m: m.s(tokens(h)).sigmoid() * tokens(h), s=lambda: nn.Linear(WIDTH, 1)
+    ),
     "one number": with_layers(lambda h, m: h * m.scale + m.shift, scale=parameter(1), shift=parameter()),
     "a list of parameters": with_layers(
         lambda h, m: sum(p.view(1, -1, 1, 1) * h for p in m.all),

@@ -198,6 +198,7 @@ TAKEN = {
         lambda m, x: (m.a(x) + m.p[:, : x.shape[1]]).mean(1),
         {"a": lin(), "p": parameter(1, 6, 6)},
     ),
+    "a bottleneck of one neuron": (lambda m, x: m.b(m.a(x)).mean(1), {"a": lin(5, 1), "b": lin(1, 4)}),
     "a squeeze of nothing": (lambda m, x: m.a(x).mean(1, keepdim=True).squeeze(1), {"a": lin()}),
 }
 
@@ -211,6 +212,16 @@ def test_what_is_taken_is_computed_bit_for_bit(kind):
 def test_a_decoders_view_makes_channels_neurons():
     function, layers = TAKEN["a decoder's view"]
     assert trace(Net(function, **layers), x3()).groups == {"a": 8, "c": 3}
+
+
+def test_what_one_layer_writes_is_a_neuron_unless_it_weighs_all_features():
+    neuron, weight = (
+        trace(Net(function, a=lin(), s=lin(6, 1), b=lin(1, 6)), x3())
+        for function in (lambda m, x: m.b(m.s(m.a(x))).mean(1), lambda m, x: (m.s(m.a(x)) * m.a(x)).mean(1))
+    )
+    assert neuron.groups == {"a": 6, "s": 1, "b": 6}
+    assert weight.groups == {"a": 6}
+    assert [s.rule for s in weight.steps if s.layer == "s"] == ["weighting"]
 
 
 def test_attention_keeps_its_dropout():
