@@ -27,6 +27,7 @@ from torch.utils.data import (
 from eideticnet.draws import Draws
 from eideticnet.errors import DataError, EideticError, RowError
 from eideticnet.hashing import tensor_hash
+from eideticnet.held import unmoved
 from eideticnet.inputs import Inputs
 from eideticnet.pairs import as_tensor, pair
 from eideticnet.users_code import blame
@@ -150,8 +151,16 @@ class Rows:
         return known[0] if known else max(len(y) for _, y in self.batches("look"))
 
     @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over all that a pass gives, batch by batch."""
+    def fingerprint(self) -> str | None:
+        """SHA-256 over all that a pass gives, batch by batch; None if a second one of the same names gives
+        something else. What the loader counts is afterwards what it was, as far as that can be."""
+        if self._is_plain:
+            return self._hash()
+        with unmoved(self.loader):
+            first = self._hash()
+            return first if first == self._hash() else None
+
+    def _hash(self) -> str:
         digest = hashlib.sha256()
         for batch in self.batches("fingerprint"):
             digest.update("".join(map(tensor_hash, batch)).encode())

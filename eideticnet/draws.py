@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
+from eideticnet.held import Generator, generators
 from eideticnet.seeding import TRACING, derive, seeded
 
 PATIENCE = 60.0
@@ -48,8 +47,9 @@ def tracing() -> Iterator[None]:
 
 
 class Draws:
-    """Lets one pass over ``loader`` and its caller draw in turn from torch's generator, from those that the
-    loader, its samplers and datasets hold and, if ``draws_elsewhere``, from numpy's and Python's.
+    """Lets one pass over ``loader`` and its caller draw in turn from torch's generator, from those of any
+    library that the loader holds, or what it is made of, and, if ``draws_elsewhere``, from numpy's and
+    Python's global ones.
 
     The loader's turns are seeded by ``names``; what the caller does meanwhile draws from the caller's
     numbers, and a pass that is abandoned leaves nothing to put back. Torch's numbers are the pass's own.
@@ -58,10 +58,13 @@ class Draws:
     """
 
     def __init__(self, loader: object, *names: object, draws_elsewhere: bool = True) -> None:
-        self._own = list(_generators(loader, {}))
+        self._own = generators(loader)
         self._elsewhere, self._turns = draws_elsewhere, 0
         self._numbers = seeded(*names, "order")
-        held = [torch.Generator(g.device).manual_seed(derive(*names)).get_state() for g in self._own]
+        held = [  # torch's are plain loaders' too
+            _seeded_state(g, *names, *(() if isinstance(g, torch.Generator) else (i,)))
+            for i, g in enumerate(self._own)
+        ]
         order = derive(*names, "order")
         self._pass: _States = held, None
         if draws_elsewhere:
@@ -95,28 +98,44 @@ class Draws:
 
     def _states(self) -> _States:
         elsewhere = (random.getstate(), np.random.get_state()) if self._elsewhere else None
-        return [generator.get_state() for generator in self._own], elsewhere
+        return [_state_of(generator) for generator in self._own], elsewhere
 
     def _put(self, states: _States) -> None:
         held, elsewhere = states
         for generator, state in zip(self._own, held, strict=True):
-            generator.set_state(state)
+            _give(generator, state)
         if elsewhere:
             random.setstate(elsewhere[0])
             np.random.set_state(elsewhere[1])
 
 
-_States = tuple[list[Tensor], Any]
+_States = tuple[list[Any], Any]
 
 
-def _generators(owner: object, seen: dict[int, object]) -> Iterator[torch.Generator]:
-    """Those that ``owner`` holds, or what it is made of."""
-    if id(owner) in seen:
-        return
-    seen[id(owner)] = owner
-    if isinstance(owner, torch.Generator) and owner is not torch.default_generator:
-        yield owner
-    parts = getattr(owner, "__dict__", {})
-    for part in (*parts.values(), *parts.get("datasets", ())):
-        if isinstance(part, torch.Generator | DataLoader | Sampler | Dataset):
-            yield from _generators(part, seen)
+def _seeded_state(generator: Generator, *names: object) -> Any:
+    """The state that ``generator`` would have if ``names`` decided its numbers."""
+    seed = derive(*names)
+    if isinstance(generator, torch.Generator):
+        return torch.Generator(generator.device).manual_seed(seed).get_state()
+    if isinstance(generator, np.random.Generator):
+        return type(generator.bit_generator)(seed).state
+    if isinstance(generator, np.random.RandomState):
+        return np.random.RandomState(type(generator._bit_generator)(seed)).get_state(legacy=False)
+    return random.Random(seed).getstate()
+
+
+def _state_of(generator: Generator) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state(legacy=False)
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+
+
+def _give(generator: Generator, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from secrets import token_hex
 from typing import Any, Protocol
 
 import torch
@@ -145,6 +146,12 @@ class Lesson:
         training = replace(self.training, threads=None)  # a journal keeps the number that it began with
         parts = (self.task, self.seed, self.inputs, training, type(optimizer), groups)
         data = self.rows.fingerprint
+        if data is None:
+            self.journal.say(
+                f"task {self.task!r}: what its loader gives depends on how often it was read, so a lesson "
+                "that is interrupted begins anew; let it draw from generators alone"
+            )
+            data = token_hex()  # no other lesson's
         return [_described(part) for part in (*parts, type(self.objective), vars(self.objective), data)]
 
     def batches(self, device: torch.device, *names: object) -> Iterator[tuple[Tensor, Tensor]]:

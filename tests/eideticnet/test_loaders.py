@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter, namedtuple
+from functools import partial
 
 import numpy as np
 import pytest
@@ -326,6 +327,17 @@ class Augmented(Dataset):
         return X[index] + noise + (float(self.numpys.random()) if self.numpys else 0), Y[index]
 
 
+class Counting:
+    """Gives another number each time, which no seed decides."""
+
+    def __init__(self):
+        self.count = 0
+
+    def random(self):
+        self.count += 1
+        return self.count / 100
+
+
 class Failing(Augmented):
     def __getitem__(self, index):
         raise OSError(f"no file {index}")
@@ -489,7 +501,7 @@ def test_held_out_data_may_lack_a_class_but_not_a_task():
 def test_held_out_rows_that_differ_from_pass_to_pass_are_no_drift():
     """The logits of other rows, or of another revision, can't be compared."""
     dataset = Augmented()
-    dataset.numpys = np.random.default_rng(0)
+    dataset.numpys = Counting()
     loaders = {"task 0": DataLoader(dataset, 16), "task 1": task_loader(1, 3), "later": task_loader(5)}
     net = trained(1)
     recorder = Recorder(net, loaders)
@@ -587,6 +599,84 @@ def test_a_lesson_of_streams_that_is_interrupted_ends_with_the_same_bits(after, 
     digest, again, lines = learn()
     assert (digest, again) == (expected, events)
     assert f"going on after {after} epochs" in lines[0]
+
+
+class Holding(Dataset):
+    """Adds what ``noise`` draws; it holds its generators in whatever way it likes."""
+
+    def __init__(self, noise, *held):
+        self.noise, self.held = noise, held
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, index):
+        return X[index] + float(self.noise(*self.held)), Y[index]
+
+
+class Transform:
+    def __init__(self):
+        self.generators = [torch.Generator(), torch.Generator()]
+
+    def __call__(self, *held):
+        return sum(torch.rand(1, generator=g) for g in self.generators)
+
+    def collate(self, pairs):
+        x, y = zip(*pairs, strict=True)
+        return torch.stack(x) + self(), torch.stack(y)
+
+
+def closed_over(generator):
+    return lambda: generator.random()
+
+
+HOLDERS = {
+    "numpy's": lambda: Holding(lambda g: g.normal(), np.random.default_rng()),
+    "numpy's older": lambda: Holding(lambda g: g["own"].rand(), {"own": np.random.RandomState()}),
+    "python's": lambda: Holding(lambda g: g.random(), random.Random()),
+    "a transform's": lambda: Holding(Transform()),
+    "a partial's": lambda: Holding(partial(lambda g: g.random(), np.random.default_rng())),
+    "a method's": lambda: Holding(random.Random().random),
+    "a closure's": lambda: Holding(closed_over(np.random.default_rng())),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDERS)
+def test_whatever_holds_a_generator_gives_the_same_rows_in_passes_of_the_same_names(kind):
+    one, other = (looked_at(DataLoader(HOLDERS[kind](), 16, shuffle=True)) for _ in range(2))
+    first, again, later = (list(rows.batches(n)) for rows, n in ((one, 1), (other, 1), (one, 2)))
+    assert [x.tolist() for x, _ in first] == [x.tolist() for x, _ in again]
+    assert first[0][0].tolist() != later[0][0].tolist()
+    assert one.fingerprint == other.fingerprint
+    collated = [DataLoader(PLAIN, 16, collate_fn=Transform().collate) for _ in range(2)]
+    assert looked_at(collated[0]).fingerprint == looked_at(collated[1]).fingerprint is not None
+
+
+class Epochs(Sampler):
+    def __init__(self):
+        self.epoch = 0
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter(torch.randperm(48, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+COUNTERS = {
+    "a sampler": lambda: DataLoader(PLAIN, 16, sampler=Epochs()),
+    "a dataset": lambda: DataLoader(Holding(Counting().random), 16),
+}
+
+
+@pytest.mark.parametrize("kind", COUNTERS)
+def test_a_journal_is_not_gone_on_with_where_rows_depend_on_how_often_they_were_read(kind, tmp_path):
+    lines, digests = [], []
+    for path in (None, tmp_path / "journal", tmp_path / "journal"):
+        net = EideticNetwork(Mlp((8, 8)), X[:2])
+        journal = Journal(path, interval=0.0, say=lines.append)
+        net.train_task("t", COUNTERS[kind](), names(2), training=QUICK, pruning=None, journal=journal)
+        digests.append(net.digests())
+    assert digests == [digests[0]] * 3
+    assert ["depends on how often it was read" in line for line in lines] == [True, True, False]
 
 
 @pytest.mark.parametrize("kind", LESSONS)
