@@ -91,11 +91,6 @@ REFUSED = {
         {"a": lin(), "p": parameter(2, 6)},
         "two shapes",
     ),
-    "rows made into positions": (
-        lambda m, x: m.a(x.reshape(-1, 5)).view(x.shape[0], 6, 6).flatten(1),
-        {"a": lin()},
-        "batch",
-    ),
     "more rows than were given": (lambda m, x: m.a(x.reshape(-1, 5)), {"a": lin()}, "rows"),
     "a padding mask": (
         lambda m, x: m.mha(m.a(x), m.a(x), m.a(x), key_padding_mask=x[..., 0].eq(3))[0].mean(1),
@@ -106,11 +101,6 @@ REFUSED = {
         lambda m, x: (m.a(x) + torch.randn(6, 1)).mean(1),
         {"a": lin()},
         "no rule covers",
-    ),
-    "a computed class token": (
-        lambda m, x: torch.cat([torch.zeros(x.shape[0], 1, 6), m.a(x)], 1).mean(1),
-        {"a": lin()},
-        "concatenates",
     ),
     "a linear layer by letters": (
         lambda m, x: torch.einsum("bnd,de->bne", m.a(x), m.p).mean(1),
@@ -197,6 +187,14 @@ TAKEN = {
     "slices of a parameter": (
         lambda m, x: (m.a(x) + m.p[:, : x.shape[1]]).mean(1),
         {"a": lin(), "p": parameter(1, 6, 6)},
+    ),
+    "rows made into positions": (
+        lambda m, x: m.a(x.reshape(-1, 5)).view(x.shape[0], 6, 6).flatten(1),
+        {"a": lin()},
+    ),
+    "a computed class token": (
+        lambda m, x: torch.cat([torch.zeros(x.shape[0], 1, 6), m.a(x)], 1).mean(1),
+        {"a": lin()},
     ),
     "a bottleneck of one neuron": (lambda m, x: m.b(m.a(x)).mean(1), {"a": lin(5, 1), "b": lin(1, 4)}),
     "a squeeze of nothing": (lambda m, x: m.a(x).mean(1, keepdim=True).squeeze(1), {"a": lin()}),
