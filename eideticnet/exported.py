@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_map
 from eideticnet.calls import writes
 from eideticnet.draws import process_alone
 from eideticnet.errors import UnsupportedError
+from eideticnet.seeding import seeded
 from eideticnet.users_code import blame, theirs
 
 RUNS, REST = 3, 0.05
@@ -37,7 +38,7 @@ def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     shape, mode = tuple(example.shape), " while it trains" if trunk.training else ""
     buffers = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
     try:
-        with torch.no_grad():  # first of all: export logs stack traces of what fails
+        with torch.no_grad(), seeded("forward"):  # first of all: export logs stack traces of what fails
             out = _with_torchs_numbers_alone(lambda: functional_call(trunk, buffers, (example,)))
     except UnsupportedError:
         raise

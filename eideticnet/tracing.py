@@ -72,13 +72,12 @@ def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
     with seeded("trace"):  # what is built draws initial weights; what torch traces would show the numbers
         named = as_named(trunk)
         rows = _like(example) if rows is None else rows
-    with torch.random.fork_rng(devices=[]):  # from which torch draws while it traces
-        graph, before = exported(named, example), _settings(named)
-        try:
-            modes = compared(graph, exported(in_mode(named, training=True), example))
-        except UnsupportedError:
-            _walked(named, graph, Modes())  # may know a better reason
-            raise
+    graph, before = exported(named, example), _settings(named)
+    try:
+        modes = compared(graph, exported(in_mode(named, training=True), example))
+    except UnsupportedError:
+        _walked(named, graph, Modes())  # may know a better reason
+        raise
     program = _walked(named, graph, modes)
     check_program(program, trunk, graph, rows, not modes.lost)
     counted = [

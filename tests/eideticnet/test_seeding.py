@@ -126,6 +126,32 @@ def test_training_neither_moves_nor_seeds_the_generator_around_it(kind):
     assert torch.initial_seed() == 3
 
 
+class Noise(Mlp):
+    def forward(self, x):
+        x = F.dropout(super().forward(x), 0.5, self.training)
+        return x + torch.randn_like(x) if self.training else x
+
+
+def test_what_another_thread_draws_while_networks_are_made_is_what_its_seed_gives():
+    trunk = Noise((8, 8))
+    torch.manual_seed(0)
+    expected, found, done = torch.rand(50_000), [], threading.Event()
+
+    def draw():
+        while not done.is_set() and len(found) < len(expected):
+            found.append(torch.rand(()))
+            time.sleep(1e-4)
+
+    torch.manual_seed(0)
+    thread = threading.Thread(target=draw)
+    thread.start()
+    EideticNetwork(trunk, torch.zeros(2, FEATURES))
+    done.set()
+    thread.join(60)
+    assert len(found) > 100
+    assert torch.equal(torch.stack(found), expected[: len(found)])
+
+
 def test_a_lesson_on_one_thread_leaves_torchs_number_to_lessons_in_other_threads():
     begun_with, found = torch.get_num_threads(), []
     torch.set_num_threads(2)
