@@ -28,7 +28,8 @@ class PositionsRule(Rule):
         if not call.features.raw and here in touched:
             more = " and the batch" if batch_dim(call.input_shape) in touched else ""
             raise call.refuse(
-                f"works across the feature dimension{more}, which no rule covers", "it along positions"
+                f"works across the feature dimension{more}, which no rule covers",
+                "it along positions, or nn.RMSNorm or nn.LayerNorm to normalise",
             )
         if batch_dim(call.input_shape) in touched:
             raise call.refuse("works across the batch")
