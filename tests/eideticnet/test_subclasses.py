@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from one_block import assert_one_block_is
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import weight_norm as old_weight_norm
 
 from eideticnet import UnsupportedError
@@ -255,6 +255,10 @@ REFUSED = {
         "parametriz",
     ),
     "the older weight norm": (lambda: flat(old_weight_norm(nn.Linear(6, 5))), "remove_weight_norm"),
+    "pruned weights": (
+        lambda: flat(prune.l1_unstructured(nn.Linear(6, 5), "weight", 0.5)),
+        r"prune\.remove\(layer, 'weight'\)",
+    ),
     "statistics of the batch": (
         lambda: flat(bare(nn.BatchNorm1d, 6, track_running_stats=False)),
         "track_running",
