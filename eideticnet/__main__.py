@@ -88,6 +88,11 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path)
         return
     run.check(net, settings, source)
     data = run.open_data(net, settings)
+    for name in run.changed_data(net, data):
+        _say(
+            f"warning: the data of task {name!r} is not what it was learned from: "
+            "its figures may count rows as held out that it was trained on"
+        )
     missing, before = len(settings.tasks) - len(net.tasks), run.routed(net)
     told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below
     try:

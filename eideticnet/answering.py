@@ -103,6 +103,7 @@ class Answering(nn.Module):
                 "no router knows the present tasks: call fit_router, or pin the task with "
                 "net.task_logits(x, name)"
             )
+        self.inputs.check_shape(x)
         rows = x.shape[0]
         task = torch.full((rows,), -1, device=x.device) if task is None else task
         if threshold is None:
@@ -120,6 +121,7 @@ class Answering(nn.Module):
         """Logits (N, C) of one task for raw ``x``, running only what the task reads; those of the
         revision that answers unless another is named."""
         task = self.task(name, revision)
+        self.inputs.check_shape(x)
         pieces = self.learned.pieces(self.inputs.normalise(x), self.learned.closure(task.owner))
         return pieces[task.owner][HEAD]
 

@@ -186,10 +186,16 @@ class Inputs:
         shape = (1, len(values), *[1] * (len(self.shape) - 1))
         return torch.tensor(values, dtype=x.dtype, device=x.device).reshape(shape)
 
+    def check_shape(self, x: Tensor) -> None:
+        """Raise ``DataError`` unless ``x`` is a batch (N, *shape)."""
+        if not isinstance(x, Tensor):
+            raise DataError(f"inputs are a {type(x).__name__}; expected a tensor (N, *{self.shape})")
+        if not x.ndim or tuple(x.shape[1:]) != self.shape:
+            raise DataError(f"inputs have shape {tuple(x.shape[1:])}, expected {self.shape} for each row")
+
     def check(self, x: Tensor) -> None:
         """Raise ``DataError`` if the batch ``x`` (N, *shape) breaks the contract (``RowError``: a row)."""
-        if tuple(x.shape[1:]) != self.shape:
-            raise DataError(f"inputs have shape {tuple(x.shape[1:])}, expected {self.shape}")
+        self.check_shape(x)
         if x.dtype != DTYPES[self.dtype]:
             raise DataError(f"inputs are {x.dtype}, expected {self.dtype}")
         refuse(x, ~torch.isfinite(x), "an input is {}; expected finite numbers")

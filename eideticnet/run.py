@@ -22,6 +22,7 @@ from eideticnet.config import Config, PruningConfig, TaskConfig
 from eideticnet.errors import CapacityError, ConfigError, DataError
 from eideticnet.evaluation import evaluate
 from eideticnet.files import write_whole
+from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.history import Recorder, read
 from eideticnet.inputs import DTYPES
 from eideticnet.journal import Journal
@@ -157,6 +158,33 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
     return found
 
 
+def changed_data(net: EideticNetwork, data: Mapping[str, TaskData]) -> list[str]:
+    """The learned tasks whose data is not what they were learned from, as far as that was kept."""
+    known = net.metadata.get("rows", {})
+    return [
+        name for name, found in data.items() if name in known and _rows_hash(net, name, found) != known[name]
+    ]
+
+
+def _record_rows(net: EideticNetwork, name: str, data: TaskData) -> None:
+    """Remember what a task was learned from, and what was held out."""
+    kept = _rows_hash(net, name, data)
+    if kept is not None:
+        net.metadata = {**net.metadata, "rows": {**net.metadata.get("rows", {}), name: kept}}
+
+
+def _rows_hash(net: EideticNetwork, name: str, data: TaskData) -> str | None:
+    """SHA-256 of a task's training and held-out rows; None where they are no tensors at hand, and may be
+    drawn anew in each pass."""
+    digests = list[str]()
+    for loader in (data.train, data.test):
+        whole = net.rows({name: loader})[name].tensors
+        if whole is None:
+            return None
+        digests += map(tensor_hash, whole)
+    return json_hash(digests)
+
+
 def _share_files(one: TaskConfig, other: TaskConfig) -> bool:
     """Whether two tasks take data from one place."""
     return bool({one.data, one.test or one.data} & {other.data, other.test or other.data})
@@ -218,6 +246,7 @@ def complete(
             with _in_terms_of_the_toml(f"task {task.name!r}", config):
                 _learn(net, config, task, data[task.name], report, journal)
             history.task_learned(task.name, config.pruning.threshold)
+            _record_rows(net, task.name, data[task.name])
             net.save(folder)
             journal.remove()
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
@@ -323,8 +352,14 @@ def write_held_out(net: EideticNetwork, config: Config, file: Path) -> Iterator[
     """Write the held-out inputs of all tasks as ``x`` (N, *shape), ``task`` and ``label`` (N,); what the
     user may want to know of it, in lines."""
     if file.suffix != ".safetensors" or file.exists() or not file.parent.is_dir():
-        raise ConfigError(f"{file} is no new .safetensors file in a folder that is there")
+        what = "is there already" if file.exists() else "is no .safetensors file in a folder that is there"
+        raise ConfigError(f"{file} {what}; name a new .safetensors file")
     data, rows = open_data(net, config), list[tuple[Tensor, Tensor, Tensor]]()
+    if changed := changed_data(net, data):
+        raise DataError(
+            f"the data of {', '.join(map(repr, changed))} is not what was learned from, so rows that were "
+            "trained on would be held out; put the data back as it was"
+        )
     held_out = net.rows({task.name: data[task.name].test for task in net.tasks if task.name in data})
     for index, task in enumerate(net.tasks):
         given = held_out[task.name].batches("held out") if task.name in held_out else ()

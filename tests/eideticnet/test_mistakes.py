@@ -439,7 +439,19 @@ def test_the_run_writes_the_inputs_that_a_proof_of_its_routing_wants(project, ru
         y = torch.from_numpy(real.label)[mine]
         oracle = torch.stack([right[y == c].double().mean() for c in y.unique()]).mean()
         assert float(oracle) == net.metadata["report"][task.name]["oracle"]
-    assert "no new .safetensors file" in run("held-out", "runs/mine", "real.safetensors", check=False).error
+    assert "is there already" in run("held-out", "runs/mine", "real.safetensors", check=False).error
+
+
+def test_data_that_changed_since_it_was_learned_is_told_and_nothing_of_it_passes_for_held_out(project, run):
+    run("train", "config.toml")
+    with np.load(project / "birds.npz") as file:
+        x, y = file["x"], file["y"]
+    np.savez(project / "birds.npz", x=np.concatenate([x, x[:9] + 0.125]), y=np.concatenate([y, y[:9]]))
+    refused = run("held-out", "runs/mine", "real.safetensors", check=False).error
+    assert "the data of 'birds' is not what was learned from" in refused
+    assert not (project / "real.safetensors").exists()
+    output = run("add-task", "runs/mine", "more.toml").stdout
+    assert "warning: the data of task 'birds' is not what it was learned from" in output
 
 
 @pytest.mark.parametrize("part", ["eideticnet.__main__", "export.commands", "serving.__main__"])
