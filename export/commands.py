@@ -40,7 +40,7 @@ def main() -> None:
 
 @app.command()
 def build(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained network.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained network.")],
     name: Annotated[str, typer.Option(help="The model's name; default: the run folder's.")] = "",
     model_version: Annotated[str, typer.Option(help="Default: the number of tasks, as N.0.")] = "",
     format: Annotated[Literal["onnx", "torchscript", "pt2"], typer.Option(help="Graph format.")] = "onnx",
@@ -97,7 +97,10 @@ def build(
 @app.command()
 def verify(
     new: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="The archive that is to replace another.")
+        Path,
+        typer.Argument(
+            metavar="NEW", exists=True, dir_okay=False, help="The archive that is to replace another."
+        ),
     ],
     against: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="The archive that is served now.")
@@ -133,7 +136,7 @@ def verify(
 
 @app.command()
 def delta(
-    new: Annotated[Path, typer.Argument(help="An archive.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="An archive.")],
     against: Annotated[Path, typer.Option(help="The earlier archive that receivers have.")],
     out: Annotated[Path, typer.Option(help="The delta's file.")],
 ) -> None:
@@ -145,8 +148,8 @@ def delta(
 
 @app.command()
 def apply(
-    old: Annotated[Path, typer.Argument(help="The archive that the delta was made against.")],
-    delta: Annotated[Path, typer.Argument(help="The delta.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The archive that the delta was made against.")],
+    delta: Annotated[Path, typer.Argument(metavar="DELTA", help="The delta.")],
     store: Store = Path("model_store"),
     max_bytes: Annotated[
         int | None,

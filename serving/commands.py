@@ -85,7 +85,10 @@ def main() -> None:
 @app.command()
 def start(
     archives: Annotated[
-        list[Path], typer.Argument(help="Archives of models that are new here; none to go on as before.")
+        list[Path],
+        typer.Argument(
+            metavar="ARCHIVE", help="Archives of models that are new here; none to go on as before."
+        ),
     ] = [],  # noqa: B006
     home: HomeFolder = DEFAULT_HOME,
     record: Annotated[int, typer.Option(min=0, help="Keep the last N requests in files.")] = 0,
@@ -194,7 +197,7 @@ def status(
 
 @app.command()
 def deploy(
-    archive: Annotated[Path, typer.Argument(help="The new version's archive.")],
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The new version's archive.")],
     home: HomeFolder = DEFAULT_HOME,
     name: Annotated[
         str, typer.Option(help="The model that the archive must be of; default: whichever.")
@@ -238,7 +241,7 @@ def deploy(
 
 @app.command()
 def recorded(
-    out: Annotated[Path, typer.Argument(help="The new .safetensors file.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new .safetensors file.")],
     home: HomeFolder = DEFAULT_HOME,
     name: Name = "",
 ) -> None:

@@ -33,7 +33,9 @@ class _Target:
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="Instances: .npy, .json, PNG, JPEG or raw numbers.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Instances: .npy, .json, PNG, JPEG or raw numbers.")
+    ],
     home: Annotated[Path, typer.Option(help="The running server's home folder.")] = Path("server_home"),
     url: Annotated[str, typer.Option(help="Another server; key from --keys or EIDETIC_KEY.")] = "",
     keys: Annotated[Path | None, typer.Option(help="The server's keys.json, with --url.")] = None,

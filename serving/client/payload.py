@@ -24,6 +24,11 @@ Input: TypeAlias = Instances | Mapping[str, Any]
 JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-npy"
 _RAW_SUFFIXES = ("", ".raw", ".bin", ".dat", ".f32", ".i64")
 PNG, JPEG = "image/png", "image/jpeg"
+_EXPECTED = {
+    **dict.fromkeys((JSON, ".json"), "a JSON object"),
+    **dict.fromkeys((NPY, ".npy"), "an array, as numpy.save writes it"),
+    **dict.fromkeys((PNG, JPEG, ".png", ".jpg", ".jpeg"), "an image"),
+}
 _BYTES = (bytes, bytearray, memoryview)
 _MOST_BYTES = 2 << 30
 """Bytes of a file that is sent, in however many requests."""
@@ -33,10 +38,11 @@ _MAGIC = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"\x93NUMPY": NPY}
 
 @dataclass(frozen=True)
 class Payload:
-    """The body of a request."""
+    """The body of a request. ``alone``: it holds one instance, and messages about it count no instances."""
 
     content: bytes
     content_type: str
+    alone: bool = False
 
 
 def encode(x: Input, content_type: str = "") -> Payload:
@@ -82,6 +88,10 @@ def _file(path: Path, content_type: str) -> Payload:
     except OSError as error:
         raise ServingError(f"{path} can't be read: {error.strerror}") from error
     suffix = path.suffix.lower()
+    if not content:
+        raise ServingError(
+            f"{path} is empty; expected {_EXPECTED.get(content_type or suffix, 'raw numbers')}"
+        )
     found = content_type or (JSON if suffix == ".json" else kind(content))
     if not content_type and found == RAW and suffix not in _RAW_SUFFIXES:
         raise ServingError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from serving.client import options
 from serving.client.answers import Answer
 from serving.client.call import Call
 from serving.client.options import Options
-from serving.client.payload import NPY, RAW, Input, Payload, encode, is_whole, numbers, stored
+from serving.client.payload import JPEG, NPY, PNG, RAW, Input, Payload, encode, is_whole, numbers, stored
 from serving.errors import RequestError, ServingError
 from serving.settings import MOST_BYTES
 
@@ -28,6 +29,7 @@ of their array's dimensions."""
 
 _ROOM = 4096  # bytes of a message beside the numbers: names, options, the head of a .npy file
 _STARTS = 3
+_PLACE = re.compile(r"(?P<name>body|data|instances)(?P<row>\[\d+\])?(?P<rest>(\[\d+\])*)")
 _TOO_MANY = re.compile(r"holds (\d+) instances; expected at most (\d+)")
 
 
@@ -42,7 +44,8 @@ def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -
         return _of_one_version(call, parts, options.text(given, "version"))
 
     if isinstance(x, (list, tuple)) and x and all(map(is_whole, x)):
-        return (yield from together([encode(each, kind) for each in x]))
+        whole = [encode(each, kind) for each in x]
+        return (yield from together([replace(p, alone=p.content_type in (PNG, JPEG)) for p in whole]))
     if is_whole(x):
         part = encode(x, kind)
         try:
@@ -56,7 +59,7 @@ def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -
     most = _fitting(array, known.get((model, array.ndim)))
     while True:
         try:
-            return (yield from together([encode(part, kind) for part in _cut(array, most)]))
+            return (yield from together([_piece(part, kind) for part in _cut(array, most)]))
         except RequestError as error:
             held, allowed = _counts(error)
             if not array.ndim or held != min(most, len(array)) or not 0 < allowed < held:
@@ -77,10 +80,24 @@ def _of_one_version(call: Callable[[Payload, str], Call], parts: Sequence[Payloa
                 found += cast(list[Answer], answers)
         except RequestError as error:
             if error.status != 404 or not found or version or start == _STARTS:
-                raise
+                raise _placed(error, len(found), part.alone) from None
         else:
             return found
     raise AssertionError("unreachable")
+
+
+def _piece(part: npt.NDArray[Any], kind: str) -> Payload:
+    return replace(encode(part, kind), alone=kind == RAW and part.ndim > 0 and len(part) == 1)
+
+
+def _placed(error: RequestError, first: int, alone: bool) -> RequestError:
+    """``error`` about a piece, naming the place in the whole, of which ``first`` instances came before."""
+    place = _PLACE.fullmatch(error.field)
+    if place is None or not isinstance(error.body, dict) or not (alone or place["row"]):
+        return error
+    row, rest = (first, place["row"] or "") if alone else (first + int(place["row"][1:-1]), "")
+    field = f"{place['name']}[{row}]{rest}{place['rest']}"
+    return RequestError(error.status, {**error.body, "error": {**error.body["error"], "field": field}})
 
 
 def _counts(error: RequestError) -> tuple[int, int]:
@@ -93,9 +110,10 @@ def _cut_file(part: Payload, error: RequestError) -> list[Payload] | npt.NDArray
     """A file that is too large in pieces, or as the array that it holds. ``error`` where neither can be."""
     held, allowed = _counts(error)
     if part.content_type == RAW and allowed:
-        size = len(part.content) // held * allowed
-        pieces = range(0, len(part.content), size)
-        return [Payload(part.content[first : first + size], RAW) for first in pieces]
+        each = len(part.content) // held
+        size = each * allowed
+        pieces = [part.content[first : first + size] for first in range(0, each * held, size)]
+        return [Payload(piece, RAW, alone=len(piece) == each) for piece in pieces]
     if part.content_type != NPY or error.kind != "too_large":
         raise error
     return stored(part.content)

@@ -1,6 +1,7 @@
 """What is given to a client: lists, tensors, several files, and more than one request may hold."""
 
 import asyncio
+import os
 
 import numpy as np
 import pictures
@@ -91,6 +92,74 @@ def test_a_file_of_more_than_one_request_may_hold_is_split_too(server, x, alone,
         np.save(tmp_path / "x.npy", many)
         with pytest.raises(DeadlineError):  # split, and more than can be answered so soon
             client.predict(MODEL, tmp_path / "x.npy", deadline=2.0)
+
+
+@pytest.mark.parametrize("kind", [Client, GrpcClient])
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream"])
+@pytest.mark.parametrize("row", [0, 5, 7, 10])
+def test_a_row_that_is_wrong_is_named_by_its_place_in_the_whole(server, x, tmp_path, kind, content_type, row):
+    where = {Client: server.ports.inference_url, GrpcClient: f"127.0.0.1:{server.ports.grpc_inference}"}
+    bad = np.resize(x, (11, 64))  # goes as 5, 5 and 1
+    bad[row, 3] = np.inf
+    (tmp_path / "x.f32").write_bytes(bad.tobytes())
+    with kind(where[kind], server.keys()["inference"]) as client:
+        for whole in (bad, tmp_path / "x.f32"):
+            with pytest.raises(RequestError) as error:
+                client.predict(MODEL, whole, content_type=content_type)
+            assert (error.value.status, error.value.field) == (400, f"body[{row}][3]")
+            assert f"body[{row}][3]: is inf" in str(error.value)
+
+
+@pytest.mark.parametrize("one", [5, np.float32(1)])
+def test_a_single_number_is_refused_by_the_server_by_its_shape(server, client, one):
+    target = f"127.0.0.1:{server.ports.grpc_inference}"
+    with GrpcClient(target, server.keys()["inference"]) as grpc:
+        for each in (client, grpc):
+            with pytest.raises(RequestError, match="body: has shape"):
+                each.predict(MODEL, one)
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: huge(path)]
+)
+def test_what_is_no_file_of_a_size_is_refused_at_once(nobody, tmp_path, make):
+    make(tmp_path / "x.npy")
+    for client in nobody:
+        for file in (tmp_path / "x.npy", [tmp_path / "x.npy"] * 2):
+            with pytest.raises(ServingError, match=r"x\.npy (is a|has \d+ bytes).*; expected"):
+                client.predict(MODEL, file, deadline=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("x.f32", "raw numbers"), ("x.json", "a JSON object"), ("x.png", "an image")]
+)
+def test_an_empty_file_is_told_what_it_should_hold(nobody, tmp_path, name, words):
+    (tmp_path / name).touch()
+    for client in nobody:
+        with pytest.raises(ServingError, match=f"{name} is empty; expected {words}"):
+            client.predict(MODEL, tmp_path / name)
+
+
+def huge(path):
+    with path.open("wb") as file:
+        file.truncate(50 << 30)
+
+
+def test_a_closed_client_says_so():
+    for made in (Client, GrpcClient):
+        client = made("http://127.0.0.1:1", "key", retries=3)
+        client.close()
+        with pytest.raises(ServingError, match="the client is closed"):
+            client.predict(MODEL, [1.0])
+
+    async def both():
+        for made in (AsyncClient, AsyncGrpcClient):
+            client = made("http://127.0.0.1:1", "key", retries=3)
+            await client.close()
+            with pytest.raises(ServingError, match="the client is closed"):
+                await client.predict(MODEL, [1.0])
+
+    asyncio.run(both())
 
 
 def test_arrays_in_a_json_request_are_written_as_lists(client, x, alone):

@@ -13,10 +13,12 @@ import httpx
 import psutil
 import pytest
 from torchserve import wait_until_ready, workers
+from typer.testing import CliRunner
 
 from export.archive import read_archive, read_files
 from export.container import write_members
 from export.errors import ArchiveError
+from serving.commands import app
 from serving.errors import RequestError, ServingError
 from serving.ports import free_ports
 from serving.process import TorchServe
@@ -157,6 +159,24 @@ def test_what_is_no_archive_is_refused_before_anything_starts(tmp_path):
     (tmp_path / "x.mar").write_bytes(b"nonsense")
     with pytest.raises(ArchiveError, match=r"x\.mar"):
         read_archive(tmp_path / "x.mar")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--keys", "."], "is a folder; expected the file"),
+        (["--host", "::1"], "takes no IPv6 address"),
+        (["--management-host", "8.8.8.8"], "no port can be had at 8.8.8.8"),
+        (["--silence-seconds", "nan"], "nan is no time to wait"),
+        (["--stop-seconds", "-1"], "-1.0 is no time to wait"),
+        (["--startup-seconds", "inf"], "inf is no time to wait"),
+    ],
+)
+def test_a_server_that_could_not_start_is_refused_before_its_home_is_made(options, words, tmp_path):
+    result = CliRunner().invoke(app, ["start", "--home", str(tmp_path / "home"), *options])
+    assert result.exit_code != 0
+    assert words in f"{result.output} {result.exception}"
+    assert not (tmp_path / "home").exists()
 
 
 def test_an_archive_that_was_tampered_with_is_refused_before_anything_starts():
