@@ -1,12 +1,10 @@
 """Numbers are a function of names, whatever else draws from torch at the same time."""
 
-import copy
 import random
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -17,12 +15,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from trunks import FEATURES, Mlp
 
-from eideticnet import EideticNetwork, batches
+from eideticnet import EideticNetwork, Routing, batches
 from eideticnet.errors import UnsupportedError
 from eideticnet.seeding import _random_functions, derive, seeded
 from eideticnet.threads import number, using
 
 BRIEF = replace(QUICK, max_epochs=1)
+TRUNK = Mlp((8, 8))
 
 
 class Noisy(Dataset):
@@ -60,18 +59,14 @@ LOADERS = {
 }
 
 
-@cache
-def begun():
-    return EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
-
-
 def learned(loader, seed=0):
     """Everything random about a network of one task and a router: weights, dropout, orders, what is kept."""
-    net = copy.deepcopy(begun())
-    net.seed = seed
+    net = EideticNetwork(TRUNK, torch.zeros(2, FEATURES), seed=seed)
     net.train_task("t", loader, names(2), training=BRIEF, pruning=LIGHT, memory=4, moments=8)
+    net.fit_router({"t": loader}, training=BRIEF, routing=Routing("moments"))
+    moments = net.learned.routing_digest()
     net.fit_router({"t": loader}, training=BRIEF)
-    return net.digests(), net.learned.routing_digest(), net.tasks[0].memory.x.tolist()
+    return net.digests(), moments, net.learned.routing_digest(), net.tasks[0].memory.x.tolist()
 
 
 @contextmanager
