@@ -15,7 +15,7 @@ from rich.console import Console
 
 from eideticnet import run
 from eideticnet.config import Config, read_config, read_tasks
-from eideticnet.errors import ConfigError, EideticError, MissingExtraError, UnderfitWarning
+from eideticnet.errors import ConfigError, DataWarning, EideticError, MissingExtraError, UnderfitWarning
 from eideticnet.network import EideticNetwork
 from eideticnet.progress import Display, results
 from eideticnet.signals import heeding_signals, stoppable
@@ -95,9 +95,10 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path)
         )
     missing, before = len(settings.tasks) - len(net.tasks), run.routed(net)
     told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below
+    known = warnings.catch_warnings(action="ignore", category=DataWarning)  # since the data was opened
     try:
         threads = using(settings.threads or torch.get_num_threads())
-        with told, threads, Display(console, missing + 1) as display:
+        with told, known, threads, Display(console, missing + 1) as display:
             run.complete(net, settings, data, folder, display)
     except EideticError as error:
         if run.exists(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -25,11 +26,12 @@ from torch.utils.data import (
 )
 
 from eideticnet.draws import Draws
-from eideticnet.errors import DataError, EideticError, RowError
+from eideticnet.errors import DataError, DataWarning, EideticError, RowError
 from eideticnet.hashing import tensor_hash
 from eideticnet.held import unmoved
 from eideticnet.inputs import Inputs
 from eideticnet.pairs import as_tensor, pair
+from eideticnet.repeats import Keys, contradicted, keys_of
 from eideticnet.users_code import blame
 
 Loader = Iterable[Any]
@@ -128,21 +130,37 @@ class Rows:
                 f"no example of class {', '.join(missing)} among {int(self.counts.sum())} rows; "
                 "leave it out of the classes, or add examples"
             )
+        if every_class:
+            self._look_for_repeats()
+
+    def _look_for_repeats(self) -> None:
+        keys, y = self.seen
+        if bool((keys == keys[0]).all()):
+            raise self._error(f"all {len(keys)} inputs are the same, so no class can be told from another")
+        if rows := contradicted(keys, y):
+            found = f"{rows} of {len(keys)} rows hold an input that also stands there with another label"
+            warnings.warn(str(self._error(found)), DataWarning, stacklevel=4)
 
     @cached_property
     def counts(self) -> Tensor:
         """How many rows of each class (C,) a first pass gives."""
+        return torch.bincount(self.seen[1], minlength=len(self.classes))
+
+    @cached_property
+    def seen(self) -> tuple[Keys, Tensor]:
+        """What a first pass gives, row by row: a key of the input (N,), the same for equal ones, and the
+        label (N,)."""
         whole = self.tensors
         if whole is not None and len(whole[1]):
-            return self._count([whole])
-        counts = self._count(self.batches("look"))
+            return keys_of(whole[0]), whole[1].cpu()
+        keys, labels = zip(*((keys_of(x), y.cpu()) for x, y in self.batches("look")), strict=True)
         with closing(self.batches("look", "again")) as second:
             try:
                 next(second)
             except DataError as error:
                 again = str(error).removeprefix(str(self._error("")))
                 raise self._error(f"its loader can be read only once; a second pass: {again}") from None
-        return counts
+        return np.concatenate(keys), torch.cat(labels)
 
     @cached_property
     def batch_size(self) -> int:

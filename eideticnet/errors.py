@@ -67,3 +67,7 @@ class TrunkWarning(UserWarning):
 
 class UnderfitWarning(UserWarning):
     """Training ended while there was more to learn."""
+
+
+class DataWarning(UserWarning):
+    """Data from which something can be learned, though hardly what is meant."""

@@ -27,6 +27,7 @@ from eideticnet.pairs import fitting
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
 from eideticnet.reading import Reads, resolve
+from eideticnet.repeats import check_apart
 from eideticnet.router import (
     calibrated,
     kind_of,
@@ -274,6 +275,8 @@ class EideticNetwork(Answering):
             rows.look(every_class=True)
         for rows in held_out.values():
             rows.look()
+        if kind != "none":
+            check_apart({name: rows.seen[0] for name, rows in data.items()})
         block, program = None, self.program
         if kind in ("moments", "experts"):
             block = moments_router(self.learned, data, self.inputs, self.seed).to(self.device)

@@ -30,6 +30,7 @@ from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork, Report
 from eideticnet.problems import differences, validate
 from eideticnet.progress import Display
+from eideticnet.repeats import check_apart
 from eideticnet.sources import TaskData, open_task
 from eideticnet.training import Event
 from eideticnet.users_code import blamed, call, nearest, unlocated
@@ -155,6 +156,8 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
         needs = ["the router needs the data of every task, old and new"] if missing else []
         text = "; ".join([*map(str, problems), *map(str, missing), *needs])
         raise DataError(text) from (*problems, *missing)[0].__cause__
+    if config.routing.router != "none":
+        check_apart({name: data.keys for name, data in found.items()})
     return found
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +17,27 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from eideticnet.config import TaskConfig
 from eideticnet.data import Loader, Rows, batches
-from eideticnet.errors import DataError, RowError
+from eideticnet.errors import DataError, DataWarning, RowError
 from eideticnet.files import open_regular
 from eideticnet.images import read_folder
 from eideticnet.inputs import Inputs
 from eideticnet.pairs import as_tensor, pair
+from eideticnet.repeats import MANY, NEARLY_ALL, Keys, found_in
 from eideticnet.seeding import derive
 from eideticnet.users_code import call, nearest, unlocated
+
+FEW = 5
+"""Rows of a class from which little can be learned, or told."""
+
+
+class _Seen(NamedTuple):
+    """Rows by a key of their input (N,) and their label (N,)."""
+
+    keys: Keys
+    labels: Tensor
+
+    def take(self, rows: list[int]) -> _Seen:
+        return _Seen(self.keys[rows], self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,8 @@ class TaskData:
     train: DataLoader[Any]
     test: Loader
     validation: Loader | None = None
+    keys: Keys = field(kw_only=True)
+    """Of all inputs of the source of the training data, as ``keys_of`` numbers them."""
 
     def first_inputs(self, count: int) -> Tensor:
         """The first training inputs (count, *shape), in the order of the source."""
@@ -53,30 +70,35 @@ def open_task(
     """Load a task's data. ``held_out`` is the share that is split off at random, the same for
     equal seeds, where the task names no test data; ``validation`` is split off the rest. A folder of
     images may hold those of ``others``, other tasks' classes, too."""
-    dataset = _open(task, task.data, task.arguments, inputs, others)
+    dataset, seen = _open(task, task.data, task.arguments, inputs, others)
+    keys = seen.keys
     if task.test is not None:
-        test = _open(task, task.test, task.test_arguments, inputs, others, every_class=False)
+        test, held = _open(task, task.test, task.test_arguments, inputs, others, every_class=False)
     else:
         train_rows, test_rows = _split(dataset, held_out, derive(seed, task.name, "split"))
         if not train_rows:
             raise DataError(f"task {task.name!r}: {len(test_rows)} rows are too few to hold any out")
         dataset, test = _take(dataset, train_rows), _take(dataset, test_rows)
+        seen, held = seen.take(train_rows), seen.take(test_rows)
         if isinstance(test, TensorDataset) and len(test.tensors[1].unique()) < len(task.classes):
             few = next(c for i, c in enumerate(task.classes) if not bool((test.tensors[1] == i).any()))
             raise DataError(
                 f"task {task.name!r}, {task.data}: class {few} has one row; it needs another that can be "
                 "held out, or name test data"
             )
+    _check_held_out(task, seen, held)
     apart: Loader | None = None
     if validation:
         train_rows, rows = _split(dataset, validation, derive(seed, task.name, "validation"))
         apart, dataset = DataLoader(_take(dataset, rows), 256), _take(dataset, train_rows)
+        seen = seen.take(train_rows)
+    _check_enough(task, seen, held)
     if isinstance(dataset, TensorDataset):
         x, y = dataset.tensors
         train: DataLoader[Any] = batches(x, y, batch_size)
     else:
         train = DataLoader(dataset, batch_size, shuffle=True)
-    return TaskData(train, DataLoader(test, 256), apart)
+    return TaskData(train, DataLoader(test, 256), apart, keys=keys)
 
 
 def _open(
@@ -87,7 +109,7 @@ def _open(
     others: Collection[str],
     *,
     every_class: bool = True,
-) -> Dataset[Any]:
+) -> tuple[Dataset[Any], _Seen]:
     """The whole of a source, looked at to the last row; with examples of ``every_class``, or of some."""
     try:
         found = _read(task, source, arguments, inputs, others)
@@ -104,7 +126,34 @@ def _open(
         raise DataError(f"task {task.name!r}{where}: {error}") from error
     rows = Rows(task.name, DataLoader(found, 256), task.classes, inputs, unlocated(source))
     rows.look(every_class=every_class)
-    return found
+    return found, _Seen(*rows.seen)
+
+
+def _check_held_out(task: TaskConfig, train: _Seen, test: _Seen) -> None:
+    """Say how many rows of the test data were trained on."""
+    count, rows = found_in(test.keys, train.keys), len(test.keys)
+    source = task.data if task.test is None else task.test
+    found = f"task {task.name!r}, {unlocated(source)}: {count} of {rows} test rows are training rows too"
+    if task.test is not None and count >= NEARLY_ALL * rows:
+        raise DataError(
+            f"{found}; name test data that is not trained on, or leave `test` out, and "
+            "a share of `data` is held out"
+        )
+    if count >= MANY * rows:
+        warnings.warn(f"{found}, so accuracy is not that on new inputs", DataWarning, stacklevel=3)
+
+
+def _check_enough(task: TaskConfig, train: _Seen, test: _Seen) -> None:
+    for seen, use in ((train, "train on"), (test, "test with")):
+        counts = torch.bincount(seen.labels, minlength=len(task.classes))
+        if (fewest := int(counts.min())) < FEW:
+            name = task.classes[int(counts.argmin())]
+            warnings.warn(
+                f"task {task.name!r}: class {name} has {fewest} of {len(seen.keys)} rows to {use}; fewer "
+                f"than {FEW} say little (`test` and `validation` in the TOML are shares of each class)",
+                DataWarning,
+                stacklevel=3,
+            )
 
 
 def _read(

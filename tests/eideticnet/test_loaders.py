@@ -26,7 +26,7 @@ from torch.utils.data import (
 )
 from trunks import FEATURES, Mlp
 
-from eideticnet import DataError, EideticNetwork, Inputs, Journal, Routing, Training, batches
+from eideticnet import DataError, DataWarning, EideticNetwork, Inputs, Journal, Routing, Training, batches
 from eideticnet.data import Rows
 from eideticnet.evaluation import calibration_error, evaluate
 from eideticnet.history import Recorder, read
@@ -139,6 +139,7 @@ def counted(pairs):
     return Counter((*row, label) for x, y in pairs for row, label in zip(x.tolist(), y.tolist(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*(another label|same inputs)")  # an overridden item
 @pytest.mark.parametrize("kind", KINDS)
 def test_whoever_reads_a_loader_reads_what_it_gives_and_nothing_else(kind, tmp_path):
     """Rows that a loader does not give are NaN, so that anybody who reads one fails."""
@@ -707,3 +708,19 @@ def test_workers_give_what_one_process_gives():
         net.fit_router({"t": loader}, training=QUICK)
         digests.add((*net.digests().values(), net.learned.routing_digest()))
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("loaded", [batches, lambda x, y: DataLoader(Stream(x, y), 16)])
+def test_a_router_for_tasks_with_the_same_inputs_is_refused_and_for_some_shared_ones_warned_of(loaded):
+    (a, y), (b, _) = task_data(1, 2, 48), task_data(2, 2, 48)
+    net = trained(1)
+    net.train_task("again", loaded(a, y), ["x", "y"], pruning=None, training=ONCE)
+    first, data = net.tasks[0].name, {"again": loaded(a, y)}
+    with pytest.raises(DataError, match=r"hold the same inputs \(48 of 48 rows of .*give each its own"):
+        net.fit_router({first: loaded(a.flip(0), y.flip(0)), **data}, training=ONCE)
+    net.fit_router(
+        {first: loaded(a, y), **data}, routing=Routing(router="none", decision="entropy"), training=ONCE
+    )
+    some = torch.cat([a[:12], b[12:]])
+    with pytest.warns(DataWarning, match=r"hold the same inputs \(12 of 48 rows of"):
+        net.fit_router({first: loaded(some, y), **data}, routing=Routing("linear"), training=ONCE)

@@ -200,6 +200,16 @@ def test_a_pipe_is_not_waited_for(project, run, file):
     assert wanted in run("train", "config.toml", check=False).error
 
 
+def test_two_tasks_with_one_file_are_refused_before_training_unless_no_router_is_asked_for(project, run):
+    one = ('["cod", "eel", "ray"]\ndata = "fish.safetensors"', '["cod", "eel"]\ndata = "birds.npz"')
+    changed(project, one)
+    error = run("train", "config.toml", check=False).error
+    assert "tasks 'birds' and 'fish' hold the same inputs (60 of 60 rows of 'birds')" in error
+    assert not (project / "runs/mine/network.json").exists()
+    changed(project, one, ("[training]", '[routing]\nrouter = "none"\ndecision = "entropy"\n[training]'))
+    run("train", "config.toml")
+
+
 @pytest.mark.parametrize("command", [("train", "config.toml"), ("report", "runs/mine")])
 def test_an_empty_out_names_nothing(project, run, command):
     before = sorted(project.iterdir())

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -11,7 +12,7 @@ from nets import task_data
 from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from eideticnet import DataError, Inputs
+from eideticnet import DataError, DataWarning, Inputs
 from eideticnet.config import TaskConfig
 from eideticnet.sources import open_task
 
@@ -20,9 +21,9 @@ CLASSES = ("cod", "eel", "ray")
 NAMES = [CLASSES[i] for i in Y.tolist()]
 
 
-def opened(source, classes=CLASSES, inputs=Inputs((6,)), **options):
+def opened(source, classes=CLASSES, inputs=Inputs((6,)), held_out=0.25, **options):
     task = TaskConfig(name="fish", classes=classes, data=str(source), **options)
-    return open_task(task, inputs, seed=0, held_out=0.25, batch_size=16)
+    return open_task(task, inputs, seed=0, held_out=held_out, batch_size=16)
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def test_a_single_array_is_no_npz(tmp_path):
 
 def test_test_data_may_lack_a_class_but_is_refused_by_its_own_name(saved, tmp_path):
     save_file({"x": X, "y": Y}, tmp_path / "train.safetensors")
-    test = saved(X.numpy(), Y.numpy().clip(max=1), "test.npz")
+    test = saved(X.numpy() + 1, Y.numpy().clip(max=1), "test.npz")
     assert sum(len(y) for _, y in opened(tmp_path / "train.safetensors", test=str(test)).test) == 60
     test = saved(X.numpy(), Y.numpy() + 1, "test.npz")
     with pytest.raises(DataError, match=f"^task 'fish', {test}: row 2: labels run from 1 to 3"):
@@ -199,3 +200,48 @@ def test_a_callable_may_return_whatever_is_meant(name, users):
     data = opened(f"{users}:{name}")
     assert sum(len(y) for _, y in data.test) == 15
     assert data.first_inputs(3).shape == (3, 6)
+
+
+def told(call):
+    """What a call warns of, by the first words."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in found if w.category is DataWarning]
+
+
+def test_inputs_that_stand_under_two_labels_are_counted_and_equal_ones_are_refused(saved):
+    path = saved(torch.cat([X, X[:6]]).numpy(), torch.cat([Y, (Y[:6] + 1) % 3]).numpy())
+    (line,) = [line for line in told(lambda: opened(path)) if "label" in line]
+    assert line.startswith(f"task 'fish', {path}: 12 of 66 rows hold an input that also stands there with")
+    with pytest.raises(DataError, match=f"^task 'fish', {path}: all 60 inputs are the same"):
+        opened(saved(X.numpy() * 0, Y.numpy()))
+
+
+@pytest.mark.parametrize("how", ["same file", "a copy", "its first half"])
+def test_test_data_that_was_trained_on_is_refused(how, saved):
+    path = saved(X.numpy(), Y.numpy())
+    rows = 30 if how == "its first half" else 60
+    test = path if how == "same file" else saved(X[:rows].numpy(), Y[:rows].numpy(), "test.npz")
+    with pytest.raises(DataError, match=f"^task 'fish', {test}: {rows} of {rows} test rows are training"):
+        opened(path, test=str(test))
+
+
+def test_test_rows_that_were_trained_on_are_counted(saved):
+    path, few = saved(X.numpy(), Y.numpy()), torch.cat([X[:15], X[15:] + 9]).numpy()
+    test = saved(few, Y.numpy(), "test.npz")
+    (line,) = told(lambda: opened(path, test=str(test)))
+    assert line.startswith(f"task 'fish', {test}: 15 of 60 test rows are training rows too, so accuracy")
+    twice = saved(torch.cat([X, X]).numpy(), torch.cat([Y, Y]).numpy(), "twice.npz")
+    (line,) = told(lambda: opened(twice))
+    assert f"{twice}: " in line
+    assert " of 30 test rows are training rows too" in line
+
+
+def test_a_class_with_few_rows_to_train_on_or_test_with_is_named(saved):
+    path = saved(X.numpy(), Y.numpy())
+    (line,) = told(lambda: opened(path, held_out=0.9999))
+    assert line.startswith("task 'fish': class cod has 1 of 3 rows to train on; fewer than 5 say little")
+    (line,) = told(lambda: opened(path, held_out=0.01))
+    assert "class cod has 1 of 3 rows to test with" in line
+    assert told(lambda: opened(path)) == []

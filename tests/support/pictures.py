@@ -26,12 +26,14 @@ def picture(colour: str, seed: int, size: tuple[int, int] = (9, 8), kind: str = 
     return file.getvalue()
 
 
-def write_pictures(folder: Path, count: int = 12) -> None:
+def write_pictures(folder: Path, count: int = 12, first: int = 0) -> None:
     """A folder for each class, with ``count`` pictures of several sizes."""
     for number, colour in enumerate(_COLOURS):
         (folder / colour).mkdir(parents=True)
         for i in range(count):
-            (folder / colour / f"{i:02}.png").write_bytes(picture(colour, 100 * number + i, (5 + i, 17 - i)))
+            (folder / colour / f"{i:02}.png").write_bytes(
+                picture(colour, first + 100 * number + i, (5 + i, 17 - i))
+            )
 
 
 def network(folder: Path) -> EideticNetwork:

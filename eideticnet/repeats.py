@@ -1,0 +1,63 @@
+"""Inputs that stand in the data more than once: under two labels, in two tasks, or held out as well."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from hashlib import blake2b
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from eideticnet.errors import DataError, DataWarning
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+NEARLY_ALL = 0.95
+"""Share of rows that are also elsewhere, from which the data is taken to be the same."""
+MANY = 0.01
+"""And from which it is said."""
+
+
+def keys_of(x: Tensor) -> Keys:
+    """A number (N,) for each row of ``x`` (N, ...), the same for equal rows."""
+    rows = x.detach().cpu().contiguous().flatten(1).numpy()
+    return np.frombuffer(
+        b"".join(blake2b(row + 0, digest_size=8).digest() for row in rows), np.uint64
+    )  # -0.0 is 0
+
+
+def contradicted(keys: Keys, labels: Tensor) -> int:
+    """How many rows hold an input that also stands there with another label."""
+    _, which = np.unique(keys, return_inverse=True)
+    y = labels.numpy()
+    lowest, highest = np.full(len(y), y.max()), np.full(len(y), y.min())
+    np.minimum.at(lowest, which, y)
+    np.maximum.at(highest, which, y)
+    return int((lowest != highest)[which].sum())
+
+
+def found_in(keys: Keys, others: Keys) -> int:
+    """How many rows are among the others, too."""
+    return int(np.isin(keys, others).sum())
+
+
+def check_apart(tasks: Mapping[str, Keys]) -> None:
+    """``DataError`` if all inputs of a task, or nearly, are another's too, which no router can tell apart;
+    ``DataWarning`` if many are."""
+    if len(tasks) < 2:
+        return
+    distinct, times = np.unique(np.concatenate([np.unique(k) for k in tasks.values()]), return_counts=True)
+    shared = {name: keys[np.isin(keys, distinct[times > 1])] for name, keys in tasks.items()}
+    for one, other in combinations([name for name, keys in shared.items() if len(keys)], 2):
+        counts = {a: (found_in(shared[a], shared[b]), len(tasks[a])) for a, b in ((one, other), (other, one))}
+        name, (count, rows) = max(counts.items(), key=lambda item: item[1][0] / item[1][1])
+        found = f"tasks {one!r} and {other!r} hold the same inputs ({count} of {rows} rows of {name!r})"
+        if count >= NEARLY_ALL * rows:
+            raise DataError(
+                f"{found}, and no router can tell them apart; give each its own data, or ask by task, with "
+                'router = "none" and decision = "entropy"'
+            )
+        if count >= MANY * rows:
+            warnings.warn(f"{found}, which no router can tell apart", DataWarning, stacklevel=2)
