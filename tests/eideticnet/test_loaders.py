@@ -139,7 +139,6 @@ def counted(pairs):
     return Counter((*row, label) for x, y in pairs for row, label in zip(x.tolist(), y.tolist(), strict=True))
 
 
-@pytest.mark.filterwarnings("ignore:.*(another label|same inputs)")  # an overridden item
 @pytest.mark.parametrize("kind", KINDS)
 def test_whoever_reads_a_loader_reads_what_it_gives_and_nothing_else(kind, tmp_path):
     """Rows that a loader does not give are NaN, so that anybody who reads one fails."""
