@@ -38,6 +38,6 @@ def _rows(program: Program) -> dict[str, int]:
     """How many rows each value has for one of the batch: more where positions became rows."""
     rows = {INPUT: 1}
     for step in program.steps:
-        more, fewer = step.options.get("rows", (1, 1))
+        more, fewer = step.options.get("rows", (1, 1)) if step.rule == "reshape" else (1, 1)
         rows[step.name] = max((rows[name] for name in step.inputs), default=1) * more // fewer
     return rows

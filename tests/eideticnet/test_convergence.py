@@ -49,8 +49,12 @@ def test_training_that_stopped_while_its_loss_was_that_of_guessing_warns_and_is_
     assert f"wave: {doubt}." in render(net, title="waves")
 
 
+CONTRADICTION = (torch.arange(40)[:, None] // 20 * torch.ones(FEATURES), torch.arange(40) % 2)
+"""Two inputs, each as often under one label as under the other."""
+
+
 def test_training_in_which_nothing_rose_does_not_say_that_it_was_rising():
-    x, y = torch.zeros(40, FEATURES), torch.arange(40) % 2
+    x, y = CONTRADICTION
     with pytest.warns(UnderfitWarning, match="its patience was not at an end when max_epochs = 3 ended it"):
         plain_net().train_task("t", batches(x, y), names(2), training=Training(ADAM, max_epochs=3))
 
@@ -69,7 +73,7 @@ def test_a_task_that_is_learned_is_not_doubted_and_neither_is_one_that_was_taugh
 
 
 def test_labels_that_can_not_be_learned_are_named_however_long_training_was():
-    x, y = torch.zeros(40, FEATURES), torch.arange(40) % 2
+    x, y = CONTRADICTION
     with pytest.warns(UnderfitWarning, match=r"accuracy is 0\.500"):
         plain_net().train_task("t", batches(x, y), names(2), training=Training(ADAM, settle_patience=2))
 

@@ -464,7 +464,7 @@ def test_data_that_changed_since_it_was_learned_is_told_and_nothing_of_it_passes
     assert "warning: the data of task 'birds' is not what it was learned from" in output
 
 
-@pytest.mark.parametrize("part", ["eideticnet.__main__", "export.commands", "serving.__main__"])
+@pytest.mark.parametrize("part", ["eideticnet.__main__", "export.commands", "serving.commands"])
 def test_help_shows_every_word_of_every_command_brackets_too(part):
     app = importlib.import_module(part).app
     for command in typer.main.get_command(app).commands.values():

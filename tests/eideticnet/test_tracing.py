@@ -79,7 +79,7 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(trunk):
         (lambda m, x: m.fc(x) if x.sum() > 0 else m.fc(x) * 2, ["torch.export"]),
         (lambda m, x: m.fc(x) + nn.functional.pad(x, (0, 2)), ["add", "raw input"]),
         (lambda m, x: m.other(m.fc(x)) * m.other.bias, ["other.bias", "its own"]),
-        (lambda m, x: m.fc(x) * x.shape[0], ["mul", "size"]),
+        (lambda m, x: m.fc(x) * x.shape[0], ["mul", "number of rows"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

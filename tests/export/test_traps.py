@@ -167,7 +167,6 @@ class OverRows(nn.Module):
         lambda h, rows: h - h.mean(0),
         lambda h, rows: h.view(4, -1),
         lambda h, rows: h + torch.arange(rows)[:, None],
-        lambda h, rows: h * torch.full((rows, 1), 2.0),
         lambda h, rows: h if rows > 3 else -h,
         lambda h, rows: h.flip(0),
         lambda h, rows: h[:2].mean(0) + h,
