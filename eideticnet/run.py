@@ -27,7 +27,7 @@ from eideticnet.history import Recorder, read
 from eideticnet.inputs import DTYPES
 from eideticnet.journal import Journal
 from eideticnet.learned import Task
-from eideticnet.network import EideticNetwork, Report
+from eideticnet.network import PROBES, EideticNetwork, Report
 from eideticnet.problems import differences, validate
 from eideticnet.progress import Display
 from eideticnet.repeats import check_apart
@@ -35,7 +35,6 @@ from eideticnet.sources import TaskData, open_task
 from eideticnet.training import Event
 from eideticnet.users_code import blamed, call, nearest, unlocated
 
-PROBES = 8
 ENOUGH = 200
 """Held-out inputs of a task by which `export verify` judges its routing."""
 JOURNAL = "journal.safetensors"
