@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 from interrupted import TERMS
-from served import Served, serving, until
+from served import Served, alive, serving, until
 
 from serving.connection import connect
 from serving.deploy import deploy
@@ -214,7 +214,7 @@ def test_a_server_killed_in_the_middle_of_a_deploy_comes_back_with_what_was_comm
         assert again.predict(ROW).json()["model_version"] == version
         assert set(again.held()) == {version}
         assert not Path(running["folder"]).exists()
-        assert not psutil.pid_exists(running["frontend"])
+        assert not alive(running["frontend"])
 
 
 @pytest.mark.slow

@@ -36,6 +36,14 @@ def until(true: Callable[[], Any], seconds: float = 60) -> Any:
     return found
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has waited for yet doesn't."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Served:
     """A server that was started and answers. A context manager: at its end nothing is left running."""
 
