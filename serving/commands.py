@@ -25,7 +25,7 @@ from serving.errors import ServingError
 from serving.home import Home
 from serving.judgement import Terms
 from serving.launch import Options
-from serving.ports import check_hosts
+from serving.ports import OPTIONS, check_hosts
 from serving.recording import read as read_recording
 from serving.report import DeployReport
 from serving.running import Profile, find
@@ -74,6 +74,9 @@ Run = Annotated[
         "EIDETIC_URL, _GRPC, _KEYS, _MODEL, _EXAMPLE, _INPUT and EIDETIC_HOME in its environment."
     ),
 ]
+Port = Annotated[
+    int | None, typer.Option(min=1, max=65535, help="Default: the one it had, the usual one, or a free one.")
+]
 DEFAULT_HOME = Path("server_home")
 
 
@@ -97,6 +100,10 @@ def start(
     keys: Annotated[Path | None, typer.Option(help="Where the tokens are written; default: in HOME.")] = None,
     host: Annotated[str, typer.Option(help="Address for predictions.")] = HOST,
     management_host: Annotated[str, typer.Option(help="Address of management, readiness, metrics.")] = HOST,
+    http_port: Port = None,
+    management_port: Port = None,
+    grpc_port: Port = None,
+    control_port: Port = None,
     tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: TorchServe speaks TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key of it.")] = None,
     allow_torch: Annotated[
@@ -123,8 +130,10 @@ def start(
     workers, notes = fitting(workers)
     for note in [*notes, *(check_tls(tls_cert, tls_key) if tls_cert and tls_key else [])]:
         typer.echo(note, err=True)
+    asked = zip(OPTIONS, (http_port, management_port, grpc_port, control_port), strict=True)
     options = Options(
         network=network,
+        ports={use: port for use, port in asked if port is not None},
         workers=workers,
         profile=profile,
         allow_torch=allow_torch,

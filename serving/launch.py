@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +30,10 @@ _ENDING_SECONDS = 10.0
 class Options:
     """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept, ``heap``
     the megabytes of Java's heap; after ``silence_seconds`` without an answer TorchServe is started again.
-    ``token_minutes``: how long it takes its own tokens for good."""
+    ``token_minutes``: how long it takes its own tokens for good. ``ports``: those asked for, by use."""
 
     network: Network = field(default_factory=Network)
+    ports: Mapping[str, int] = field(default_factory=dict)
     workers: int = 1
     profile: Profile = "throughput"
     allow_torch: bool = False

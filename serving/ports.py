@@ -1,8 +1,12 @@
-"""Which ports a server takes: those that it had, or the usual ones; only one that is taken moves."""
+"""Which ports a server takes: those asked for, else those that it had, else the usual ones.
+
+One that was asked for and is taken is an error; any other moves alone.
+"""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 from serving.errors import ServingError, Unavailable
@@ -10,20 +14,43 @@ from serving.settings import Network, Ports
 
 USUAL = Ports(inference=8080, management=8081, grpc_inference=7070, grpc_management=7071, control=8083)
 _INFERENCE = ("inference", "grpc_inference")
+OPTIONS = {
+    "inference": "--http-port",
+    "management": "--management-port",
+    "grpc_inference": "--grpc-port",
+    "control": "--control-port",
+}
+"""By use, what asks for a port."""
 
 
 def free_ports(
-    network: Network = Network(), before: Ports | None = None, *, prefer_usual: bool = True
+    network: Network = Network(),
+    before: Ports | None = None,
+    *,
+    asked: Mapping[str, int] = {},
+    prefer_usual: bool = True,
 ) -> Ports:
-    """For each use the port of ``before``, or the usual one, or any that is free."""
+    """For each use the port that is ``asked`` for, or else that of ``before``, the usual one, or any that is
+    free. ``ServingError`` where one that is asked for can't be had."""
     wanted = [ports.model_dump() for ports in (before, USUAL) if ports and prefer_usual]
+    found: dict[str, int] = {}
     with ExitStack() as held:  # until all are chosen, so that none is chosen twice
-        return Ports(
-            **{
-                use: _bound(held, _host(network, use), [*(ports[use] for ports in wanted), 0])
-                for use in Ports.model_fields
-            }
-        )
+        for use, port in asked.items():
+            if port in found.values():
+                raise ServingError(f"{OPTIONS[use]} {port}: another option asks for that port too")
+            found[use] = _asked(held, network, use, port)
+        for use in Ports.model_fields.keys() - asked.keys():
+            others = [ports[use] for ports in wanted if ports[use] not in asked.values()]
+            found[use] = _bound(held, _host(network, use), [*others, 0])
+    return Ports(**found)
+
+
+def _asked(held: ExitStack, network: Network, use: str, port: int) -> int:
+    try:
+        return _bound(held, _host(network, use), [port])
+    except Unavailable as error:
+        what = f"{OPTIONS[use]} {port} was asked for and can't be had"
+        raise ServingError(f"{what}: {error}; end what listens there, or ask for another") from None
 
 
 def check_hosts(network: Network) -> None:
@@ -48,10 +75,10 @@ def taken(ports: Ports, network: Network) -> list[int]:
 
 
 def moved(ports: Ports) -> list[str]:
-    """What is to be said about ports that are not the usual ones."""
+    """What is to be said of ports that are not the usual ones."""
     usual = USUAL.model_dump()
     return [
-        f"{use.replace('_', ' ')} is on port {port}, because {usual[use]} was taken when it was chosen"
+        f"{use.replace('_', ' ')} is on port {port}: {usual[use]} was taken, or another asked for"
         for use, port in ports.model_dump().items()
         if port != usual[use]
     ]

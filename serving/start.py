@@ -67,7 +67,8 @@ def started(home: Home, options: Options) -> Iterator[Supervisor]:
     """A server that answers, on the ports that it had before; another program may take one in between."""
     with ExitStack() as stack:
         for prefer_usual in (True, True, False):
-            ports = free_ports(options.network, _ports_before(home), prefer_usual=prefer_usual)
+            before = _ports_before(home)
+            ports = free_ports(options.network, before, asked=options.ports, prefer_usual=prefer_usual)
             try:
                 supervisor = _up(stack, home, options, ports)
                 break

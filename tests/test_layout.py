@@ -26,7 +26,6 @@ MAY_IMPORT = {
             "onnxscript",
             "google",
             "numpy",
-            "scipy",
             "safetensors",
             "yaml",
             "jsonschema",

@@ -15,7 +15,6 @@ from serving.client.http import AsyncClient, Client
 
 if TYPE_CHECKING:
     from serving.client.grpc import AsyncGrpcClient, GrpcClient
-    from serving.client.management import GrpcManagement
     from serving.client.open_inference import OpenInference
 
 __all__ = [
@@ -25,13 +24,11 @@ __all__ = [
     "Choice",
     "Client",
     "GrpcClient",
-    "GrpcManagement",
     "OpenInference",
 ]
 _NEEDS_GRPC = {
     "GrpcClient": "grpc",
     "AsyncGrpcClient": "grpc",
-    "GrpcManagement": "management",
     "OpenInference": "open_inference",
 }
 

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 from histories import add_task, archived, edited, normalised
+from hypothesis import given
+from hypothesis import strategies as st
 from nets import LIGHT, QUICK, fit, names, task_data
+from scipy.stats import binomtest
 from torch import nn
 from trunks import FEATURES
 from typer.testing import CliRunner
 
 from eideticnet import EideticNetwork, Routing, batches
 from export.commands import app
+from export.doubts import interval
 from export.errors import ArchiveError
 from export.real_inputs import check_indices, real_inputs
 from export.verify import verify
@@ -226,3 +230,10 @@ def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
     assert json.loads(result.stdout)["tasks"][0]["name"] == "[/x] [red]"
     assert "[/x] [red]" in result.stderr
     assert f"{old} against {old}" in result.stderr
+
+
+@given(st.integers(0, 400).flatmap(lambda rows: st.tuples(st.integers(0, rows), st.just(rows))))
+def test_the_interval_of_a_share_is_wilsons(counts):
+    right, rows = counts
+    expected = binomtest(right, rows).proportion_ci(method="wilson") if rows else (0.0, 1.0)
+    assert interval(right, rows) == pytest.approx(tuple(expected), abs=1e-12)

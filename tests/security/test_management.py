@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from grpc_management import GrpcManagement
 from served import until
 
-from serving.client import GrpcManagement
 from serving.errors import ServingError
 from serving.home import Home
 

@@ -10,9 +10,10 @@ from contextlib import suppress
 
 import httpx
 import pytest
+from grpc_management import GrpcManagement
 from served import Served
 
-from serving.client import Client, GrpcClient, GrpcManagement
+from serving.client import Client, GrpcClient
 from serving.errors import DeadlineError, NoAnswerError, ServingError
 from serving.tls import check
 

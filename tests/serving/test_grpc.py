@@ -7,12 +7,13 @@ import time
 import numpy as np
 import pytest
 from examples import examples
+from grpc_management import GrpcManagement
 from hypothesis import given
 from hypothesis import strategies as st
 from relay import Relay
 from torchserve import asleep
 
-from serving.client import AsyncGrpcClient, GrpcClient, GrpcManagement, OpenInference
+from serving.client import AsyncGrpcClient, GrpcClient, OpenInference
 from serving.errors import DeadlineError, NoAnswerError, RequestError, WrongKeyError
 
 MODEL, SERVED = "digits-onnx", ["colours", "digits-onnx", "digits-torchscript"]

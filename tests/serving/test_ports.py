@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import serving
 
-from serving.errors import Unavailable
-from serving.ports import USUAL, free_ports, moved, taken
+from serving.errors import ServingError, Unavailable
+from serving.ports import OPTIONS, USUAL, free_ports, moved, taken
 from serving.settings import Network, Ports
 
 USES = list(Ports.model_fields)
@@ -49,6 +49,41 @@ def test_an_address_of_another_machine_is_named():
         free_ports(Network(host="192.0.2.1"))
 
 
+def test_a_port_that_is_asked_for_is_had_or_the_option_that_asked_is_named():
+    before, other = free_ports(prefer_usual=False), free_ports(prefer_usual=False)
+    for use, option in OPTIONS.items():
+        port = getattr(other, use)
+        now = free_ports(Network(), before, asked={use: port})
+        assert now == before.model_copy(update={use: port})
+        with ExitStack() as stack:
+            listening(stack, port)
+            for prefer_usual in (True, False):
+                with pytest.raises(ServingError, match=rf"^{option} {port} was asked for and can't be had: "):
+                    free_ports(Network(), before, asked={use: port}, prefer_usual=prefer_usual)
+    with pytest.raises(ServingError, match="--control-port"):
+        free_ports(asked={"inference": other.control, "control": other.control})
+    now = free_ports(Network(), before, asked={"inference": before.control})
+    assert now.inference == before.control != now.control
+
+
+def test_a_server_listens_where_it_is_asked_to_and_refuses_a_port_that_is_taken(versions, tmp_path):
+    home, asked = tmp_path / "home", free_ports(prefer_usual=False)
+    options = [x for use, option in OPTIONS.items() for x in (option, getattr(asked, use))]
+    with ExitStack() as stack:
+        listening(stack, asked.control)
+        told = serving("start", versions["1.0"], "--home", home, *options)
+        assert told.returncode == 1
+        assert f"--control-port {asked.control} was asked for" in told.stderr.replace("\n", " ")
+    told = serving(
+        "start", versions["1.0"], "--home", home, *options, "--run", "echo $EIDETIC_URL $EIDETIC_GRPC"
+    )
+    assert told.returncode == 0, told.stderr
+    assert f"http://127.0.0.1:{asked.inference} 127.0.0.1:{asked.grpc_inference}" in told.stdout
+    assert Ports.read(home / "ports.json").model_dump(include={*OPTIONS}) == asked.model_dump(
+        include={*OPTIONS}
+    )
+
+
 def test_a_server_keeps_its_ports_over_restarts_and_one_that_is_taken_moves_alone(versions, tmp_path):
     home, before = tmp_path / "home", free_ports(prefer_usual=False)
     home.mkdir()
@@ -73,4 +108,7 @@ def test_a_server_keeps_its_ports_over_restarts_and_one_that_is_taken_moves_alon
     addresses = ("inference", "management", "control", "grpc_inference", "grpc_management")
     assert {a: first[a] for a in addresses} == {a: second[a] for a in addresses}
     notes = " ".join(moved(now))
-    assert now.grpc_management == USUAL.grpc_management or f"port {now.grpc_management}, because" in notes
+    assert (
+        now.grpc_management == USUAL.grpc_management
+        or f"port {now.grpc_management}: {USUAL.grpc_management} was taken" in notes
+    )

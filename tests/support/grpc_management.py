@@ -1,4 +1,4 @@
-"""TorchServe's management API over gRPC."""
+"""TorchServe's management API over gRPC, which the project itself does not use."""
 
 from __future__ import annotations
 
