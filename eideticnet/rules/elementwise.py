@@ -49,15 +49,15 @@ def combined(call: Call, groups: Groups) -> tuple[tuple[str, ...], Features]:
 
 def run_literal(options: dict[str, Any], inputs: list[Tensor]) -> Any:
     """Call the ATen overload of ``options`` with its literals and ``inputs``."""
+    args, kwargs = _actual(options["args"], inputs), options["kwargs"]
+    return overload(options["op"])(*args, **{k: _actual(v, inputs) for k, v in kwargs.items()})
 
-    def actual(value: Any) -> Any:
-        if isinstance(value, dict):
-            return inputs[value["input"]] if "input" in value else getattr(torch, value["dtype"])
-        return [actual(v) for v in value] if isinstance(value, list) else value
 
-    return overload(options["op"])(
-        *map(actual, options["args"]), **{k: actual(v) for k, v in options["kwargs"].items()}
-    )
+def _actual(value: Any, inputs: list[Tensor]) -> Any:
+    """A literal's value; no function inside the other, which would hold ``inputs`` in a cycle of references."""
+    if isinstance(value, dict):
+        return inputs[value["input"]] if "input" in value else getattr(torch, value["dtype"])
+    return [_actual(v, inputs) for v in value] if isinstance(value, list) else value
 
 
 class ElementwiseRule(Rule):
