@@ -44,7 +44,6 @@ MAY_IMPORT = {
             "prometheus_client",
             "ts",
             "grpc",
-            "grpc_tools",
             "google",
             "tenacity",
             "opentelemetry",

@@ -1,21 +1,16 @@
-"""TorchServe's gRPC services, from the .proto files that lie in its own jar.
+"""TorchServe's gRPC services, from descriptors: no generated code, and neither protoc nor TorchServe here.
 
-grpcio-tools compiles them once in each process, into descriptors alone: no generated files, and a
-pool of their own, so that they can't collide with another library's copy of the same messages.
+They have a pool of their own, so that they can't collide with another library's copy of the same messages.
 """
 
 from __future__ import annotations
 
-import tempfile
-import zipfile
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from grpc_tools import protoc
 
 from export.errors import ArchiveError
 from export.files import read_bytes
@@ -26,9 +21,9 @@ from serving.settings import MOST_BYTES
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 OPEN_INFERENCE = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
-_FILES = ("inference.proto", "management.proto", "open_inference_grpc.proto")
 _LARGEST_CA = 16 << 20  # bytes
-_IMPORTED = ("google/rpc/status.proto", "google/protobuf/empty.proto", "google/protobuf/any.proto")
+DESCRIPTORS = Path(__file__).with_name("services.binpb")
+"""What protoc makes of TorchServe's .proto files; a test makes it anew and compares."""
 
 
 class Rpc:
@@ -79,22 +74,7 @@ def trusting(ca: Path) -> grpc.ChannelCredentials:
 
 @cache
 def _pool() -> descriptor_pool.DescriptorPool:
-    with tempfile.TemporaryDirectory() as folder:
-        with zipfile.ZipFile(_jar()) as jar:
-            jar.extractall(folder, [*_FILES, *_IMPORTED])
-        compiled = Path(folder, "descriptors")
-        command = ["protoc", f"-I{folder}", "--include_imports", f"--descriptor_set_out={compiled}", *_FILES]
-        if protoc.main(command):
-            raise ServingError(f"the .proto files in {_jar()} can't be compiled")
-        files = descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes())
     pool = descriptor_pool.DescriptorPool()
-    for file in files.file:
+    for file in descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()).file:
         pool.Add(file)
     return pool
-
-
-def _jar() -> Path:
-    spec = find_spec("ts")
-    if spec is None or spec.origin is None:
-        raise ServingError("gRPC needs the .proto files of torchserve, which is not installed here")
-    return Path(spec.origin).parent / "frontend/model-server.jar"

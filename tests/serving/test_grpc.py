@@ -10,10 +10,11 @@ from examples import examples
 from grpc_management import GrpcManagement
 from hypothesis import given
 from hypothesis import strategies as st
+from protos import compiled
 from relay import Relay
 from torchserve import asleep
 
-from serving.client import AsyncGrpcClient, GrpcClient, OpenInference
+from serving.client import AsyncGrpcClient, GrpcClient, OpenInference, stubs
 from serving.errors import DeadlineError, NoAnswerError, RequestError, WrongKeyError
 
 MODEL, SERVED = "digits-onnx", ["colours", "digits-onnx", "digits-torchscript"]
@@ -140,6 +141,10 @@ def test_a_wrong_key_is_named_and_never_shown(target, x, server, tmp_path):
     with GrpcClient(target, keys) as grpc:
         keys.write_text(json.dumps(server.keys()))
         assert grpc.predict(MODEL, x[0])
+
+
+def test_the_descriptors_are_those_of_torchserves_own_proto_files():
+    assert stubs.DESCRIPTORS.read_bytes() == compiled()
 
 
 def test_the_management_service_lists_describes_and_changes_what_is_served(server):
