@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from export.errors import ArchiveError, InputsError
@@ -24,6 +23,7 @@ from export.files import LARGEST, read_regular
 
 Array = npt.NDArray[Any]
 _ZIP, _LARGEST_HEADER = b"PK\3\4", 100 << 20
+_NAMES = {"x", "task", "label", *("pinned", "threshold", "time")}  # the last are those of a recording
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_inputs(path: Path, spec: dict[str, Any], what: str = "routing data") ->
         raise InputsError(f"can't read {what} {path}: {text}") from None
     except MemoryError:
         raise InputsError(f"can't read {what} {path}: it needs more memory than there is") from None
-    except (OSError, ValueError, EOFError, KeyError, BadZipFile, SafetensorError) as error:
+    except Exception as error:  # of numpy, zipfile and three decompressors, each with errors of its own
         raise InputsError(f"can't read {what} {path}: {error}") from error
     return real_inputs(arrays, spec, str(path))
 
@@ -60,16 +60,20 @@ def _npz(raw: BufferedReader) -> dict[str, Array]:
         raise ArchiveError("is no .npz file, as numpy.savez writes")
     with ZipFile(raw) as packed:
         size = sum(entry.file_size for entry in packed.infolist())
+        names = [entry.filename.removesuffix(".npy") for entry in packed.infolist()]
     if size > LARGEST:
         raise ArchiveError(f"becomes {size} bytes; expected {LARGEST} at most")
+    if len(set(names)) < len(names):
+        raise ArchiveError("holds an array twice; readers differ in which one they take")
     raw.seek(0)
     with np.load(raw, allow_pickle=False) as file:
         try:
-            return {name: file[name] for name in file.files}
+            found = {name: file[name] for name in file.files}
         except ValueError as error:
             if "pickle" not in str(error):
                 raise
             raise ArchiveError("holds Python objects, which are never loaded; expected numbers") from None
+    return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
 
 
 def _safetensors(raw: BufferedReader) -> dict[str, Array]:
@@ -86,11 +90,18 @@ def _safetensors(raw: BufferedReader) -> dict[str, Array]:
     if told != size:
         raise ArchiveError(f"has {size} bytes, and {told} by its header")
     raw.seek(0)
-    return load_tensors(raw.read())
+    try:
+        return load_tensors(raw.read())
+    except KeyError as error:
+        raise ArchiveError(f"holds tensors of type {error}, which numpy has not; expected float32") from None
 
 
 def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> Real:
     """``arrays`` by name as checked inputs."""
+    if "x" in arrays and (strange := sorted(arrays.keys() - _NAMES)):
+        raise InputsError(f"{source} holds {strange[0]!r}; expected x, and where known task and label")
+    if "label" in arrays and "task" not in arrays:
+        raise InputsError(f"{source} holds label without task, which says whose label it is")
     x = arrays.get("x")
     if x is None or x.ndim < 1 or list(x.shape[1:]) != list(spec["shape"]) or not len(x):
         shape = "no x" if x is None else f"x of shape {list(x.shape)}"

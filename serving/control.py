@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from socketserver import ThreadingMixIn
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("serving.control")
 
-_SECONDS = 10
+_SECONDS, _MOST = 10, 64
+"""How long a connection may take, and how many there may be at a time."""
 _NAME = "eidetic"
 """The ``Server`` header, which otherwise tells the versions of Python and its web server."""
 
@@ -52,15 +56,44 @@ class Control:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
+    """Bounded, since whoever reaches the port needs no key: connections that nobody lets go of would take all
+    descriptors of the supervisor, which then could not watch TorchServe any more."""
+
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._since: dict[socket.socket, float] = {}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        while len(self._since) >= _MOST:  # the oldest makes room
+            self._let_go(next(iter(self._since)))
+        self._since[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called twice a second: let go of who sends or reads too slowly."""
+        for request, since in list(self._since.items()):
+            if time.monotonic() - since > _SECONDS:
+                self._let_go(request)
+
+    def _let_go(self, request: socket.socket) -> None:
+        """Its thread finds that it is closed."""
+        self._since.pop(request, None)
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Whoever asks may break off: nobody needs to know."""
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _SECONDS  # a client that sends nothing is let go
     server_version, sys_version = _NAME, ""
 
     def log_message(self, format: str, *arguments: object) -> None:
@@ -69,16 +102,23 @@ class _Handler(WSGIRequestHandler):
 
 def _router(routes: dict[str, WSGIApplication]) -> WSGIApplication:
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        page, named = routes.get(environ["PATH_INFO"]), _named(start)
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return answer(environ, _named(start))
+        answer({**environ, "REQUEST_METHOD": "GET"}, _named(start))
+        return ()
+
+    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        page = routes.get(environ["PATH_INFO"])
         if page is None:
-            return _text(named, "404 Not Found", f"there are {', '.join(routes)}")
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _text(named, "405 Method Not Allowed", "GET is what is allowed")
+            return _text(start, "404 Not Found", f"there are {', '.join(routes)}")
+        if environ["REQUEST_METHOD"] != "GET":
+            allowed = ("Allow", "GET, HEAD")
+            return _text(start, "405 Method Not Allowed", "GET is what is allowed", allowed)
         try:
-            return page(environ, named)
+            return page(environ, start)
         except FORESEEN as error:
             log.warning("%s: %s", environ["PATH_INFO"], error)
-            return _text(named, "503 Service Unavailable", "not known now; the server's log says why")
+            return _text(start, "503 Service Unavailable", "not known now; the server's log says why")
 
     return application
 
@@ -102,7 +142,8 @@ def _ready(watch: Watch) -> Callable[[WSGIEnvironment, StartResponse], Iterable[
     return page
 
 
-def _text(start: StartResponse, status: str, text: str) -> Iterable[bytes]:
+def _text(start: StartResponse, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
     body = f"{text}\n".encode()
-    start(status, [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(body)))])
+    length = ("Content-Length", str(len(body)))
+    start(status, [("Content-Type", "text/plain; charset=utf-8"), length, *headers])
     return [body]

@@ -1,8 +1,10 @@
 """By which inputs, and how, the routing of a new version is judged."""
 
 import copy
+import io
 import json
 import re
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +22,8 @@ from typer.testing import CliRunner
 from eideticnet import EideticNetwork, Routing, batches
 from export.commands import app
 from export.doubts import interval
-from export.errors import ArchiveError
-from export.real_inputs import check_indices, real_inputs
+from export.errors import ArchiveError, InputsError
+from export.real_inputs import check_indices, read_inputs, real_inputs
 from export.verify import verify
 
 WELL = replace(QUICK, max_epochs=12)
@@ -190,6 +192,60 @@ def test_inputs_that_are_mixed_up_do_not_travel_in_an_archive(spoil, tmp_path):
 def test_whole_numbers_may_be_written_as_floats():
     found = real_inputs({"x": np.array([[1.0, 10.0]])}, TOKENS, "real.npz").x
     assert (found.dtype, found.tolist()) == (np.int64, [[1, 10]])
+
+
+def packed(method=zipfile.ZIP_STORED, members=(("x.npy", b"no array"),)):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return bytearray(file.getvalue())
+
+
+def locked():
+    """It says that its member is encrypted."""
+    data = packed()
+    data[data.rindex(b"PK\1\2") + 8] |= 1
+    return data
+
+
+def torn(method):
+    data = packed(method, [("x.npy", np.random.default_rng(0).bytes(9000))])
+    data[3000:3100] = bytes(100)
+    return data
+
+
+def brain_floats():
+    head = json.dumps({"x": {"dtype": "BF16", "shape": [1, 2], "data_offsets": [0, 4]}}).encode()
+    return len(head).to_bytes(8, "little") + head + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "data", "message"),
+    [
+        (".npz", packed(), "holds no x"),
+        (".npz", packed(members=[("x.npy", b"1"), ("x", b"2")]), "holds an array twice"),
+        (".npz", locked(), "encrypted"),
+        (".npz", torn(zipfile.ZIP_STORED), "CRC"),
+        (".npz", torn(zipfile.ZIP_DEFLATED), "decompressing|CRC"),
+        (".npz", torn(zipfile.ZIP_BZIP2), "Invalid data|CRC"),
+        (".npz", torn(zipfile.ZIP_LZMA), "Corrupt|CRC"),
+        (".safetensors", brain_floats(), "type 'BF16', which numpy has not"),
+    ],
+)
+def test_whatever_is_wrong_inside_a_file_of_real_inputs_is_told_by_its_name(suffix, data, message, tmp_path):
+    path = tmp_path / f"real{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(InputsError, match=rf"real\{suffix}.*({message})"):
+        read_inputs(path, FLOATS)
+
+
+@pytest.mark.parametrize("names", [("tasks",), ("y",), ("label",), ("task", "labels")])
+def test_arrays_whose_names_say_nothing_are_not_passed_over(names):
+    """The operator would take agreement for accuracy."""
+    arrays = {"x": np.zeros((2, 2)), **{name: np.zeros(2, int) for name in names}}
+    with pytest.raises(InputsError, match=rf"real\.npz holds '?{names[-1]}'?(; expected| without task)"):
+        real_inputs(arrays, FLOATS, "real.npz")
 
 
 def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path):

@@ -206,6 +206,17 @@ def test_an_odd_request_without_a_key_costs_one_short_line_of_the_log(server, he
     assert added.count(b"\n") <= 1
 
 
+def test_any_number_of_odd_requests_without_a_key_costs_few_lines_of_the_log(server):
+    log = server.home / "logs/torchserve.log"
+    before = log.stat().st_size
+    port = int(server.running["inference"].rpartition(":")[2])
+    for _ in range(400):
+        with socket.create_connection(("127.0.0.1", port), 10) as s:
+            s.sendall(f"{ODD[0]}\r\n\r\n".encode())
+            assert s.recv(1)
+    assert log.read_bytes()[before:].count(b"\n") < 80
+
+
 def test_a_form_whose_part_has_another_name_and_a_packed_body_are_understood(server):
     content, key = json.dumps(ROW).encode(), {"Authorization": f"Bearer {server.keys()['inference']}"}
     url = server.running["inference"] + "/predictions/net"

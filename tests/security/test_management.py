@@ -4,7 +4,9 @@ import json
 import socket
 import struct
 import threading
+import time
 import zipfile
+from contextlib import ExitStack, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -139,6 +141,34 @@ def test_whoever_breaks_off_a_request_to_the_control_port_writes_no_log(server):
                 connection.sendall(sent)  # and closing it is a reset
     assert server.control("/ready").status_code == 200
     assert server.output() == before
+
+
+def test_connections_that_nobody_uses_cost_the_supervisor_few_descriptors_and_keep_nobody_waiting(server):
+    """Without descriptors it could not watch TorchServe, and would take it for dead."""
+    host, port = server.running["control"].removeprefix("http://").split(":")
+    supervisor = psutil.Process(server.running["pid"])
+    before = supervisor.num_fds()
+    with ExitStack() as held:
+        for _ in range(300):
+            connection = held.enter_context(socket.create_connection((host, int(port)), 10))
+            with suppress(OSError):  # it was let go already
+                connection.sendall(b"GET /live HTTP/1.1\r\nx: ")
+        started = time.monotonic()
+        assert server.control("/ready").status_code == 200
+        assert time.monotonic() - started < 2
+        assert supervisor.num_fds() - before < 100
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready", "/metrics", "/openapi.json", "/else"])
+def test_the_control_port_answers_head_like_get_without_the_body(server, path):
+    host, port = server.running["control"].removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as connection:
+        connection.sendall(f"HEAD {path} HTTP/1.1\r\n\r\n".encode())
+        head, _, body = b"".join(iter(lambda: connection.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    assert body == b""
+    assert int(head.split()[1]) == server.control(path).status_code
+    refused = httpx.post(server.running["control"] + "/metrics", trust_env=False)
+    assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD")
 
 
 def test_the_control_port_tells_no_key_no_path_and_no_version_of_software(server):
