@@ -6,7 +6,9 @@ import signal
 import sys
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_HEEDED = (signal.SIGINT, signal.SIGTERM)
+"""Also by whoever was told to ignore them, as what a shell starts in the background is."""
 INTERRUPTED = 130
 
 
@@ -19,7 +21,7 @@ def main() -> None:
     from serving.trouble import FORESEEN
 
     for each in STOP_SIGNALS:
-        if (each, signal.getsignal(each)) != (signal.SIGHUP, signal.SIG_IGN):  # as by nohup
+        if each in _HEEDED or signal.getsignal(each) != signal.SIG_IGN:  # as by nohup
             signal.signal(each, _interrupt)
     try:
         app()

@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from export.contract import parse_json
 from export.errors import ArchiveError
 from export.files import read_bytes
 from serving.errors import Unavailable
@@ -25,7 +26,10 @@ class Record(BaseModel):
     def read(cls, path: Path) -> Self:
         """The file's content; ``Unavailable`` names the file and the first thing wrong with it."""
         try:
-            return cls.model_validate_json(read_bytes(path, LARGEST))
+            data = read_bytes(path, LARGEST)
+            found = cls.model_validate_json(data)
+            parse_json(data, str(path))  # which alone refuses a key that is there twice
+            return found
         except ArchiveError as error:
             raise Unavailable(str(error)) from None
         except OSError as error:

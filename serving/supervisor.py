@@ -20,7 +20,7 @@ from serving.errors import ServingError, Unavailable
 from serving.gate import close_gate
 from serving.groups import reap
 from serving.home import Home, Locked
-from serving.launch import Launched, Options, launched
+from serving.launch import Launched, Options, launched, room
 from serving.management import ManagementError
 from serving.metrics import merge_ended
 from serving.needs import Needs
@@ -164,6 +164,8 @@ class Supervisor:
             return
         with self._troubles["tokens"].noted():
             self._launched.tokens.tend(self.server.management)
+        with self._troubles["store"].noted():
+            room(self.home)
         with self._troubles["files"].noted():
             prune(self.home.records, self.options.workers)
             merge_ended(self.home.metrics)

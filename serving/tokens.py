@@ -70,8 +70,9 @@ class Tokens:
             self._made = read_tokens(self._file)
         if self._made.ends - self._clock() < _RENEWED * self._seconds:
             self._renew(management)
-        with suppress(ServingError):
-            if Keys.read(self._keys) == self._made.keys:
+        with suppress(ServingError, ArchiveError, OSError):
+            header = read_bytes(self._header, LARGEST)
+            if (Keys.read(self._keys), header) == (self._made.keys, self._line()):
                 return
         self.write()
 
@@ -89,6 +90,8 @@ class Tokens:
 
     def write(self) -> None:
         """For clients, and once more as a header that ``curl -H @FILE`` sends, so that no log shows it."""
-        keys = self._made.keys
-        keys.write(self._keys, mode=0o600)
-        write_whole(self._header, f"Authorization: Bearer {keys.inference}\n".encode(), mode=0o600)
+        self._made.keys.write(self._keys, mode=0o600)
+        write_whole(self._header, self._line(), mode=0o600)
+
+    def _line(self) -> bytes:
+        return f"Authorization: Bearer {self._made.keys.inference}\n".encode()

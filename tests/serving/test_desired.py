@@ -144,12 +144,17 @@ def test_a_home_in_the_place_of_ours_is_left_to_the_server_that_runs_there_and_a
     until(lambda: server.control("/ready").status_code == 200)
 
 
+def told(server):
+    return server.output().replace("\n", " ")
+
+
 @pytest.mark.slow
 def test_an_archive_that_is_gone_when_java_crashes_is_waited_for(server):
     (archive,) = (server.home / "store").glob("*.mar")
     with replaced(archive):
         time.sleep(LOOKS)
         assert server.control("/ready").status_code == 200  # what is loaded answers
+        until(lambda: f"an archive is gone: [Errno 2] No such file or directory: '{archive}'" in told(server))
         os.kill(server.running["frontend"], signal.SIGKILL)
         until(lambda: archive.name in server.control("/ready").text or "1.0" in server.control("/ready").text)
         assert server.control("/live").status_code == 200

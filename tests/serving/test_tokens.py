@@ -1,9 +1,11 @@
 """TorchServe's tokens expire. They are renewed before, and afterwards too: a clock may jump."""
 
 import json
+import os
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx
 import pytest
@@ -67,6 +69,16 @@ def tokens(java):
     return made
 
 
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _own_link(path):
+    path.unlink()
+    path.symlink_to(path)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-(10**9), 10**9), max_size=20))
 def test_wherever_the_clock_goes_the_keys_in_the_file_are_always_right(tmp_path_factory, jumps):
@@ -103,6 +115,16 @@ def test_keys_that_can_not_be_renewed_or_written_are_tried_again(java):
     tended.tend(java)
     assert java.known(Keys.read(keys))
     assert keys.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_text("{}"), _pipe, _own_link])
+@pytest.mark.parametrize("name", ["keys.json", "header"])
+def test_a_file_for_clients_that_is_gone_or_is_another_is_written_anew(java, name, harm):
+    tended, path = tokens(java), java.file.with_name(name)
+    right = path.read_bytes()
+    harm(path)
+    tended.tend(java)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (right, 0o600)
 
 
 def test_what_is_not_tended_is_left_as_it_is_where_torchserves_folder_is_gone(java):
