@@ -52,7 +52,7 @@ def test_the_version_before_is_always_one_that_torchserve_can_hold_beside_the_ne
         ('{"schema": 2, "models": {}}', "schema"),
         ('{"schema": 1, "models": {}, "more": 1}', "more"),
         ('{"schema": 1, "models": {"net": {}}}', r"models\.net\.default"),
-        ('{"schema": 1, "models": {}, "models": {}}', "no strict JSON: an object holds the key 'models' twice"),
+        ('{"schema": 1, "models": {}, "models": {}}', "no strict JSON: .* the key 'models' twice"),
         (
             '{"schema": 1, "models": {"net": {"default": {"version": "1", "file": "../x", "sha256": ""}}}}',
             r"models\.net\.default\.file",
