@@ -8,6 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import inf
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,8 @@ Loader = Iterable[Any]
 """A DataLoader, or whatever else gives batches (x, y) each time that it is iterated."""
 LOOKS = 3
 """In so many passes a sampler that draws at random may show a rare class."""
+LONG = 10.0
+"""Seconds that a loader may take for a pass whose end is not known, until that is told."""
 
 
 def batches(x: Any, y: Any, batch_size: int = 64, order: Sampler[int] | None = None) -> DataLoader[Any]:
@@ -197,20 +201,34 @@ class Rows:
     def _given(self, *names: object) -> Iterator[Any]:
         """The loader's batches as they come; what it raises becomes a ``DataError``."""
         draws, number = Draws(self.loader, *names, draws_elsewhere=not self._is_plain), 0
+        spent, ends = 0.0, _length(self.loader)
         try:
             with draws.its():
                 iterator = iter(self.loader)
             while True:
+                began = monotonic()
                 with draws.its():
                     batch = next(iterator, draws)
                 if batch is draws:
                     return
+                spent += monotonic() - began
+                if spent > LONG and number >= ends:
+                    self._warn_of_no_end(ends)
+                    spent = -inf
                 yield batch
                 number += 1
         except (EideticError, MemoryError):
             raise
         except Exception as error:  # whatever a Dataset, a sampler or a collate_fn raises
             raise self._error(f"its loader failed at batch {number}: {blame(error)}") from error
+
+    def _warn_of_no_end(self, ends: int) -> None:
+        found = f"gives more than the {ends} batches of its length" if ends else "has no length"
+        what = (
+            f"its loader {found}, and a pass still goes on after {LONG:.0f} s; a pass has to end, so "
+            "bound an endless stream, as by itertools.islice, and give a long one a __len__"
+        )
+        warnings.warn(str(self._error(what)), DataWarning, stacklevel=4)
 
     def _pair(self, batch: Any, place: Callable[[int], str]) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, list | tuple) or len(batch) != 2:
@@ -263,6 +281,14 @@ def _is_plain(loader: DataLoader[Any]) -> bool:
     if type(order) is RandomSampler and not order.replacement:
         return order.num_samples == len(order.data_source) == count
     return type(order) is SequentialSampler and len(order.data_source) == count
+
+
+def _length(loader: Loader) -> int:
+    """How many batches the loader says a pass has; 0 if it doesn't say."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except Exception:  # what has none, or counts on something that has none
+        return 0
 
 
 def _sampled(loader: Loader, name: str) -> list[Any]:

@@ -1,8 +1,10 @@
 """Everybody who reads a loader sees the same rows; what can't be right is said before training."""
 
 import random
+import warnings
 from collections import Counter, namedtuple
 from functools import partial
+from time import sleep
 
 import numpy as np
 import pytest
@@ -723,3 +725,38 @@ def test_a_router_for_tasks_with_the_same_inputs_is_refused_and_for_some_shared_
     some = torch.cat([a[:12], b[12:]])
     with pytest.warns(DataWarning, match=r"hold the same inputs \(12 of 48 rows of"):
         net.fit_router({first: loaded(some, y), **data}, routing=Routing("linear"), training=ONCE)
+
+
+class Slow(IterableDataset):
+    """A stream that takes its time for 40 rows, and may say how many rows it has."""
+
+    def __iter__(self):
+        for row in range(40):
+            sleep(0.005)
+            yield torch.randn(FEATURES), row % 2
+
+
+class Lengthy(Slow):
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
+@pytest.mark.filterwarnings("ignore:Length of IterableDataset")
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [(Slow(), "has no length"), (Lengthy(8), "gives more than the 2 batches of its length"), (Lengthy(40), "")],
+)
+def test_a_pass_that_may_have_no_end_is_told_once_with_what_to_do(stream, told, monkeypatch):
+    monkeypatch.setattr("eideticnet.data.LONG", 0.05)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(Rows("t", DataLoader(stream, 4), ("a", "b"), INPUTS).batches("once"))
+    texts = [str(w.message) for w in caught if w.category is DataWarning]
+    assert len(texts) == bool(told)
+    for text in texts:
+        assert text.startswith(f"task 't': its loader {told}, and a pass still goes on")
+        assert "islice" in text
+        assert "__len__" in text
