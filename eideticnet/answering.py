@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from math import inf
 from os import PathLike
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +16,8 @@ from eideticnet.data import Loader, Rows
 from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Inputs
 from eideticnet.learned import ROUTER, Learned, Task
+from eideticnet.names import expected
+from eideticnet.pairs import asked, for_each
 from eideticnet.program import HEAD, Program
 from eideticnet.routing import Output, answer, decide
 
@@ -94,7 +97,8 @@ class Answering(nn.Module):
 
         ``task`` (N,) int64 pins rows to a task index, -1 (the default) lets the network choose;
         ``threshold`` (N,) float32 turns a less confident routing into "none of mine", by default
-        the calibrated one where ``fit_router`` was asked for one; 0 always answers.
+        the calibrated one where ``fit_router`` was asked for one; 0 always answers. Arrays, lists and other
+        types of numbers are converted; ``DataError`` for what training or a server would refuse too.
         """
         learned = self.learned  # read once: another thread may be learning
         fitted = learned.routing
@@ -103,16 +107,24 @@ class Answering(nn.Module):
                 "no router knows the present tasks: call fit_router, or pin the task with "
                 "net.task_logits(x, name)"
             )
-        self.inputs.check_shape(x)
-        rows = x.shape[0]
-        task = torch.full((rows,), -1, device=x.device) if task is None else task
-        if threshold is None:
-            threshold = torch.full((rows,), fitted.threshold, device=x.device)
-        heads, router = learned.votes(self.inputs.normalise(x))
-        return answer(heads, decide(fitted, heads, router), task, threshold)
+        x = self._asked(x)
+        pins = torch.full((len(x),), -1, device=x.device)
+        if task is not None:
+            pins = for_each("task", task, pins, (-1, len(learned.current()) - 1))
+        least = torch.full((len(x),), fitted.threshold, device=x.device)
+        if threshold is not None:
+            least = for_each("threshold", threshold, least, (0, inf))
+        heads, router = learned.votes(x)
+        return answer(heads, decide(fitted, heads, router), pins, least)
+
+    def _asked(self, x: object) -> Tensor:
+        """``x`` as it is held against the contract, where the weights are, and normalised."""
+        x = asked(x, self.inputs)
+        return self.inputs.normalise(x.to(self._anchor if x.is_floating_point() else self.device))
 
     def names(self, out: Output) -> list[Named]:
         """What ``out`` says of each row, by name."""
+        expected("out", out, Output)
         tasks = self.tasks
         pairs = zip(out.task.tolist(), out.label.tolist(), strict=True)
         return [Named(None, None) if t < 0 else Named(tasks[t].name, tasks[t].classes[i]) for t, i in pairs]
@@ -121,8 +133,7 @@ class Answering(nn.Module):
         """Logits (N, C) of one task for raw ``x``, running only what the task reads; those of the
         revision that answers unless another is named."""
         task = self.task(name, revision)
-        self.inputs.check_shape(x)
-        pieces = self.learned.pieces(self.inputs.normalise(x), self.learned.closure(task.owner))
+        pieces = self.learned.pieces(self._asked(x), self.learned.closure(task.owner))
         return pieces[task.owner][HEAD]
 
     def capacity(self) -> dict[str, dict[str, int]]:

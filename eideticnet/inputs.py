@@ -190,6 +190,8 @@ class Inputs:
         """Raise ``DataError`` unless ``x`` is a batch (N, *shape)."""
         if not isinstance(x, Tensor):
             raise DataError(f"inputs are a {type(x).__name__}; expected a tensor (N, *{self.shape})")
+        if tuple(x.shape) == self.shape:
+            raise DataError(f"inputs are one row of shape {self.shape}; give a batch (N, ...), as x[None]")
         if not x.ndim or tuple(x.shape[1:]) != self.shape:
             raise DataError(f"inputs have shape {tuple(x.shape[1:])}, expected {self.shape} for each row")
 
@@ -198,19 +200,36 @@ class Inputs:
         self.check_shape(x)
         if x.dtype != DTYPES[self.dtype]:
             raise DataError(f"inputs are {x.dtype}, expected {self.dtype}")
+        if self._surely_holds(x):
+            return
         refuse(x, ~torch.isfinite(x), "an input is {}; expected finite numbers")
         if self.low is not None:
             refuse(x, x < self.low, f"an input is {{}}, below the stated low {self.low}")
         if self.high is not None:
             refuse(x, x > self.high, f"an input is {{}}, above the stated high {self.high}")
 
+    def _surely_holds(self, x: Tensor) -> bool:
+        """Whether the least and the greatest number of ``x`` are well within the range: quickly told."""
+        if not x.numel() or is_traced(x):
+            return True
+        info = FLOAT32 if x.is_floating_point() else INT64
+        low = info.min if self.low is None else max(self.low, info.min)
+        high = info.max if self.high is None else min(self.high, info.max)
+        least, most = (value.item() for value in x.detach().aminmax())
+        return bool(low <= least and most <= high)
+
 
 def refuse(values: Tensor, bad: Tensor, what: str) -> None:
     """``RowError`` for the first row of ``values`` (N, ...) of which something is ``bad``, a mask of the same
     shape; ``{}`` in ``what`` becomes the number that is."""
-    if bool(bad.any()):
+    if not is_traced(bad) and bool(bad.any()):
         row = int(bad.flatten(1).any(1).nonzero()[0]) if bad.ndim > 1 else int(bad.nonzero()[0])
         raise RowError(row, what.format(values[row][bad[row]].flatten()[0].item()))
+
+
+def is_traced(x: Tensor) -> bool:
+    """Whether ``x`` has no numbers yet, for what reads it is compiled, exported or vectorised."""
+    return torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def _numbers_of(values: Any) -> tuple[Any, ...]:

@@ -25,14 +25,39 @@ def pair(x: object, y: object, inputs: Inputs, classes: int) -> tuple[Tensor, Te
 
 
 def fitting(x: object, inputs: Inputs) -> Tensor:
-    """``x`` (N, *shape) as the contract wants it."""
-    x = _cast("x", as_tensor("x", x), DTYPES[inputs.dtype])
+    """``x`` (N, *shape) as the contract wants it, to learn from."""
+    return asked(as_tensor("x", x), inputs)
+
+
+def asked(x: object, inputs: Inputs) -> Tensor:
+    """``x`` (N, *shape) as the contract wants it, with its gradient if it has one."""
+    x = _cast("x", _ordinary("x", x), DTYPES[inputs.dtype])
     inputs.check(x)
     return x
 
 
+def for_each(name: str, given: object, like: Tensor, within: tuple[float, float]) -> Tensor:
+    """``given`` as one number for each row, of the type of ``like`` (N,): as many, or one for all."""
+    low, high = within
+    what = "whole numbers" if not like.is_floating_point() else "numbers"
+    expected = f"expected {what} from {low} to {high}, one for each of {len(like)} rows"
+    try:
+        values = torch.as_tensor(given, device=like.device).expand_as(like)
+        values = _cast(name, values, like.dtype)
+    except (TypeError, ValueError, RuntimeError):
+        shape = f" of shape {tuple(given.shape)}" if isinstance(given, Tensor | np.ndarray) else ""
+        raise DataError(f"{name} is a {type(given).__name__}{shape}; {expected}") from None
+    refuse(values, ~((values >= low) & (values <= high)), f"{name} is {{}}; {expected}")
+    return values
+
+
 def as_tensor(name: str, values: object) -> Tensor:
     """``values`` as a plain tensor (N, ...) of numbers; ``DataError`` if they are something else."""
+    values = _ordinary(name, values).detach().as_subclass(Tensor)
+    return values.clone() if values.is_inference() else values  # from which nothing could be learned
+
+
+def _ordinary(name: str, values: object) -> Tensor:
     if not isinstance(values, Tensor):
         values = _from_array(name, values)
     elif values.layout != torch.strided or values.is_quantized or values.is_nested or values.is_meta:
@@ -40,8 +65,7 @@ def as_tensor(name: str, values: object) -> Tensor:
     if values.ndim == 0 or values.is_complex():
         kind = "complex numbers" if values.is_complex() else "a single number"
         raise DataError(f"{name} is {kind}; expected a batch of rows")
-    values = values.detach().as_subclass(Tensor)
-    return values.clone() if values.is_inference() else values  # from which nothing could be learned
+    return values
 
 
 def _from_array(name: str, values: object) -> Tensor:
@@ -53,7 +77,8 @@ def _from_array(name: str, values: object) -> Tensor:
         array = np.asarray(values)
         if array.dtype.kind in "SU":
             text = "".join(array.ravel()[:1].tolist())
-            raise DataError(f"{name} holds text ({text!r}); give numbers, for classes from 0")
+            where = ", for classes from 0" if name == "y" else ""
+            raise DataError(f"{name} holds text ({text!r}); give numbers{where}")
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         return torch.from_numpy(np.require(array, requirements=["C", "W"]))
     except (TypeError, ValueError, RuntimeError):

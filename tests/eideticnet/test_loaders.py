@@ -747,7 +747,11 @@ class Lengthy(Slow):
 @pytest.mark.filterwarnings("ignore:Length of IterableDataset")
 @pytest.mark.parametrize(
     ("stream", "told"),
-    [(Slow(), "has no length"), (Lengthy(8), "gives more than the 2 batches of its length"), (Lengthy(40), "")],
+    [
+        (Slow(), "has no length"),
+        (Lengthy(8), "gives more than the 2 batches of its length"),
+        (Lengthy(40), ""),
+    ],
 )
 def test_a_pass_that_may_have_no_end_is_told_once_with_what_to_do(stream, told, monkeypatch):
     monkeypatch.setattr("eideticnet.data.LONG", 0.05)
