@@ -49,7 +49,7 @@ report: $(RUNS)/digits/report.html
 # The archive's name holds its version, so a file beside it remembers the name.
 $(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py export/*.py handlers/*.py)
 	@mkdir -p $(STORE)
-	@archive="$$($(PY) -m export build $(RUNS)/digits --store $(STORE))" && echo "$$archive" > $@
+	@archive="$$($(PY) -m export build $(RUNS)/digits --store $(STORE) --replace)" && echo "$$archive" > $@
 
 ifeq ($(wildcard $(shell cat $(STORE)/.digits 2>/dev/null)),)
 $(shell rm -f $(STORE)/.digits)
@@ -61,7 +61,7 @@ serve: $(STORE)/.digits $(RUNS)/digits/report.html
 # A minute of load with a deploy in the middle: the same network once more, as version 5.1.
 loadtest: $(STORE)/.digits
 	@rm -rf $(RUNS)/loadtest_home  # which serves what was deployed last
-	@next="$$($(PY) -m export build $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1)" && \
+	@next="$$($(PY) -m export build $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1 --replace)" && \
 	$(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
 	  --run "$(PY) -m loadtest --deploy $$next --accept-unmeasured-routing"
 

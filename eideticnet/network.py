@@ -42,7 +42,7 @@ from eideticnet.seeding import derive
 from eideticnet.selfcheck import ROWS
 from eideticnet.tracing import trace
 from eideticnet.training import Classify, Event, Lesson, Objective, Training
-from eideticnet.turns import Turns, alone
+from eideticnet.turns import Turns, able_to_learn, alone
 from eideticnet.unwrapping import unwrapped
 
 Report = Callable[[Event], Any]
@@ -62,6 +62,10 @@ class EideticNetwork(Answering):
     def __init__(
         self, trunk: nn.Module, example_input: Tensor, *, inputs: Inputs | None = None, seed: int = 0
     ) -> None:
+        with able_to_learn():
+            self._begin(trunk, example_input, inputs, seed)
+
+    def _begin(self, trunk: nn.Module, example_input: Tensor, inputs: Inputs | None, seed: int) -> None:
         super().__init__()
         if not isinstance(trunk, nn.Module):
             what = trunk if isinstance(trunk, type) else type(trunk)

@@ -1,14 +1,16 @@
-"""One change of a network at a time."""
+"""One change of a network at a time, in surroundings in which it can learn."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
-from eideticnet.errors import BusyError
+import torch
+
+from eideticnet.errors import BusyError, UnsupportedError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,6 +43,23 @@ class Turns:
                 del self._running[""]
 
 
+@contextmanager
+def able_to_learn() -> Iterator[None]:
+    """With gradients, and new tensors on the CPU, whatever surrounds the call. ``UnsupportedError``
+    where new tensors would not be of float32, which only the whole process can change."""
+    if torch.get_default_dtype() != torch.float32:
+        raise UnsupportedError(
+            f"the default dtype is {torch.get_default_dtype()}; networks compute in float32: call "
+            "torch.set_default_dtype(torch.float32) first"
+        )
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":  # or else the mode would only cost time
+            stack.enter_context(torch.device("cpu"))
+        yield
+
+
 class Changing(Protocol):
     """What has turns."""
 
@@ -52,12 +71,13 @@ N = TypeVar("N", bound=Changing)
 
 
 def alone(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
-    """Let a method run while no other one does that changes the same network."""
+    """Let a method run, ``able_to_learn``, while no other one does that changes the same network."""
 
     @wraps(method)
     def taking_turns(self: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
         name = kwargs.get("name", args[0] if args else None)
-        with self.turns.take(f"{method.__name__} of {name!r}" if isinstance(name, str) else method.__name__):
+        what = f"{method.__name__} of {name!r}" if isinstance(name, str) else method.__name__
+        with self.turns.take(what), able_to_learn():
             return method(self, *args, **kwargs)
 
     return taking_turns

@@ -54,11 +54,17 @@ class Archive:
 
 
 def write_archive(
-    bundle: Path, handlers: Path, destination: Path, serving: Mapping[str, Any] | None = None
+    bundle: Path,
+    handlers: Path,
+    destination: Path,
+    serving: Mapping[str, Any] | None = None,
+    *,
+    replace: bool = True,
 ) -> None:
     """Pack ``bundle`` and the flat Python files in ``handlers`` into ``destination``, whole or
     not at all; equal inputs give equal bytes. ``serving`` overrides keys of ``SERVING`` and, under
-    "handler", of that section. What ``read_archive`` would refuse is not written."""
+    "handler", of that section. What ``read_archive`` would refuse is not written, and another archive that is
+    there stays unless it says ``replace``."""
     members = {p.relative_to(bundle).as_posix(): p.read_bytes() for p in bundle.rglob("*") if p.is_file()}
     members |= handler_files(handlers)
     try:
@@ -68,7 +74,7 @@ def write_archive(
         check_contents(members)
     except ArchiveError as error:
         raise ArchiveError(f"{destination} was not written: {error}") from error
-    write_members(members, destination)
+    write_members(members, destination, replace=replace)
 
 
 def _config(bundle: dict[str, Any], serving: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,12 @@ def build(
     model_version: str = "",
     keep: Path | None = None,
     serving: Mapping[str, Any] | None = None,
+    replace: bool = False,
     **options: Any,
 ) -> Path:
     """Write STORE/NAME-VERSION.mar, by default named like the folder ``run`` and with the number of
-    tasks as version, and keep the bundle in the new folder ``keep``; ``serving`` is ``write_archive``'s, and
-    ``options`` are ``write_bundle``'s.
+    tasks as version, and keep the bundle in the new folder ``keep``; ``serving`` and ``replace`` are
+    ``write_archive``'s, and ``options`` are ``write_bundle``'s.
 
     ``ExportError`` says what is wrong with the network, or with what was asked."""
     if keep is not None and keep.exists():
@@ -40,7 +41,7 @@ def build(
         archive = store / f"{name}-{model_version}.mar"
         with whole_folder(keep) if keep is not None else scratch_folder(archive) as folder:
             write_bundle(net, folder, name=name, model_version=model_version, **options)
-            write_archive(folder, HANDLERS, archive, serving)
+            write_archive(folder, HANDLERS, archive, serving, replace=replace)
     except EideticError as error:
         raise ExportError(str(error)) from error
     return archive

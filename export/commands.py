@@ -12,7 +12,7 @@ import typer
 from export.archive import read_archive
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError
-from export.files import refuse_to_replace, scratch_folder, whole_file
+from export.files import into_place, refuse_to_replace, scratch_folder, whole_file
 from export.releases import RELEASES, release
 from export.show import show, show_build
 from export.verify import MAX_DROP, NO_VERDICT, STATUS
@@ -23,6 +23,10 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Take the place of another archive of that name and version."),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where it is served; auto takes CUDA if it can.")
 ]
@@ -70,8 +74,12 @@ def build(
     device: Device = "auto",
     threads: Threads = 1,
     bucket: Buckets = [],  # noqa: B006
+    replace: Replace = False,
 ) -> None:
-    """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed."""
+    """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed.
+
+    An archive that is there with other content stays, unless --replace is given.
+    """
     from export.build import build as export_run  # late: the other commands need no torch
 
     handler = {"device": device, "threads": threads} | ({"buckets": sorted(set(bucket))} if bucket else {})
@@ -89,6 +97,7 @@ def build(
         routing_data=routing_data,
         max_instances=max_instances,
         serving={"handler": handler},
+        replace=replace,
     )
     typer.echo(archive)
     show_build(read_archive(archive).bundle)
@@ -155,6 +164,7 @@ def apply(
         int | None,
         typer.Option(min=1, help="Of the new archive; default: 16 times those of OLD and DELTA."),
     ] = None,
+    replace: Replace = False,
 ) -> None:
     """Make the new archive from OLD and DELTA, byte for byte, in STORE; its path is printed."""
     with scratch_folder(store / f"{delta.stem}.mar") as temporary:
@@ -163,7 +173,7 @@ def apply(
         archive = read_archive(made)
         destination = store / f"{archive.name}-{archive.version}.mar"
         refuse_to_replace(destination, old, delta)
-        made.replace(destination)
+        into_place(made, destination, replace=replace)
     typer.echo(destination)
 
 

@@ -35,15 +35,17 @@ _LARGEST = (1 << 32) - 1
 _HIGHEST_RATIO, _FREE_OF_RATIO = 100, 1 << 20
 
 
-def write_members(members: Mapping[str, bytes], destination: Path, sha256: str | None = None) -> None:
+def write_members(
+    members: Mapping[str, bytes], destination: Path, sha256: str | None = None, *, replace: bool = True
+) -> None:
     """Write ``members`` by name, whole or not at all; equal members give equal bytes. ``ArchiveError`` if
-    ``sha256`` is given and the result has another one.
+    ``sha256`` is given and the result has another one, or it may not ``replace`` another file.
 
     Stored, not deflated: weights hardly shrink, and what deflating gives depends on zlib's version.
     """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(destination) as file:
+        with whole_file(destination, replace=replace) as file:
             with zipfile.ZipFile(file, "w", _STORED, allowZip64=False) as archive:
                 for name in sorted(members):
                     entry = zipfile.ZipInfo(name, _EPOCH)

@@ -4,6 +4,7 @@ eideticnet."""
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import os
 import re
 import secrets
@@ -59,9 +60,10 @@ def read_bytes(path: Path, most: int = LARGEST) -> bytes:
 
 
 @contextmanager
-def whole_file(destination: Path) -> Iterator[BufferedRandom]:
+def whole_file(destination: Path, *, replace: bool = True) -> Iterator[BufferedRandom]:
     """A new file, to be written and read, that takes the place of ``destination`` once the block has ended
-    well, and leaves nothing behind otherwise. ``ArchiveError`` says why it can't be written."""
+    well, and leaves nothing behind otherwise. ``ArchiveError`` says why it can't be written, and that it may
+    not ``replace`` a file with other content."""
     if destination.exists() and not destination.is_file():
         raise ArchiveError(f"{destination} is no ordinary file, and is not replaced by one")
     partial = None
@@ -71,7 +73,7 @@ def whole_file(destination: Path) -> Iterator[BufferedRandom]:
             yield file
             file.flush()
             os.fsync(descriptor)
-            partial.replace(destination)
+            into_place(partial, destination, replace=replace)
     except OSError as error:
         raise ArchiveError(f"can't write {destination}: {error.strerror or error}") from error
     finally:
@@ -151,6 +153,17 @@ def filled(folder: Path) -> Iterator[None]:
         for path in set(folder.iterdir()) - before:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise
+
+
+def into_place(made: Path, destination: Path, *, replace: bool) -> None:
+    """Let ``made`` become ``destination``; ``ArchiveError`` where a file with other content is there already
+    and it may not ``replace`` that."""
+    if not replace and destination.exists() and not filecmp.cmp(made, destination, shallow=False):
+        raise ArchiveError(
+            f"{destination} is there already, with other content: --replace takes its place, or give another "
+            "version (--model-version) or --store"
+        )
+    made.replace(destination)
 
 
 def refuse_to_replace(destination: Path, *inputs: Path) -> None:

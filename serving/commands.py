@@ -1,4 +1,4 @@
-"""The command line: ``python -m serving start | stop | status | deploy | rollback | predict``."""
+"""The command line: ``python -m serving start | stop | status | deploy | rollback | remove | predict``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from serving.connection import Connection, Limits, connect
 from serving.cores import fitting
 from serving.deploy import Step
 from serving.deploy import deploy as deploy_steps
+from serving.deploy import remove as remove_steps
 from serving.deploy import rollback as rollback_steps
 from serving.errors import ServingError
 from serving.home import Home
@@ -28,14 +29,14 @@ from serving.launch import Options
 from serving.ports import OPTIONS, check_hosts
 from serving.recording import read as read_recording
 from serving.report import DeployReport
-from serving.running import Profile, find
+from serving.running import Profile, Starting, find
 from serving.settings import HEAP_MEGABYTES, HOST, Network
 from serving.shadow import ShadowTerms
 from serving.show import announce, show_status, show_step, status_json
 from serving.start import prepared, run_beside, started
 from serving.state import State
 from serving.stop import stop_server
-from serving.store import opened
+from serving.store import opened, prune
 from serving.tls import check as check_tls
 
 NOT_RUNNING = 3
@@ -175,11 +176,8 @@ def stop(
     home: HomeFolder = DEFAULT_HOME,
     seconds: Annotated[float, _wait("How long to wait for its end.")] = 60.0,
 ) -> None:
-    """Stop the server that runs in HOME, after it has answered what it has begun."""
-    place = Home(home)
-    running = find(place)
-    stop_server(place, running, seconds)
-    typer.echo(f"stopped process {running.pid}")
+    """Stop the server that runs or is starting in HOME, after it has answered what it has begun."""
+    typer.echo(f"stopped process {stop_server(Home(home), seconds)}")
 
 
 @app.command()
@@ -187,10 +185,12 @@ def status(
     home: HomeFolder = DEFAULT_HOME,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Models, versions, workers and queues. Exit status 3 if no server runs in HOME."""
+    """Models, versions, workers and queues. Exit status 3 if no server runs in HOME, or it still starts."""
     place = Home(home)
     try:
         running = find(place)
+    except Starting as starting:
+        found = status_json(State.load(place.state), None, {}, starting)
     except ServingError:
         found = status_json(State.load(place.state), None, {})
     else:
@@ -277,6 +277,29 @@ def rollback(
     place = Home(home)
     with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
         _carry_out("rollback", server, rollback_steps(server, name))
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Option(help="The model.")],
+    home: HomeFolder = DEFAULT_HOME,
+    drain_seconds: DrainSeconds = 30.0,
+) -> None:
+    """Serve a model no more: it answers what it has begun, and goes. Its next archive needs no proof.
+
+    Works on a server that runs, and on the folder of one that doesn't. A server's last model stays.
+    """
+    place = Home(home)
+    if place.served():
+        with connect(place, find(place), Limits(drain=drain_seconds)) as server:
+            _carry_out("remove", server, remove_steps(server, name))
+        return
+    with place.held(), place.changing():
+        state = State.load(place.state)
+        wanted = state.without(state.only(name))
+        wanted.write(place.state)
+        prune(place.store, wanted)
+    typer.echo(f"{name} is not to be served any more in {home}")
 
 
 def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:

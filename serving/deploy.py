@@ -17,12 +17,15 @@ from export.errors import ArchiveError
 from export.verify import Report
 from serving.connection import Connection
 from serving.errors import ServingError
+from serving.gate import close_gate
 from serving.judgement import Refused, Terms, enforce, judge
 from serving.plan import Drain, Probe, Register, Scale, SetDefault, Unregister
 from serving.reconcile import Done, perform, reconcile, settle
 from serving.shadow import ShadowTerms, shadow
-from serving.state import State, Version
+from serving.state import CLOSED, State, Version
 from serving.store import admit, prune
+
+GATE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,25 @@ def rollback(server: Connection, name: str = "") -> Iterator[Step]:
         server.archive(state.only(name), previous)
         yield Step("admit", f"{previous.file} is as it was")
         yield from _take_over(server, state, model, previous, None)
+
+
+def remove(server: Connection, name: str) -> Iterator[Step]:
+    """Serve a model no more, once what it has begun is answered. Who asks meanwhile gets a 503, and then a
+    404. From the commit on it is finished whoever breaks it off."""
+    with server.home.changing():
+        state = _settled(server)
+        model = state.only(name)
+        wanted = state.without(model)
+        wanted.write(server.home.state)
+        yield Step("commit", f"{model} is not to be served any more")
+        try:
+            close_gate(server, model, GATE_SECONDS)
+            for done in reconcile(server, wanted):
+                if done.action not in (Drain(model, CLOSED), Unregister(model, CLOSED)):
+                    yield _told(done)
+        finally:
+            prune(server.home.store, wanted)
+            server.home.example(model).unlink(missing_ok=True)
 
 
 def _settled(server: Connection) -> State:

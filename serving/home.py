@@ -109,6 +109,15 @@ class Home:
         finally:
             os.close(descriptor)
 
+    def holder(self) -> tuple[int, float]:
+        """Of whoever took the server's lock last: the process, 0 if it could not be written, and when, in
+        Unix seconds."""
+        try:
+            text, found = self.server_lock.read_text("ascii"), self.server_lock.stat()
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"{self.server_lock} can't be read: {error}") from error
+        return int(text) if text.isdigit() else 0, found.st_mtime
+
     @property
     def server_lock(self) -> Path:
         return self.root / "server.lock"

@@ -72,7 +72,7 @@ def plan(state: State, held: Mapping[str, HeldModel], workers: int) -> list[Acti
     All archives are loaded before the first takes over. A version goes only when another is the default
     and has answered, or when its model is not served any more.
     """
-    if any(CLOSED in model.versions for model in held.values()):
+    if any(CLOSED in model.versions for name, model in held.items() if name in state.models):
         raise ServingError("the server is stopping: nothing is changed any more")
     loading: list[Action] = []
     for name, model in state.models.items():

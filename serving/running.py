@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -63,8 +64,21 @@ def trust(certificate: str | None) -> ssl.SSLContext | bool:
     return context
 
 
+class Starting(ServingError):
+    """The process ``pid`` starts a server, ``since`` then, in Unix seconds."""
+
+    def __init__(self, home: Home, pid: int, since: float) -> None:
+        self.pid, self.since = pid, since
+        who = f"process {pid or 'unknown'}, for {time.time() - since:.0f} s"
+        super().__init__(f"a server is starting in {home.root} ({who}): wait until it answers")
+
+
 def find(home: Home) -> Running:
-    """The server that runs in ``home``; ``ServingError`` if there is none."""
-    if not home.served() or not home.running.exists():
+    """The server that runs in ``home``; ``ServingError`` if there is none, ``Starting`` if there will be."""
+    if not home.served():
         raise ServingError(f"no server runs in {home.root}; python -m serving start --home {home.root}")
-    return Running.read(home.running)
+    pid, since = home.holder()
+    running = Running.read(home.running) if home.running.exists() else None
+    if running is None or pid not in (0, running.pid):  # which a server that was killed has left
+        raise Starting(home, pid, since)
+    return running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from serving.home import Home
 from serving.management import HeldModel
 from serving.ports import moved
 from serving.probes import as_json, example, write_example
-from serving.running import Running
+from serving.running import Running, Starting
 from serving.settings import Ports
 from serving.state import State
 
@@ -77,7 +78,12 @@ def announce(console: Console, server: Connection, ports: Ports) -> None:
     console.print(f"\n{where}; Ctrl-C stops everything", highlight=False, soft_wrap=True)
 
 
-def status_json(state: State, running: Running | None, held: Mapping[str, HeldModel]) -> dict[str, Any]:
+def status_json(
+    state: State,
+    running: Running | None,
+    held: Mapping[str, HeldModel],
+    starting: Starting | None = None,
+) -> dict[str, Any]:
     """What is served and what is meant to be, for programs."""
     models: dict[str, Any] = {}
     for name in sorted({*state.models, *held}):
@@ -96,7 +102,8 @@ def status_json(state: State, running: Running | None, held: Mapping[str, HeldMo
             "previous": meant.previous.version if meant and meant.previous else None,
             "versions": versions,
         }
-    return {"running": running.model_dump() if running else None, "models": models}
+    begun = {"pid": starting.pid, "since": starting.since} if starting else None
+    return {"running": running.model_dump() if running else None, "starting": begun, "models": models}
 
 
 def show_status(console: Console, status: Mapping[str, Any]) -> None:
@@ -111,8 +118,11 @@ def show_status(console: Console, status: Mapping[str, Any]) -> None:
             default = "yes" if found["default"] else ""
             table.add_row(name, version, default, workers, str(found["queue"]), previous)
     console.print(table)
-    running = status["running"]
+    running, starting = status["running"], status["starting"]
     where = "no server runs"
+    if starting:
+        since = datetime.fromtimestamp(starting["since"])
+        where = f"a server is starting: process {starting['pid'] or 'unknown'}, since {since:%H:%M:%S}"
     if running:
         where = f"serving on {running['inference']}, gRPC on {running['grpc_inference']}, "
         where += f"control on {running['control']}, process {running['pid']}"

@@ -83,6 +83,15 @@ class State(Record):
         model = Model(default=version, previous=previous, earlier=tuple(sorted(earlier)))
         return State(models={**self.models, name: model})
 
+    def without(self, name: str) -> State:
+        """No more of this model; ``ServingError`` if it is the last."""
+        if self.models.keys() == {name}:
+            raise ServingError(
+                f"{name} is the only model here, and a server serves one at least: deploy another one first, "
+                "or stop the server"
+            )
+        return State(models={known: model for known, model in self.models.items() if known != name})
+
     def files(self) -> set[str]:
         """The archives in the store that are needed."""
         kept = [v for model in self.models.values() for v in (model.default, model.previous)]

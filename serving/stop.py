@@ -10,25 +10,30 @@ from pathlib import Path
 
 from serving.errors import ServingError
 from serving.home import Home
-from serving.running import Running
+from serving.running import Starting, find
 
 _PAUSE_SECONDS = 0.1
 
 
-def stop_server(home: Home, running: Running, seconds: float) -> None:
-    """SIGTERM to the supervisor; ``ServingError`` if it still serves after so many seconds."""
-    if not _serves(home, running.pid):
+def stop_server(home: Home, seconds: float) -> int:
+    """SIGTERM to the supervisor of a server that runs or is starting, whose number is returned;
+    ``ServingError`` if there is none, or it still serves after so many seconds."""
+    try:
+        pid = find(home).pid
+    except Starting as starting:
+        pid = starting.pid
+    if not pid or not _serves(home, pid):
         raise ServingError(
-            f"process {running.pid}, which serves in {home.root}, is in another container or account: "
-            "stop it there"
+            f"process {pid}, which serves in {home.root}, is in another container or account: stop it there"
         )
     with suppress(ProcessLookupError):
-        os.kill(running.pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds
     while home.served():
         if time.monotonic() > deadline:
-            raise ServingError(f"process {running.pid} still serves after {seconds:.0f} s")
+            raise ServingError(f"process {pid} still serves after {seconds:.0f} s")
         time.sleep(_PAUSE_SECONDS)
+    return pid
 
 
 def _serves(home: Home, pid: int) -> bool:

@@ -102,7 +102,7 @@ def test_a_default_type_of_double_is_said():
     torch.set_default_dtype(torch.float64)
     try:
         with pytest.raises(UnsupportedError, match=r"default dtype is torch.float64.*set_default_dtype"):
-            trace(trunk, rows().float())
+            EideticNetwork(trunk, rows().float())
     finally:
         torch.set_default_dtype(torch.float32)
 

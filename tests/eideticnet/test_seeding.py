@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -294,6 +294,32 @@ def test_no_operation_that_draws_is_unknown():
     internal = {name for name in names_of if name.startswith("_") or "rnn" in name}  # what public ones call
     assert len(names_of) > 30
     assert names_of - internal <= _random_functions()
+
+
+SURROUNDINGS = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "another device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("kind", SURROUNDINGS)
+def test_a_network_learns_the_same_where_the_caller_has_no_gradients_or_another_device(kind):
+    x, y = task_data(0)
+
+    def learned(around):
+        net = EideticNetwork(Mlp((12, 12)), torch.zeros(2, FEATURES))
+        with around():
+            loaders = {name: batches(x + i, y) for i, name in enumerate("ab")}
+            for name, loader in loaders.items():
+                net.train_task(name, loader, names(2), training=QUICK, pruning=LIGHT, memory=4, moments=8)
+            net.fit_router(loaders, training=QUICK, validation=loaders)
+            net.widen(0.5)
+            net.revise_task("a", loaders["a"], training=QUICK, pruning=LIGHT)
+        net.train_task("c", batches(x - 1, y), names(2), training=QUICK, pruning=LIGHT)
+        return net.digests()
+
+    assert learned(SURROUNDINGS[kind]) == learned(nullcontext)
 
 
 def test_numbers_in_use_are_not_those_of_a_worker_that_was_forked_meanwhile():

@@ -1,0 +1,99 @@
+"""A model goes from a server that serves others; and what is said of a server that only starts."""
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from served import MODEL, ROOT, SERVING, Served, serving, until
+
+from serving.home import Home
+from serving.state import State
+from serving.store import admit
+
+ROW = {"data": [0.5] * 6}
+
+
+def ask(server, model, over, row):
+    """Statuses of requests to ``model`` one after another."""
+    headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
+    url = f"{server.running['inference']}/predictions/{model}"
+    got = []
+    with httpx.Client(headers=headers, timeout=30, trust_env=False) as http:
+        while not over.is_set():
+            got.append(http.post(url, json=row).status_code)
+    return got
+
+
+def test_a_model_is_removed_under_traffic_and_the_others_answer_as_before(versions, archive, tmp_path):
+    with Served(tmp_path / "home", versions["1.0"], archive.path) as server:
+        over = threading.Event()
+        with ThreadPoolExecutor(4) as pool:
+            kept = [pool.submit(ask, server, MODEL, over, ROW) for _ in range(2)]
+            gone = [pool.submit(ask, server, archive.name, over, {"data": [0] * 64}) for _ in range(2)]
+            time.sleep(0.5)
+            done = server.command("remove", "--name", archive.name)
+            time.sleep(0.5)
+            over.set()
+        assert done.returncode == 0, done.stderr
+        assert json.loads(Path(done.stdout.strip()).read_text())["outcome"] == "done"
+        assert {status for found in kept for status in found.result()} == {200}
+        for found in gone:  # answered, then refused for ever
+            statuses = found.result()
+            assert set(statuses) <= {200, 503, 404}
+            assert statuses == sorted(statuses, key=[200, 503, 404].index)
+            assert {200, 404} <= set(statuses)
+        assert list(server.state()) == [MODEL]
+        assert len(list((server.home / "store").glob("*.mar"))) == 1
+        assert server.control("/ready").status_code == 200
+        last = server.command("remove", "--name", MODEL)
+        assert (last.returncode, "only model" in last.stderr) == (1, True)
+        other = server.command("remove", "--name", "cats")
+        assert "no model 'cats' is served here; there are: net" in other.stderr
+
+
+def test_a_model_is_removed_from_the_folder_of_a_server_that_does_not_run(versions, archive, tmp_path):
+    home = Home(tmp_path / "home")
+    home.create()
+    state = State()
+    for path in (versions["1.0"], archive.path):
+        stored = admit(path, home.store, allow_torch=False)
+        state = state.replaced(stored.archive.name, stored.version)
+    state.write(home.state)
+    assert serving("remove", "--name", archive.name, "--home", home.root).returncode == 0
+    assert list(State.load(home.state).models) == [MODEL]
+    assert len(list(home.store.glob("*.mar"))) == 1
+    assert "only model" in serving("remove", "--name", MODEL, "--home", home.root).stderr
+
+
+def test_a_server_that_starts_is_told_and_can_be_stopped(versions, tmp_path):
+    home = tmp_path / "home"
+    command = [*SERVING, "start", str(versions["1.0"]), "--home", str(home)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        until(lambda: (home / "server.lock").exists() and Home(home).served())
+        process.send_signal(signal.SIGSTOP)  # so that it starts for as long as is looked
+        found = serving("status", "--home", home, "--json")
+        assert found.returncode == 3
+        assert json.loads(found.stdout)["starting"]["pid"] == process.pid
+        assert f"a server is starting: process {process.pid}" in serving("status", "--home", home).stdout
+        refused = serving("deploy", versions["2.0"], "--home", home)
+        assert f"is starting in {home} (process {process.pid}" in refused.stderr
+        process.send_signal(signal.SIGCONT)
+        assert serving("stop", "--home", home).stdout == f"stopped process {process.pid}\n"
+        assert process.wait(40) is not None
+    finally:
+        process.kill()
+        process.communicate()
+    assert not Home(home).served()
+
+
+@pytest.mark.parametrize("command", ["stop", "status"])
+def test_where_no_server_runs_or_starts_that_is_said(command, tmp_path):
+    found = serving(command, "--home", tmp_path)
+    assert "no server runs" in found.stdout + found.stderr
