@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import operator
 import random
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -152,14 +154,40 @@ def _flatten(module: torch.fx.GraphModule) -> None:
 
 @contextmanager
 def _unheard() -> Iterator[None]:
-    """torch.export logs and prints graphs and stacks of what fails; here it fails in a line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """torch.export logs and prints graphs and stacks of what fails; here it fails in a line. What other
+    threads say meanwhile, and what the trunk logs, is heard."""
+    mine, others = threading.get_ident(), _Others(sys.stderr)
+
+    def is_heard(record: logging.LogRecord) -> bool:
+        return (
+            record.thread != mine or not record.name.startswith("torch") or record.levelno > logging.WARNING
+        )
+
+    loggers = [logging.root, *logging.root.manager.loggerDict.values()]
+    handlers = {h for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers}
+    handlers |= {logging.lastResort} if logging.lastResort else set()
+    for handler in handlers:
+        handler.addFilter(is_heard)
     try:
-        with redirect_stderr(StringIO()):
+        with redirect_stderr(others):
             yield
     finally:
-        logging.disable(before)
+        for handler in handlers:
+            handler.removeFilter(is_heard)
+
+
+class _Others(StringIO):
+    """A stream to which all threads but the one that made this write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream, self._mine = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._mine else self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def tensors_of(graph: ExportedProgram) -> dict[str, str]:

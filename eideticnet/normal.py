@@ -13,29 +13,45 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from eideticnet.calls import hooked
 from eideticnet.errors import UnsupportedError
 from eideticnet.recurrent import Recurrent
 
+_COMPUTES: dict[type, str] = {
+    SpectralNorm: "remove_spectral_norm",
+    WeightNorm: "remove_weight_norm",
+    BasePruningMethod: "prune.remove",
+}
+"""Hooks that compute weights, and what makes plain ones of them."""
+
 
 def as_named(trunk: nn.Module) -> nn.Module:
     """The trunk in normal form, with a name for each layer, as blocks know them; in evaluation mode."""
+    _refuse_computed(trunk)
     if not list(trunk.children()):
         trunk = nn.Sequential(trunk)  # a trunk that is one layer needs a name for it
     try:
         return in_mode(normal_form(trunk), training=False)
     except RuntimeError as error:
         raise UnsupportedError(
-            "the trunk can't be copied, which training needs; where weights are computed, use "
-            f"torch.nn.utils.{_undone(trunk)} first: {str(error).splitlines()[0]}"
+            f"the trunk can't be copied, which training needs: {str(error).splitlines()[0]}"
         ) from error
 
 
-def _undone(trunk: nn.Module) -> str:
-    """What makes plain weights of those that are computed by hooks."""
-    names = {name.rpartition("_")[2] for module in trunk.modules() for name in module._parameters}
-    return "prune.remove(layer, 'weight')" if "orig" in names else "remove_weight_norm(layer)"
+def _refuse_computed(trunk: nn.Module) -> None:
+    """Refuse weights that hooks compute, as utilities of torch from before parametrizations do."""
+    found = ((p, h) for p, module in trunk.named_modules() for h in module._forward_pre_hooks.values())
+    for path, hook in found:
+        undone = next((name for kind, name in _COMPUTES.items() if isinstance(hook, kind)), "")
+        if undone:
+            weight = getattr(hook, "name", getattr(hook, "_tensor_name", "weight"))
+            where = f"layer {path!r}" if path else "the trunk"
+            advice = f"torch.nn.utils.{undone}(layer, {weight!r})"
+            raise UnsupportedError(f"{where} computes its {weight!r} by a hook; use {advice} first")
 
 
 def fixed(trunk: nn.Module) -> set[str]:

@@ -1,5 +1,9 @@
 """A trunk that can be held is, however it is wrapped; one that can't is refused for the true reason."""
 
+import logging
+import sys
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -349,3 +353,27 @@ def test_a_mean_over_the_batch_in_training_alone_is_what_is_named():
     )
     with pytest.raises(UnsupportedError, match=r"aten.mean.dim .* is computed only while the trunk trains"):
         trace(trunk, rows())
+
+
+class Told(nn.Module):
+    """A trunk that logs, lets another thread speak, and can't be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        speaker = threading.Thread(target=lambda: print("from a thread", file=sys.stderr))
+        speaker.start()
+        speaker.join()
+        logging.getLogger("mine").warning("from the trunk")
+        return self.layer(x) if x.sum() > 0 else x
+
+
+def test_while_a_trunk_is_traced_other_threads_and_its_own_log_are_heard_and_torch_is_not(capsys, caplog):
+    with pytest.raises(UnsupportedError, match="depends on the values"):
+        EideticNetwork(Told(), torch.randn(2, 6))
+    heard = capsys.readouterr().err
+    assert set(heard.splitlines()) == {"from a thread"}
+    assert heard.count("thread") == 2  # a first run, and the trace
+    assert [r.message for r in caplog.records] == 2 * ["from the trunk"]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from one_block import assert_one_block_is
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
 from eideticnet import UnsupportedError
@@ -255,6 +256,10 @@ REFUSED = {
         "parametriz",
     ),
     "the older weight norm": (lambda: flat(old_weight_norm(nn.Linear(6, 5))), "remove_weight_norm"),
+    "the older spectral norm": (
+        lambda: flat(old_spectral_norm(nn.Linear(6, 5))),
+        r"remove_spectral_norm\(layer, 'weight'\)",
+    ),
     "pruned weights": (
         lambda: flat(prune.l1_unstructured(nn.Linear(6, 5), "weight", 0.5)),
         r"prune\.remove\(layer, 'weight'\)",
