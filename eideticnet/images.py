@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from math import prod
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eideticnet.errors import DataError
+from eideticnet.errors import DataError, DataWarning
 from eideticnet.files import open_regular
 from eideticnet.inputs import ImageInput, Inputs
 
@@ -29,6 +30,8 @@ UNREAD = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 """Pillow's modes that are read; the others have 16 bits and more, which it would clip."""
 MOST_PARTS, MOST_PACKED, MOST_SCANS, MOST_EXIF = 4096, 8, 32, 1 << 16
+MAX_PIXELS = 1 << 24
+"""Of a picture that a server takes, whose decoded part is smaller, unless it was exported for more."""
 _PIXELS_FOR_ONE, _FEW_PIXELS = 64, 1 << 18
 _SCAN, _END, _BARE = 0xDA, 0xD9, (0x01, *range(0xD0, 0xD8))  # markers of JPEG; the last have no length
 _NEXT = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the pixels of a scan
@@ -40,22 +43,31 @@ def read_image(path: Path, image: ImageInput) -> Tensor:
     """The picture in a file as x, float32 of ``image.shape``.
 
     Turned upright as its EXIF tag says, transparency dropped, converted to ``image.mode``, resized,
-    divided by ``image.scale``. ``DataError`` names the file, also one that a server would refuse because it
-    takes too long to decode.
+    divided by ``image.scale``. ``DataError`` names the file, also one whose parts take too long to read.
     """
+    return _read(path, image)[0]
+
+
+def _read(path: Path, image: ImageInput) -> tuple[Tensor, int]:
+    """A picture as x, and how many pixels it has if a server would take it for too large, else 0."""
     pillow = _pillow()
     try:
         with open_regular(path) as file:
             data = file.read()
         if problem := _too_busy(data):
             raise DataError(problem)
-        with pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
-            return torch.from_numpy(_decode(opened, image))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of many pixels; and what Pillow says of palettes
+            with pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
+                pixels, most = _check_size(opened, image), usual_pixels(image)
+                reduce(opened, data, most)  # as a server does, whatever it was exported for
+                large = pixels > MAX_PIXELS or opened.width * opened.height > most
+                return torch.from_numpy(_decode(opened, image)), pixels if large else 0
     except DataError as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise DataError(f"{where}{error}") from None
     except pillow.DecompressionBombError:
-        most = most_pixels(image)
+        most = 2 * (pillow.MAX_IMAGE_PIXELS or 0)
         raise DataError(
             f"{path}: has too many pixels; expected at most {most}; make it smaller first"
         ) from None
@@ -66,11 +78,21 @@ def read_image(path: Path, image: ImageInput) -> Tensor:
         raise DataError(f"{path} is no PNG or JPEG that can be read: {error}") from error
 
 
-def most_pixels(image: ImageInput) -> int:
-    """How many pixels a picture may have, here and where it is served: as many as the input where it is not
-    resized, else 64 for each of the input's, and 512 x 512 at least."""
+def usual_pixels(image: ImageInput) -> int:
+    """How many pixels of a picture a server decodes unless it was exported for more: as many as the input has
+    where it is not resized, else 64 for each of the input's, and 512 x 512 at least."""
     needed = prod(image.size)
     return needed if image.resize == "none" else max(_PIXELS_FOR_ONE * needed, _FEW_PIXELS)
+
+
+def reduce(opened: Any, data: bytes, most: int) -> None:
+    """Let a JPEG of one scan that has more than ``most`` pixels be decoded at a half, a quarter or an eighth
+    of its size, which costs little."""
+    width, height = opened.size
+    parts = [part for part in (1, 2, 4, 8) if -(-width // part) * -(-height // part) <= most]
+    part = parts[0] if parts else 8
+    if part > 1 and data[:8] != PNG and list(_markers(data)).count(_SCAN) == 1:
+        opened.draft(None, (max(1, width // part), max(1, height // part)))
 
 
 def _too_busy(data: bytes) -> str:
@@ -117,19 +139,17 @@ def _markers(data: bytes) -> Iterator[int]:
             at = found.start() if found else len(data)
 
 
-def _check_size(opened: Any, image: ImageInput) -> None:
+def _check_size(opened: Any, image: ImageInput) -> int:
+    """How many pixels a picture has, which is refused where it should have another size."""
     height, width = image.size
     if image.resize == "none" and opened.size not in ((width, height), (height, width)):
         raise DataError(f"is {opened.width} x {opened.height} pixels; expected {width} x {height}")
-    pixels, most = opened.width * opened.height, most_pixels(image)
-    if pixels > most:
-        raise DataError(f"has {pixels} pixels; expected at most {most}; make it smaller first")
+    return int(opened.width * opened.height)
 
 
 def _decode(opened: Any, image: ImageInput) -> np.ndarray[Any, np.dtype[np.float32]]:
     from PIL import Image, ImageOps
 
-    _check_size(opened, image)
     if opened.mode not in EIGHT_BITS or any("16" in str(tile[3]) for tile in opened.tile):
         raise DataError(f"holds pixels of mode {opened.mode}, of 16 bits; expected 8 bits for each colour")
     opened.load()
@@ -151,14 +171,18 @@ def read_folder(
 ) -> tuple[Tensor, Tensor]:
     """All pictures in ``folder``, which holds a folder for each class, and may hold those of ``others``:
     x (N, *shape), y (N,) int64, class by class, each sorted by file name. ``DataError`` says what is
-    missing, and what would not be read."""
+    missing, and what would not be read; a ``DataWarning`` what a server would refuse as too large."""
     if inputs.image is None:
         raise DataError(f"{folder} is a folder of images: say in [input.image] how they become inputs")
     files = [_files(folder / name) for name in classes]
     known = {Path(name).parts[0] for name in (*classes, *others)}
     _refuse_unread(folder, known, SUFFIXES, f"the classes are {', '.join(classes)}")
-    x = [read_image(path, inputs.image) for paths in files for path in paths]
+    x, pixels = zip(*(_read(path, inputs.image) for paths in files for path in paths), strict=True)
     y = [label for label, paths in enumerate(files) for _ in paths]
+    if large := sum(map(bool, pixels)):
+        found = f"{large} of {len(y)} pictures are larger than a server takes"
+        how = f"`export build --max-pixels {max(pixels)}` makes one that does"
+        warnings.warn(f"{folder}: {found}; {how}", DataWarning, stacklevel=2)
     return torch.stack(x), torch.tensor(y)
 
 

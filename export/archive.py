@@ -96,7 +96,8 @@ def read_files(path: Path) -> tuple[Archive, dict[str, bytes]]:
         members = read_members(path, limit)
         bundle, probes = check_contents(members)
     except ArchiveError as error:
-        raise ArchiveError(f"{path}: {error}") from error
+        text = str(error)
+        raise ArchiveError(text if text.startswith(str(path)) else f"{path}: {text}") from error
     return Archive(path, bundle, probes), members
 
 

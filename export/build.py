@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ def build(
         model_version = model_version or f"{len(net.tasks)}.0"
         check_names(name, model_version)
         archive = store / f"{name}-{model_version}.mar"
-        with whole_folder(keep) if keep is not None else scratch_folder(archive) as folder:
+        with ExitStack() as stack:  # both folders before anything is made
+            folder = stack.enter_context(scratch_folder(archive))
+            if keep is not None:
+                folder = stack.enter_context(whole_folder(keep))
             write_bundle(net, folder, name=name, model_version=model_version, **options)
             write_archive(folder, HANDLERS, archive, serving, replace=replace)
     except EideticError as error:

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
+from eideticnet.images import MAX_PIXELS, usual_pixels
 from export.agreement import Trial, agreement, eager
 from export.body import check, evaluating
 from export.contents import VALIDATION
@@ -35,9 +36,6 @@ from export.session import session
 from export.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
 
 Json = dict[str, Any]
-
-MAX_PIXELS = 1 << 24
-"""Of an image that is sent, before it is resized: 16 million, which take some 50 MB while decoded."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
 
@@ -55,20 +53,22 @@ def write_bundle(
     validation: Path | None = None,
     routing_data: Path | None = None,
     max_instances: int = 64,
+    max_pixels: int | None = None,
 ) -> None:
     """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
 
     ``layout`` "auto" takes the dense one if it is clearly faster here. ``prefixes``: for each number in
     it a graph that answers requests pinned to one of so many first tasks (nested ONNX only).
     ``validation``: real inputs that may travel in the bundle, by which the routing of later versions is
-    judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it."""
+    judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it.
+    ``max_pixels`` of a picture are decoded, by default ``usual_pixels``."""
     check_names(name, model_version)
     check(net)
     problem = names_problem((task.name, task.classes) for task in net.tasks)
     if problem:
         raise ExportError(problem)
     _check_prefixes(prefixes, format, layout, len(net.tasks))
-    bundle = describe(net, name, model_version, format, max_instances)
+    bundle = describe(net, name, model_version, format, _limits(net, max_instances, max_pixels))
     kept = None if validation is None else read_inputs(validation, bundle["input"], "validation data")
     real = kept if routing_data is None else read_inputs(routing_data, bundle["input"])
     for given in (kept, real if real is not kept else None):
@@ -119,7 +119,7 @@ def write_description(bundle: Json, folder: Path) -> None:
     (folder / "bundle.json").write_text(text, encoding="utf-8")
 
 
-def describe(net: EideticNetwork, name: str, model_version: str, format: Format, max_instances: int) -> Json:
+def describe(net: EideticNetwork, name: str, model_version: str, format: Format, limits: Json) -> Json:
     """What ``bundle.json`` says of any format."""
     routing = net.learned.routing
     assert routing is not None, "check() refuses a network that can't route"
@@ -135,7 +135,7 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
         "precision": "float32",
         "graph": {"inputs": list(INPUTS), "outputs": list(OUTPUTS)},
         "input": net.inputs.to_json(),
-        "limits": _limits(net, max_instances),
+        "limits": limits,
         "tasks": _tasks(net, answering),
         "superseded": _tasks(net, [t for t in net.learned.tasks if t not in answering]),
         "routing": {"rule": routing.decision, **routing.to_json()},
@@ -143,8 +143,18 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
     }
 
 
-def _limits(net: EideticNetwork, max_instances: int) -> dict[str, int]:
-    return {"max_instances": max_instances, **({"max_pixels": MAX_PIXELS} if net.inputs.image else {})}
+def _limits(net: EideticNetwork, max_instances: int, max_pixels: int | None) -> Json:
+    image = net.inputs.image
+    if image is None:
+        if max_pixels is not None:
+            raise ExportError("--max-pixels is for networks whose inputs are pictures; leave it out")
+        return {"max_instances": max_instances}
+    if max_pixels is None:
+        return {"max_instances": max_instances, "max_pixels": MAX_PIXELS}
+    if max_pixels < usual_pixels(image):
+        raise ExportError(f"--max-pixels {max_pixels}: without it there are {usual_pixels(image)}; give more")
+    most = max(MAX_PIXELS, max_pixels)
+    return {"max_instances": max_instances, "max_pixels": most, "max_decoded_pixels": max_pixels}
 
 
 def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:

@@ -12,7 +12,7 @@ import typer
 from export.archive import read_archive
 from export.delta import apply_delta, write_delta
 from export.errors import ArchiveError
-from export.files import into_place, refuse_to_replace, scratch_folder, whole_file
+from export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
 from export.releases import RELEASES, release
 from export.show import show, show_build
 from export.verify import MAX_DROP, NO_VERDICT, STATUS
@@ -71,6 +71,14 @@ def build(
         typer.Option(help="Real inputs by which another layout or precision is judged; default: validation."),
     ] = None,
     max_instances: Annotated[int, typer.Option(min=1, help="Instances that one request may hold.")] = 64,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1 << 27,
+            help="Pixels of a picture that are decoded; default: 64 for each of the input's, or 512 x 512.",
+        ),
+    ] = None,
     device: Device = "auto",
     threads: Threads = 1,
     bucket: Buckets = [],  # noqa: B006
@@ -96,6 +104,7 @@ def build(
         precision=precision,
         routing_data=routing_data,
         max_instances=max_instances,
+        max_pixels=max_pixels,
         serving={"handler": handler},
         replace=replace,
     )
@@ -130,6 +139,7 @@ def verify(
     try:
         if report is not None:
             refuse_to_replace(report, new, against, *([routing_data] if routing_data else []))
+            check_writable(report)
         found = prove(new, against, routing_data, max_drop)
         text = json.dumps(found.to_json(), indent=1, ensure_ascii=False)
         typer.echo(text)
@@ -150,6 +160,7 @@ def delta(
     out: Annotated[Path, typer.Option(help="The delta's file.")],
 ) -> None:
     """Write what NEW adds to the archive AGAINST, and say how large it is."""
+    check_writable(out)
     write_delta(against, new, out)
     sizes = out.stat().st_size, new.stat().st_size
     typer.echo(f"{out}: {sizes[0]} bytes, {sizes[0] / sizes[1]:.1%} of the {sizes[1]} bytes of {new}")

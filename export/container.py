@@ -30,7 +30,7 @@ _MODE = 0o644 << 16
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _ENCRYPTED = 1
 _MOST_FILES, _LARGEST_DIRECTORY = 1000, 1 << 20
-_LARGEST = (1 << 32) - 1
+_LARGEST = (1 << 32) - 1  # of an archive, and of each file in it
 # Archives of schema 1.1 are deflated, to about half; what inflates much more is no network.
 _HIGHEST_RATIO, _FREE_OF_RATIO = 100, 1 << 20
 
@@ -65,7 +65,7 @@ def read_members(path: Path, limit: Callable[[str], int]) -> dict[str, bytes]:
     checked. Raises ``ArchiveError`` with the reason, without the path.
     """
     try:
-        with read_regular(path) as file:
+        with read_regular(path, _LARGEST) as file:
             return {entry.name: _read(file, entry) for entry in check_members(file, limit)}
     except OSError as error:
         raise ArchiveError(f"can't be read: {error.strerror}") from error

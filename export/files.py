@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom, BufferedReader
@@ -79,6 +80,14 @@ def whole_file(destination: Path, *, replace: bool = True) -> Iterator[BufferedR
     finally:
         if partial is not None:
             partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """``ArchiveError`` where no file can be put into the folder of ``path``: before work is done for it."""
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ArchiveError(f"can't write {path}: {error.strerror or error}") from None
 
 
 @contextmanager

@@ -71,6 +71,8 @@ def _changed_limits(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         )
     if new.get("max_pixels", old.get("max_pixels", 0)) < old.get("max_pixels", 0):
         yield f"an image may have {new['max_pixels']} pixels, and {old['max_pixels']} before"
+    if (most := old.get("max_decoded_pixels", 0)) > new.get("max_decoded_pixels", 0):
+        yield f"{most} pixels of an image were decoded before: export with --max-pixels {most}"
     if "max_batch" in old and new.get("max_batch", 1 << 62) > old["max_batch"]:
         yield f"answers depend on their batch, of which max_batch {old['max_batch']} was the most"
 

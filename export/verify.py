@@ -34,7 +34,8 @@ MAX_DROP = 0.02
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, ``reasons`` in sentences; ``to_json`` is what is kept of a deploy."""
+    """What was found, ``reasons`` in sentences; ``to_json`` is what is kept of a deploy. Where one of them is
+    not ``sound``, they are not read any further, and have no digest there."""
 
     verdict: Verdict
     old: Path
@@ -42,13 +43,14 @@ class Report:
     reasons: list[str] = field(default_factory=list)
     tasks: list[TaskProof] = field(default_factory=list)
     routing: RoutingCheck | None = None
+    sound: bool = True
 
     def to_json(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
             "reasons": self.reasons,
-            "old": {"file": self.old.name, "sha256": file_sha256(self.old)},
-            "new": {"file": self.new.name, "sha256": file_sha256(self.new)},
+            "old": self._described(self.old),
+            "new": self._described(self.new),
             "tasks": [proof.to_json() for proof in self.tasks],
             "routing": None if self.routing is None else self.routing.to_json(),
             "run": {
@@ -58,6 +60,9 @@ class Report:
                 "system": platform.system(),
             },
         }
+
+    def _described(self, path: Path) -> dict[str, str | None]:
+        return {"file": path.name, "sha256": file_sha256(path) if self.sound else None}
 
 
 def verify(new: Path, against: Path, routing_data: Path | None = None, max_drop: float = MAX_DROP) -> Report:
@@ -70,7 +75,7 @@ def verify(new: Path, against: Path, routing_data: Path | None = None, max_drop:
     except InputsError:
         raise  # the operator's, and no fault of the archives
     except ArchiveError as error:
-        return Report("refused", against, new, [str(error)])
+        return Report("refused", against, new, [str(error)], sound=False)
 
 
 def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: float) -> Report:

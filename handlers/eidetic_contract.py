@@ -17,7 +17,8 @@ _PIXELS_FOR_ONE, _FEW_PIXELS = 64, 1 << 18
 @dataclass(frozen=True)
 class Contract:
     """``shape`` of one instance, ``dtype`` as it is sent (little-endian); ``low`` and ``high`` are finite;
-    ``image`` is the bundle's description of pictures, None where inputs are none."""
+    ``image`` is the bundle's description of pictures, None where inputs are none; a picture may have
+    ``max_pixels``, of which ``max_decoded`` are decoded."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -25,6 +26,7 @@ class Contract:
     high: float
     max_instances: int
     max_pixels: int
+    max_decoded: int
     tasks: dict[str, int]
     threshold: float
     image: dict[str, Any] | None
@@ -33,7 +35,6 @@ class Contract:
     @classmethod
     def of(cls, bundle: dict[str, Any]) -> Contract:
         spec, limits = bundle["input"], bundle["limits"]
-        stated = int(limits.get("max_pixels", MAX_PIXELS))
         whole = spec["dtype"] == "int64"
         least, most = (np.iinfo(np.int64).min, np.iinfo(np.int64).max) if whole else _FLOAT32
         low, high = spec.get("low"), spec.get("high")
@@ -43,7 +44,8 @@ class Contract:
             low=least if low is None else max(low, least),
             high=most if high is None else min(high, most),
             max_instances=int(limits["max_instances"]),
-            max_pixels=min(stated, most_pixels(spec.get("image"))),
+            max_pixels=int(limits.get("max_pixels", MAX_PIXELS)),
+            max_decoded=int(limits.get("max_decoded_pixels", usual_pixels(spec.get("image")))),
             tasks={task["name"]: index for index, task in enumerate(bundle["tasks"])},
             threshold=float(bundle.get("routing", {}).get("threshold", 0.0)),
             image=spec.get("image"),
@@ -60,9 +62,9 @@ class Contract:
         return bool(x.min() >= self.low and x.max() <= self.high)
 
 
-def most_pixels(image: Mapping[str, Any] | None) -> int:
-    """How many pixels a picture may have: as many as the input where it is not resized, else 64 for each of
-    the input's, and 512 x 512 at least."""
+def usual_pixels(image: Mapping[str, Any] | None) -> int:
+    """How many pixels of a picture are decoded: as many as the input has where it is not resized, else 64 for
+    each of the input's, and 512 x 512 at least."""
     if image is None:
         return MAX_PIXELS
     needed = int(prod(image["size"]))

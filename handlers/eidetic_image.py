@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from eidetic_contract import Contract
+from eidetic_contract import Contract, usual_pixels
 from eidetic_errors import BadRequest, said
 
 try:
@@ -44,7 +44,7 @@ def from_image(data: Any, field: str, contract: Contract) -> npt.NDArray[np.floa
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # our own limit is lower than the one that Pillow warns of
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
-                _check_size(opened, field, contract)
+                _check_size(opened, data, field, contract)
                 return _decode(opened, field, contract.image or {})[None].reshape(1, *contract.shape)
     except BadRequest:
         raise
@@ -102,14 +102,28 @@ def _markers(data: Any) -> Iterator[int]:
             at = found.start() if found else len(data)
 
 
-def _check_size(opened: Any, field: str, contract: Contract) -> None:
-    size = tuple((contract.image or {}).get("size", ()))
-    if (contract.image or {}).get("resize") == "none" and size not in (opened.size, opened.size[::-1]):
+def _check_size(opened: Any, data: Any, field: str, contract: Contract) -> None:
+    image = contract.image or {}
+    size, pixels, most = tuple(image.get("size", ())), opened.width * opened.height, contract.max_decoded
+    if image.get("resize") == "none" and size not in (opened.size, opened.size[::-1]):
         raise _other_size(opened, field, size)
-    pixels = opened.width * opened.height
-    if pixels > contract.max_pixels:
-        message = f"has {pixels} pixels; expected at most {contract.max_pixels}; make it smaller first"
-        raise BadRequest(field, message, "too_large")
+    if pixels <= contract.max_pixels:
+        reduce(opened, data, usual_pixels(image))
+    if opened.width * opened.height > most or pixels > contract.max_pixels:
+        expected = f"expected at most {min(most, contract.max_pixels)}"
+        if most < contract.max_pixels:
+            expected += f", or {contract.max_pixels} in a JPEG that is not progressive"
+        raise BadRequest(field, f"has {pixels} pixels; {expected}; make it smaller first", "too_large")
+
+
+def reduce(opened: Any, data: Any, most: int) -> None:
+    """Let a JPEG of one scan that has more than ``most`` pixels be decoded at a half, a quarter or an eighth
+    of its size, which costs little."""
+    width, height = opened.size
+    parts = [part for part in (1, 2, 4, 8) if -(-width // part) * -(-height // part) <= most]
+    part = parts[0] if parts else 8
+    if part > 1 and data[:8] != PNG and list(_markers(data)).count(_SCAN) == 1:
+        opened.draft(None, (max(1, width // part), max(1, height // part)))
 
 
 def _other_size(picture: Any, field: str, size: tuple[int, ...]) -> BadRequest:

@@ -30,6 +30,7 @@ except ImportError:  # the standard parser is slower but understands the same re
 
 JSON, RAW, NPY, IMAGE = "application/json", "application/octet-stream", "application/x-npy", "image"
 _IMAGES = ("image/png", "image/jpeg")
+_BYTES = (RAW, NPY, *_IMAGES)
 _KEYS = ("data", "instances", *options.NAMES)
 _TENSOR = ("name", "shape", "datatype", "data")
 _BESIDE = ("content_type", "content-type", "model_name")
@@ -88,7 +89,7 @@ def _payload(row: Mapping[str, Any], told: Told) -> tuple[str, Any]:
     if not body and told.coding:
         what = "of a body that is empty, or a form, which is not unpacked; expected a body of another type"
         raise BadRequest(PACKED, f"is {told.coding[:100]!r}, {what}", "unsupported_media_type")
-    if not body and not isinstance(body, (dict, list)):
+    if not body and not isinstance(body, (dict, list)) and _content_type(field, row, told) not in _BYTES:
         raise BadRequest(field, "is empty; expected a JSON object, sent as application/json")
     return field, body
 

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from export.errors import ArchiveError
+from export.files import check_writable
 from export.verify import MAX_DROP
 from serving.client.command import predict
 from serving.client.options import LONGEST
@@ -128,6 +129,12 @@ def start(
     check_hosts(network)
     if keys is not None and keys.is_dir():
         raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
+    if keys is not None:
+        try:
+            keys.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ServingError(f"--keys {keys} can't be written: {error.strerror}") from None
+        check_writable(keys)
     workers, notes = fitting(workers)
     for note in [*notes, *(check_tls(tls_cert, tls_key) if tls_cert and tls_key else [])]:
         typer.echo(note, err=True)

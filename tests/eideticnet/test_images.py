@@ -18,8 +18,8 @@ from PIL import Image
 
 from eideticnet import EideticNetwork, ImageInput, Inputs
 from eideticnet.config import Config, TaskConfig
-from eideticnet.errors import DataError
-from eideticnet.images import most_pixels, read_folder, read_image
+from eideticnet.errors import DataError, DataWarning
+from eideticnet.images import read_folder, read_image, usual_pixels
 from eideticnet.run import open_data
 from eideticnet.sources import open_task
 from export.bundle import write_bundle
@@ -78,16 +78,58 @@ def test_training_and_serving_make_the_same_of_a_file_to_the_last_bit(file, imag
     assert served.tobytes() == trained.numpy().tobytes()
 
 
-@pytest.mark.parametrize("name", COSTLY)
-def test_training_refuses_what_a_server_would_not_decode(name, tmp_path):
+@pytest.mark.parametrize("name", sorted(COSTLY.keys() - {"pixels"}))
+def test_training_refuses_what_takes_a_server_too_long_to_read(name, tmp_path):
     (tmp_path / "one.png").write_bytes(COSTLY[name][0])
     with pytest.raises(DataError, match=r"one\.png: .*" + COSTLY[name][1]):
         read_image(tmp_path / "one.png", IMAGE)
 
 
 @given(IMAGES)
-def test_training_and_serving_take_pictures_of_as_many_pixels(image):
-    assert Contract.of(described(image)).max_pixels == most_pixels(image)
+def test_training_and_serving_decode_as_many_pixels(image):
+    assert Contract.of(described(image)).max_decoded == usual_pixels(image)
+
+
+def photograph(size, kind="JPEG", **options):
+    """A picture in which neighbours differ, as a file."""
+    file, rng = io.BytesIO(), np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (23, 31, 3), np.uint8))
+    small.resize(size, Image.Resampling.BICUBIC).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [(513, 512), (700, 900), (4000, 3000), (8, 40_000), (65_500, 9)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_photograph_is_decoded_at_a_part_of_its_size_in_training_as_where_it_is_served(
+    size, mode, tmp_path
+):
+    image, path = ImageInput((6, 5), mode), tmp_path / "photograph.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path.write_bytes(photograph(size, exif=exif))
+    trained = read_image(path, image)
+    served = from_image(path.read_bytes(), "body", Contract.of(described(image)))
+    assert served.tobytes() == trained.numpy().tobytes()
+    with Image.open(path) as whole:
+        upright = whole.convert(mode).transpose(Image.Transpose.ROTATE_270).resize((5, 6), 2)
+    pixels = np.asarray(upright, np.float32).reshape(6, 5, -1).transpose(2, 0, 1) / 255
+    assert np.abs(trained.numpy() - pixels).mean() < 0.05  # it is that picture, if not to the bit
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"progressive": True})])
+def test_what_is_too_large_for_a_server_is_trained_on_and_told_and_served_if_it_was_exported_for_it(
+    kind, options, tmp_path
+):
+    write_pictures(tmp_path, count=1)
+    file = photograph((600, 500), kind, **options)
+    (tmp_path / "red/00.png").write_bytes(file)
+    with pytest.warns(DataWarning, match=r"1 of 2 pictures are larger .*--max-pixels 300000"):
+        x, _ = read_folder(tmp_path, TASKS["warm"], INPUTS, TASKS["cold"])
+    bundle = described(IMAGE)
+    with pytest.raises(BadRequest, match="300000 pixels; expected at most 262144, or 16777216 in a JPEG"):
+        from_image(file, "body", Contract.of(bundle))
+    bundle["limits"]["max_decoded_pixels"] = 300_000
+    assert from_image(file, "body", Contract.of(bundle)).tobytes() == x[0].numpy().tobytes()
 
 
 def test_a_task_is_read_from_a_folder_with_a_folder_for_each_class(tmp_path):

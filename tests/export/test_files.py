@@ -46,9 +46,15 @@ def a_device(path):
     path.symlink_to("/dev/zero")
 
 
+def told(report):
+    report.to_json()
+    return report
+
+
 READERS = {
     "read": lambda path, folder: read_archive(path),
     "verify": lambda path, folder: verify(path, path),
+    "the report of verify": lambda path, folder: told(verify(BASE, path)),
     "verify against": lambda path, folder: verify(BASE, path),
     "delta": lambda path, folder: write_delta(BASE, path, folder / "out"),
     "delta against": lambda path, folder: write_delta(path, BASE, folder / "out"),
@@ -82,7 +88,7 @@ def test_what_is_no_regular_file_is_refused_at_once(reader, make, tmp_path, monk
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("size", [7 << 30, 50 << 30])
+@pytest.mark.parametrize("size", [3 << 30, 7 << 30, 50 << 30])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_huge_file_is_refused_before_it_is_read(reader, size, tmp_path):
     """It is sparse: it takes no room on the disk, and would take all memory."""

@@ -5,10 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from histories import normalised
 from pictures import IMAGE, network
 
-from export.archive import write_archive
+from export.archive import read_archive, write_archive
 from export.bundle import write_bundle
+from export.errors import ExportError
 from export.verify import verify
 
 ROOT = Path(__file__).parents[2]
@@ -19,10 +21,10 @@ def net(tmp_path_factory):
     return network(tmp_path_factory.mktemp("pictures") / "files")
 
 
-def archive(net, folder, version):
+def archive(net, folder, version, **options):
     bundle = folder / version
     bundle.mkdir()
-    write_bundle(net, bundle, name="colours", model_version=version)
+    write_bundle(net, bundle, name="colours", model_version=version, **options)
     write_archive(bundle, ROOT / "handlers", folder / f"colours-{version}.mar")
     return folder / f"colours-{version}.mar"
 
@@ -40,3 +42,16 @@ def test_a_changed_decoding_of_pictures_is_refused(net, tmp_path, changed):
     assert report.verdict == "refused"
     assert any("the input contract changed: image was" in problem for problem in report.reasons)
     assert verify(archive(net, tmp_path, "3.0"), old).verdict == "proven"
+
+
+def test_a_server_can_be_made_to_decode_more_pixels_and_later_versions_no_fewer(net, tmp_path):
+    usual, more = archive(net, tmp_path, "1.0"), archive(net, tmp_path, "2.0", max_pixels=20_000_000)
+    assert read_archive(more).bundle["limits"]["max_pixels"] == 20_000_000
+    assert verify(more, usual).verdict == "proven"
+    (reason,) = verify(archive(net, tmp_path, "3.0", max_pixels=19_000_000), more).reasons[:1]
+    assert "pixels" in reason
+    assert any("--max-pixels 20000000" in reason for reason in verify(usual, more).reasons)
+    with pytest.raises(ExportError, match="without it there are 262144"):
+        archive(net, tmp_path, "4.0", max_pixels=262_143)
+    with pytest.raises(ExportError, match="inputs are pictures"):
+        archive(normalised(2), tmp_path, "5.0", max_pixels=300_000)

@@ -50,7 +50,7 @@ def test_raw_numbers_are_one_instance_or_several_back_to_back():
 @pytest.mark.parametrize(
     ("sent", "kind", "field", "words"),
     [
-        (b"", "bad_request", "body", "empty"),
+        (b"", "bad_request", "body", "0 bytes; expected 24 for each instance"),
         (X.tobytes()[:-1], "bad_request", "body", "23 bytes; expected 24"),
         (X.tobytes() * 4, "too_large", "body", "at most 3"),
         ((X * np.nan).tobytes(), "bad_request", "body[0][0]", "nan"),
@@ -241,10 +241,23 @@ def test_a_file_that_costs_more_than_pictures_do_is_refused_before_it_is_decoded
 
 @pytest.mark.parametrize("size", [(512, 512), (8, 32_768)])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_small_input_may_come_as_a_picture_of_512_x_512_pixels_and_as_no_larger_one(size, kind):
+def test_a_small_input_may_come_as_512_x_512_pixels_and_only_as_a_photograph_of_more(size, kind):
     assert read(other_format(kind, size), picture(), "image/png").x.shape == (1, 3, 4, 5)
     larger = other_format(kind, (size[0], size[1] + 1))
-    assert "expected at most 262144" in refused(larger, picture(), "image/png")[2]
+    if kind == "PNG":
+        assert "expected at most 262144, or 16777216 in a JPEG" in refused(larger, picture(), "image/png")[2]
+    else:
+        assert read(larger, picture(), "image/png").x.shape == (1, 3, 4, 5)
+
+
+def test_a_photograph_of_16_million_pixels_costs_little_and_one_of_more_is_refused():
+    photograph, larger = other_format("JPEG", (4096, 4096)), other_format("JPEG", (4096, 4097))
+    start = time.process_time()
+    assert read(photograph, picture(), "image/jpeg").x.shape == (1, 3, 4, 5)
+    assert time.process_time() - start < 0.1
+    assert "expected at most 262144, or 16777216 in a JPEG" in refused(larger, picture(), "image/jpeg")[2]
+    bundle = picture(max_pixels=4096 * 4097, max_decoded_pixels=4096 * 4097)
+    assert read(larger, bundle, "image/jpeg").x.shape == (1, 3, 4, 5)
 
 
 def test_an_input_may_come_as_a_picture_of_64_times_its_pixels():

@@ -35,7 +35,7 @@ def costly() -> dict[str, tuple[bytes, str]]:
     jpeg = file.getvalue()
     last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
     return {
-        "pixels": (black(4096, 4096), "16777216 pixels; expected at most 262144; make it smaller"),
+        "pixels": (black(4096, 4096), "16777216 pixels; expected at most 262144, or 16777216 in a JPEG"),
         "pixels that are not there": (black(50_000, 50_000, rows=1), "too many pixels"),
         "profiles": (
             black(5, 4, beside=chunk(b"iCCP", packed) * 500),
