@@ -273,7 +273,7 @@ class Precisely(TorchDispatchMode):
         if self.double:
             args, kwargs = tree_map(lambda x: torch.float64 if x is torch.float32 else x, (args, kwargs))
         if torch.Tag.nondeterministic_seeded in func.tags:
-            self.draws.append(str(func.overloadpacket))
+            self.draws.append(str(func.overloadpacket).removesuffix("_"))  # in place or not
             if self.double and kwargs.get("dtype") is None and _makes_floats(func):
                 kwargs = {**kwargs, "dtype": torch.float64}
             if func._schema.is_mutable:

@@ -101,7 +101,7 @@ class _Comparison:
             )
 
     def _compare(self, node: Node, twin: Node) -> None:
-        told = _TOLD_TO_RULES.get(str(node.target), ())
+        told = _TOLD_TO_RULES.get(str(node.target).replace("_.", "."), ())  # in place or not
         for name, ours, theirs in _arguments(node, twin):
             if name not in told and not self._read_alike(node, ours, theirs):
                 raise UnsupportedError(
@@ -180,7 +180,8 @@ def _key(node: Node) -> tuple[object, ...]:
 def _arguments(node: Node, twin: Node) -> Iterator[tuple[str, Any, Any]]:
     """Name and both values of each argument of two calls of one operation."""
     schema = getattr(node.target, "_schema", None)
-    names = [a.name for a in schema.arguments] if schema else list(map(str, range(len(node.args))))
-    ours, theirs = ({**dict(zip(names, n.args, strict=False)), **n.kwargs} for n in (node, twin))
+    defaults = {a.name: a.default_value for a in schema.arguments} if schema else {}
+    names = list(defaults or map(str, range(len(node.args))))
+    ours, theirs = ({**defaults, **dict(zip(names, n.args, strict=False)), **n.kwargs} for n in (node, twin))
     for name in names:
         yield name, ours.get(name), theirs.get(name)

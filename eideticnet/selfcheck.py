@@ -43,7 +43,7 @@ def check_program(
     whether the two are alike in training mode too. What would take long in float64 is tried in float32.
     """
     for name, weight in trunk.named_parameters():
-        if weight._backward_hooks:
+        if weight._backward_hooks or weight._post_accumulate_grad_hooks:
             raise UnsupportedError(
                 f"parameter {name!r} has a hook on its gradient, which no block would have"
             )
@@ -79,7 +79,7 @@ def check_adopted(block: Block, trunk: nn.Module, rows: Tensor) -> None:
     plain = in_mode(copy.deepcopy(trunk).cpu(), training=False)
     with torch.no_grad():
         features = block(rows, {})[block.program.steps[-1].inputs[0]]
-        off = distance(features, plain(rows))
+        off = distance(features, plain(rows.clone()))
     if off > _TOLERANCE_32:
         raise DataError(
             f"pretrained: with its weights the network's trunk computes something else ({off:.2g} of the "
@@ -179,7 +179,7 @@ def _check_values(
     tolerance: float,
 ) -> None:
     """One block is the trunk, for all rows and for one."""
-    name, features = block.program.steps[-1].inputs[0], plain(rows)
+    name, features = block.program.steps[-1].inputs[0], plain(rows.clone())  # it may write into its input
     pieces = block(rows, {})
     off = max(distance(pieces[name], features), distance(block(rows[:1], {})[name], features[:1]))
     if off > tolerance:
@@ -197,7 +197,7 @@ def _check_values(
 def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: float, double: bool) -> None:
     """With the same random numbers, the block's gradients and what it keeps count of are the trunk's."""
     name = block.program.steps[-1].inputs[0]
-    features, theirs = _learned_from(named, lambda: named(rows), double)
+    features, theirs = _learned_from(named, lambda: named(rows.clone()), double)
     own, ours = _learned_from(block, lambda: block(rows, {})[name], double)
     if ours != theirs or distance(own, features) > tolerance:
         raise UnsupportedError(

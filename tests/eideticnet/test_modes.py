@@ -117,6 +117,16 @@ CARRIED = {
     "detached in one branch": (lambda m, x: m.a(x) + m.b(m.a(x).detach()), two, flat),
     "detached while it trains": (after_a(lambda h: h.detach()), two, flat),
     "without gradients": (without_gradients, two, flat),
+    "what works in place": (
+        lambda m, x: m.b(m.r(m.f(m.d(m.a(x.mul_(2)))))),
+        lambda: {
+            **two(),
+            "d": nn.Dropout(0.3, True),
+            "f": nn.Dropout1d(0.3, True),
+            "r": nn.RReLU(inplace=True),
+        },
+        flat,
+    ),
     "a checkpoint with dropout": (
         lambda m, x: m.b(checkpoint(lambda x: F.dropout(m.a(x), 0.3, m.training), x, use_reentrant=False)),
         two,
@@ -142,7 +152,7 @@ def test_a_block_that_trains_computes_and_learns_as_the_trunk_does(kind):
     named = as_named(trunk).train()
     block, name = one_block(program, named), program.steps[-1].inputs[0]
     torch.manual_seed(1)
-    features = named(x)
+    features = named(x.clone())  # it may write into its input
     torch.manual_seed(1)
     own = block(x, {})[name]
     assert torch.equal(own, features)
@@ -154,7 +164,7 @@ def test_a_block_that_trains_computes_and_learns_as_the_trunk_does(kind):
             theirs = named.get_submodule(path).get_parameter(key).grad
             assert torch.equal(weight.grad, theirs) if theirs is not None else weight.grad is None
     block.eval()
-    assert torch.equal(block(x, {})[name], named.eval()(x))
+    assert torch.equal(block(x, {})[name], named.eval()(x.clone()))
 
 
 class Straight(torch.autograd.Function):
@@ -201,6 +211,12 @@ def of_python(m, x):
     return m.a(x) if m.training and random.random() < 0.5 else m.b(m.a(x))
 
 
+def hook_after_gradients():
+    layers = two()
+    layers["a"].weight.register_post_accumulate_grad_hook(lambda weight: weight.grad.zero_())
+    return layers
+
+
 REFUSED = {
     "a layer only while it trains": (
         lambda m, x: m.b(m.a(x)) if m.training else m.a(x),
@@ -242,6 +258,7 @@ REFUSED = {
     ),
     "a hook on a value": (hook_on_a_value, two, "weight of layer 'a' by gradients of its own"),
     "a hook on a weight": (lambda m, x: m.b(m.a(x)), hook_on_a_weight, "'a.weight' has a hook"),
+    "a hook after gradients": (lambda m, x: m.b(m.a(x)), hook_after_gradients, "'a.weight' has a hook"),
     "dropout that is never off": (lambda m, x: m.b(F.dropout(m.a(x), 0.3)), two, "in evaluation mode too"),
     "nothing that learns": (
         torch.no_grad()(lambda m, x: m.b(m.a(x))),
