@@ -103,9 +103,11 @@ class Plan:
 
         def key() -> str:
             frozen = {o: learned.block(o).fingerprint for o in learned.blocks}
-            start = None if self.pretrained is None else fresh().hashes()
+            block = fresh()
+            learns = [weight.requires_grad for weight in block.parameters()]
+            start = None if self.pretrained is None else (block.hashes(), learns)
             wiring = [self.program.to_json(), self.owner, asdict(self.reading), widths]
-            return json_hash([*lesson.key(), repr(pruning), frozen, start, wiring])
+            return json_hash([*lesson.key(block), repr(pruning), frozen, start, wiring])
 
         def taught() -> Block:
             block = fresh()

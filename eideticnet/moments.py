@@ -26,6 +26,8 @@ from eideticnet.tracing import trace
 
 FEATURES = 1024
 """How many random features there are where nobody says it."""
+MOST_FEATURES = 1 << 15
+"""Their products take 8 GiB."""
 WIDEST = 4096
 """Inputs of more numbers get no moments unasked: the projection would outgrow most trunks, and what
 random features of whole photographs tell is little."""
@@ -68,6 +70,9 @@ def check_features(known: Moments | None, inputs: Inputs, features: int) -> None
     """Raise ``DataError`` if so many ``features`` of such ``inputs`` can't be added to what is ``known``."""
     if inputs.dtype != "float32":
         raise DataError("moments are kept of float32 inputs alone; keep examples (memory=K) instead")
+    if features > MOST_FEATURES:
+        size = 8 * features**2 >> 30
+        raise DataError(f"moments={features} would keep {size} GiB of products; use up to {MOST_FEATURES}")
     if known is not None and len(known.bias) != features:
         raise DataError(f"moments={features}, but {len(known.bias)} features were kept of earlier tasks")
 

@@ -48,6 +48,8 @@ from eideticnet.unwrapping import unwrapped
 Report = Callable[[Event], Any]
 PROBES = 8
 """How many synthetic ones a task gets."""
+MOST_NEURONS = 1 << 24
+"""Of a layer that is widened; what is more was hardly meant."""
 Before = tuple[Learned, Program, Inputs, int]
 """What a network was when it began to learn something."""
 
@@ -121,6 +123,7 @@ class EideticNetwork(Answering):
         name = self._check_new(name)
         task = Task(name, self._next_owner(), class_names(classes, name), self._probes(probes))
         memory, moments = self._check_kept(memory, pruning, when_full, moments)
+        expected("pretrained", pretrained, nn.Module, type(None))
         expected("training", training, Training)
         objective = Classify(len(task.classes), training.label_smoothing)
         lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
@@ -240,7 +243,10 @@ class EideticNetwork(Answering):
             added = {group: ceil(n * factor) for group, n in groups.items()}
         else:
             raise DataError(f"widen: {by!r} is no factor; use 0.5 for half as many neurons again")
-        self.program = self.program.widened(added)
+        program = self.program.widened(added)
+        if (most := max(program.groups.values())) > MOST_NEURONS:
+            raise DataError(f"widen: a layer would have {most} neurons; use up to {MOST_NEURONS}")
+        self.program = program
 
     @alone
     def fit_router(

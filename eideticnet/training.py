@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -17,15 +16,19 @@ from torch.optim import Optimizer
 
 from eideticnet.convergence import Course
 from eideticnet.data import Loader, Rows
+from eideticnet.described import described
 from eideticnet.errors import ConfigError, DataError, DivergedError
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
+from eideticnet.names import plain
 from eideticnet.seeding import TRACING, seeded
 from eideticnet.states import Kept, has_hooks
+from eideticnet.users_code import blame
 
 FACTORY = "use optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
 LAST_PHASE = "settle"
 """After which a block is frozen."""
+MOST_THREADS = 1024
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -56,10 +59,13 @@ class Training:
                 f"optimizer is {_briefly(self.optimizer)}, not a function that makes one for the parameters "
                 f"of each block: {FACTORY}"
             )
-        if not 0 <= self.label_smoothing < 1:
-            raise ConfigError(f"label_smoothing {self.label_smoothing}: use a share from 0 to below 1")
-        if self.threads is not None and self.threads < 1:
-            raise ConfigError(f"threads {self.threads}: use 1 or more, or None for what suits the layers")
+        share, threads = plain(self.label_smoothing), plain(self.threads)
+        if not isinstance(share, int | float) or not 0 <= share < 1:
+            raise ConfigError(f"label_smoothing {share!r}: use a share from 0 to below 1")
+        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+            raise ConfigError(
+                f"threads {threads!r}: use 1 to {MOST_THREADS}, or None for what suits"
+            )
         for name in ("patience", "settle_patience", "max_epochs"):
             epochs = getattr(self, name)
             if not hasattr(epochs, "__index__") or epochs < 1:
@@ -68,7 +74,8 @@ class Training:
     def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """A new optimizer of these; ``ConfigError`` if it is none, or one of others."""
         parameters = list(parameters)
-        optimizer = self.optimizer(parameters)
+        with _blamed():
+            optimizer = self.optimizer(parameters)
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"optimizer made {_briefly(optimizer)}, which is none: {FACTORY}")
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -139,12 +146,14 @@ class Lesson:
         """What the loader gives, looked at once."""
         return Rows(self.task, self.loader, self.classes or range(self.objective.classes), self.inputs)
 
-    def key(self) -> list[str]:
-        """What the course of the lesson depends on, as far as it can be told apart."""
-        optimizer = self.training.optimizer_of([nn.Parameter(torch.zeros(1, 1))])
-        groups = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    def key(self, module: nn.Module) -> list[str]:
+        """What the course of the lesson depends on when ``module`` learns, as far as it can be told apart."""
+        optimizer = self.training.optimizer_of(module.parameters())
+        groups = [{**g, "params": [p.shape for p in g["params"]]} for g in optimizer.param_groups]
         training = replace(self.training, threads=None)  # a journal keeps the number that it began with
-        parts = (self.task, self.seed, self.inputs, training, type(optimizer), groups)
+        own = [(k, v) for k, v in vars(optimizer).items() if isinstance(v, bool | int | float | str)]
+        makes, kind = self.training.optimizer, type(optimizer)
+        parts = (self.task, self.seed, self.inputs, training, makes, kind, groups, own)
         data = self.rows.fingerprint
         if data is None:
             self.journal.say(
@@ -152,7 +161,7 @@ class Lesson:
                 "that is interrupted begins anew; let it draw from generators alone"
             )
             data = token_hex()  # no other lesson's
-        return [_described(part) for part in (*parts, type(self.objective), vars(self.objective), data)]
+        return [described(part) for part in (*parts, type(self.objective), vars(self.objective), data)]
 
     def batches(self, device: torch.device, *names: object) -> Iterator[tuple[Tensor, Tensor]]:
         """Checked and normalised batches in the order that ``names`` decide."""
@@ -160,9 +169,15 @@ class Lesson:
             yield self.inputs.normalise(x.to(device)), y.to(device)
 
 
-def _described(value: object) -> str:
-    """Its ``repr``, which is the same in another process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+@contextmanager
+def _blamed() -> Iterator[None]:
+    """What an optimizer that does not fit raises, as a ``ConfigError``; other errors stay as they are."""
+    try:
+        yield
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ConfigError(f"the optimizer failed: {blame(error)}; {FACTORY}") from error
 
 
 def _briefly(value: object) -> str:
@@ -177,11 +192,12 @@ def device_of(module: nn.Module) -> torch.device:
     return tensor.device
 
 
+@torch.enable_grad()  # which a callback may have switched off
 def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
     """One pass with gradient steps; the mean loss. Raises ``DivergedError`` on NaN or infinity."""
     module.train()
     total, count, numbers = 0.0, 0, seeded(*lesson.seed, *names, "layers")
-    plain = type(optimizer).__module__.startswith("torch.optim.") and not has_hooks(optimizer)
+    is_plain = type(optimizer).__module__.startswith("torch.optim.") and not has_hooks(optimizer)
     for x, y in lesson.batches(device_of(module), *names):
         if len(y) == 1 and not _learns_from(lesson, module, x):
             continue
@@ -196,7 +212,7 @@ def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names:
                 "Lower the learning rate, or look for NaN in the data"
             )
         loss.backward()
-        with TRACING, nullcontext() if plain else numbers:
+        with TRACING, nullcontext() if is_plain else numbers, _blamed():
             optimizer.step()
         total, count = total + loss.item() * len(y), count + len(y)
     if not count:

@@ -160,7 +160,12 @@ def theirs(error: BaseException) -> str:
 
 
 def _is_theirs(file: str | None) -> bool:
-    return bool(file) and not str(file).startswith("<") and not str(file).startswith(_OTHERS)
+    return bool(file) and not str(file).startswith("<") and not is_installed(str(file))
+
+
+def is_installed(file: str) -> bool:
+    """Whether it is a library's, or ours."""
+    return file.startswith(_OTHERS)
 
 
 @contextmanager

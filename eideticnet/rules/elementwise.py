@@ -54,7 +54,7 @@ def run_literal(options: dict[str, Any], inputs: list[Tensor]) -> Any:
 
 
 def _actual(value: Any, inputs: list[Tensor]) -> Any:
-    """A literal's value; no function inside the other, which would hold ``inputs`` in a cycle of references."""
+    """A literal's value; no function in a function, which would hold ``inputs`` in a cycle of references."""
     if isinstance(value, dict):
         return inputs[value["input"]] if "input" in value else getattr(torch, value["dtype"])
     return [_actual(v, inputs) for v in value] if isinstance(value, list) else value

@@ -303,6 +303,8 @@ def test_a_seed_that_is_no_whole_number_is_refused(seed):
         ({"memory": -1}, "from 0"),
         ({"moments": "many"}, "moments='many'"),
         ({"moments": 12}, "16 features were kept of earlier tasks"),
+        ({"moments": 10**7}, "745058 GiB of products; use up to 32768"),
+        ({"pretrained": lambda: None}, r"pretrained is .*: give Module\(...\) or None"),
         ({"probes": torch.full((1, 6), math.nan)}, "finite"),
         ({"probes": torch.zeros(0, 6)}, "one or more"),
         ({"probes": [["a"] * 6]}, "holds text"),
@@ -339,7 +341,7 @@ def test_a_network_is_widened_by_numbers_of_another_library(by):
     net = trained(1)
     net.widen(by)
     assert net.program.groups["layers.0"] == 36
-    for bad in ("0.5", math.nan, {"layers.0": 1.5}, {"layers.0": -1}, {3: 1}):
+    for bad in ("0.5", math.nan, {"layers.0": 1.5}, {"layers.0": -1}, {3: 1}, 1e30, {"layers.0": 10**12}):
         with pytest.raises(DataError, match="widen"):
             net.widen(bad)
 
@@ -365,6 +367,10 @@ def test_an_optimizer_in_place_of_what_makes_one_is_refused_with_the_form_that_i
             lambda parameters: torch.optim.SGD([nn.Parameter(torch.zeros(1))]),
             "other parameters than it was given",
         ),
+        (lambda: None, "failed: TypeError: .*takes 0 positional arguments"),
+        (lambda parameters: torch.optim.SGD(parameters, lr=-1), "failed: .*Invalid learning rate"),
+        (torch.optim.LBFGS, "failed: TypeError: LBFGS.step.. missing .*'closure'"),
+        (torch.optim.SparseAdam, "failed: RuntimeError: SparseAdam"),
     ],
 )
 def test_a_factory_that_makes_no_optimizer_of_the_given_parameters_is_refused(optimizer, said):
@@ -381,6 +387,15 @@ def test_a_class_and_a_partial_are_factories():
 def test_epochs_are_whole_numbers(epochs):
     with pytest.raises(ConfigError, match="whole number of epochs"):
         Training(max_epochs=epochs)
+
+
+@pytest.mark.parametrize(
+    "options", [{"threads": t} for t in ("2", 1.5, 0, 10**6)] + [{"label_smoothing": "x"}]
+)
+def test_numbers_that_no_training_can_have_are_refused(options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=name):
+        Training(**options)
 
 
 def test_a_share_of_false_rejections_may_be_a_number_of_numpys():

@@ -3,7 +3,10 @@
 import json
 import resource
 import signal
-from functools import cache
+import subprocess
+import sys
+from functools import cache, partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +18,7 @@ from nets import names, task_loader
 from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Journal, Pruning, Training
+from eideticnet.described import described
 
 PRUNINGS = {
     "plain": Pruning(step=0.4, threshold=0.05, recovery_epochs=2),
@@ -157,6 +161,132 @@ def test_other_data_or_another_seed_is_another_lesson(tmp_path):
         loader = task_loader(1, rows=rows)
         net.train_task("t", loader, names(2), training=quick, pruning=None, journal=journal)
     assert [line.endswith("another lesson and is not used") for line in lines] == [True, True]
+
+
+RATE = 0.1
+
+
+def _of_global(parameters):
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            self.param_groups[0]["lr"] = RATE
+            return super().step(closure)
+
+    return Own(parameters, lr=1.0)
+
+
+class Factory:
+    def __init__(self, rate):
+        self.rate, self.calls = rate, object()
+
+    def __call__(self, parameters):
+        return torch.optim.SGD(parameters, lr=self.rate)
+
+    def make(self, parameters):
+        return torch.optim.SGD(parameters, lr=2 * self.rate)
+
+
+class Slow(torch.optim.SGD):
+    def __init__(self, parameters, share):
+        super().__init__(parameters, lr=0.1)
+        self.share = share
+
+    def step(self, closure=None):
+        self.param_groups[0]["lr"] = self.share
+        return super().step(closure)
+
+
+def _scheduled(every):
+    def make(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, every, 0.5)
+        optimizer.register_step_post_hook(lambda *_: scheduler.step())
+        return optimizer
+
+    return make
+
+
+def _configured(config):
+    return lambda parameters: torch.optim.SGD(parameters, lr=config["rate"])
+
+
+def _by_size(rate):
+    def make(parameters):
+        groups = [{"params": [p], "lr": rate if p.numel() > 20 else 0.1} for p in parameters]
+        return torch.optim.SGD(groups, lr=0.1)
+
+    return make
+
+
+FACTORIES = {
+    "a lambda": [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.SGD(p, lr=0.2)],
+    "a partial": [partial(torch.optim.SGD, lr=lr) for lr in (0.1, 0.2)],
+    "a partial of a class of one's own": [partial(Slow, share=s) for s in (0.1, 0.2)],
+    "a closure": [_by_size(0.1), _by_size(0.2)],
+    "a scheduler in it": [_scheduled(2), _scheduled(3)],
+    "a dict": [_configured({"rate": r, "other": object()}) for r in (0.1, 0.2)],
+    "a namespace": [
+        (lambda config: lambda p: Slow(p, config.share))(SimpleNamespace(share=s)) for s in (0.1, 0.2)
+    ],
+    "an object": [Factory(0.1), Factory(0.2)],
+    "a method": [Factory(0.1).make, Factory(0.2).make],
+}
+
+
+def words_of_factories():
+    return {kind: list(map(described, pair)) for kind, pair in FACTORIES.items()}
+
+
+def test_what_makes_an_optimizer_is_told_apart_by_all_that_it_names_and_is_the_same_in_another_process(
+    monkeypatch,
+):
+    script = (
+        f"import json, sys; from importlib import util; sys.path[:] = {sys.path}; "
+        f"spec = util.spec_from_file_location({__name__!r}, {__file__!r}); "
+        "module = sys.modules[spec.name] = util.module_from_spec(spec); spec.loader.exec_module(module); "
+        "print(json.dumps(module.words_of_factories()))"
+    )
+    command = [sys.executable, "-c", script]
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(elsewhere) == words_of_factories()
+    assert [kind for kind, (one, other) in words_of_factories().items() if one == other] == []
+    before = described(_of_global)
+    monkeypatch.setattr(f"{__name__}.RATE", 0.2)
+    assert described(_of_global) != before
+
+
+def frozen(trunk):
+    trunk.layers[0].requires_grad_(False)
+    return trunk
+
+
+@pytest.mark.parametrize("kind", ["factory", "groups by size", "frozen weights"])
+def test_another_optimizer_or_frozen_weights_are_another_lesson(kind, tmp_path):
+    torch.manual_seed(0)
+    pretrained = Mlp((8, 8))
+    changes = {
+        "factory": [{"optimizer": f} for f in FACTORIES["a scheduler in it"]],
+        "groups by size": [{"optimizer": f} for f in (_by_size(0.1), _by_size(0.2))],
+        "frozen weights": [{"pretrained": pretrained}, {"pretrained": frozen(Mlp((8, 8)))}],
+    }[kind]
+    if kind == "frozen weights":
+        changes[1]["pretrained"].load_state_dict(pretrained.state_dict())
+    lines = []
+    for options in (changes[0], changes[0], changes[1]):
+        net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+        optimizer = options.get("optimizer", torch.optim.Adam)
+        net.train_task(
+            "t",
+            task_loader(1),
+            names(2),
+            training=Training(optimizer, patience=1, settle_patience=1, max_epochs=2),
+            pruning=None,
+            pretrained=options.get("pretrained"),
+            journal=Journal(tmp_path / "journal", interval=0.0, say=lines.append),
+        )
+    told = ["going on" in line or "another lesson" in line for line in lines if "can't store" not in line]
+    assert told == [True, True]
+    assert "another lesson" in lines[-1] or "another lesson" in lines[-2]
 
 
 def test_a_course_that_differs_from_the_journal_begins_again(tmp_path, monkeypatch):
