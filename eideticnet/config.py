@@ -21,7 +21,7 @@ from eideticnet.pruning import Pruning
 from eideticnet.routing import Auto, Decision, RouterKind, Routing, Width
 from eideticnet.schedules import Schedule
 from eideticnet.scores import Score
-from eideticnet.training import Training
+from eideticnet.training import MOST_THREADS, Training
 from eideticnet.users_code import TARGET, located, nearest, unlocated
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -93,7 +93,7 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.0, ge=0)
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=2**31)
     patience: int = Field(5, ge=1)
     settle_patience: int = Field(20, ge=1)
     max_epochs: int = Field(200, ge=1)
@@ -182,7 +182,7 @@ class Config(_Section):
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     seed: int = 0
     device: str = "cpu"
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     test: float = Field(0.25, gt=0, lt=1)
     validation: float = Field(0.0, ge=0, lt=1)
     memory: int = Field(0, ge=0)

@@ -63,9 +63,7 @@ class Training:
         if not isinstance(share, int | float) or not 0 <= share < 1:
             raise ConfigError(f"label_smoothing {share!r}: use a share from 0 to below 1")
         if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
-            raise ConfigError(
-                f"threads {threads!r}: use 1 to {MOST_THREADS}, or None for what suits"
-            )
+            raise ConfigError(f"threads {threads!r}: use 1 to {MOST_THREADS}, or None for what suits")
         for name in ("patience", "settle_patience", "max_epochs"):
             epochs = getattr(self, name)
             if not hasattr(epochs, "__index__") or epochs < 1:
