@@ -32,13 +32,21 @@ class PrivateFolder:
             self._descriptor = os.open(self.real, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise Unavailable(f"TorchServe can have no folder in {root}: {error.strerror}") from error
-        through = Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
-        self.path = through if through.exists() else self.real
+        self.path = self._through_us()
         try:
             self._check(room)
         except BaseException:
             self.remove()
             raise
+
+    def _through_us(self) -> Path:
+        """The path through this process, unless /proc, where there is one, is that of other processes."""
+        through = Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
+        try:
+            ours = os.path.samestat(through.stat(), os.fstat(self._descriptor))
+        except OSError:
+            return self.real
+        return through if ours else self.real
 
     def _check(self, room: int) -> None:
         """What would fail later, inside Java and without its cause: room, sockets, programs."""

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -59,6 +60,20 @@ def test_a_start_on_such_a_disk_ends_at_once_with_that_line(mounted, versions):
     assert "noexec" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - begin < 30
+
+
+def test_a_folder_is_not_looked_for_among_the_files_of_another_process(tmp_path, monkeypatch):
+    """A process has another number in a namespace of its own, and /proc may be that of all."""
+    many = "import os; [os.open('/', 0) for _ in range(99)]; print(flush=True); input()"
+    command = [sys.executable, "-S", "-c", many]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        monkeypatch.setattr(os, "getpid", lambda: other.pid)
+        folder = PrivateFolder(tmp_path)
+        other.kill()
+    assert folder.path == folder.real
+    folder.remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_removed_wherever_its_home_was_moved(tmp_path):
