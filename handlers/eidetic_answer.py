@@ -23,19 +23,25 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 def answers(
     requests: Sequence[Request], outputs: Outputs, bundle: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """The answer to each of ``requests``, whose rows ``outputs`` holds one behind the other.
+) -> Iterator[dict[str, Any] | BadRequest]:
+    """The answer to each of ``requests``, whose rows ``outputs`` holds one behind the other; an error to one
+    whose numbers are so large that what decides is no number any more.
 
     Whoever pins a task asks nothing of the router: there may be no ``task_probs`` then, and there is never a
     ``task_probability``, whatever else is in the batch, unless ``probabilities`` asks for it."""
     tasks, labels = outputs["task"].tolist(), outputs["label"].tolist()
     sure = _sure(outputs)
     likely = outputs["label_probs"].max(1).tolist()
+    astray = _no_numbers(outputs.get("task_probs"), len(tasks))
     start = 0
     for request in requests:
         mine = range(start, start + len(request.x))
         start = mine.stop
         routed = request.task < 0 or request.probabilities
+        lost = next((i for i in mine if likely[i] != likely[i] or (routed and astray[i])), None)
+        if lost is not None:
+            yield _overflow(request, lost - mine.start)
+            continue
         rows = [
             _row(tasks[i], labels[i], sure[i] if routed else None, likely[i], request, bundle) for i in mine
         ]
@@ -47,6 +53,21 @@ def answers(
             yield open_inference.response(rows, indices, bundle, request.reply_to)
         else:
             yield {"predictions": rows} if request.many else rows[0]
+
+
+def _no_numbers(probabilities: npt.NDArray[Any] | None, rows: int) -> list[bool]:
+    """Which rows hold NaN; none where there are no ``probabilities``."""
+    if probabilities is None:
+        return [False] * rows
+    found: list[bool] = np.isnan(probabilities.max(1)).tolist()
+    return found
+
+
+def _overflow(request: Request, row: int) -> BadRequest:
+    field = f"{request.field}[{row}]" if request.many else request.field
+    error = BadRequest(field, "holds numbers so large that the network's answer is none; send smaller ones")
+    error.reply_to = request.reply_to
+    return error
 
 
 def _sure(outputs: Outputs) -> list[float | None]:

@@ -92,7 +92,8 @@ class EideticHandler:
         try:
             if one.outputs is not None:
                 found = answers(one.requests, one.outputs, self.bundle)
-                return dict(zip(one.places, map(encode, found), strict=True))
+                told = (each if isinstance(each, BadRequest) else encode(each) for each in found)
+                return dict(zip(one.places, told, strict=True))
         except Exception:
             log.exception("an answer could not be written")
             if len(one.requests) > 1:

@@ -102,9 +102,10 @@ class Watch:
 
 
 def _real(batch: Batch) -> Iterator[tuple[Pass, Any]]:
-    """The passes that were answered, and which of their rows somebody sent: no probes, no copies."""
+    """The passes that were answered, and which of their rows somebody sent and has an answer: no probes, no
+    copies."""
     for done in batch.passes:
-        real = [not batch.senders[place].shadow for place in done.places]
+        real = [not batch.senders[place].shadow and place not in batch.errors for place in done.places]
         if done.outputs is not None and any(real):
             yield done, slice(None) if all(real) else np.repeat(real, [len(r.x) for r in done.requests])
 

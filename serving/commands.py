@@ -46,8 +46,19 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 app.command()(predict)
+
+
+def _named(value: str) -> Path:
+    if not value:  # which would be the working directory
+        raise typer.BadParameter("it is empty; expected a folder")
+    return Path(value)
+
+
 HomeFolder = Annotated[
-    Path, typer.Option("--home", help="The server's folder: state, archives, keys, reports.")
+    Path,
+    typer.Option(
+        "--home", parser=_named, metavar="PATH", help="The server's folder: state, archives, keys, reports."
+    ),
 ]
 Name = Annotated[str, typer.Option("--name", help="The model; default: the only one there is.")]
 

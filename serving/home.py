@@ -90,11 +90,23 @@ class Home:
         """Make the folders that are not there yet. Nobody else may read what requests held, nor, where a
         folder was there before, put another file in the place of one that was checked."""
         try:
+            self._check_ours()
             for folder in (self.root, *self._folders):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 _close_to_others(folder)
         except OSError as error:
             raise ServingError(f"{self.root} can't be a server's home: {error}") from error
+
+    def _check_ours(self) -> None:
+        """``ServingError`` for a folder of somebody else's: when a server starts, it removes from its store
+        and metrics what it does not know."""
+        if any(map(os.path.lexists, (self.server_lock, self.state, self.header))):
+            return
+        for folder in self._folders:
+            if folder.is_dir() and any(folder.iterdir()):
+                raise ServingError(
+                    f"{self.root} is no server's home, and {folder} holds other files: name a new folder"
+                )
 
     def served(self) -> bool:
         """Whether a server runs here: whether its lock is held, which no reused process id can fake."""

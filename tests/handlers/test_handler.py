@@ -3,6 +3,7 @@
 import json
 import random
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from eidetic_handler import EideticHandler
 from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from small import small_archive
 
 from export.archive import read_archive
 
@@ -109,3 +111,46 @@ def test_instances_of_several_requests_come_back_to_their_own(served):
         assert [r["label"] for r in a["predictions"]] == [r["label"] for r in b["predictions"]]
         assert np.allclose([r["label_probability"] for r in a["predictions"]],
                            [r["label_probability"] for r in b["predictions"]], rtol=0, atol=1e-6)  # fmt: skip
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+def test_numbers_that_overflow_the_network_are_refused_by_their_row_and_disturb_nobody(small, threshold):
+    """The label of NaN would be the first one, whatever the threshold."""
+    huge, good = [-3.4e38, 3.4e38] * 3, [0.5] * 6
+    found, status = ask(
+        small,
+        [
+            {"data": good},
+            {"data": huge, "threshold": threshold},
+            {"instances": [good, huge], "task": "task 0", "top_k": 1},
+            {"inputs": [{"name": "x", "shape": [6], "datatype": "FP32", "data": huge}], "id": "7"},
+        ],
+    )
+    assert status == [200, 400, 400, 400]
+    assert found[0]["label"]
+    errors = [answer["error"] for answer in found[1:]]
+    assert [error["field"] for error in errors] == ["data", "instances[1]", "x[0]"]
+    assert all("smaller ones" in error["message"] for error in errors)
+    assert found[3]["id"] == "7"
+    assert "NaN" not in json.dumps(found)
+
+
+def test_what_overflows_is_counted_as_refused_and_spoils_no_sum(small, monkeypatch):
+    handler = small[0]
+    counted = []
+    metrics = SimpleNamespace(probes=lambda n: None, batch=lambda *a: None, rows=lambda *a: counted.append(a))
+    monkeypatch.setattr(handler.watch, "_metrics", metrics)
+    ask(small, [{"data": [-3.4e38, 3.4e38] * 3}, {"data": [0.5] * 6}])
+    ((pinned, task, probabilities),) = counted
+    assert (len(pinned), len(task)) == (1, 1)
+    assert np.isfinite(probabilities).all()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A network whose inputs have no range."""
+    folder = tmp_path_factory.mktemp("small")
+    zipfile.ZipFile(small_archive(folder / "net.mar")).extractall(folder)
+    handler = EideticHandler()
+    handler.initialize(Context(folder))
+    return handler, folder, {}

@@ -7,9 +7,11 @@ import signal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from export.errors import ArchiveError
 from serving.client.key import Key
+from serving.commands import app
 from serving.errors import ServingError
 from serving.files import write_whole
 from serving.home import Home, Locked
@@ -64,6 +66,21 @@ def test_a_damaged_state_is_an_error_that_names_file_and_place(text, words, tmp_
     path.write_text(text)
     with pytest.raises(ServingError, match=rf"{path} is (damaged: )?{words}"):
         State.load(path)
+
+
+@pytest.mark.parametrize("name", ["store", "metrics", "records", "logs"])
+def test_a_folder_that_is_no_home_and_holds_files_where_a_server_has_its_own_is_left_alone(name, tmp_path):
+    (tmp_path / name / "mine").mkdir(parents=True)
+    with pytest.raises(ServingError, match=rf"{tmp_path} is no server's home, .*/{name} holds other files"):
+        Home(tmp_path).create()
+    assert (tmp_path / name / "mine").exists()
+    (tmp_path / "server.lock").touch()
+    Home(tmp_path).create()
+
+
+def test_an_empty_name_of_a_home_is_not_the_working_directory():
+    result = CliRunner().invoke(app, ["status", "--home", ""])
+    assert (result.exit_code, "it is empty" in result.output) == (2, True)
 
 
 def test_one_model_needs_no_name_and_two_do():
