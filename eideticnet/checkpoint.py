@@ -75,7 +75,7 @@ def save(net: Answering, folder: str | PathLike[str]) -> str:
 @contextmanager
 def _locked(folder: Path, kind: int) -> Iterator[None]:
     """Keep others from saving into ``folder`` meanwhile, where its file system has locks."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # a pipe would be waited for
     try:
         with suppress(OSError):
             fcntl.flock(descriptor, kind)

@@ -117,6 +117,14 @@ def test_a_checkpoint_can_not_name_a_file_outside_its_folder(tmp_path):
         EideticNetwork.load(tmp_path / "a")
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.touch(), lambda path: path.symlink_to(path)])
+def test_what_is_no_folder_is_no_checkpoint_and_is_not_waited_for(make, tmp_path):
+    make(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path}/run"):
+        EideticNetwork.load(tmp_path / "run")
+
+
 def test_saving_repairs_a_damaged_file(tmp_path):
     net = trained(1)
     net.save(tmp_path)
