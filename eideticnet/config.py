@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable
@@ -166,6 +167,9 @@ class TaskConfig(_Section):
 
     def check(self) -> None:
         class_names(self.classes, task_name(self.name))
+        for key, source in (("data", self.data), ("test", self.test)):
+            if source is not None and not source.strip():
+                raise ConfigError(f"{key} is empty; name a file, a folder or a module:callable")
 
 
 class Config(_Section):
@@ -253,7 +257,8 @@ def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskCo
     def whole(source: str | None) -> str | None:
         if source is None or TARGET.fullmatch(source):
             return source and located(source, file.parent)
-        return str((file.parent / source).resolve())
+        # Without an error: a loop of links, or a user that is not there, is told by who reads it.
+        return os.path.realpath(file.parent / os.path.expanduser(source))  # noqa: PTH111
 
     return tuple(
         t.model_copy(
@@ -288,6 +293,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"can't read {path}: {text}") from error
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}") from error
+    except (RecursionError, ValueError) as error:  # of thousands of brackets or digits
+        raise ConfigError(f"can't read {path}: {error}") from error
     if not found:
         raise ConfigError(f"{path} is empty; README has a configuration to begin with")
     return found

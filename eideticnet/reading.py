@@ -34,7 +34,7 @@ def resolve(reads: Reads, learned: Learned, program: Program) -> Reading:
     if isinstance(reads, Mapping):
         unread = {}
         for path, names in reads.items():
-            _check_path(path, program)
+            check_path(path, program)
             read = _owners(names, learned)
             unread[path] = tuple(o for o in everyone if o not in read)
         return Reading(everyone, {path: owners for path, owners in unread.items() if owners})
@@ -53,6 +53,7 @@ def _owners(names: Iterable[str], learned: Learned) -> set[str]:
     return {current[name] for name in names}
 
 
-def _check_path(path: str, program: Program) -> None:
+def check_path(path: str, program: Program) -> None:
+    """Raise ``DataError`` unless there is a layer ``path``, or one in it."""
     if not any(f"{layer}.".startswith(f"{path}.") for layer in program.layers):
         raise DataError(f"reads: no layer {path!r}; layers: {', '.join(program.layers)}")

@@ -30,6 +30,7 @@ from eideticnet.learned import Task
 from eideticnet.network import PROBES, EideticNetwork, Report
 from eideticnet.problems import differences, validate
 from eideticnet.progress import Display
+from eideticnet.reading import check_path
 from eideticnet.repeats import check_apart
 from eideticnet.sources import TaskData, open_task
 from eideticnet.training import Event
@@ -298,6 +299,12 @@ def check(net: EideticNetwork, config: Config, source: Path) -> None:
                 pruning.build().least(net.program)
             except ConfigError as error:
                 raise ConfigError(f"{source}: [{table}] {error}") from None
+    for task in config.tasks:
+        try:
+            for path in task.reads if isinstance(task.reads, dict) else ():
+                check_path(path, net.program)
+        except DataError as error:
+            raise ConfigError(f"{source}: [[tasks]] {task.name!r} {error}") from None
     net.to(usable(config.device))
 
 

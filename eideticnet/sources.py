@@ -162,7 +162,7 @@ def _read(
     path = Path(source)
     if path.is_dir():
         return read_folder(path, task.classes, inputs, others)
-    if path.suffix in (".npz", ".safetensors"):
+    if path.suffix.lower() in (".npz", ".safetensors"):
         return _read_file(path)
     if ":" not in source:
         if path.suffix == ".npy":
@@ -180,7 +180,7 @@ def _read(
 def _read_file(path: Path) -> tuple[Any, Any]:
     try:
         with open_regular(path) as file:
-            arrays: Any = load_file(path) if path.suffix == ".safetensors" else _npz(file)
+            arrays: Any = load_file(path) if path.suffix.lower() == ".safetensors" else _npz(file)
     except (DataError, FileNotFoundError):
         raise
     except MemoryError as error:
@@ -217,6 +217,8 @@ def _numbered(y: Any, classes: Sequence[str]) -> Any:
     names = np.asarray(y)
     names = np.asarray(names.tolist()) if names.dtype.kind == "O" else names
     if names.dtype.kind not in "SU":
+        if names.ndim == 1 and names.dtype.kind in "biuf":
+            _warn_of_names(np.unique(names).tolist(), classes)
         return names
     numbers = {name: number for number, name in enumerate(classes)}
     texts = [t.decode(errors="replace") if isinstance(t, bytes) else t for t in names.ravel().tolist()]
@@ -225,6 +227,19 @@ def _numbered(y: Any, classes: Sequence[str]) -> Any:
             known = f"{', '.join(classes)}{nearest(text, classes)}"
             raise RowError(row, f"label {text!r} is no class; the classes are {known}")
     return np.array([numbers[text] for text in texts], np.int64).reshape(names.shape)
+
+
+def _warn_of_names(labels: Collection[Any], classes: Sequence[str]) -> None:
+    """Numbers are places among the classes, also where they are names of other ones."""
+    names = {int(n): str(int(n)) for n in labels if float(n).is_integer() and 0 <= n < len(classes)}
+    if len(names) == len(labels) and set(names.values()) <= set(classes):
+        for place in (n for n, name in names.items() if classes[n] != name):
+            warnings.warn(
+                f"label {place} is {classes[place]!r}, as its place among the classes says, and not "
+                f"{names[place]!r}; save labels as text where they are names",
+                DataWarning,
+                stacklevel=2,
+            )
 
 
 def _split(dataset: Any, held_out: float, seed: int) -> tuple[list[int], list[int]]:

@@ -117,10 +117,19 @@ def changed(project, *replacements):
         ),
         ('name = "fish"', f'name = "{"f" * 3000}"', ["a task's name can't be", "fff..."]),
         ("birds.npz", "odd", ["task 'birds'", "no .npz, .safetensors, folder or module:callable"]),
+        ("birds.npz", " ", ["[[tasks]] 'birds': data is empty"]),
+        ("birds.npz", "circle.npz", ["task 'birds'", "circle.npz", "Too many levels of symbolic links"]),
+        (
+            'name = "fish"',
+            'name = "fish"\nreads = { conv = ["birds"] }',
+            ["config.toml: [[tasks]] 'fish' reads: no layer 'conv'; layers:"],
+        ),
+        ("seed = 1", "threads = 1000000", ["config.toml: threads = 1000000", "1024"]),
     ],
 )
 def test_a_mistake_in_the_file_or_the_code_that_it_names_is_one_line(project, run, old, new, words):
     (project / "odd.py").write_text(ODD)
+    (project / "circle.npz").symlink_to("circle.npz")
     (project / "broken.py").write_text("x = 1\ndef build(:\n")
     (project / "random.py").write_text("def build(width): pass\n")
     (project / "wants.py").write_text("import torchvison\n")
@@ -159,6 +168,8 @@ def test_a_trunk_that_can_not_be_made_or_traced_is_blamed_by_file_and_line(proje
     [
         (b"", "config.toml is empty"),
         (b"\x89PNG\xff", "no UTF-8 text"),
+        (b"a = " + b"[" * 5000, "can't read config.toml: maximum recursion depth"),
+        (b"a = " + b"9" * 5000, "can't read config.toml: Exceeds the limit"),
         (b"[trunk", "can't read config.toml: Expected ']'"),
         (b"seed = 1\nseed = 2", "a key or a table stands there twice (at"),
         (b"name = mine", "text without quotes (at"),

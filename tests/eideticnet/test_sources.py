@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from eideticnet import DataError, DataWarning, Inputs
-from eideticnet.config import TaskConfig
+from eideticnet.config import TaskConfig, read_tasks
 from eideticnet.sources import open_task
 
 X, Y = task_data(1, 3, 60)
@@ -56,6 +56,27 @@ def test_labels_may_be_names_or_numbers_in_any_usual_form(y, saved):
     for one, other in ((data.train, plain.train), (data.test, plain.test)):
         assert all(torch.equal(a, b) for a, b in zip(one.dataset.tensors, other.dataset.tensors, strict=True))
     assert torch.equal(data.first_inputs(3), plain.first_inputs(3))
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [(["1", "0", "2"], ["0", "1"]), (["2", "0", "9"], []), (["0", "1", "2"], []), (CLASSES, [])],
+)
+@pytest.mark.parametrize("y", [Y.numpy(), Y.float().numpy()])
+def test_a_number_that_is_the_name_of_another_class_is_told(classes, told, y, saved):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        opened(saved(X.numpy(), y), classes)
+    assert [str(w.message).split()[1] for w in found if "save labels as text" in str(w.message)] == told
+
+
+def test_a_file_may_lie_at_home_or_have_a_suffix_in_capitals(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(X.numpy(), Y.numpy()).rename(tmp_path / "FISH.NPZ")
+    tasks = tmp_path / "tasks.toml"
+    tasks.write_text('[[tasks]]\nname = "fish"\nclasses = ["a", "b", "c"]\ndata = "~/FISH.NPZ"\n')
+    (task,) = read_tasks(tasks)
+    assert len(opened(task.data).train.dataset) == 45
 
 
 def with_value(value, row=7):
