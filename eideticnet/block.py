@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from eideticnet.columns import Widths, kept_columns
 from eideticnet.hashing import tensor_hash
-from eideticnet.program import HEAD, INPUT, Program, Step
+from eideticnet.program import HEAD, INPUT, Program, Step, ends
 from eideticnet.rules import RULES
 
 Pieces = Mapping[str, Tensor]
@@ -35,7 +35,8 @@ class Block(nn.Module):
     ) -> None:
         """``widths`` gives the neurons of ``owner`` and of everyone in ``reads``; ``layers``,
         by path, are new ones with random weights unless given. ``unread`` names, by the path of a
-        layer or of a module that contains it, owners in ``reads`` that are not read there."""
+        layer or of a module that contains it, owners in ``reads`` that are not read there. Who sets
+        ``seen`` is shown each own piece, by the value's name."""
         super().__init__()
         self.program = program
         self.owner = owner
@@ -43,6 +44,7 @@ class Block(nn.Module):
         self.unread = {path: tuple(owners) for path, owners in (unread or {}).items()}
         self.widths: dict[str, dict[str, int]] = {o: dict(widths[o]) for o in (*reads, owner)}
         self.fingerprint: dict[str, str] | None = None
+        self.seen: Callable[[str, Tensor], None] | None = None
         self.layers = nn.Module()
         for path, layer in (self._fresh_layers() if layers is None else layers).items():
             self.layers.add_module(_attribute(path), layer)
@@ -71,12 +73,11 @@ class Block(nn.Module):
         return self.widths[self.owner][HEAD]
 
     def forward(self, x: Tensor, earlier: Mapping[str, Pieces]) -> Pieces:
-        """Own pieces of all values, the logits (N, classes) under ``HEAD``.
+        """Own pieces of all values, the logits (N, classes) under ``HEAD``; ``together`` keeps fewer.
 
         ``x`` (N, ...) is the normalised input, ``earlier`` the pieces of each owner in ``reads``.
         """
-        if self.frozen and any(layer.training for layer in self.layers.children()):
-            self.eval()
+        self.stay()
         own = {INPUT: x}
         for step in self.program.steps:
             value = self.compute(step, own, earlier)
@@ -96,7 +97,10 @@ class Block(nn.Module):
             return None
         if rule.reads_back:
             present += self._pieces(step, step.name, {}, earlier)
-        return rule.run(step, layer, present, self.training)
+        value = rule.run(step, layer, present, self.training)
+        if self.seen is not None:
+            self.seen(step.name, value)
+        return value
 
     def _read(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
         """The value ``name`` as ``step`` sees it; None where nobody owns a part of it."""
@@ -195,9 +199,40 @@ class Block(nn.Module):
         """SHA-256 of each tensor that the block holds now, by name."""
         return {name: tensor_hash(tensor) for name, tensor in self.layers.state_dict().items()}
 
+    def stay(self) -> None:
+        """In evaluation mode, if the block is frozen and somebody put a layer of it into another."""
+        if self.frozen and any(layer.training for layer in self.layers.children()):
+            self.eval()
+
     def train(self, mode: bool = True) -> Block:
         """As in ``nn.Module``, except that a frozen block stays in evaluation mode."""
         return super().train(mode and not self.frozen)
+
+
+def together(blocks: Sequence[Block], x: Tensor, keep: Container[str] = (HEAD,)) -> dict[str, Pieces]:
+    """The pieces of the values in ``keep``, by owner, for normalised ``x`` (N, ...).
+
+    ``blocks`` are in the order of learning, with everyone that they read. All take a step of the program
+    before anyone takes the next, and a value goes after its last reader: so there are never more of them
+    than the plain trunk has.
+    """
+    for block in blocks:
+        block.stay()
+    programs = {id(block.program.steps): block.program for block in blocks}
+    over = ends(programs.values()) if len(programs) > 1 else blocks[0].program.ends
+    pieces = {block.owner: {INPUT: x} for block in blocks}
+    for place, names in enumerate(over):
+        for block in blocks:
+            if place < len(block.program.steps):
+                step = block.program.steps[place]
+                value = block.compute(step, pieces[block.owner], pieces)
+                if value is not None:
+                    pieces[block.owner][step.name] = value
+        for name in names:
+            if name not in keep:
+                for own in pieces.values():
+                    own.pop(name, None)
+    return dict(pieces)
 
 
 def _attribute(path: str) -> str:

@@ -6,13 +6,13 @@ blocks, and the network commits it by one assignment.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from eideticnet.block import Block, Pieces
+from eideticnet.block import Block, Pieces, together
 from eideticnet.errors import DamagedError
 from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
@@ -127,12 +127,10 @@ class Learned(nn.Module):
                 waiting.extend(self.block(current).reads)
         return tuple(o for o in self.blocks if o in needed)
 
-    def pieces(self, x: Tensor, owners: Iterable[str]) -> dict[str, Pieces]:
-        """All pieces of ``owners``, in order and closed under what they read; x normalised."""
-        pieces: dict[str, Pieces] = {}
-        for owner in owners:
-            pieces[owner] = self.block(owner)(x, pieces)
-        return pieces
+    def pieces(self, x: Tensor, owners: Iterable[str], keep: Container[str] = (HEAD,)) -> dict[str, Pieces]:
+        """The pieces of the values in ``keep`` of ``owners``, in order and closed under what they read; x
+        normalised."""
+        return together([self.block(owner) for owner in owners], x, keep)
 
     def votes(self, x: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """What a rule decides by: the logits (N, C_t) of every head, and the router's (N, sum of

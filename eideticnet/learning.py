@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from eideticnet.block import Block
+from eideticnet.block import Block, together
 from eideticnet.errors import CapacityError, DataError, UnderfitWarning
 from eideticnet.hashing import json_hash
 from eideticnet.learned import ROUTER, Learned
@@ -64,10 +64,8 @@ def logits_over(learned: Learned) -> Callable[[nn.Module, Tensor], Tensor]:
 
     def logits(block: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(block, Block)
-        with torch.no_grad():
-            earlier = learned.pieces(x, learned.closure(*block.reads))
-        out: Tensor = block(x, earlier)[HEAD]
-        return out
+        earlier = [learned.block(owner) for owner in learned.closure(*block.reads)]
+        return together([*earlier, block], x)[block.owner][HEAD]
 
     return logits
 

@@ -6,7 +6,7 @@ its checkpoint without the Python class that it was traced from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -84,6 +84,17 @@ class Program:
         """The step that describes each layer with weights, by the layer's path."""
         return {s.layer: s for s in reversed(self.steps) if s.layer is not None}
 
+    @cached_property
+    def last_read(self) -> dict[str, int]:
+        """The place of the last step that reads each value, or of its own where nobody does."""
+        places = {step.name: place for place, step in enumerate(self.steps)}
+        return places | {name: place for place, step in enumerate(self.steps) for name in step.inputs}
+
+    @cached_property
+    def ends(self) -> list[list[str]]:
+        """For each step the values that nobody reads after it."""
+        return ends([self])
+
     def widened(self, added: Mapping[str, int]) -> Program:
         """The same with so many more neurons in these groups; blocks that exist are not concerned."""
         return Program(self.steps, {g: n + added.get(g, 0) for g, n in self.groups.items()})
@@ -99,6 +110,17 @@ class Program:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Program:
         return cls(tuple(_step(s) for s in data["steps"]), dict(data["groups"]))
+
+
+def ends(programs: Iterable[Program]) -> list[list[str]]:
+    """For each place the values that no step of any of ``programs`` reads after it."""
+    last: dict[str, int] = {}
+    for program in programs:
+        last |= {name: max(place, last.get(name, place)) for name, place in program.last_read.items()}
+    over: list[list[str]] = [[] for _ in range(max(last.values(), default=-1) + 1)]
+    for name, place in last.items():
+        over[place].append(name)
+    return over
 
 
 def _step(data: dict[str, Any]) -> Step:

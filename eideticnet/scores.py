@@ -77,7 +77,12 @@ def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
     read = _values_read(block)
     totals = {g: torch.zeros(block.own[g]) for g in groups}
     captured: dict[str, Tensor] = {}
-    hook = block.register_forward_hook(lambda module, args, pieces: captured.update(pieces))
+
+    def capture(name: str, value: Tensor) -> None:
+        if name in read:
+            captured[name] = value
+
+    block.seen = capture
     frozen = [weight for weight in block.parameters() if not weight.requires_grad]
     block.eval().requires_grad_(True)
     try:
@@ -87,9 +92,10 @@ def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
             gradients = torch.autograd.grad(loss, [captured[n] for n in names], allow_unused=True)
             for name, gradient in zip(names, gradients, strict=True):
                 if gradient is not None:
-                    _add(totals, block, block.program.features[name], captured[name] * gradient)
+                    _add(totals, block, block.program.features[name], captured[name].detach() * gradient)
+            captured.clear()
     finally:
-        hook.remove()
+        block.seen = None
         for weight in frozen:
             weight.requires_grad_(False)
     return {g: total / (total.norm() + torch.finfo(total.dtype).tiny) for g, total in totals.items()}

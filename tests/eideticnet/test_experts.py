@@ -53,7 +53,9 @@ def halves(trunk):
 def test_the_products_logits_are_always_the_weighted_sum_of_both(trunk, weights, seed):
     learned, trained_part, closed = halves(trunk)
     x = torch.randn(7, FEATURES, generator=torch.Generator().manual_seed(seed))
-    earlier = learned.pieces(x, learned.closure(*trained_part.reads))
+    earlier = {}
+    for owner in learned.closure(*trained_part.reads):
+        earlier[owner] = learned.block(owner)(x, earlier)
     block = product(trained_part, closed, weights).eval()
     both = [part(x, earlier)[HEAD] for part in (trained_part, closed)]
     expected = weights[0] * both[0] + weights[1] * both[1]

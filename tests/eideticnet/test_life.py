@@ -165,12 +165,13 @@ def test_a_pretrained_trunk_is_where_the_first_task_starts(kind):
 
     still = Training(partial(frozen, lr=0.0), patience=1, settle_patience=1, max_epochs=1)
     add(net, kind, 0, pretrained=plain, training=still, pruning=None)
-    features = net.learned.pieces(x, ["t0"])["t0"][net.program.steps[-1].inputs[0]]
+    (name,) = net.program.steps[-1].inputs
+    features = net.learned.pieces(x, ["t0"], [name])["t0"][name]
     norms = [m for m in plain.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     if not norms:  # a batch norm's statistics move in training even when no weight does
         assert torch.allclose(features, plain.eval()(x), rtol=0, atol=1e-5)
     add(net, kind, 1, when_full="widen")
-    assert torch.equal(net.learned.pieces(x, ["t0"])["t0"][net.program.steps[-1].inputs[0]], features)
+    assert torch.equal(net.learned.pieces(x, ["t0"], [name])["t0"][name], features)
 
 
 def test_only_the_first_task_and_only_the_same_trunk_can_be_pretrained():

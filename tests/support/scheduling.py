@@ -7,7 +7,10 @@ from xdist.scheduler import LoadFileScheduling
 _SHARED = {
     "servers": {"serving": ["client", "grpc", "open_inference", "openapi", "payloads", "served"]},
     "servers to harm": {"faults": ["clients", "fuzz", "processes"]},
-    "networks of the zoo": {"eideticnet": ["disturbances", "every_layer", "life"], "export": ["layouts"]},
+    "networks of the zoo": {
+        "eideticnet": ["disturbances", "every_layer", "life", "values"],
+        "export": ["layouts"],
+    },
 }
 TOGETHER = {
     f"tests/{folder}/test_{name}.py": what
