@@ -63,7 +63,7 @@ RARE = ("lstm two layers both ways", "gru both ways", "transformer post-norm", "
 KINDS = [pytest.param(k, marks=pytest.mark.slow) if k in RARE else k for k in ZOO]
 
 
-@examples(8, 40)
+@examples(4, 40)
 @given(
     trunk=st.sampled_from(TRUNKS),
     widths=st.lists(st.integers(8, 20), min_size=2, max_size=4),
@@ -86,7 +86,7 @@ def test_whatever_routes_and_answers_gives_the_bits_of_a_pass_that_keeps_all_val
     assert all(torch.equal(found[owner][HEAD], logits) for owner, logits in expected.items())
 
 
-@examples(6, 30)
+@examples(3, 30)
 @given(
     trunk=st.sampled_from(TRUNKS),
     widths=st.lists(st.integers(8, 20), min_size=2, max_size=4),
@@ -176,7 +176,7 @@ def test_a_deep_network_answers_with_two_values_of_each_block_and_what_is_skippe
 def test_a_whole_life_leaves_no_tensor_to_the_garbage_collector(tmp_path):
     net = trained(1, (16, 12), router=False)
     loaders = {"task 0": task_loader(0), "second": task_loader(2)}
-    pruning = Pruning(score="taylor", step=0.4, threshold=0.2, recovery_epochs=1)
+    pruning = Pruning(score="taylor", step=0.6, threshold=0.2, recovery_epochs=1)
     counts = []
 
     def count(event):
@@ -189,4 +189,4 @@ def test_a_whole_life_leaves_no_tensor_to_the_garbage_collector(tmp_path):
         net.fit_router(loaders, routing=Routing("taps"), validation=loaders, training=QUICK)
         evaluate(net, loaders)
     assert not [tuple(tensor.shape) for tensor in left]
-    assert max(counts) - min(counts) < 60  # weights, optimizers' states; of each step it would be thousands
+    assert max(counts) - min(counts) < 100  # weights and an optimizer's states; values of steps would be more
