@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -38,6 +39,10 @@ from eideticnet.users_code import blame
 
 Loader = Iterable[Any]
 """A DataLoader, or whatever else gives batches (x, y) each time that it is iterated."""
+_UNDECIDED = (
+    "its loader gives other rows when it is read again with the same seed, so no result of it can be repeated: it "
+    "draws in a thread of its own, or from what no seed decides; num_workers=1 loads ahead, too"
+)
 LOOKS = 3
 """In so many passes a sampler that draws at random may show a rare class."""
 LONG = 10.0
@@ -81,10 +86,11 @@ class Rows:
             raise self._error("its loader is a Dataset; pass DataLoader(dataset, 64, shuffle=True)")
         if not isinstance(found, Iterable) or isinstance(found, str | bytes | dict | Tensor):
             raise self._error(f"its loader is a {kind}; pass a DataLoader, or batches(x, y)")
-        if getattr(found, "persistent_workers", False):
-            raise self._error(
-                "persistent workers draw other numbers the more often they were read; leave that out"
-            )
+        if isinstance(found, DataLoader) and found.persistent_workers:
+            # Such workers draw other numbers the more often they were read.
+            found = copy.copy(found)
+            vars(found)["persistent_workers"] = False
+            object.__setattr__(self, "loader", found)
 
     def batches(self, *names: object) -> Generator[tuple[Tensor, Tensor]]:
         """One pass, decided by ``names``: ``x`` (N, *shape) in the contract's type, raw, and ``y`` (N,)
@@ -157,13 +163,16 @@ class Rows:
         whole = self.tensors
         if whole is not None and len(whole[1]):
             return keys_of(whole[0]), whole[1].cpu()
-        keys, labels = zip(*((keys_of(x), y.cpu()) for x, y in self.batches("look")), strict=True)
-        with closing(self.batches("look", "again")) as second:
+        with unmoved(self.loader):
+            keys, labels = zip(*((keys_of(x), y.cpu()) for x, y in self.batches("look")), strict=True)
+        with closing(self.batches("look")) as second:
             try:
-                next(second)
+                x, _ = next(second)
             except DataError as error:
                 again = str(error).removeprefix(str(self._error("")))
                 raise self._error(f"its loader can be read only once; a second pass: {again}") from None
+        if not np.array_equal(keys_of(x), keys[0]):
+            warnings.warn(f"{self._error(_UNDECIDED)}", DataWarning, stacklevel=4)
         return np.concatenate(keys), torch.cat(labels)
 
     @cached_property

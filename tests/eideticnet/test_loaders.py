@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections import Counter, namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import sleep
 
@@ -390,10 +391,6 @@ WRONG = {
     "single rows": (DataLoader(PLAIN, batch_size=None), r"gives single rows; .*batches\(x, y\) makes"),
     "a list of single rows": (pairs_of(X, Y.tolist()), r"gives single rows; .*batches\(x, y\) makes"),
     "inputs in a dict": ([({"ids": X}, Y)], "x is dict"),
-    "persistent workers": (
-        DataLoader(PLAIN, 16, num_workers=1, persistent_workers=True),
-        "persistent workers draw other numbers",
-    ),
     "text": ([(X, ["owl"] * 48)], r"y holds text \('owl'\)"),
     "more inputs than labels": ([(X, Y[1:])], "48 inputs and 47 labels"),
     "several labels": ([(X, torch.ones(48, 2))], r"labels have shape \(48, 2\)"),
@@ -663,6 +660,38 @@ class Epochs(Sampler):
         return iter(torch.randperm(48, generator=torch.Generator().manual_seed(self.epoch)).tolist())
 
 
+class Ahead:
+    """Loads in a thread of its own."""
+
+    def __init__(self, loader):
+        self.loader = loader
+
+    def __iter__(self):
+        with ThreadPoolExecutor(1) as thread:
+            yield from thread.submit(list, self.loader).result()
+
+
+UNDECIDED = {
+    "another thread": lambda: Ahead(DataLoader(PLAIN, 16, shuffle=True)),
+    "the system": lambda: DataLoader(Holding(random.SystemRandom().random), 16),
+}
+
+
+@pytest.mark.parametrize("kind", UNDECIDED)
+def test_rows_that_no_seed_decides_are_told(kind):
+    with pytest.warns(DataWarning, match="^task 't': its loader gives other rows when it is read again"):
+        looked_at(UNDECIDED[kind]())
+    looked_at(Ahead(DataLoader(PLAIN, 16)))
+
+
+def test_persistent_workers_are_begun_anew_for_each_pass():
+    loader = DataLoader(Augmented(), 16, shuffle=True, num_workers=1, persistent_workers=True)
+    rows = Rows("t", loader, ("a", "b"), INPUTS)
+    first, again = (list(rows.batches(1)) for _ in range(2))
+    assert [x.tolist() for x, _ in first] == [x.tolist() for x, _ in again]
+    assert loader.persistent_workers
+
+
 COUNTERS = {
     "a sampler": lambda: DataLoader(PLAIN, 16, sampler=Epochs()),
     "a dataset": lambda: DataLoader(Holding(Counting().random), 16),
@@ -702,8 +731,9 @@ def test_a_journal_goes_on_with_the_same_rows_alone(kind, tmp_path):
 @pytest.mark.slow
 def test_workers_give_what_one_process_gives():
     digests = set()
-    for workers in (0, 2):
-        loader = DataLoader(Subset(PLAIN, range(40)), 16, shuffle=True, num_workers=workers)
+    for workers in (0, 2, -2):
+        persistent = {"num_workers": abs(workers), "persistent_workers": workers < 0}
+        loader = DataLoader(Subset(PLAIN, range(40)), 16, shuffle=True, **persistent)
         net = EideticNetwork(Mlp((8, 8)), X[:2])
         net.train_task("t", loader, names(2), training=QUICK, pruning=None)
         net.fit_router({"t": loader}, training=QUICK)
