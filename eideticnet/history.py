@@ -92,10 +92,14 @@ class History(BaseModel):
 def read(net: EideticNetwork) -> History:
     """The network's history, empty if none was kept."""
     try:
-        return History.model_validate(net.metadata.get("history", {}))
+        history = History.model_validate(net.metadata.get("history", {}))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
         raise CheckpointError(f"the history in the checkpoint is damaged at {fields}") from None
+    revised = {task.name for task in net.tasks if task.revision}  # by hand, which answers a doubt
+    return history.model_copy(
+        update={"doubts": {n: d for n, d in history.doubts.items() if n not in revised}}
+    )
 
 
 class Recorder:

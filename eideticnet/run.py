@@ -26,7 +26,7 @@ from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.history import Recorder, read
 from eideticnet.inputs import DTYPES
 from eideticnet.journal import Journal
-from eideticnet.learned import Task
+from eideticnet.learned import ROUTER, Task
 from eideticnet.network import PROBES, EideticNetwork, Report
 from eideticnet.problems import differences, validate
 from eideticnet.progress import Display
@@ -229,11 +229,19 @@ def routed(net: EideticNetwork) -> dict[str, float]:
 
 
 def doubts(net: EideticNetwork) -> list[str]:
-    """What ended too early, in a line each that says what to change in the TOML."""
+    """What ended too early, in a line each that says what to change, and where."""
     return [
-        f"{name}: {doubt} (keys of [training] in the TOML; a run with other ones needs another --out)"
+        f"{name}: {doubt} (keys of [training] in the TOML, with another --out; or to keep this run, in "
+        f"Python, {_again(name)})"
         for name, doubt in read(net).doubts.items()
     ]
+
+
+def _again(name: str) -> str:
+    """How a task, or the router, of a run is learned once more."""
+    if name == ROUTER:
+        return "net.fit_router with another Training, and net.save"
+    return f"net.revise_task({name!r}, ...) with another Training, net.save, and the same command once more"
 
 
 def complete(

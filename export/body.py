@@ -47,7 +47,10 @@ def check(net: EideticNetwork) -> None:
     """``DamagedError`` if a frozen weight changed, ``NotReadyError`` if no router knows the present tasks."""
     net.verify()
     if net.learned.routing is None:
-        raise NotReadyError("the network has no router for its present tasks; call fit_router first")
+        raise NotReadyError(
+            "the network has no router for its present tasks: python -m eideticnet train (or add-task), once "
+            "more, goes on with a run that was interrupted; in Python, call fit_router"
+        )
 
 
 def body(net: EideticNetwork) -> Body:

@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
+from eideticnet.history import read
 from eideticnet.images import MAX_PIXELS, usual_pixels
+from eideticnet.learned import ROUTER
 from export.agreement import Trial, agreement, eager
 from export.body import check, evaluating
 from export.contents import VALIDATION
@@ -138,7 +140,7 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
         "limits": limits,
         "tasks": _tasks(net, answering),
         "superseded": _tasks(net, [t for t in net.learned.tasks if t not in answering]),
-        "routing": {"rule": routing.decision, **routing.to_json()},
+        "routing": {"rule": routing.decision, **routing.to_json(), **_doubt(read(net).doubts.get(ROUTER))},
         "tools": _tools(format),
     }
 
@@ -158,7 +160,7 @@ def _limits(net: EideticNetwork, max_instances: int, max_pixels: int | None) -> 
 
 
 def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:
-    digests, reports = net.digests(), net.metadata.get("report", {})
+    digests, reports, doubts = net.digests(), net.metadata.get("report", {}), read(net).doubts
     return [
         {
             "name": t.name,
@@ -167,10 +169,14 @@ def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:
             "revision": t.revision,
             "network_digest": digests[t.label],
             "neurons": sum(net.learned.block(t.owner).own.values()),
-            "report": reports.get(t.name, {}),
+            "report": reports.get(t.name, {}) | _doubt(doubts.get(t.name)),
         }
         for t in tasks
     ]
+
+
+def _doubt(said: str | None) -> Json:
+    return {"doubt": said} if said else {}
 
 
 def _write_graphs(

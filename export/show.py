@@ -54,6 +54,8 @@ BATCH_DEPENDENT = (
 def show_build(bundle: dict[str, Any]) -> None:
     """What an export chose, how far it agrees with the network, and what to mind; often nothing."""
     console = Console(stderr=True)
+    for name, doubt in doubted(bundle).items():
+        console.print(f"warning: {name}: {doubt}", style="yellow", markup=False, soft_wrap=True)
     if measured := bundle.get("layout_measured"):
         console.print(f"layout: {measured['taken']} ({measured['reason']})", markup=False)
     if found := bundle.get("accuracy"):
@@ -61,6 +63,14 @@ def show_build(bundle: dict[str, Any]) -> None:
         console.print(f"on {found['rows']} rows: {found['inputs']}", markup=False)
     if bundle.get("batch_dependent"):
         console.print(BATCH_DEPENDENT, style="yellow", markup=False)
+
+
+def doubted(bundle: dict[str, Any]) -> dict[str, str]:
+    """Why training may have ended too early, by the task, or the router, of which that is known."""
+    reports = {task["name"]: task.get("report", {}) for task in bundle["tasks"]} | {
+        "router": bundle["routing"]
+    }
+    return {name: str(report["doubt"]) for name, report in reports.items() if report.get("doubt")}
 
 
 def _agreement(found: dict[str, Any], form: str) -> Table:

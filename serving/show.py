@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.archive import Archive
+from export.show import doubted
 from export.show import show as show_proof
 from serving.connection import Connection
 from serving.deploy import Step
@@ -32,12 +33,20 @@ def task_table(archive: Archive) -> Table:
         table.add_column(heading)
     for heading in ("oracle accuracy", "routed accuracy", "neurons used"):
         table.add_column(heading, justify="right")
+    if doubts := doubted(archive.bundle):
+        table.add_column("training")
     for task in archive.tasks:
         report = task.get("report", {})
         used = f"{task['neurons']} of {archive.bundle['neurons']}"
-        row = (_percent(report.get("oracle")), _percent(report.get("routed")), used)
+        row = [_percent(report.get("oracle")), _percent(report.get("routed")), used]
+        row += [EARLY] if task["name"] in doubts else []
         table.add_row(escape(task["name"]), escape(", ".join(task["classes"])), *row)
+    if ROUTER in doubts:
+        table.add_row(ROUTER, "", "", "", "", EARLY)
     return table
+
+
+ROUTER, EARLY = "router", "ended too early"
 
 
 def _percent(value: Any) -> str:

@@ -1,6 +1,7 @@
 """The parts know only whom they may know, and the wheel holds the method alone."""
 
 import ast
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -158,6 +159,24 @@ def test_the_wheel_holds_the_method_and_nothing_else(tmp_path):
     expected = {str(p.relative_to(ROOT)) for p in files}
     assert set(names) == expected
     assert "eideticnet/py.typed" in names
+
+
+def test_a_script_beside_a_clone_finds_the_package_and_not_the_folder_of_the_clone(tmp_path):
+    clone, site = tmp_path / "eideticnet", tmp_path / "site"
+    (clone / "eideticnet").mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "eideticnet/__init__.py"):
+        shutil.copy(ROOT / name, clone / name)
+    build = "import setuptools.build_meta as s; print(s.build_editable('..'))"
+    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import importlib.util, site; site.addsitedir({str(site)!r})\n"
+        "print(importlib.util.find_spec('eideticnet').origin)"
+    )
+    found = subprocess.run([sys.executable, "-S", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(clone / "eideticnet/__init__.py")
 
 
 def test_the_project_speaks_of_itself_alone():

@@ -1,22 +1,27 @@
 """What ``python -m export`` leaves behind and says by its exit status, also when it is told nonsense."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ctrl_c import interrupted
 from histories import add_task, archived, normalised
-from nets import fit
+from nets import LIGHT, QUICK, fit, task_loader
+from rich.console import Console
 from typer.testing import CliRunner
 
+from eideticnet.history import History, read
 from export.archive import read_archive
 from export.commands import app
+from serving.show import task_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,7 +100,7 @@ def test_what_is_no_verdict_has_a_status_of_its_own_and_a_line_that_says_why(ver
 
 
 def test_a_verdict_whose_report_can_not_be_kept_is_printed_all_the_same(versions, tmp_path):
-    result = invoke("verify", versions[1], "--against", versions[0], "--report", tmp_path / "no" / "r.json")
+    result = invoke("verify", versions[1], "--against", versions[0], "--report", tmp_path)
     assert result.exit_code == 2
     assert json.loads(result.stdout)["verdict"] == "proven"
 
@@ -188,3 +193,40 @@ def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
     assert [(p.wait(), p.communicate()[1]) for p in both] == [(0, b"")] * 2
     assert [p.name for p in tmp_path.iterdir()] == ["net-2.0.mar"]
     read_archive(tmp_path / "net-2.0.mar")
+
+
+def test_an_archive_of_other_content_stays_unless_it_is_to_be_replaced(run_folder, tmp_path):
+    store, other = tmp_path / "store", tmp_path / "other" / "net"
+    (path,) = invoke("build", run_folder, "--store", store).stdout.splitlines()
+    content = Path(path).read_bytes()
+    net = normalised(2)
+    net.learned = net.learned.with_routing(replace(net.learned.routing, threshold=0.25))
+    net.save(other)
+    again = invoke("build", run_folder, "--store", store)
+    assert (again.exit_code, again.stdout) == (0, f"{path}\n")
+    refused = module("build", other, "--store", store)
+    assert refused.returncode == 1
+    assert f"{path} is there already, with other content: --replace" in refused.stderr
+    assert Path(path).read_bytes() == content
+    assert [p.name for p in store.iterdir()] == [Path(path).name]
+    assert invoke("build", other, "--store", store, "--replace").exit_code == 0
+    assert Path(path).read_bytes() != content
+
+
+def test_what_training_leaves_in_doubt_is_in_the_bundle_and_in_the_tables(tmp_path):
+    net, told = normalised(2), "training accuracy is 0.500; raise patience"
+    doubts = {"task 0": told, "router": told}
+    net.metadata = {**net.metadata, "history": History(doubts=doubts).model_dump()}
+    net.save(tmp_path / "net")
+    result = invoke("build", tmp_path / "net", "--store", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert [f"warning: {name}: {told}" for name in doubts] == result.stderr.splitlines()
+    archive = read_archive(Path(result.stdout.strip()))
+    assert archive.tasks[0]["report"]["doubt"] == archive.bundle["routing"]["doubt"] == told
+    assert "doubt" not in archive.tasks[1]["report"]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(task_table(archive))
+    lines = [line for line in console.file.getvalue().splitlines() if "ended too early" in line]
+    assert [line.split()[1] for line in lines] == ["task", "router"]
+    net.revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT)
+    assert list(read(net).doubts) == ["router"]
