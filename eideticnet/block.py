@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -172,10 +172,15 @@ class Block(nn.Module):
 
     def adopt(self, trunk: nn.Module) -> None:
         """Take over the weights of ``trunk``, a plain one in normal form, as wide as this block."""
+        for _, layer, tensors in self.beside(trunk):
+            layer.load_state_dict(tensors)
+
+    def beside(self, trunk: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, Tensor]]]:
+        """Path and layer of all but the head, and what ``trunk`` has in the place of the layer's tensors."""
         for path, step in self.program.layers.items():
             layer = self.layer(path)
             if layer is not None and path != HEAD:
-                layer.load_state_dict(RULES[step.rule].adopt(step, layer, trunk))
+                yield path, layer, RULES[step.rule].adopt(step, layer, trunk)
 
     def freeze(self) -> None:
         """Turn every parameter into a new tensor registered as a buffer, for ever.

@@ -34,49 +34,62 @@ RUNS, REST = 3, 0.05
 """Of a forward that seems to draw, and the seconds after them."""
 
 
-def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
-    """The trunk's graph for any number of rows, in the mode that the trunk is in."""
-    example = torch.cat([example, example])[:2]  # one instance would be exported as a constant
-    shape, mode = tuple(example.shape), " while it trains" if trunk.training else ""
+def tried(trunk: nn.Module, example: Tensor) -> None:
+    """Raise ``UnsupportedError`` unless the trunk makes one tensor of two rows, in the mode that it is in,
+    with random numbers from torch alone. Export would log stack traces of what fails."""
+    example = _two(example)
     buffers = {name: buffer.clone() for name, buffer in trunk.named_buffers()}
     try:
-        with torch.no_grad(), seeded("forward"):  # first of all: export logs stack traces of what fails
+        with torch.no_grad(), seeded("forward"):
             out = _with_torchs_numbers_alone(lambda: functional_call(trunk, buffers, (example,)))
     except UnsupportedError:
         raise
     except Exception as error:
         raise UnsupportedError(
-            f"the trunk can't run on an input of shape {shape}{mode}: {blame(error)}"
+            f"the trunk can't run on an input of shape {tuple(example.shape)}{_mode(trunk)}: {blame(error)}"
         ) from error
     if not isinstance(out, Tensor):
         raise UnsupportedError(
-            f"the trunk returns a {type(out).__name__}{mode}; "
+            f"the trunk returns a {type(out).__name__}{_mode(trunk)}; "
             "it must return exactly one tensor of features (N, F)"
         )
+
+
+def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
+    """The trunk's graph for any number of rows, in the mode that the trunk is in."""
+    example = _two(example)
     try:
         # Without gradients, torch's encoder layer takes a shortcut that is one operation.
         with _unheard(), _known_momentum(trunk), torch.enable_grad():
             graph = torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except GuardOnDataDependentSymNode as error:
         raise UnsupportedError(
-            f"torch.export can't trace {theirs(error)}: what the trunk does{mode} depends on the values of "
-            "its input, as in `if x.sum() > 0`; compute both and choose with torch.where"
+            f"torch.export can't trace {theirs(error)}: what the trunk does{_mode(trunk)} depends on the "
+            "values of its input, as in `if x.sum() > 0`; compute both and choose with torch.where"
         ) from error
     except UnsupportedError:
         raise
     except Exception as error:
         if "Constraints violated" in str(error):
             raise UnsupportedError(
-                f"the trunk takes the number of rows for a fixed number{mode}; in shapes use x.shape[0] "
-                "instead of len(x) or int(...), in what is computed no number of rows at all, "
+                f"the trunk takes the number of rows for a fixed number{_mode(trunk)}; in shapes use "
+                "x.shape[0] instead of len(x) or int(...), in what is computed no number of rows at all, "
                 "x.view(x.shape[0], -1) instead of numbers, no loop over rows, and "
                 "batch_first=True where a layer takes sequences"
             ) from error
         raise UnsupportedError(
-            f"torch.export can't trace the trunk for any batch size{mode}: {blame(error)}"
+            f"torch.export can't trace the trunk for any batch size{_mode(trunk)}: {blame(error)}"
         ) from error
     _flatten(graph.graph_module)
     return graph
+
+
+def _two(example: Tensor) -> Tensor:
+    return torch.cat([example, example])[:2]  # one instance would be exported as a constant
+
+
+def _mode(trunk: nn.Module) -> str:
+    return " while it trains" if trunk.training else ""
 
 
 def _with_torchs_numbers_alone(forward: Callable[[], Any]) -> Any:
@@ -89,14 +102,14 @@ def _with_torchs_numbers_alone(forward: Callable[[], Any]) -> Any:
             try:
                 out = forward()
             finally:
-                moved = repr(_elsewhere()) != repr(before)
+                moved = _told(_elsewhere()) != _told(before)
                 if moved:
                     random.setstate(before[0])
                     np.random.set_state(before[1])
             if not moved:
                 return out
         time.sleep(REST)
-        if repr(_elsewhere()) != repr(before):
+        if _told(_elsewhere()) != _told(before):
             return out
     raise UnsupportedError("forward draws random numbers from Python or numpy; use torch's")
 
@@ -104,6 +117,11 @@ def _with_torchs_numbers_alone(forward: Callable[[], Any]) -> Any:
 def _elsewhere() -> tuple[Any, Any]:
     """The states of Python's and numpy's global generators."""
     return random.getstate(), np.random.get_state(legacy=False)
+
+
+def _told(states: tuple[Any, Any]) -> Any:
+    """The states as something that can be compared."""
+    return tree_map(lambda x: x.tobytes() if isinstance(x, np.ndarray) else x, states)
 
 
 @contextmanager

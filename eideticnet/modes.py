@@ -49,13 +49,14 @@ class _Comparison:
 
     def __init__(self, evaluation: ExportedProgram, training: ExportedProgram) -> None:
         (here, self.output), (there, self.end) = live(evaluation.graph), live(training.graph)
-        names = {tensors_of(training).get(n.name, n.name): n for n in there if n.op == "placeholder"}
-        self.weights = {names[name] for name in tensors_of(training).values()}
+        ours, theirs = tensors_of(evaluation), tensors_of(training)
+        names = {theirs.get(n.name, n.name): n for n in there if n.op == "placeholder"}
+        self.weights = {names[name] for name in theirs.values()}
         self.found, self.theirs = Modes(), list(_operations(there))
         self.back: dict[Node, Node] = {}
         for node in here:
             if node.op == "placeholder":
-                self._pair(node, names[tensors_of(evaluation).get(node.name, node.name)])
+                self._pair(node, names[ours.get(node.name, node.name)])
         places, start = defaultdict[object, list[int]](list), 0
         for i, twin in enumerate(self.theirs):
             places[_key(twin)].append(i)

@@ -30,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 ROWS = 5
 _MUCH = 10**8
 _TOLERANCE_32 = 1e-3
+_PERIOD = 65537
 _NOT_OF_THE_DATA = ("new_", "empty", "zeros_like", "ones_like", "full_like", "sym_")
 _LIKE_ANOTHER = ("type_as", "to", "expand_as", "view_as", "reshape_as")
 
@@ -100,14 +101,21 @@ def _with_telling_weights(trunk: nn.Module) -> nn.Module:
     trunk, constants = copy.deepcopy(trunk), fixed(trunk)
     for name, weight in trunk.named_parameters():
         if weight.is_floating_point() and name not in constants:
-            noise = 0.5 * torch.rand_like(weight) / (weight[0].numel() if weight.ndim > 1 else 1) ** 0.5
-            sign = torch.where(weight == 0, torch.rand_like(weight) - 0.5, weight).sign()
-            weight.add_(noise * sign)
+            numbers = _random(weight)
+            sign = torch.where(weight == 0, numbers - 0.5, weight)
+            most = 0.5 / (weight[0].numel() if weight.ndim > 1 else 1) ** 0.5
+            weight.add_(numbers.mul_(most).copysign_(sign))
     for norm in trunk.modules():
         if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.add_(torch.rand_like(norm.running_mean) - 0.5)
             norm.running_var.mul_(0.5 + torch.rand_like(norm.running_var))
     return trunk
+
+
+def _random(like: Tensor) -> Tensor:
+    """Numbers from 0 to 1. Many are fewer ones again and again, in a period that fits no layer."""
+    fewer = torch.rand(min(like.numel(), _PERIOD), dtype=like.dtype, device=like.device)
+    return fewer.repeat(-(-like.numel() // _PERIOD))[: like.numel()].reshape(like.shape)
 
 
 def _check(
@@ -129,9 +137,9 @@ def check_rows(graph: ExportedProgram, tensors: Mapping[str, Tensor], rows: Tens
     """What every operation gives for two rows, each among other rows, elsewhere in the batch, in
     batches of two sizes."""
     batches = [rows[[0, 1, 2]], rows[[3, 0]], rows[[1, 4]]]
-    of_the_rows = set[Node]()
+    of_the_rows, weights = set[Node](), tensors_of(graph)
     for node, values in side_by_side(graph, tensors, batches):
-        if node.name not in tensors_of(graph) and (node.op == "placeholder" or of_the_rows & _data(node)):
+        if node.name not in weights and (node.op == "placeholder" or of_the_rows & _data(node)):
             of_the_rows.add(node)
             for parts in zip(*map(tree_leaves, values), strict=True):
                 if isinstance(parts[0], Tensor) and "empty" not in str(node.target):
@@ -204,19 +212,20 @@ def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: flo
             "while it trains, the trunk computes something else than a block would, and no operation tells "
             f"what (random numbers: {theirs or 'none'} instead of {ours or 'none'})"
         )
-    counted = one_block(block.program, named)
+    for path, layer, counted in block.beside(named):
+        for key, buffer in layer.named_buffers():
+            if buffer.is_floating_point() and distance(buffer, counted[key]) > tolerance:
+                raise UnsupportedError(
+                    f"the trunk's {key} of layer {path!r} counts otherwise than a batch norm's"
+                )
     with torch.no_grad():
         for weight in named.parameters():
             weight.copy_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
-    taught = dict(one_block(block.program, named).layers.named_parameters())
-    counts = dict(counted.layers.named_buffers())
-    for key, buffer in block.layers.named_buffers():
-        if buffer.is_floating_point() and distance(buffer, counts[key]) > tolerance:
-            raise UnsupportedError(f"the trunk's {_dotted(key)} counts otherwise than a batch norm's")
-    for key, weight in block.layers.named_parameters():
-        given = torch.zeros_like(weight) if weight.grad is None else weight.grad
-        if not key.startswith(f"{HEAD}.") and distance(given, taught[key]) > tolerance:
-            raise _taught_otherwise(_dotted(key), bool(taught[key].any()))
+    for path, layer, taught in block.beside(named):
+        for key, weight in layer.named_parameters():
+            given = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            if distance(given, taught[key]) > tolerance:
+                raise _taught_otherwise(f"{key} of layer {path!r}", bool(taught[key].any()))
 
 
 def _learned_from(
@@ -232,11 +241,6 @@ def _learned_from(
         wanted = torch.linspace(1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)
         (out * wanted).sum().backward()
     return out.detach(), draws
-
-
-def _dotted(key: str) -> str:
-    layer, _, tensor = key.replace("__", ".").rpartition(".")
-    return f"{tensor} of layer {layer!r}"
 
 
 def _taught_otherwise(tensor: str, taught: bool) -> UnsupportedError:

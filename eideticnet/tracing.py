@@ -12,14 +12,15 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.nn.parameter import is_lazy
 
+from eideticnet.asked import exported_asking, in_both_modes, settings
 from eideticnet.calls import Call, shape_of, writes
 from eideticnet.constants import fold
 from eideticnet.draws import tracing
 from eideticnet.errors import TrunkWarning, UnsupportedError
-from eideticnet.exported import exported, live, tensors_of
+from eideticnet.exported import live, tensors_of
 from eideticnet.groups import Groups, Layouts, Retrace
-from eideticnet.modes import Modes, compared
-from eideticnet.normal import as_named, fixed, in_mode
+from eideticnet.modes import Modes
+from eideticnet.normal import as_named, fixed
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, is_learned, rule_for
 from eideticnet.seeding import seeded
@@ -72,9 +73,9 @@ def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
     with seeded("trace"):  # what is built draws initial weights; what torch traces would show the numbers
         named = as_named(trunk)
         rows = _like(example) if rows is None else rows
-    graph, before = exported(named, example), _settings(named)
+    graph, modes, before = exported_asking(named, example)
     try:
-        modes = compared(graph, exported(in_mode(named, training=True), example))
+        modes = modes or in_both_modes(named, example, graph)
     except UnsupportedError:
         _walked(named, graph, Modes())  # may know a better reason
         raise
@@ -82,23 +83,12 @@ def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
     check_program(program, trunk, graph, rows, not modes.lost)
     counted = [
         f"forward changes {name!r} of the trunk; a block keeps what it was when the trunk was traced"
-        for name, value in _settings(named).items()
+        for name, value in settings(named).items()
         if value != before.get(name, value)
     ]
     for problem in dict.fromkeys([*modes.lost, *counted, *_frozen(trunk)]):
         warnings.warn(problem, TrunkWarning, stacklevel=4)
     return program
-
-
-def _settings(trunk: nn.Module) -> dict[str, object]:
-    """Plain attributes of all modules, except the mode, by dotted name."""
-    plain = {
-        f"{path}.{name}".lstrip("."): value
-        for path, module in trunk.named_modules()
-        for name, value in vars(module).items()
-        if type(value) in (bool, int, float, str)
-    }
-    return {name: value for name, value in plain.items() if name.rpartition(".")[2] != "training"}
 
 
 def _frozen(trunk: nn.Module) -> list[str]:

@@ -217,6 +217,78 @@ def hook_after_gradients():
     return layers
 
 
+class Around(nn.Module):
+    """``trunk`` as it is, or in a forward that asks for the mode, and makes nothing of it."""
+
+    def __init__(self, trunk, asks):
+        super().__init__()
+        self.t, self.asks = trunk, asks
+
+    def forward(self, x):
+        if self.asks:
+            assert self.training in (True, False)
+        return self.t(x)
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(6, 2, 8, 0.2, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    return Net(lambda m, x: m.e(m.a(x)).mean(1), a=lin(), e=encoder)
+
+
+STOCK = {
+    "nothing": (lambda: nn.Sequential(lin(), nn.ReLU(), nn.LayerNorm(6)), flat),
+    "dropout": (lambda: nn.Sequential(lin(), nn.Dropout(0.3), nn.ReLU(), nn.AlphaDropout(0.2)), flat),
+    "dropout in place": (lambda: nn.Sequential(lin(), nn.Dropout(0.3, True), nn.RReLU(inplace=True)), flat),
+    "dropout of channels": (lambda: nn.Sequential(nn.Conv2d(2, 4, 1), nn.Dropout2d(), nn.Flatten()), images),
+    "a batch norm": (lambda: nn.Sequential(lin(), nn.BatchNorm1d(6, momentum=0.3), nn.Tanh()), flat),
+    "a batch norm that averages": (lambda: nn.Sequential(lin(), nn.BatchNorm1d(6, momentum=None)), flat),
+    "random slopes": (lambda: nn.Sequential(lin(), nn.RReLU(0.1, 0.2)), flat),
+    "attention": (encoder, sequences),
+    "recurrence": (
+        lambda: Net(lambda m, x: m.r(x)[0].mean(1), r=nn.GRU(6, 4, 2, batch_first=True, dropout=0.2)),
+        sequences,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_where_only_stock_layers_ask_for_the_mode_one_trace_tells_what_two_do(kind, monkeypatch):
+    make, data = STOCK[kind]
+    export, runs = torch.export.export, []
+    monkeypatch.setattr(torch.export, "export", lambda *a, **k: runs.append(a) or export(*a, **k))
+    torch.manual_seed(0)
+    trunk = make()
+    one, known = trace(Around(trunk, asks=False), data()), len(runs)
+    two, asked = trace(Around(trunk, asks=True), data()), len(runs) - known
+    assert (known, asked) == (1, 2)
+    assert one == two
+
+
+def test_a_trunk_that_looks_for_its_mode_elsewhere_or_changes_it_is_traced_in_both():
+    """In ``vars``, by a method ``train`` of its own, by setting it in ``forward``."""
+
+    def looks(m, x):
+        h = m.a(x)
+        return m.b(h + torch.randn_like(h)) if vars(m)["training"] else m.b(h)
+
+    def sets(m, x):
+        m.d.train(m.training)
+        return m.b(m.d(m.a(x)))
+
+    class Told(Net):
+        def train(self, mode=True):
+            self.noisy = [mode]
+            return super().train(mode)
+
+    def told(m, x):
+        h = m.a(x)
+        return m.b(h + torch.randn_like(h)) if m.noisy[0] else m.b(h)
+
+    for trunk in (Net(looks, **two()), Net(sets, **two(), d=nn.Dropout(0.3)), Told(told, **two())):
+        assert {"training", "dropout"} & {step.rule for step in trace(trunk, flat()).steps}
+
+
 REFUSED = {
     "a layer only while it trains": (
         lambda m, x: m.b(m.a(x)) if m.training else m.a(x),
