@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,7 +35,7 @@ def build(
     ``ExportError`` says what is wrong with the network, or with what was asked."""
     if keep is not None and keep.exists():
         raise ExportError(f"{keep} exists already; name a new folder")
-    name = name or run.resolve().name
+    name = name or Path(os.path.realpath(run)).name  # also of a link to itself, which resolve() raises at
     try:
         net = EideticNetwork.load(run)
         model_version = model_version or f"{len(net.tasks)}.0"

@@ -34,6 +34,9 @@ def read(fields: dict[str, Any], given: dict[str, Any], grpc: bool, contract: Co
         tensors = _tensors(fields["inputs"])
         if X not in tensors:
             raise BadRequest(X, "is missing; expected an input tensor of this name")
+        for name in ("data", "instances", *options.NAMES):
+            if name in fields:
+                raise BadRequest(name, "stands beside inputs; expected options among the parameters")
         beside = fields.get("parameters") or {}
         if not isinstance(beside, dict):
             raise BadRequest("parameters", f"holds {shown(beside)}; expected an object")
@@ -82,7 +85,8 @@ def _x(tensor: dict[str, Any], contract: Contract) -> npt.NDArray[Any]:
         raise BadRequest(X, f"has datatype {told!r}; expected one of {', '.join(known)}")
     shape, data = tensor.get("shape"), tensor.get("data")
     if not isinstance(shape, list) or any(type(n) is not int for n in shape):
-        raise BadRequest(X, f"has shape {shown(shape)}; expected whole numbers")
+        told = str(shape)[:100] if isinstance(shape, list) else shown(shape)
+        raise BadRequest(X, f"has shape {told}; expected whole numbers")
     many = len(shape) == len(contract.shape) + 1
     if tuple(shape[1:] if many else shape) != contract.shape or 0 in shape:
         expected = f"expected {text(contract.shape)}, or the same after a number of instances"

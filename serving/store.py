@@ -37,9 +37,9 @@ def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
             check_members(file, limit)  # before all of it is read
             file.seek(0)
             data = file.read()
-    except OSError:
+    except OSError as error:
         check_there(source)  # which says best what is missing
-        raise
+        raise ArchiveError(f"{source} can't be read: {error.strerror}") from error
     except ArchiveError as error:
         text = str(error)
         raise ArchiveError(text if text.startswith(str(source)) else f"{source}: {text}") from None

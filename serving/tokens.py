@@ -49,7 +49,7 @@ def read_tokens(file: Path) -> Made:
         keys = Keys(**{kind: found[kind]["key"] for kind in Keys.model_fields})
         ends = [datetime.fromisoformat(found[kind]["expiration time"]) for kind in Keys.model_fields]
         return Made(keys, min(ends).timestamp(), str(found["API"]["key"]))
-    except (ArchiveError, OSError, ValueError, KeyError, TypeError):
+    except (ArchiveError, OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ServingError("TorchServe has not written its keys yet") from None
 
 

@@ -60,7 +60,7 @@ def decode(status: int, content: bytes) -> dict[str, Any]:
     gRPC can't carry the status of a row, so an error object counts as one whatever the status."""
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         body = content.decode("utf-8", "replace")
     if status == 200 and isinstance(body, dict) and "error" not in body:
         return body

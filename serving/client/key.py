@@ -24,14 +24,7 @@ class Key:
             raise ServingError(f"{source} is no token: give a file that holds one as a Path")
         self._file = source if isinstance(source, Path) else None
         self._use = use
-        self._token = source.strip() if isinstance(source, str) else self._read()
-        if not self._token:
-            where = f"of {self._file} " if self._file else ""
-            raise ServingError(f"the key {where}is empty; expected a token, or a keys.json as a Path")
-        if not self._token.isascii() or not self._token.isprintable():
-            raise ServingError(
-                "the key holds what no token does: letters, digits, - and _ are what it may hold"
-            )
+        self._token = self._checked(source.strip()) if isinstance(source, str) else self._read()
 
     def header(self) -> str:
         """The value of the ``Authorization`` header."""
@@ -52,11 +45,23 @@ class Key:
     def _read(self) -> str:
         assert self._file is not None
         try:
-            return str(json.loads(read_bytes(self._file, _MOST_BYTES))[self._use]).strip()
+            token = str(json.loads(read_bytes(self._file, _MOST_BYTES))[self._use]).strip()
         except ArchiveError as error:
             raise ServingError(str(error)) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ServingError(f"{self._file}: no {self._use} key ({type(error).__name__})") from None
+        return self._checked(token)
+
+    def _checked(self, token: str) -> str:
+        """``token``, if a header can hold it."""
+        if not token:
+            where = f"of {self._file} " if self._file else ""
+            raise ServingError(f"the key {where}is empty; expected a token, or a keys.json as a Path")
+        if not token.isascii() or not token.isprintable():
+            raise ServingError(
+                "the key holds what no token does: letters, digits, - and _ are what it may hold"
+            )
+        return token
 
     def __repr__(self) -> str:
         return f"Key({str(self._file) if self._file else '...'})"

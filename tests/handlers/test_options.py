@@ -61,6 +61,15 @@ def test_an_option_twice_in_the_open_inference_protocol_is_refused_too():
             read(f'{{"inputs": [{json.dumps(x)}], "parameters": {{{twice}}}}}'.encode(), BUNDLE)
 
 
+@pytest.mark.parametrize("name", ["data", "instances", *NAMES])
+def test_an_option_beside_the_tensors_of_the_open_inference_protocol_is_not_passed_over(name):
+    x = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    with pytest.raises(
+        BadRequest, match=f"{name}: stands beside inputs; expected options among the parameters"
+    ):
+        read(json.dumps({"inputs": [x], name: "cats"}).encode(), BUNDLE)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
 def test_json_in_another_encoding_is_refused(encoding):
     with pytest.raises(BadRequest, match="not JSON"):

@@ -78,6 +78,20 @@ def test_a_folder_that_is_no_home_and_holds_files_where_a_server_has_its_own_is_
     Home(tmp_path).create()
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[" * 10**5, "[]", '{"inference": ""}', '{"inference": "a\\r\\nb"}', '{"inference": "é"}']
+)
+def test_a_key_file_that_becomes_something_else_never_becomes_a_header(text, tmp_path):
+    path = tmp_path / "keys.json"
+    path.write_text('{"inference": "right"}')
+    key = Key(path)
+    path.write_text(text)
+    assert not key.changed("Bearer right")
+    assert key.header() == "Bearer right"
+    with pytest.raises(ServingError, match="key"):
+        Key(path)
+
+
 def test_an_empty_name_of_a_home_is_not_the_working_directory():
     result = CliRunner().invoke(app, ["status", "--home", ""])
     assert (result.exit_code, "it is empty" in result.output) == (2, True)
