@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,6 +67,8 @@ def open_ring(model: str, version: str, spec: Mapping[str, Any]) -> Ring | None:
         return None
     path = Path(folder) / ring_name(model, version, os.getpid())
     try:
+        if int(rows) * row_type(spec).itemsize > (free := shutil.disk_usage(folder).free):
+            raise OSError(f"{rows} requests need more room than the {free} bytes that are free")
         return Ring(path, spec, int(rows))
     except (OSError, ValueError) as error:
         log.warning("no recording: %s", error)

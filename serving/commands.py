@@ -91,6 +91,8 @@ Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="Default: the one it had, the usual one, or a free one.")
 ]
 DEFAULT_HOME = Path("server_home")
+MOST_RECORDED = 1_000_000
+"""Instances of each worker, whose room on the disk is taken at once."""
 
 
 @app.callback()
@@ -107,7 +109,9 @@ def start(
         ),
     ] = [],  # noqa: B006
     home: HomeFolder = DEFAULT_HOME,
-    record: Annotated[int, typer.Option(min=0, help="Keep the last N requests in files.")] = 0,
+    record: Annotated[
+        int, typer.Option(min=0, max=MOST_RECORDED, help="Keep the last N requests in files.")
+    ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of each version.")] = 1,
     profile: Annotated[Profile, typer.Option(help="latency: no request waits for others.")] = "throughput",
     keys: Annotated[Path | None, typer.Option(help="Where the tokens are written; default: in HOME.")] = None,

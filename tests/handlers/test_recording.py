@@ -178,7 +178,10 @@ def test_nothing_is_recorded_unless_asked_for(asked, monkeypatch):
             assert open_ring("m", "1", SPEC) is None
 
 
-@pytest.mark.parametrize(("name", "value"), [(ROWS, "many"), (ROWS, "-3"), (FOLDER, "/nowhere")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(ROWS, "many"), (ROWS, "-3"), (ROWS, "9" * 18), (ROWS, "9" * 30), (FOLDER, "/nowhere")],
+)
 def test_what_can_not_be_recorded_is_said_and_stops_nothing(asked, monkeypatch, caplog, name, value):
     monkeypatch.setenv(name, value)
     assert open_ring("m", "1", SPEC) is None
