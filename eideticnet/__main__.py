@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -171,6 +173,11 @@ def _goes_on(folder: Path) -> str:
 def cli(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; what goes wrong becomes one line on standard error and exit status 1."""
     forget(all_of_it=True)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # what its encoding has no letter for is spelled out
     with heeding_signals(), warnings.catch_warnings():
         told = set[str]()
         warnings.showwarning = lambda message, *_, **__: _warn(str(message), told)

@@ -40,7 +40,7 @@ from eideticnet.users_code import blame
 Loader = Iterable[Any]
 """A DataLoader, or whatever else gives batches (x, y) each time that it is iterated."""
 _UNDECIDED = (
-    "its loader gives other rows when it is read again with the same seed, so no result of it can be repeated: it "
+    "its loader gives other rows when it is read again with the same seed, so no result can be repeated: it "
     "draws in a thread of its own, or from what no seed decides; num_workers=1 loads ahead, too"
 )
 LOOKS = 3

@@ -21,6 +21,8 @@ SETTINGS = ("threads", "test", "probes", "when_full")
 
 def write_report(folder: Path, out: Path) -> None:
     """Write the page about the run in ``folder``; ``out`` is there whole or as it was before."""
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
     net = EideticNetwork.load(folder)
     page = render(net, title=str(net.metadata.get("config", {}).get("name", folder.resolve().name)))
     partial = out.with_name(out.name + ".partial")

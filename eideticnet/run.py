@@ -120,7 +120,9 @@ def alone_in(folder: Path, say: Callable[[str], Any]) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise ConfigError(f"can't write to {folder}: {error.strerror}; name another folder") from None
+        raise ConfigError(
+            f"can't write to {folder}: {error.strerror or error}; name another folder"
+        ) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

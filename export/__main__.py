@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from io import TextIOWrapper
 from types import FrameType
 
 
@@ -12,6 +13,11 @@ def main() -> None:
     heeded = signal.getsignal(signal.SIGINT)
     if heeded is signal.default_int_handler:  # no traceback of whatever is being imported
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # what its encoding has no letter for is spelled out
     from export.commands import app, failed
     from export.errors import ArchiveError, ExportError
 

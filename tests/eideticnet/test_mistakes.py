@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from eideticnet import ConfigError, EideticNetwork
 from eideticnet.config import Config
 from eideticnet.problems import validate
 
+ROOT = Path(__file__).parents[2]
 ODD = """import torch
 from torch import nn
 
@@ -243,6 +246,23 @@ def test_warnings_are_lines_of_ours_and_no_bar_is_drawn_where_there_is_no_termin
     result = run("train", "config.toml", check=False)
     assert "the loss became" in result.error
     assert result.stdout == "warning: one\n"
+
+
+@pytest.mark.parametrize("package", ["eideticnet", "export", "serving"])
+def test_a_letter_that_the_terminal_does_not_have_is_spelled_out(package):
+    script = f"""if True:
+        import runpy, sys
+        sys.argv[1:] = ["--help"]
+        try:
+            runpy.run_module({package!r}, run_name="__main__")
+        except SystemExit:
+            print("Vögel", file=sys.stdout)
+            print("Vögel", file=sys.stderr)"""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.endswith("V\\xf6gel\n")
+    assert shown.stderr.endswith("V\\xf6gel\n")
 
 
 def test_a_byte_order_mark_is_no_mistake(project, run):

@@ -279,7 +279,9 @@ def test_a_page_that_can_not_be_written_is_one_line_and_no_half_file(project, tm
     assert call("report", project / "run", "--out", tmp_path / "nowhere/page.html") == 1
     assert "nowhere/page.html" in capsys.readouterr().err
     (tmp_path / "folder.html").mkdir()
-    assert call("report", project / "run", "--out", tmp_path / "folder.html") == 1
+    for out in (tmp_path / "folder.html", "."):
+        assert call("report", project / "run", "--out", out) == 1
+        assert f"{out} is a folder; name a file, such as " in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["folder.html"]
 
 
