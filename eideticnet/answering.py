@@ -20,6 +20,7 @@ from eideticnet.names import expected
 from eideticnet.pairs import asked, for_each
 from eideticnet.program import HEAD, Program
 from eideticnet.routing import Output, answer, decide
+from eideticnet.turns import in_full_precision
 
 Network = TypeVar("Network", bound="Answering")
 
@@ -89,6 +90,7 @@ class Answering(nn.Module):
             raise DataError(f"loaders are a {type(loaders).__name__}; pass a dict of them by the task's name")
         return {n: Rows(n, loader, self.task(n).classes, self.inputs) for n, loader in loaders.items()}
 
+    @in_full_precision()
     def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
         """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.
 
@@ -129,6 +131,7 @@ class Answering(nn.Module):
         pairs = zip(out.task.tolist(), out.label.tolist(), strict=True)
         return [Named(None, None) if t < 0 else Named(tasks[t].name, tasks[t].classes[i]) for t, i in pairs]
 
+    @in_full_precision()
     def task_logits(self, x: Tensor, name: str, revision: int | None = None) -> Tensor:
         """Logits (N, C) of one task for raw ``x``, running only what the task reads; those of the
         revision that answers unless another is named."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from inspect import Parameter, signature
 from io import StringIO
 from typing import Any, TextIO
 
@@ -55,13 +56,19 @@ def tried(trunk: nn.Module, example: Tensor) -> None:
         )
 
 
+def _rows_of(trunk: nn.Module) -> tuple[Any, ...]:
+    """Which sizes of the arguments of ``forward`` may be any: the rows."""
+    (first, *_), rows = signature(trunk.forward).parameters.values(), {0: Dim("batch")}
+    return ((rows,),) if first.kind is Parameter.VAR_POSITIONAL else (rows,)  # of wrappers
+
+
 def exported(trunk: nn.Module, example: Tensor) -> ExportedProgram:
     """The trunk's graph for any number of rows, in the mode that the trunk is in."""
     example = _two(example)
     try:
         # Without gradients, torch's encoder layer takes a shortcut that is one operation.
         with _unheard(), _known_momentum(trunk), torch.enable_grad():
-            graph = torch.export.export(trunk, (example,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+            graph = torch.export.export(trunk, (example,), dynamic_shapes=_rows_of(trunk), strict=False)
     except GuardOnDataDependentSymNode as error:
         raise UnsupportedError(
             f"torch.export can't trace {theirs(error)}: what the trunk does{_mode(trunk)} depends on the "

@@ -44,15 +44,25 @@ class Turns:
 
 
 @contextmanager
+def in_full_precision() -> Iterator[ExitStack]:
+    """Without ``torch.autocast``, which would move logits."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield stack
+
+
+@contextmanager
 def able_to_learn() -> Iterator[None]:
-    """With gradients, and new tensors on the CPU, whatever surrounds the call. ``UnsupportedError``
-    where new tensors would not be of float32, which only the whole process can change."""
+    """With gradients, in full precision, and new tensors on the CPU, whatever surrounds the call.
+    ``UnsupportedError`` where those would not be of float32, which only the whole process can change."""
     if torch.get_default_dtype() != torch.float32:
         raise UnsupportedError(
             f"the default dtype is {torch.get_default_dtype()}; networks compute in float32: call "
             "torch.set_default_dtype(torch.float32) first"
         )
-    with ExitStack() as stack:
+    with in_full_precision() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if torch.get_default_device().type != "cpu":  # or else the mode would only cost time

@@ -7,16 +7,17 @@ from torch import nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from eideticnet.errors import UnsupportedError
 
 
 def unwrapped(trunk: nn.Module) -> nn.Module:
-    """``trunk`` without ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel`` around it.
+    """``trunk`` without ``torch.compile``, ``DataParallel`` and its like, or an average around it.
 
     Raises ``UnsupportedError`` for what is scripted, lazy, or computes in another type than float32.
     """
-    while isinstance(trunk, OptimizedModule | nn.DataParallel | DistributedDataParallel):
+    while isinstance(trunk, OptimizedModule | nn.DataParallel | DistributedDataParallel | AveragedModel):
         trunk = trunk._orig_mod if isinstance(trunk, OptimizedModule) else trunk.module
     for path, module in trunk.named_modules():
         if isinstance(module, torch.jit.ScriptModule):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from nets import LIGHT, QUICK, names
 from one_block import assert_one_block_is
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from eideticnet import EideticNetwork, UnsupportedError, batches, tracing
 from eideticnet.block import Block
@@ -41,8 +42,24 @@ class Net(nn.Module):
         return self.function(self, x)
 
 
+class Passing(nn.Module):
+    """Hands all of its arguments on, as wrappers of other libraries do."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+def test_a_wrapper_that_hands_any_arguments_on_is_part_of_the_trunk():
+    assert EideticNetwork(Passing(plain()), rows()).program.groups
+
+
 @pytest.mark.parametrize(
-    "wrap", [torch.compile, nn.DataParallel, lambda m: torch.compile(nn.DataParallel(m))]
+    "wrap",
+    [torch.compile, nn.DataParallel, AveragedModel, lambda m: torch.compile(nn.DataParallel(m))],
 )
 def test_what_is_wrapped_around_a_trunk_is_taken_off(wrap):
     trunk = plain()

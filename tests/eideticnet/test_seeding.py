@@ -299,6 +299,7 @@ def test_no_operation_that_draws_is_unknown():
 SURROUNDINGS = {
     "no gradients": torch.no_grad,
     "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "another device": lambda: torch.device("meta"),
 }
 
@@ -317,6 +318,11 @@ def test_a_network_learns_the_same_where_the_caller_has_no_gradients_or_another_
             net.widen(0.5)
             net.revise_task("a", loaders["a"], training=QUICK, pruning=LIGHT)
         net.train_task("c", batches(x - 1, y), names(2), training=QUICK, pruning=LIGHT)
+        net.fit_router(routing=Routing("none", "entropy"))
+        before = net.task_logits(x, "a"), net(x).task_probs
+        with around() if kind != "another device" else nullcontext():
+            assert torch.equal(net.task_logits(x, "a"), before[0])
+            assert torch.equal(net(x).task_probs, before[1])
         return net.digests()
 
     assert learned(SURROUNDINGS[kind]) == learned(nullcontext)
