@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
@@ -17,6 +19,8 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from export.errors import ArchiveError
+from export.files import read_regular
 from serving.watch import Watch
 
 log = logging.getLogger("serving.metrics")
@@ -58,7 +62,10 @@ def _lives(path: Path) -> bool:
 def _merge(paths: Sequence[Path], target: Path) -> None:
     total: Counter[str] = Counter()
     for path in paths:
-        total.update(_counts(path))
+        try:
+            total.update(_counts(path))
+        except ValueError as error:
+            log.warning("what a worker counted in %s can't be read: %s", path, error)
     whole = target.with_suffix(".new")
     size = _ROOM + sum(_ROOM_FOR_ONE + len(key.encode()) for key in total)
     with whole.open("wb") as file:
@@ -74,23 +81,37 @@ def _merge(paths: Sequence[Path], target: Path) -> None:
 
 
 def _counts(path: Path) -> dict[str, float]:
+    """What a worker counted, by the library's own keys; ``ValueError`` for a file that it ended while it
+    began, and for whatever else lies there."""
     try:
+        read_regular(path).close()  # a pipe would be waited for
         entries = MmapedDict.read_all_values_from_file(str(path))  # type: ignore[no-untyped-call]
         return {key: value for key, value, *_ in entries}
-    except (RuntimeError, ValueError, struct.error) as error:  # it ended while it began the file
-        log.warning("what a worker counted in %s can't be read: %s", path, error)
-        return {}
+    except (ArchiveError, OSError, RuntimeError, struct.error) as error:
+        raise ValueError(str(error)) from error
+
+
+def _readable(folder: Path) -> Iterator[str]:
+    """The files that the library can read."""
+    for kind in _KINDS:
+        for path in sorted(folder.glob(f"{kind}_*.db")):
+            with suppress(ValueError, TypeError, AttributeError):
+                for key in _counts(path):
+                    _, _, labels, _ = json.loads(key)
+                    labels.items()
+                yield str(path)
 
 
 class _Workers(Collector):
     """What all workers counted."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files = MultiProcessCollector(None, path=str(folder))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
         with _FILES:
-            yield from self._files.collect()  # type: ignore[no-untyped-call]
+            yield from self._files.merge(list(_readable(self._folder)))  # type: ignore[no-untyped-call]
 
 
 class _Server(Collector):

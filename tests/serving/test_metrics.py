@@ -1,9 +1,12 @@
 """What workers counted that have ended is kept, in no more files than there are kinds."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -12,7 +15,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 from served import Served, until
 
-from serving.metrics import merge_ended
+from serving.metrics import merge_ended, registry
+from serving.watch import Watch
 
 WORKER = """
 import numpy as np, sys
@@ -98,3 +102,30 @@ def test_a_file_that_a_worker_had_no_time_to_write_costs_no_other_count(tmp_path
     merge_ended(tmp_path)
     (path,) = tmp_path.iterdir()
     assert [entry[:2] for entry in MmapedDict.read_all_values_from_file(str(path))] == [("mine", 7)]
+
+
+@pytest.mark.timeout(30)
+def test_whatever_lies_among_the_files_of_workers_costs_no_scrape(tmp_path, caplog):
+    key = json.dumps(["mine_total", "mine_total", {}, "What was counted."])
+    file = MmapedDict(str(tmp_path / f"counter_{os.getpid()}.db"))
+    file.write_value(key, 7, 0.0)
+    file.close()
+    whole = Path(file._fname).read_bytes()
+    odd = [
+        b"",
+        b"\0",
+        b"\xff" * 4000,
+        whole[:30],
+        whole.replace(b"mine", b"m{n]"),
+        whole.replace(b"[", b"0", 1),
+    ]
+    for process, content in enumerate(odd):
+        for kind in ("counter", "histogram", "gauge"):
+            (tmp_path / f"{kind}_400000000{process}.db").write_bytes(content)
+    os.mkfifo(tmp_path / "counter_1.db")
+    (tmp_path / "counter_2.db").mkdir()
+    (tmp_path / "else.db").touch()
+    for _ in range(2):
+        found = [s for family in registry(Watch(), tmp_path).collect() for s in family.samples]
+        assert {s.name: s.value for s in found}["mine_total"] == 7
+        merge_ended(tmp_path)
