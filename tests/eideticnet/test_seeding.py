@@ -224,6 +224,12 @@ def initial():
     return nn.TransformerEncoderLayer(4, 2, 8).linear1.weight
 
 
+def gradient(function):
+    x = torch.ones(40, requires_grad=True)
+    (function(x) ** 2).sum().backward()
+    return x.grad
+
+
 HALF, ONES = torch.full((40,), 0.5), torch.ones(2, 3, 40, 4)
 DRAWS = {
     "rand": lambda: torch.rand(9),
@@ -237,6 +243,11 @@ DRAWS = {
     "the default generator": lambda: torch.rand(9, generator=torch.default_generator),
     "its other name": lambda: torch.rand(9, generator=torch.random.default_generator),
     "dropout": lambda: F.dropout(HALF, 0.5),
+    "dropout of pictures": lambda: F.dropout(ONES.to(memory_format=torch.channels_last), p=0.9),
+    "dropout of other numbers": lambda: F.dropout(ONES.half().mT, 0.3, True),
+    "dropout in place": lambda: F.dropout(HALF.clone(), 0.3, inplace=True),
+    "dropout of all and none": lambda: F.dropout(HALF, 1.0) + F.dropout(HALF, 0.0) + F.dropout(HALF),
+    "dropout's gradient": lambda: gradient(lambda x: F.dropout(x, 0.4)),
     "feature dropout": lambda: torch.feature_dropout(ONES, 0.5, True),
     "alpha dropout": lambda: F.alpha_dropout(HALF, training=True),
     "an operator": lambda: torch.ops.aten.dropout.default(HALF, 0.5, True),
