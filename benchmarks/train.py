@@ -2,7 +2,8 @@
 
 Both are trained by the same code with the same recipe (Adam 1e-3, batch 64, patience 5, then 20 to
 settle), in one process on one thread, on the same 75 % of the data; the other 25 % are read once,
-at the end. Then what a training step costs, and the size of what is stored (``steps.py``).
+at the end. Then what a training step costs, the size of what is stored (``steps.py``), and the memory that
+training takes (``peaks.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from benchmarks import steps
+from benchmarks import peaks, steps
 from benchmarks.report import interval, publish
 from eideticnet import EideticNetwork, Inputs, Pruning, Routing, Training, batches
 from eideticnet.data import Loader
@@ -133,7 +134,7 @@ def main() -> None:
     figures = {key: sum(values) / len(values) for key, values in columns.items()}
     figures |= {f"{key}.ci95": interval(values) for key, values in columns.items()}
     figures["digits5.drift"] = max(n["drift"] for n in nets)
-    figures |= steps.figures()
+    figures |= steps.figures() | peaks.figures()
     publish("train", figures, {"seeds": list(SEEDS), "eidetic": nets, "plain": plains})
 
 

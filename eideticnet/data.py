@@ -157,6 +157,15 @@ class Rows:
         return torch.bincount(self.seen[1], minlength=len(self.classes))
 
     @cached_property
+    def count(self) -> int:
+        """How many rows a pass gives."""
+        if self.tensors is not None:
+            return len(self.tensors[1])
+        return (
+            int(self.counts.sum()) if "seen" in vars(self) else sum(len(y) for _, y in self.batches("look"))
+        )
+
+    @cached_property
     def seen(self) -> tuple[Keys, Tensor]:
         """What a first pass gives, row by row: a key of the input (N,), the same for equal ones, and the
         label (N,)."""

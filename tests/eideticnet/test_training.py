@@ -1,12 +1,13 @@
-"""An epoch with batches of one row, which some batch norms can't learn from."""
+"""An epoch with batches of one row, which some batch norms can't learn from; what accuracy is measured on."""
 
 import pytest
 import torch
 from nets import LIGHT, QUICK, names
 from torch import nn
+from torch.utils.data import SequentialSampler
 
 from eideticnet import DataError, EideticNetwork, Inputs, batches
-from eideticnet.training import Classify, Lesson, train_epoch
+from eideticnet.training import Classify, Lesson, accuracy, train_epoch
 
 ONE_VALUE = {
     "of rows": lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 6), nn.BatchNorm1d(6)),
@@ -58,3 +59,41 @@ def test_a_task_with_a_row_left_over_is_learned(norm):
     net = EideticNetwork(ONE_VALUE[norm](), loader.dataset.tensors[0][:2])
     net.train_task("t", loader, names(2), training=QUICK, pruning=LIGHT)
     assert net.tasks[0].name == "t"
+
+
+def rows_measured(monkeypatch, most, loader):
+    """The classes on which accuracy is measured, twice, where ``most`` rows are enough."""
+    monkeypatch.setattr("eideticnet.training.MEASURED", most)
+    lesson = Lesson("t", loader, Classify(10), Inputs((1,)), QUICK, (0,), lambda module, x: module(x))
+    module, measured = nn.Linear(1, 10), []
+    module.register_forward_hook(lambda module, args, out: measured.append(args[0][:, 0].tolist()))
+    accuracy(lesson, module)
+    once = sum(measured, [])
+    accuracy(lesson, module)
+    assert sum(measured, []) == 2 * once
+    return once
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "by class", "a list by class", "a generator's"])
+def test_accuracy_is_measured_on_all_rows_or_on_the_same_bounded_share_with_all_classes(monkeypatch, kind):
+    x, y = torch.arange(600.0)[:, None], torch.arange(600) // 60
+    loader = {
+        "shuffled": batches(x, y, 8),
+        "by class": batches(x, y, 8, SequentialSampler(x)),
+        "a list by class": list(zip(x.split(8), y.split(8), strict=True)),
+        "a generator's": Passes(x, y),
+    }[kind]
+    assert sorted(rows_measured(monkeypatch, 600, loader)) == x[:, 0].tolist()
+    some = rows_measured(monkeypatch, 120, loader)
+    assert 120 <= len(some) <= 128
+    assert len({int(row) // 60 for row in some}) == 10
+
+
+class Passes:
+    """Batches that only a pass tells."""
+
+    def __init__(self, x, y):
+        self.pairs = x, y
+
+    def __iter__(self):
+        yield from zip(*(t.split(8) for t in self.pairs), strict=True)
