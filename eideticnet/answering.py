@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from eideticnet import checkpoint
 from eideticnet.data import Loader, Rows
 from eideticnet.errors import DataError, NotReadyError
-from eideticnet.inputs import Inputs
+from eideticnet.inputs import Ids, Inputs
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.names import expected
 from eideticnet.pairs import asked, for_each
-from eideticnet.program import HEAD, Program
+from eideticnet.program import HEAD, INPUT, Program
 from eideticnet.routing import Output, answer, decide
 from eideticnet.turns import in_full_precision
 
@@ -88,7 +88,14 @@ class Answering(nn.Module):
         """What ``loaders`` give, by the name of the task, held against what the network knows of it."""
         if not isinstance(loaders, Mapping):
             raise DataError(f"loaders are a {type(loaders).__name__}; pass a dict of them by the task's name")
-        return {n: Rows(n, loader, self.task(n).classes, self.inputs) for n, loader in loaders.items()}
+        return {n: Rows(n, loader, self.task(n).classes, self.readable) for n, loader in loaders.items()}
+
+    @property
+    def readable(self) -> Inputs:
+        """The contract of the inputs, within what an embedding that reads them has rows for."""
+        reads = (s for s in self.program.steps if s.rule == "embedding" and s.inputs == (INPUT,))
+        rows = [int(step.options["rows"]) for step in reads]
+        return Ids.of(self.inputs, min(rows)) if rows else self.inputs
 
     @in_full_precision()
     def forward(self, x: Tensor, task: Tensor | None = None, threshold: Tensor | None = None) -> Output:
@@ -121,7 +128,7 @@ class Answering(nn.Module):
 
     def _asked(self, x: object) -> Tensor:
         """``x`` as it is held against the contract, where the weights are, and normalised."""
-        x = asked(x, self.inputs)
+        x = asked(x, self.readable)
         return self.inputs.normalise(x.to(self._anchor if x.is_floating_point() else self.device))
 
     def names(self, out: Output) -> list[Named]:

@@ -219,6 +219,22 @@ class Inputs:
         return bool(low <= least and most <= high)
 
 
+class Ids(Inputs):
+    """Whole numbers that are looked up in an embedding: within what the contract says, and its rows."""
+
+    @classmethod
+    def of(cls, inputs: Inputs, rows: int) -> Ids:
+        """Those of ``inputs``, looked up in so many ``rows``."""
+        low, high = inputs.low or 0, rows - 1 if inputs.high is None else min(inputs.high, rows - 1)
+        return cls(**{**vars(inputs), "low": max(low, 0), "high": high})
+
+    def check(self, x: Tensor) -> None:
+        try:
+            super().check(x)
+        except RowError as error:
+            raise RowError(error.row, f"{error.what}; an embedding of the trunk reads it") from None
+
+
 def refuse(values: Tensor, bad: Tensor, what: str) -> None:
     """``RowError`` for the first row of ``values`` (N, ...) of which something is ``bad``, a mask of the same
     shape; ``{}`` in ``what`` becomes the number that is."""

@@ -335,7 +335,7 @@ class EideticNetwork(Answering):
         if not callable(report):
             raise DataError(f"report is {report!r:.40}: give a function that takes an Event, or leave it out")
         kept = journal or Journal()
-        return Lesson(name, loader, objective, self.inputs, training, seeds, logits, report, kept)
+        return Lesson(name, loader, objective, self.readable, training, seeds, logits, report, kept)
 
     def _next_owner(self) -> str:
         return f"t{len(self.learned.tasks)}"
@@ -353,7 +353,7 @@ class EideticNetwork(Answering):
             given = self.inputs.random(PROBES, torch.Generator().manual_seed(seed))
         elif not len(given):
             raise DataError("probes: give a tensor of one or more finite inputs (K, ...)")
-        return fitting(given, self.inputs).cpu().clone()
+        return fitting(given, self.readable).cpu().clone()
 
 
 def _rows_to_try(inputs: Inputs) -> Tensor | None:

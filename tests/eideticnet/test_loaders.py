@@ -14,6 +14,7 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, names, task_data, task_loader, trained
+from torch import nn
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -492,6 +493,24 @@ def test_held_out_data_may_lack_a_class_but_not_a_task():
             measure(net, {"task 0": batches(X * torch.nan, Y)})
     with pytest.raises(DataError, match="pass a dict of them"):
         evaluate(net, [some])
+
+
+def test_numbers_that_an_embedding_has_no_row_for_are_refused_also_where_no_range_was_stated():
+    x = torch.arange(48)[:, None].remainder(20).expand(48, 3).clone()
+    net = EideticNetwork(nn.Sequential(nn.Embedding(20, 4), nn.Flatten()), x[:2])
+    assert net.inputs == Inputs((3,), "int64")
+    net.train_task("t", batches(x, Y, 16), names(2), training=ONCE, pruning=LIGHT)
+    for value, word in ((20, "above"), (-1, "below")):
+        x[5, 1] = value
+        words = f"row 5: an input is {value}, {word} .*an embedding of the trunk reads it"
+        for call in (
+            lambda: net.train_task("u", batches(x, Y), names(2), when_full="widen"),
+            lambda: net.fit_router({"t": batches(x, Y)}),
+            lambda: evaluate(net, {"t": batches(x, Y)}),
+            lambda: net.task_logits(x, "t"),
+        ):
+            with pytest.raises(DataError, match=words):
+                call()
 
 
 # -- the same in every pass -----------------------------------------------------------------
