@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from eideticnet import history, plots
 from eideticnet.errors import ConfigError
+from eideticnet.files import write_whole
 from eideticnet.history import Answers, History
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
@@ -25,14 +26,10 @@ def write_report(folder: Path, out: Path) -> None:
         raise ConfigError(f"{out} is a folder; name a file, such as {out / 'report.html'}")
     net = EideticNetwork.load(folder)
     page = render(net, title=str(net.metadata.get("config", {}).get("name", folder.resolve().name)))
-    partial = out.with_name(out.name + ".partial")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(out)
+        write_whole(out, page.encode())
     except OSError as error:
         raise ConfigError(f"can't write {out}: {error}; choose another --out") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def render(net: EideticNetwork, *, title: str) -> str:

@@ -145,6 +145,8 @@ def start(
     if keys is not None and keys.is_dir():
         raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
     if keys is not None:
+        if keys.exists() and not keys.is_file():
+            raise ServingError(f"--keys {keys} is no ordinary file, and is not replaced by one")
         try:
             keys.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

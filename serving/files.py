@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -14,8 +15,11 @@ UNFINISHED = ".new-"
 
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, never a part. Its
-    folder is not made: one that is gone may have been moved, and be put back."""
+    folder is not made: one that is gone may have been moved, and be put back. No device is replaced, which
+    would be gone for everybody."""
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise FileExistsError(errno.EEXIST, "it is a device", str(path))
         descriptor, name = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
         temporary = Path(name)
         try:

@@ -165,6 +165,7 @@ def test_what_is_no_archive_is_refused_before_anything_starts(tmp_path):
     ("options", "words"),
     [
         (["--keys", "."], "is a folder; expected the file"),
+        (["--keys", "{tmp}/pipe"], "/pipe is no ordinary file, and is not replaced by one"),
         (["--host", "::1"], "takes no IPv6 address"),
         (["--management-host", "8.8.8.8"], "no port can be had at 8.8.8.8"),
         (["--silence-seconds", "nan"], "nan is no time to wait"),
@@ -173,6 +174,8 @@ def test_what_is_no_archive_is_refused_before_anything_starts(tmp_path):
     ],
 )
 def test_a_server_that_could_not_start_is_refused_before_its_home_is_made(options, words, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    options = [option.format(tmp=tmp_path) for option in options]
     result = CliRunner().invoke(app, ["start", "--home", str(tmp_path / "home"), *options])
     assert result.exit_code != 0
     assert words in f"{result.output} {result.exception}"

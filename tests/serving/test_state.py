@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import stat
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from eideticnet.files import write_whole as write_file
 from export.errors import ArchiveError
 from serving.client.key import Key
 from serving.commands import app
@@ -90,6 +92,19 @@ def test_a_key_file_that_becomes_something_else_never_becomes_a_header(text, tmp
     assert key.header() == "Bearer right"
     with pytest.raises(ServingError, match="key"):
         Key(path)
+
+
+@pytest.mark.parametrize("write", [write_whole, write_file], ids=["serving", "eideticnet"])
+def test_a_device_is_never_replaced_by_a_file(write, tmp_path):
+    device = tmp_path / "device"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except OSError as error:
+        pytest.skip(f"no device can be made here: {error}")
+    with pytest.raises((ServingError, OSError), match=r"device|no ordinary file"):
+        write(device, b"secret")
+    assert device.is_char_device()
+    assert list(tmp_path.iterdir()) == [device]
 
 
 def test_an_empty_name_of_a_home_is_not_the_working_directory():
