@@ -96,7 +96,7 @@ class Rows:
         """One pass, decided by ``names``: ``x`` (N, *shape) in the contract's type, raw, and ``y`` (N,)
         int64, N at least 1. What ``pair`` can convert is converted; what it refuses is a ``DataError``. They
         are the caller's: a loader may fill the same memory with its next batch."""
-        empty, fitting = True, self._fits
+        empty, fitting = True, self._fitting is not None
         for number, batch in enumerate(self._given(*names)):
             x, y = batch if fitting else self._pair(batch, partial(self._place, number, batch))
             if len(y):
@@ -108,24 +108,29 @@ class Rows:
             )
             raise self._error(f"its loader gives no data{dropped}")
 
-    @cached_property
+    @property
     def tensors(self) -> tuple[Tensor, Tensor] | None:
         """All rows at once, as ``batches`` gives them, if the loader gives each row of two tensors once
-        in every pass and as it stands; else None."""
+        in every pass and as it stands; else None. Those that have to be converted are, for whoever asks."""
         if not self._is_plain:
             return None
+        return self._fitting or self._converted()
+
+    def _converted(self) -> tuple[Tensor, Tensor]:
         return self._pair(self.loader.dataset.tensors, "row {}".format)  # type: ignore[attr-defined]
 
-    @property
-    def _fits(self) -> bool:
-        """Whether the loader gives rows of tensors that were looked at and need no conversion."""
-        if self.tensors is None:
-            return False
+    @cached_property
+    def _fitting(self) -> tuple[Tensor, Tensor] | None:
+        """The rows of a plain loader, if they need no conversion: the very tensors, looked at."""
+        if not self._is_plain:
+            return None
         given: tuple[Tensor, ...] = self.loader.dataset.tensors  # type: ignore[attr-defined]
-        return all(
+        found = self._converted()
+        fits = all(
             type(t) is Tensor and not t.requires_grad and (t.dtype, t.shape) == (mine.dtype, mine.shape)
-            for t, mine in zip(given, self.tensors, strict=True)
+            for t, mine in zip(given, found, strict=True)
         )
+        return found if fits else None
 
     def look(self, *, every_class: bool = False) -> None:
         """Look at all that the loader gives, so that what is wrong is said before anything is trained on it;

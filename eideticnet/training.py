@@ -43,8 +43,8 @@ def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 @dataclass(frozen=True)
 class Training:
-    """How weights are trained: until ``patience`` epochs in a row did not raise the training accuracy. That is
-    the share that is right, in evaluation mode, of all rows or, where there are more than 65,536, of at least
+    """How weights are trained: until ``patience`` epochs in a row did not raise the training accuracy, the
+    share that is right, in evaluation mode, of all rows or, where there are more than 65,536, of at least
     half so many, always the same ones. What pruning left trains on for ``settle_patience`` such epochs before
     it is frozen: its accuracy is high by then, its margins are not. ``optimizer`` is called with the
     parameters anew whenever their shapes change. ``label_smoothing`` is cross-entropy's: the share of a

@@ -190,3 +190,16 @@ def test_a_whole_life_leaves_no_tensor_to_the_garbage_collector(tmp_path):
         evaluate(net, loaders)
     assert not [tuple(tensor.shape) for tensor in left]
     assert max(counts) - min(counts) < 100  # weights and an optimizer's states; values of steps would be more
+
+
+def test_rows_that_need_conversion_are_not_kept_a_second_time():
+    x, y = torch.randint(0, 9, (48, 16), dtype=torch.uint8), torch.arange(48) % 2
+    net = EideticNetwork(nn.Sequential(nn.Linear(16, 12), nn.ReLU()), torch.zeros(2, 16))
+    whole = []
+
+    def count(event):
+        whole.append([t.dtype for t in gc.get_objects() if type(t) is Tensor and t.shape == x.shape])
+
+    net.train_task("bytes", batches(x, y, 8), names(2), training=QUICK, pruning=None, report=count)
+    assert whole
+    assert all(set(found) == {torch.uint8} for found in whole), whole[-1]
