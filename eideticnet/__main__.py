@@ -104,7 +104,8 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path)
             run.complete(net, settings, data, folder, display)
     except EideticError as error:
         if run.exists(folder):
-            names = ", ".join(task.name for task in net.tasks)
+            saved = EideticNetwork.load(folder).tasks  # the last one is not where the disk is full
+            names = ", ".join(task.name for task in saved)
             error.add_note(
                 f"{folder} keeps what is learned ({names}), and the same command goes on from there"
             )

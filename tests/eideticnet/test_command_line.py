@@ -1,5 +1,6 @@
 """``train`` and ``add-task`` as a user runs them, on the user's own files."""
 
+import errno
 import os
 import re
 import signal
@@ -278,6 +279,29 @@ def test_probes_are_synthetic_unless_real_ones_are_allowed(project, run):
     }
     assert all(tuple(r) in rows for r in kept["real"])
     assert not any(tuple(r) in rows for r in kept["synthetic"])
+
+
+def test_a_full_disk_keeps_what_was_saved_and_says_so_of_nothing_else(project, run, monkeypatch):
+    import eideticnet.checkpoint
+
+    writes, write = [], eideticnet.checkpoint.write_whole
+
+    def filling(path, data):
+        writes.append(path.name)
+        if writes.count("network.json") == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr("eideticnet.checkpoint.write_whole", filling)
+    error = run("train", "config.toml", check=False).error
+    assert "No space left on device" in error
+    assert "runs/mine keeps what is learned (birds), and the same command goes on" in error
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    run("train", "config.toml")
+    run("train", "config.toml", "--out", "other")
+    mine, other = (EideticNetwork.load(project / folder).digests() for folder in ("runs/mine", "other"))
+    assert mine == other
 
 
 def test_help_lists_the_commands():
