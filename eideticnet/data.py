@@ -55,7 +55,7 @@ def batches(x: Any, y: Any, batch_size: int = 64, order: Sampler[int] | None = N
     x, y = as_tensor("x", x), as_tensor("y", y)
     if len(x) != len(y) or not len(x):
         raise DataError(f"batches: {len(x)} inputs and {len(y)} labels; give as many, and at least one")
-    if not isinstance(batch_size, int) or batch_size < 1:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise DataError(f"batches: batch_size {batch_size!r} is no positive whole number")
     dataset = TensorDataset(x, y)
     sampler = BatchSampler(order or RandomSampler(dataset), batch_size, drop_last=False)

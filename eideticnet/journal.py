@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from eideticnet.errors import DataError
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.states import NotStorableError, pack, state_of, unpack
@@ -68,6 +69,11 @@ class Journal:
         interval: float = 5.0,
         say: Callable[[str], Any] = lambda line: None,
     ) -> None:
+        if isinstance(interval, str) or not interval >= 0 or not callable(say):
+            raise DataError(
+                f"a journal has an interval of 0 seconds or more, not {interval!r}, and a function that is told "
+                f"lines of text, not {say!r:.40}"
+            )
         self.path = None if path is None else Path(path)
         self.interval = interval
         self.say = say

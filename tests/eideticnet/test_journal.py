@@ -17,7 +17,7 @@ from lessons import OPTIMIZERS, STEPS, killed, learn
 from nets import names, task_loader
 from trunks import FEATURES, Mlp
 
-from eideticnet import EideticNetwork, Journal, Pruning, Training
+from eideticnet import DataError, EideticNetwork, Journal, Pruning, Training
 from eideticnet.described import described
 
 PRUNINGS = {
@@ -84,6 +84,14 @@ def test_a_journal_changes_nothing_and_is_removed_when_it_is_told_to(tmp_path):
     journal.remove()
     assert not list(tmp_path.iterdir())
     journal.remove()
+
+
+@pytest.mark.parametrize(
+    "options", [{"interval": "1"}, {"interval": -1}, {"interval": float("nan")}, {"say": None}]
+)
+def test_a_journal_that_could_not_be_kept_is_refused_at_once(options):
+    with pytest.raises(DataError, match="a journal has"):
+        Journal("j", **options)
 
 
 def test_snapshots_are_as_far_apart_as_asked(tmp_path):

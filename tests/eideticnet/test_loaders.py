@@ -469,7 +469,7 @@ def test_batches_are_made_of_as_many_inputs_as_labels(x, y, words):
         batches(x, y)
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, None])
+@pytest.mark.parametrize("size", [0, -1, 2.0, None, True])
 def test_a_batch_has_a_whole_number_of_rows(size):
     with pytest.raises(DataError, match="batch_size"):
         batches(X, Y, size)
