@@ -73,10 +73,10 @@ def prune(folder: Path, keep: int) -> None:
     ended: dict[str, list[Path]] = {}
     for path in folder.glob("*-*-*.npy"):
         model, process = path.name.partition("-")[0], path.stem.rpartition("-")[2]
-        if not Path(f"/proc/{process}").exists():
+        if not Path(f"/proc/{process}").exists() and not path.is_dir():
             ended.setdefault(model, []).append(path)
     for paths in ended.values():
-        for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[keep:]:
+        for path in sorted(paths, key=lambda path: path.lstat().st_mtime, reverse=True)[keep:]:
             path.unlink()
 
 
@@ -93,11 +93,23 @@ def _written(path: Path, spec: dict[str, Any]) -> Recording:
         with read_regular(path) as file:
             tensors = load(file.read())
         found = Recording(*(tensors[name] for name in ("x", "pinned", "threshold", "time")))
+    except ArchiveError as error:
+        raise ServingError(str(error)) from None
     except (OSError, KeyError, ValueError, MemoryError, SafetensorError):
         return _recording([], spec)
-    fits = found.x.shape[1:] == tuple(spec["shape"]) and found.x.dtype == spec["dtype"]
-    same = {len(found.x), len(found.task), len(found.threshold)} == {len(found)}
-    return found if fits and same else _recording([], spec)
+    return found if _sound(found, spec) else _recording([], spec)
+
+
+def _sound(found: Recording, spec: dict[str, Any]) -> bool:
+    """Whether it may have been recorded: types, shapes and values are those of requests."""
+    rows = found.x.shape[:1]
+    if found.x.shape[1:] != tuple(spec["shape"]) or found.x.dtype != spec["dtype"]:
+        return False
+    kinds = {"int64": found.task, "float32": found.threshold, "float64": found.time}
+    if any(array.shape != rows or array.dtype != kind for kind, array in kinds.items()):
+        return False
+    sure = (found.threshold >= 0) & (found.threshold <= 1)
+    return bool(np.isfinite(found.x).all() and sure.all() and (found.task >= -1).all())
 
 
 def _row_type(spec: dict[str, Any]) -> np.dtype[Any]:

@@ -13,6 +13,7 @@ import pytest
 from eidetic_record import FOLDER, ROWS, Ring, open_ring, ring_name
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from served import until
 
 from export.real_inputs import read_inputs
@@ -202,3 +203,51 @@ def test_a_disk_without_room_is_noticed_before_a_row_is_written(asked, caplog):
     (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("eidetic")]
     assert "no recording" in line
     assert list(asked.iterdir()) == []
+
+
+def test_what_is_no_ring_keeps_no_ring_from_being_removed(tmp_path):
+    ring(tmp_path, 2, "b", "1", 4000000003)
+    (tmp_path / "a-1-4000000001.npy").symlink_to("nowhere")
+    (tmp_path / "a-1-4000000002.npy").mkdir()
+    prune(tmp_path, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a-1-4000000002.npy"]
+
+
+GOOD = {
+    "x": np.ones((2, 4), "f4"),
+    "pinned": np.zeros(2, "i8"),
+    "threshold": np.ones(2, "f4"),
+    "time": np.ones(2),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("x", np.ones((2, 5), "f4")),
+        ("x", np.ones((2, 4))),
+        ("x", np.array(1, "f4")),
+        ("x", np.full((2, 4), np.nan, "f4")),
+        ("pinned", np.zeros((2, 1), "i8")),
+        ("pinned", np.zeros(2, "f4")),
+        ("pinned", np.full(2, -7)),
+        ("threshold", np.full(2, np.nan, "f4")),
+        ("threshold", np.full(2, 5, "f4")),
+        ("time", np.array(1.0)),
+        ("time", np.ones(3)),
+    ],
+)
+def test_a_recording_that_no_server_wrote_holds_nothing(name, array, tmp_path):
+    file = tmp_path / "recorded.safetensors"
+    save_file(GOOD, file)
+    assert len(read(file, "m", SPEC)) == 2
+    save_file({**GOOD, name: array}, file)
+    with pytest.raises(ServingError, match="holds no recorded requests"):
+        read(file, "m", SPEC)
+
+
+@pytest.mark.timeout(30)
+def test_a_recording_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "recorded.safetensors")
+    with pytest.raises(ServingError, match=r"recorded\.safetensors is a pipe"):
+        read(tmp_path / "recorded.safetensors", "m", SPEC)
