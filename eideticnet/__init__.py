@@ -7,6 +7,7 @@ import eideticnet.signals  # noqa: F401 - first, for Ctrl-C while torch is impor
 from eideticnet.answering import Named
 from eideticnet.data import batches
 from eideticnet.errors import (
+    BudgetWarning,
     BusyError,
     CapacityError,
     CheckpointError,
@@ -33,6 +34,7 @@ from eideticnet.training import Event, Training, adam
 __version__ = "0.1.0"
 
 __all__ = [
+    "BudgetWarning",
     "BusyError",
     "CapacityError",
     "CheckpointError",

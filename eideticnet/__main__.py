@@ -6,7 +6,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
@@ -88,7 +89,8 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path)
     if run.is_complete(net, settings):
         _say(f"{folder} is complete: {len(net.tasks)} tasks")
         return
-    run.check(net, settings, source)
+    with _keeping(folder):
+        run.check(net, settings, source)
     data = run.open_data(net, settings)
     for name in run.changed_data(net, data):
         _say(
@@ -98,10 +100,19 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path)
     missing, before = len(settings.tasks) - len(net.tasks), run.routed(net)
     told = warnings.catch_warnings(action="ignore", category=UnderfitWarning)  # by the lines below
     known = warnings.catch_warnings(action="ignore", category=DataWarning)  # since the data was opened
+    threads = using(settings.threads or torch.get_num_threads())
+    with _keeping(folder), told, known, threads, Display(console, missing + 1) as display:
+        run.complete(net, settings, data, folder, display)
+    console.print(results(net, before))
+    for line in run.doubts(net):
+        _say(line)
+
+
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """Let an error say what is learned already."""
     try:
-        threads = using(settings.threads or torch.get_num_threads())
-        with told, known, threads, Display(console, missing + 1) as display:
-            run.complete(net, settings, data, folder, display)
+        yield
     except EideticError as error:
         if run.exists(folder):
             saved = EideticNetwork.load(folder).tasks  # the last one is not where the disk is full
@@ -110,9 +121,6 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path)
                 f"{folder} keeps what is learned ({names}), and the same command goes on from there"
             )
         raise
-    console.print(results(net, before))
-    for line in run.doubts(net):
-        _say(line)
 
 
 @app.command()

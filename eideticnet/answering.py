@@ -40,13 +40,20 @@ class Answering(nn.Module):
     seed: int
     learned: Learned
     metadata: dict[str, Any]
+    planned_tasks: int | None
     _anchor: Tensor
 
     def _start(
-        self, program: Program, inputs: Inputs, seed: int, learned: Learned, metadata: dict[str, Any]
+        self,
+        program: Program,
+        inputs: Inputs,
+        seed: int,
+        learned: Learned,
+        metadata: dict[str, Any],
+        planned_tasks: int | None = None,
     ) -> None:
         self.program, self.inputs, self.seed = program, inputs, seed
-        self.learned, self.metadata = learned, metadata
+        self.learned, self.metadata, self.planned_tasks = learned, metadata, planned_tasks
         self._saved: dict[str, str] = {}
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
@@ -58,11 +65,12 @@ class Answering(nn.Module):
         seed: int,
         learned: Learned,
         metadata: dict[str, Any],
+        planned_tasks: int | None = None,
     ) -> Network:
         """A network put together from its parts, as a checkpoint holds them."""
         net = cls.__new__(cls)
         nn.Module.__init__(net)
-        net._start(program, inputs, seed, learned, metadata)
+        net._start(program, inputs, seed, learned, metadata, planned_tasks)
         return net
 
     @property

@@ -136,6 +136,7 @@ def _write_tensors(net: Answering, learned: Learned, program: Program, folder: P
         "routing": None if learned.routing is None else learned.routing.to_json(),
         "routing_digest": learned.routing_digest(),
         "metadata": net.metadata,
+        **({} if net.planned_tasks is None else {"planned_tasks": net.planned_tasks}),
     }
 
 
@@ -168,7 +169,7 @@ def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:
             path.unlink(missing_ok=True)
 
 
-Parts = tuple[Program, Inputs, int, Learned, dict[str, Any]]
+Parts = tuple[Program, Inputs, int, Learned, dict[str, Any], int | None]
 
 
 def load(folder: str | PathLike[str]) -> tuple[Parts, str]:
@@ -216,7 +217,8 @@ def _load(folder: Path) -> tuple[Parts, str]:
                 f"{folder / MANIFEST} is not what was saved (something in it was changed); "
                 "restore it from a copy"
             )
-        return (program, inputs, seed, learned, manifest["metadata"]), manifest["sha256"]
+        planned = manifest.get("planned_tasks")
+        return (program, inputs, seed, learned, manifest["metadata"], planned), manifest["sha256"]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ConfigError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
 

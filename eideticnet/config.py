@@ -33,7 +33,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """A folder and a model that is served can be called so."""
 SOURCES = ("data", "test", "pretrained")
-CHANGEABLE = {"name", "tasks", "device", "threads", "when_full", "routing", "router_pruning"}
+CHANGEABLE = {
+    "name",
+    "tasks",
+    "planned_tasks",
+    "device",
+    "threads",
+    "when_full",
+    "routing",
+    "router_pruning",
+}
 """What may change while a run goes on: no task that is learned depends on it."""
 
 
@@ -119,6 +128,7 @@ class PruningConfig(_Section):
     min_width: int | dict[str, int] = 1
     schedule: Schedule = "constant"
     lr_factor: float = 1.0
+    budget: float | dict[str, float] = 1.0
 
     def check(self) -> None:
         self.build()
@@ -173,7 +183,8 @@ class TaskConfig(_Section):
 
 
 class Config(_Section):
-    """``test`` is the share of each task's data held out, ``validation`` the share of the rest that
+    """``planned_tasks`` of them share the trunk's neurons equally, as in ``EideticNetwork``.
+    ``test`` is the share of each task's data held out, ``validation`` the share of the rest that
     calibrates the routing and trains nothing; ``memory`` examples of each task and class sums of
     ``moments`` random features are kept for routers to come; without ``router_pruning`` the router
     keeps all neurons that are free, until the next task takes them; ``probes`` says whether a few real
@@ -193,6 +204,7 @@ class Config(_Section):
     moments: int = Field(0, ge=0)
     probes: Literal["real", "synthetic"] = "synthetic"
     when_full: Literal["refuse", "reuse", "widen"] = "refuse"
+    planned_tasks: int | None = Field(None, ge=1)
     training: TrainingConfig = TrainingConfig()
     pruning: PruningConfig = PruningConfig()
     routing: RoutingConfig = RoutingConfig()
@@ -202,6 +214,10 @@ class Config(_Section):
         if not self.validation and (self.routing.router == "experts" or self.routing.false_rejections):
             wants = "router" if self.routing.router == "experts" else "false_rejections"
             raise ConfigError(f"[routing] {wants} needs validation data: set validation = 0.1 at the top")
+        if self.planned_tasks is not None and self.planned_tasks < len(self.tasks):
+            raise ConfigError(
+                f"planned_tasks = {self.planned_tasks}, for {len(self.tasks)} [[tasks]]; plan as many"
+            )
         known: list[str] = []
         for task in self.tasks:
             if any(same(task.name, name) for name in known):

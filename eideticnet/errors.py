@@ -69,5 +69,9 @@ class UnderfitWarning(UserWarning):
     """Training ended while there was more to learn."""
 
 
+class BudgetWarning(UnderfitWarning):
+    """A pruning budget that costs more accuracy than the threshold, or that not all tasks can have."""
+
+
 class DataWarning(UserWarning):
     """Data from which something can be learned, though hardly what is meant."""

@@ -22,7 +22,8 @@ from eideticnet.evaluation import TaskReport
 from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
-from eideticnet.training import LAST_PHASE, Event
+from eideticnet.pruning import overdrawn
+from eideticnet.training import BUDGET, LAST_PHASE, Event
 
 BINS = 10
 
@@ -48,11 +49,25 @@ class Step(BaseModel):
 
 class Curve(BaseModel):
     """How one task, or the router, was pruned: ``steps`` in the order of trying, the unpruned block
-    first; ``chosen`` is what it kept, ``target`` the least accuracy that was allowed."""
+    first; ``chosen`` is what it kept, ``target`` the least accuracy that the threshold allowed. ``budget``:
+    the most neurons that it might keep, where it had more, and ``after`` its accuracy within that."""
 
     steps: list[Step]
     chosen: dict[str, int]
     target: float
+    budget: dict[str, int] = {}
+    after: float | None = None
+
+    @property
+    def cost(self) -> str:
+        """Training accuracy before and after it was pruned to a budget; "" where there was none."""
+        return "" if self.after is None else f"{self.steps[0].accuracy:.1%} to {self.after:.1%}"
+
+    @property
+    def overdrawn(self) -> str:
+        """What speaks against the budget; "" if nothing does."""
+        before = self.steps[0].accuracy
+        return "" if self.after is None else overdrawn(before, self.after, self.target)
 
 
 class Bin(BaseModel):
@@ -113,7 +128,7 @@ class Recorder:
 
     def event(self, event: Event) -> None:
         """Called after each epoch and each pruning step."""
-        if event.phase in ("train", "prune", LAST_PHASE):
+        if event.phase in ("train", "prune", LAST_PHASE, BUDGET):
             self._events.append(event)
 
     def task_learned(self, name: str, threshold: float | None) -> None:
@@ -168,7 +183,10 @@ class Recorder:
         steps = [Step(neurons=free, accuracy=max(trained))]
         steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
         chosen = {group: row.get(name, 0) for group, row in capacity.items()}
-        return Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
+        curve = Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
+        for event in (e for e in self._events if e.phase == BUDGET):
+            curve = curve.model_copy(update={"budget": event.neurons, "after": event.accuracy})
+        return curve
 
 
 def largest_change(before: Tensor, after: Tensor) -> float:

@@ -19,7 +19,16 @@ from eideticnet.experts import joined
 from eideticnet.inputs import Inputs
 from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.learning import Plan, WhenFull, free, known_when_full, logits_over, with_room
+from eideticnet.learning import (
+    Plan,
+    Room,
+    WhenFull,
+    free,
+    known_when_full,
+    logits_over,
+    sharers,
+    with_room,
+)
 from eideticnet.memory import choose
 from eideticnet.moments import Moments, check_features, gather
 from eideticnet.names import class_names, expected, plain, same, task_name, whole
@@ -59,13 +68,25 @@ class EideticNetwork(Answering):
 
     ``trunk`` maps inputs (N, ...) to features (N, F); only its architecture is taken, every
     block starts from fresh weights that ``seed`` decides. ``example_input`` (N, ...) is raw.
+
+    With ``planned_tasks`` a task may own an equal share of the neurons that are free for it and for those
+    of the plan that are still to come: what one leaves is for them. A task beyond the plan may own all
+    that is free.
     """
 
     def __init__(
-        self, trunk: nn.Module, example_input: Tensor, *, inputs: Inputs | None = None, seed: int = 0
+        self,
+        trunk: nn.Module,
+        example_input: Tensor,
+        *,
+        inputs: Inputs | None = None,
+        seed: int = 0,
+        planned_tasks: int | None = None,
     ) -> None:
+        planned = None if planned_tasks is None else whole(planned_tasks, "planned_tasks", least=1)
         with able_to_learn():
             self._begin(trunk, example_input, inputs, seed)
+        self.planned_tasks = planned
 
     def _begin(self, trunk: nn.Module, example_input: Tensor, inputs: Inputs | None, seed: int) -> None:
         super().__init__()
@@ -194,15 +215,23 @@ class EideticNetwork(Answering):
         rows = lesson.rows
         rows.look(every_class=True)
         reading = resolve(reads, learned, self.program)
-        program = with_room(learned, self.program, task.label, reading, when_full)
+        room = self._room(task.name, pruning)
+        program = with_room(room, self.program, task.label, reading, when_full)
         start = None if pretrained is None else unwrapped(pretrained)
-        plan = Plan(program, task.owner, reading, free(learned, program), start)
+        plan = Plan(program, task.owner, reading, free(learned, program), start, room.share(program))
         block = plan.learn(lesson, learned, pruning, self.device)
         if memory:
             task = replace(task, memory=choose(rows, memory, self.seed, task.owner))
         sums = self._moments(task, rows, moments)
         self._commit(before, program, learned.with_task(task, block, sums))
         return task
+
+    def _room(self, task: str, pruning: Pruning | None) -> Room:
+        """What there is for ``task``. Without a plan any free neuron will do."""
+        if self.planned_tasks is None:
+            return Room(self.learned)
+        least = {} if pruning is None else pruning.limits(self.program).least
+        return Room(self.learned, sharers(self.learned, task, self.planned_tasks), least)
 
     def _commit(self, before: Before, program: Program, learned: Learned) -> None:
         """Let what was learned answer from now on: nobody saw any of it before.
@@ -305,11 +334,9 @@ class EideticNetwork(Answering):
             learned = calibrated(learned, self.inputs, self.device, held_out, routing.false_rejections)
         self._commit(before, program, learned)
 
-    def _start(
-        self, program: Program, inputs: Inputs, seed: int, learned: Learned, metadata: dict[str, Any]
-    ) -> None:
+    def _start(self, *parts: Any) -> None:
         self.turns = Turns("network")
-        super()._start(program, inputs, seed, learned, metadata)
+        super()._start(*parts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         with self.turns.take("moving or casting it"):

@@ -64,15 +64,19 @@ class Display:
 def results(net: EideticNetwork, before: Mapping[str, float]) -> Table:
     """How good each task is, as it was measured last; ``before`` holds what was routed right before the
     last task came."""
-    table, doubts = Table(), read(net).doubts
+    table, history = Table(), read(net)
+    doubts, costs = history.doubts, {name: c.cost for name, c in history.pruning.items() if c.cost}
     table.add_column("task", overflow="fold")
     for heading in ("oracle accuracy", "routed accuracy", *(["routed before"] if before else [])):
         table.add_column(heading, justify="right")
+    if costs:
+        table.add_column("what the budget cost in training", justify="right")
     if doubts:
         table.add_column("training")
     for name in [*(task.name for task in net.tasks), *([ROUTER] if ROUTER in doubts else [])]:
         report = net.metadata["report"].get(name, {})
         shares = [report.get("oracle"), report.get("routed"), *([before.get(name)] if before else [])]
         cells = ["-" if share is None else f"{share:.1%}" for share in shares]
+        cells += [costs.get(name, "-")] if costs else []
         table.add_row(Text(name), *cells, *(["ended too early"] if name in doubts else []))
     return table

@@ -17,7 +17,7 @@ from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
 from eideticnet.interleaving import interleaved
 from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.learning import Plan, WhenFull, free, with_room
+from eideticnet.learning import Plan, Room, WhenFull, free, with_room
 from eideticnet.moments import FEATURES, WIDEST, gather, router_block
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
@@ -151,6 +151,6 @@ def router_plan(
     if routing.width == "trunk":
         own = program.groups
     else:
-        program = with_room(learned, program, ROUTER, reading, when_full)
+        program = with_room(Room(learned), program, ROUTER, reading, when_full)
         own = free(learned, program)
     return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), routing.pruning

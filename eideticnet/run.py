@@ -7,6 +7,7 @@ goes on after the last epochs that it finished, and ends with the same bits as o
 from __future__ import annotations
 
 import fcntl
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from eideticnet.checkpoint import MANIFEST
 from eideticnet.config import Config, PruningConfig, TaskConfig
-from eideticnet.errors import CapacityError, ConfigError, DataError
+from eideticnet.errors import BudgetWarning, CapacityError, ConfigError, DataError
 from eideticnet.evaluation import evaluate
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
@@ -27,6 +28,7 @@ from eideticnet.history import Recorder, read
 from eideticnet.inputs import DTYPES
 from eideticnet.journal import Journal
 from eideticnet.learned import ROUTER, Task
+from eideticnet.learning import Room
 from eideticnet.network import PROBES, EideticNetwork, Report
 from eideticnet.problems import differences, validate
 from eideticnet.progress import Display
@@ -62,7 +64,7 @@ def begin(config: Config) -> EideticNetwork:
     example = torch.full((2, *inputs.shape), low).to(DTYPES[inputs.dtype])
     with blamed(what):
         net = EideticNetwork(trunk, example, inputs=inputs, seed=config.seed)
-    net.metadata = {"config": config.model_dump(mode="json")}
+    record(net, config)
     return net
 
 
@@ -89,6 +91,7 @@ def recorded_config(net: EideticNetwork, folder: Path) -> Config:
 def record(net: EideticNetwork, config: Config) -> Config:
     """``config``, from now on recorded in the network."""
     net.metadata = {**net.metadata, "config": config.model_dump(mode="json")}
+    net.planned_tasks = config.planned_tasks
     return config
 
 
@@ -215,7 +218,8 @@ def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...],
                 f"{source}: there is another task {task.name!r} already; give the new one another name"
             )
         known[task.name] = task
-    joined = config.model_copy(update={"tasks": tuple(known.values())})
+    planned = config.planned_tasks and max(config.planned_tasks, len(known))
+    joined = config.model_copy(update={"tasks": tuple(known.values()), "planned_tasks": planned})
     return record(net, validate(Config, joined.model_dump(mode="json"), source))
 
 
@@ -231,19 +235,23 @@ def routed(net: EideticNetwork) -> dict[str, float]:
 
 
 def doubts(net: EideticNetwork) -> list[str]:
-    """What ended too early, in a line each that says what to change, and where."""
+    """What ended too early or was pruned too far, in a line each that says what to change, and where."""
+    history = read(net)
+    found = [(name, doubt, "Training") for name, doubt in history.doubts.items()]
+    found += [(name, curve.overdrawn, "Pruning") for name, curve in history.pruning.items()]
     return [
-        f"{name}: {doubt} (keys of [training] in the TOML, with another --out; or to keep this run, in "
-        f"Python, {_again(name)})"
-        for name, doubt in read(net).doubts.items()
+        f"{name}: {doubt} (keys of [{kind.lower()}] in the TOML, with another --out; or to keep this run, in "
+        f"Python, {_again(name, kind)})"
+        for name, doubt, kind in found
+        if doubt
     ]
 
 
-def _again(name: str) -> str:
-    """How a task, or the router, of a run is learned once more."""
+def _again(name: str, kind: str) -> str:
+    """How a task, or the router, of a run is learned once more with another ``Training`` or ``Pruning``."""
     if name == ROUTER:
-        return "net.fit_router with another Training, and net.save"
-    return f"net.revise_task({name!r}, ...) with another Training, net.save, and the same command once more"
+        return f"net.fit_router with another {kind}, and net.save"
+    return f"net.revise_task({name!r}, ...) with another {kind}, net.save, and the same command once more"
 
 
 def complete(
@@ -294,8 +302,9 @@ def _in_terms_of_the_toml(what: str, config: Config) -> Iterator[None]:
         raise CapacityError(
             error.found,
             'set when_full = "widen" at the top of the TOML (add-task: --when-full widen), or "reuse" to '
-            "learn with the features there are; or begin anew, with harder [pruning] (threshold above "
-            f"{config.pruning.threshold}) or more neurons in [trunk] arguments",
+            "learn with the features there are; or begin anew, with neurons kept for later tasks "
+            f"(planned_tasks = {len(config.tasks)} at the top, or a [pruning] budget), with harder [pruning] "
+            f"(threshold above {config.pruning.threshold}) or with more neurons in [trunk] arguments",
         ) from None
 
 
@@ -306,7 +315,7 @@ def check(net: EideticNetwork, config: Config, source: Path) -> None:
         pruning: PruningConfig | None = getattr(config, table)
         if pruning is not None:
             try:
-                pruning.build().least(net.program)
+                pruning.build().limits(net.program)
             except ConfigError as error:
                 raise ConfigError(f"{source}: [{table}] {error}") from None
     for task in config.tasks:
@@ -316,6 +325,30 @@ def check(net: EideticNetwork, config: Config, source: Path) -> None:
         except DataError as error:
             raise ConfigError(f"{source}: [[tasks]] {task.name!r} {error}") from None
     net.to(usable(config.device))
+    _check_room(net, config, source)
+
+
+def _check_room(net: EideticNetwork, config: Config, source: Path) -> None:
+    """Raise ``CapacityError`` where a task to come would not get what it needs at least; warn where the
+    budgets of all are more than there is."""
+    tasks = max(config.planned_tasks or 0, len(config.tasks)) - len(net.tasks)
+    if config.when_full != "refuse" or not tasks:
+        return
+    limits = config.pruning.build().limits(net.program)
+    room, names = Room(net.learned, tasks, limits.least), [t.name for t in config.tasks[len(net.tasks) :]]
+    if room.lacking(net.program):
+        with _in_terms_of_the_toml(str(source), config):
+            raise CapacityError(f"{source}: {', '.join(names)}: {room.found(net.program)}", "")
+    budgeted = {g: n for g, n in limits.most.items() if n < net.program.groups[g]}
+    over = [g for g, n in room.share(net.program).items() if budgeted.get(g, 0) > n]
+    if over and not config.planned_tasks:
+        warnings.warn(
+            f"{source}: {tasks} tasks with a [pruning] budget of {budgeted[over[0]]} neurons of {over[0]} "
+            f"are more than it has, so the last may find none; with planned_tasks = {len(config.tasks)} all "
+            "find an equal share",
+            BudgetWarning,
+            stacklevel=2,
+        )
 
 
 def usable(device: str) -> torch.device:

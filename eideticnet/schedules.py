@@ -1,9 +1,9 @@
 """Schedules: in which steps a block shrinks to the least that still does its task.
 
 A schedule makes trials. A trial removes a share of a block's neurons, at least one, lets the rest
-recover in one of two paces, and says whether it did; it gives the block itself where no neuron may
-go. Every schedule ends, whatever the trials say: a trial that recovers leaves fewer neurons, and
-one that does not narrows what is tried next.
+recover, and says whether it did; it gives the block itself where no neuron may go. Every schedule
+ends, whatever the trials say: a trial that recovers leaves fewer neurons, and one that does not
+narrows what is tried next. None ends before a step of one neuron has failed.
 """
 
 from __future__ import annotations
@@ -28,52 +28,38 @@ class Pace:
 
 STEADY = Pace()
 HURRIED = Pace(rate=2.0, epochs=0.8)
+"""A step costs few neurons, so what has to be won back is near: a greater rate finds it in fewer
+epochs, and what it doesn't find soon it seldom finds."""
 
 
 class Trial(Protocol):
-    """What is left, and whether it recovered."""
+    """What is left, and whether it recovered. A share is one of all neurons where it is taken
+    ``overall``, or else of each group's."""
 
-    def __call__(self, block: Block, share: float, pace: Pace = STEADY) -> tuple[Block, bool]: ...
+    @property
+    def overall(self) -> bool: ...
+
+    def __call__(self, block: Block, share: float) -> tuple[Block, bool]: ...
 
 
 def constant(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
-    """Remove ``step`` of what is left until that fails once (the paper's): O(log n / step) trials."""
-    return _descend(block, trial, step, STEADY)
-
-
-def fast(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
-    """The constant step with a hurried recovery. A step costs few neurons, so what has to be won back
-    is near: a greater rate finds it in fewer epochs, and what it doesn't find soon it seldom finds."""
-    return _descend(block, trial, step, HURRIED)
-
-
-def _descend(block: Block, trial: Trial, step: float, pace: Pace) -> Block:
-    while True:
-        smaller, recovered = trial(block, step, pace)
-        if not recovered:
-            return block
-        block = smaller
-
-
-def shrinking(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
-    """Remove ``step`` of what is left; halve it when that fails, down to one neuron of a group. Ends
-    where not even that can go, with up to log2(n) more failures than ``constant``."""
+    """Remove ``step`` of what is left (the paper's), in O(log n / step) trials. A step that fails is
+    halved, down to one neuron, and what recovers then goes on in those smaller steps: log2 n failures
+    at most."""
     while True:
         smaller, recovered = trial(block, step)
         if recovered:
             block = smaller
-        elif max(_gone(block, smaller)) <= 1:
+        elif not (step := _half(block, smaller, trial.overall)):
             return block
-        else:
-            step /= 2
 
 
 def bisection(block: Block, trial: Trial, step: float, least: Mapping[str, int]) -> Block:
     """Bisect the number of neurons between the fewest that recovered and the most that did not,
-    on a logarithmic scale, until they lie within one ``step``: O(log (log n / step)) trials.
+    on a logarithmic scale, until they lie within one ``step``: O(log (log n / step)) trials. Then go
+    on in constant steps, of half of what is left between the two.
 
-    Each trial shrinks the last block that recovered. Where only the number of neurons counts, it
-    finds the same minimum as ``constant``; but one jump may fail where small steps would not, and
+    Each trial shrinks the last block that recovered. One jump may fail where small steps would not, and
     then what is found is wider.
     """
     fewest = sum(min(n, least[g]) for g, n in block.own.items())
@@ -86,20 +72,28 @@ def bisection(block: Block, trial: Trial, step: float, least: Mapping[str, int])
             failed = _size(smaller)
         else:
             break
-    return block
+    return constant(block, trial, (1 - failed / size) / 2, least)
+
+
+def _half(block: Block, smaller: Block, overall: bool) -> float:
+    """The share that is half of what went; 0 where that was one neuron, of each group unless ``overall``."""
+    gone = {g: n - smaller.own[g] for g, n in block.own.items()}
+    if overall:
+        went, of = sum(gone.values()), _size(block)
+    else:
+        went, of = max(((n, block.own[g]) for g, n in gone.items()), default=(0, 0))
+    return went / of / 2 if went > 1 else 0.0
 
 
 def _size(block: Block) -> int:
     return sum(block.own.values())
 
 
-def _gone(block: Block, smaller: Block) -> list[int]:
-    return [n - smaller.own[g] for g, n in block.own.items()] or [0]
-
-
 SCHEDULES: dict[Schedule, Callable[[Block, Trial, float, Mapping[str, int]], Block]] = {
     "constant": constant,
-    "fast": fast,
-    "shrinking": shrinking,
+    "fast": constant,
+    "shrinking": constant,  # what it was called when the constant step was not yet halved
     "bisection": bisection,
 }
+PACES: dict[Schedule, Pace] = {"fast": HURRIED}
+"""The others are steady."""

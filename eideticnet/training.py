@@ -32,6 +32,8 @@ MEASURED = 2**16
 all rows takes a third of an epoch."""
 LAST_PHASE = "settle"
 """After which a block is frozen."""
+BUDGET = "budget"
+"""What is told after it of a block that was pruned to a budget: accuracy, and what it may own at most."""
 MOST_THREADS = 1024
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 

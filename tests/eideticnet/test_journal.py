@@ -24,7 +24,8 @@ PRUNINGS = {
     "plain": Pruning(step=0.4, threshold=0.05, recovery_epochs=2),
     "taylor": Pruning("taylor", 0.3, 0.02, 2, lr_factor=0.5),
     "bisection": Pruning("hybrid", 0.2, 0.02, 2, schedule="bisection"),
-    "shrinking": Pruning("random", 0.6, 0.0, 1, schedule="shrinking"),
+    "tries": Pruning("random", 0.9, 0.0, 1),
+    "budget": Pruning("l1", 0.3, 0.0, 1, budget=0.3),
 }
 
 
@@ -62,9 +63,21 @@ def test_a_lesson_that_is_killed_at_any_moment_ends_with_the_same_bits(
     assert again == events
     # What was done is not done again: an event comes after its epoch's snapshot.
     done = max(int(share * (len(events) - 1)) for share in at)
-    epochs = sum(event.phase != "prune" for event in events[: done + 1])
+    epochs = sum(event.phase not in ("prune", "budget") for event in events[: done + 1])
     assert STEPS[0] == steps - epochs * 3
     assert [f"going on after {epochs} epochs" in line for line in lines] == [True]
+
+
+def test_an_interruption_between_the_tries_of_a_step_that_failed_changes_no_bit(tmp_path):
+    expected, _, events = uninterrupted("adam", "tries", False)
+    tries = [i for i, event in enumerate(events) if event.phase == "prune"]
+    reached = [events[i].accuracy == 1 for i in tries]
+    assert reached == [False, True, True, False, False]
+    for at in (tries[0] + 1, tries[3] + 1):  # the first event of the smaller try
+        assert killed(tmp_path / "journal", at, pruning=PRUNINGS["tries"])
+    again = []
+    assert bits(learn(Journal(tmp_path / "journal"), "adam", PRUNINGS["tries"], again.append)) == expected
+    assert again == events
 
 
 @pytest.mark.parametrize("at", [0, 4, 9])

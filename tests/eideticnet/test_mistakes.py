@@ -423,9 +423,18 @@ def test_a_task_that_is_added_to_the_file_is_learned_and_another_router_is_fitte
 
 def test_where_there_is_no_room_it_is_said_what_is_kept_and_which_line_to_change(project, run):
     full = ("threshold = 0.3", "threshold = 0.3\nmin_width = 24")
+    changed(project, full, (CONFIG[CONFIG.index('[[tasks]]\nname = "fish"') :], ""))
+    run("train", "config.toml")
     changed(project, full)
     error = run("train", "config.toml", check=False).error
-    for word in ("fish: no free neuron in 0, 2", 'when_full = "widen"', "threshold above 0.3", "[trunk]"):
+    for word in (
+        "fish: no free neuron in 0, 2",
+        'when_full = "widen"',
+        "planned_tasks = 2",
+        "budget",
+        "threshold above 0.3",
+        "[trunk]",
+    ):
         assert word in error
     assert "runs/mine keeps what is learned (birds), and the same command goes on from there" in error
     changed(project, full, ("seed = 1", 'seed = 1\nwhen_full = "widen"'))
