@@ -49,13 +49,16 @@ def exported_asking(
     """The graph in evaluation mode, what another one would be in training mode if that is known without it,
     and the settings after forward ran once."""
     asked: Asked | None
-    for asked in (Asked(named), None):
+    plain = all(map(_by_the_book, named.modules()))
+    for asked in (Asked(named), None) if plain else (None,):
         try:
             with asked or nullcontext():
                 before = settings(named)
                 tried(named, example)
                 if before != (before := settings(named)):
                     tried(named, example)  # what counts goes on, what is made once is there
+                if not plain:
+                    in_mode(named, training=False)  # what it keeps of its parameters is no constant
                 graph = exported(named, example)
             break
         except Exception as error:

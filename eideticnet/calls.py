@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,16 @@ class Constant:
     parameter: str | None = None
     shown_by: str | None = None
 
+    def as_parameter(self) -> dict[str, Any]:
+        """The options of a step that gives it, as a parameter."""
+        return {
+            "shape": list(self.value.shape),
+            "mean": float(self.value.float().mean()),
+            "std": float(self.value.std(correction=0)),
+            "raw_columns": 1,
+            "shown_by": self.shown_by,
+        }
+
 
 @dataclass(frozen=True)
 class Call:
@@ -38,8 +48,9 @@ class Call:
 
     ``values`` gives, for each activation computed so far, its name and where its features lie, by
     node; ``weights`` the dotted names of the trunk's tensors, by placeholder. ``index`` says which
-    of several outputs is meant. ``twin`` is the same call in training mode. ``extra`` are steps that have
-    to run before the call's own.
+    of several outputs is meant. ``twin`` is the same call in training mode. ``computed`` names a constant
+    that is computed from parameters, once it has traced how. ``extra`` are steps that have to run before the
+    call's own.
     """
 
     node: Node
@@ -50,6 +61,7 @@ class Call:
     constants: Mapping[Node, Constant]
     name: str
     twin: Node
+    computed: Callable[[Call, Node, Features], str]
     index: int | None = None
     extra: list[Step] = field(default_factory=list)
 
@@ -149,21 +161,11 @@ class Call:
             literal = {"value": constant.value.tolist(), "dtype": str(constant.value.dtype).partition(".")[2]}
             self.extra.append(Step(name, "constant", (INPUT,), Features(), None, literal))
             return name
-        if constant.shown_by is None:
-            raise self.refuse(f"reads a value computed from the parameter {constant.parameter!r}", BARE)
         owned = features if columns > 1 else Features()
-        self.extra.append(Step(name, "parameter", (), owned, constant.parameter, self.parameter(constant)))
+        if constant.shown_by is None:
+            return self.computed(self, node, owned)
+        self.extra.append(Step(name, "parameter", (), owned, constant.parameter, constant.as_parameter()))
         return name
-
-    def parameter(self, constant: Constant) -> dict[str, Any]:
-        """The options of a step that gives a parameter."""
-        return {
-            "shape": list(constant.value.shape),
-            "mean": float(constant.value.float().mean()),
-            "std": float(constant.value.std(correction=0)),
-            "raw_columns": 1,
-            "shown_by": constant.shown_by,
-        }
 
     def literals(self, names: Mapping[Node, int]) -> tuple[list[Any], dict[str, Any]]:
         """The call's arguments as JSON, each tensor replaced by ``{"input": its index}``."""

@@ -20,6 +20,8 @@ _SHAPES = (
 )
 _REPEATS = ("expand", "repeat", "tile", "broadcast_to")
 _FILLED = ("zeros", "ones", "full")
+_NEW = ("new_zeros", "new_ones", "new_full")
+_UNKNOWN = object()
 
 
 def fold(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any]) -> Constant | None:
@@ -44,6 +46,8 @@ def _shown_by(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any]
     while node.op != "placeholder":
         same = _same_numbers(node, weights, tensors)
         if same is None:
+            if _written_through_views(node):
+                return None
             name, source = str(node.target).split(".")[1], node.all_input_nodes[0]
             if name not in _SHAPES or len(node.all_input_nodes) > 2:
                 return None
@@ -73,7 +77,7 @@ def _size(node: Node) -> int:
 
 
 def _value(node: Any, weights: Mapping[str, str], tensors: Mapping[str, Any], used: list[str]) -> Any:
-    """``node``'s value, a literal as it is; None for what is not known while tracing."""
+    """``node``'s value, a literal as it is; ``_UNKNOWN`` for what is not known while tracing."""
     if isinstance(node, list | tuple):
         return [_value(n, weights, tensors, used) for n in node]
     if not isinstance(node, Node):
@@ -81,38 +85,73 @@ def _value(node: Any, weights: Mapping[str, str], tensors: Mapping[str, Any], us
     if node.op == "placeholder":
         name = weights.get(node.name)
         if name is None:
-            return None
+            return _UNKNOWN
         used.append(name)
         return tensors[name]
-    if "sym" in str(node.target) or is_random(node) or _is_written_through_a_view(node):
-        return None
-    args = [_value(a, weights, tensors, used) for a in node.args]
+    off = "dropout" in str(node.target) and node.args[2:3] == (False,)
+    if "sym" in str(node.target) or (is_random(node) and not off):
+        return _UNKNOWN
+    if written := _written_through_views(node):
+        return _after(node, written, weights, tensors, used)
+    return _computed(node, weights, tensors, used)
+
+
+def _computed(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any], used: list[str]) -> Any:
+    """What the operation gives."""
     name = str(node.target).removeprefix("aten.").partition(".")[0]
+    args = [_value(a, weights, tensors, used) for a in node.args[name in _NEW :]]
+    if name in _NEW:  # of the type of a value, which tells nothing else
+        args = [torch.empty(0, dtype=node.all_input_nodes[0].meta["val"].dtype), *args]
     if name in ("expand", "broadcast_to") and isinstance(args[0], Tensor):
         new = len(args[1]) - args[0].ndim
-        args[1] = [(1 if i < new else -1) if n is None else n for i, n in enumerate(args[1])]
+        args[1] = [(1 if i < new else -1) if n is _UNKNOWN else n for i, n in enumerate(args[1])]
     for sizes in args[:1] if name in _FILLED else args[1:2] if name in ("repeat", "tile") else ():
-        sizes[:] = [1 if n is None else n for n in sizes]
+        sizes[:] = [1 if n is _UNKNOWN else n for n in sizes]
     if _unknown(args):
-        return None
+        return _UNKNOWN
     with torch.no_grad():
         return node.target(*args, **node.kwargs)  # type: ignore[operator]
 
 
 def _unknown(args: list[Any]) -> bool:
-    """Whether an argument that was a node has no value, at any depth; a literal None has one too,
-    but no operation that makes constants takes any but in its keywords."""
-    return any(a is None or (isinstance(a, list) and _unknown(a)) for a in args)
+    """Whether an argument, at any depth, has no value."""
+    return any(a is _UNKNOWN or (isinstance(a, list) and _unknown(a)) for a in args)
 
 
-def _is_written_through_a_view(node: Node) -> bool:
-    """Whether something writes into a view of ``node``, so that its value is not what made it."""
-    for user in node.users:
-        schema = getattr(user.target, "_schema", None)
-        if schema is None or user.all_input_nodes[0] is not node or writes(user):
-            continue
-        if any(r.alias_info for r in schema.returns):
-            written = [u for u in user.users if u.all_input_nodes[0] is user and writes(u)]
-            if written or _is_written_through_a_view(user):
-                return True
-    return False
+def _written_through_views(node: Node) -> list[Node]:
+    """``node``, its views and what writes into them, in order; none if nothing does."""
+    shown, waiting = [node], [node]
+    while waiting:
+        viewed = waiting.pop()
+        for user in viewed.users:
+            schema = getattr(user.target, "_schema", None)
+            if schema is None or user.all_input_nodes[0] is not viewed or user in shown:
+                continue
+            if any(r.alias_info for r in schema.returns) and not (viewed is node and writes(user)):
+                shown.append(user)
+                waiting.append(user)
+    if not any(writes(n) for n in shown[1:]):
+        return []
+    return [n for n in node.graph.nodes if n in shown]
+
+
+def _after(
+    node: Node, shown: list[Node], weights: Mapping[str, str], tensors: Mapping[str, Any], used: list[str]
+) -> Any:
+    """``node``'s value after all that writes into it, if nobody reads it before."""
+    places = {n: i for i, n in enumerate(node.graph.nodes)}
+    last = max(places[n] for n in shown if writes(n))
+    if any(places[user] < last for n in shown for user in n.users if user not in shown):
+        return _UNKNOWN
+    made = _computed(node, weights, tensors, used)
+    world: dict[Node, Any] = {node: made.clone() if isinstance(made, Tensor) else _UNKNOWN}
+    for n in shown[1:]:
+        args = [
+            world[a] if isinstance(a, Node) and a in world else _value(a, weights, tensors, used)
+            for a in n.args
+        ]
+        if _unknown([*world.values(), *args]):
+            return _UNKNOWN
+        with torch.no_grad():
+            world[n] = n.target(*args, **n.kwargs)  # type: ignore[operator]
+    return world[node]

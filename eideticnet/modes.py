@@ -55,8 +55,9 @@ class _Comparison:
         self.found, self.theirs = Modes(), list(_operations(there))
         self.back: dict[Node, Node] = {}
         for node in here:
-            if node.op == "placeholder":
-                self._pair(node, names[ours.get(node.name, node.name)])
+            twin = names.get(ours.get(node.name, node.name))
+            if node.op == "placeholder" and twin is not None:  # only one mode may have made a constant
+                self._pair(node, twin)
         places, start = defaultdict[object, list[int]](list), 0
         for i, twin in enumerate(self.theirs):
             places[_key(twin)].append(i)

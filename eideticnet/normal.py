@@ -63,7 +63,9 @@ def fixed(trunk: nn.Module) -> set[str]:
 
 
 def in_mode(module: nn.Module, training: bool) -> nn.Module:
-    """``module`` itself, in this mode; its own ``train`` may return nothing."""
+    """``module`` itself, newly put into this mode, which empties what it keeps while it is in the other; its
+    own ``train`` may return nothing."""
+    module.train(not training)
     module.train(training)
     return module
 

@@ -13,7 +13,8 @@ from torch.fx import Node
 from torch.nn.parameter import is_lazy
 
 from eideticnet.asked import exported_asking, in_both_modes, settings
-from eideticnet.calls import Call, shape_of, writes
+from eideticnet.calls import BARE, Call, Constant, shape_of, writes
+from eideticnet.computed import is_layer, made_of, sources
 from eideticnet.constants import fold
 from eideticnet.draws import tracing
 from eideticnet.errors import TrunkWarning, UnsupportedError
@@ -159,9 +160,10 @@ class _Walk:
         self.trunk, self.graph, self.modes, self.memory = trunk, exported.graph, modes, memory
         self.weights, self.tensors = tensors_of(exported), {**exported.state_dict, **exported.constants}
         self.tensors |= {name: self.tensors[name].detach() for name in fixed(trunk)}
-        self.groups = Groups(layouts)
+        self.groups, self.apart = Groups(layouts), layouts.apart
         self.steps: list[Step] = []
         self.values: dict[Node, tuple[str, Features]] = {}
+        self.made: dict[Node, tuple[str, Features]] = {}
         self.batch = ""
 
     def program(self) -> Program:
@@ -177,7 +179,7 @@ class _Walk:
                 self._refuse_side_effects(node)
                 self._visit(node)
         head = _head(*self._output(output))
-        _check_names(self.steps)
+        _check_names(self.steps, self.apart)
         resolved = [dataclasses.replace(s, features=self.groups.resolve(s.features)) for s in self.steps]
         return Program((*resolved, head), self.groups.widths())
 
@@ -188,36 +190,101 @@ class _Walk:
             (source,), index = node.all_input_nodes, int(node.args[1])  # type: ignore[arg-type]
         elif isinstance(node.meta.get("val"), list | tuple):
             return  # its outputs are visited one by one
-        is_layer = str(source.target) == "aten.embedding.default"  # of positions, say
-        if not is_layer and not any(n in self.values for n in source.all_input_nodes):
+        embeds = str(source.target) == "aten.embedding.default"  # positions, say
+        new = ".new_" in str(source.target) and fold(source, self.weights, self.tensors) is not None
+        if new or (not embeds and not any(n in self.values for n in source.all_input_nodes)):
             self._visit_constant(node)
             return
         operation = str(source.target)
         packet, _, overload = operation.removeprefix("aten.").partition(".")
-        constants = {
-            n: found
-            for n in source.all_input_nodes
-            if n not in self.values and (found := fold(n, self.weights, self.tensors)) is not None
-        }
         changed = source.all_input_nodes[0]
         if writes(source) and changed in self.values:
             operation = f"aten.{packet[:-1]}.{overload}"
             self.memory.refuse_views(changed, node)
-        values, twin = self._while_training(source), self.modes.twins.get(source, source)
-        call = Call(source, operation, self.trunk, self.weights, values, constants, node.name, twin, index)
+        call = self._call(source, operation, self._while_training(source), node.name, index)
         step = rule_for(call).trace(call, self.groups)
         self.steps += [*call.extra, step]
         self.values[node] = step.name, step.features
         if operation != str(source.target):  # whoever reads what was written to reads this from now on
             self.values[changed] = self.values[node]
 
+    def _call(
+        self,
+        node: Node,
+        operation: str,
+        values: dict[Node, tuple[str, Features]],
+        name: str,
+        index: int | None = None,
+    ) -> Call:
+        constants = {
+            n: dataclasses.replace(found, shown_by=None) if found.parameter in self.apart else found
+            for n in node.all_input_nodes
+            if n not in values and (found := fold(n, self.weights, self.tensors)) is not None
+        }
+        twin = self.modes.twins.get(node, node)
+        return Call(
+            node, operation, self.trunk, self.weights, values, constants, name, twin, self._computed, index
+        )
+
+    def _computed(self, call: Call, node: Node, features: Features) -> str:
+        """The name of a constant that is computed from parameters; where its neurons lie, each owner has its
+        own columns of them."""
+        if node not in self.made:
+            dim = None if features.raw else features.dim
+            try:
+                read = sources(node, dim, self.weights, self.tensors)
+            except (LookupError, RuntimeError):
+                raise self._not_computed(call, node) from None
+            before, nodes = self.values, made_of(node)
+            self.values = {n: self.made[n] for n in nodes if n in self.made}
+            for parameter, along in read.items():
+                self._learned(parameter, Features() if along is None else features.at(along))
+            for n in nodes:
+                if n.op == "call_function" and n not in self.values:
+                    self._visit_computed(n)
+            self.made |= self.values
+            self.values = before
+        if node not in self.made:
+            raise self._not_computed(call, node)
+        name, made = self.made[node]
+        if made.raw != features.raw or not (made.raw or self.groups.join(features, made)):
+            raise self._not_computed(call, node)
+        return name
+
+    def _learned(self, node: Node, features: Features) -> None:
+        """A step that gives a parameter as it is, divided among the owners of ``features``."""
+        path = self.weights[node.name]
+        value = Constant(self.tensors[path].detach(), path, "")
+        before = self.made.get(node, (node.name, features))
+        if before[1].dim == features.dim and before[1].raw == features.raw:
+            self.values[node] = before
+        if node not in self.made:
+            self.steps.append(Step(node.name, "parameter", (), features, path, value.as_parameter()))
+
+    def _visit_computed(self, node: Node) -> None:
+        """An operation on parameters; a layer among them may also read a constant."""
+        first = node.args[0] if node.args else None
+        if is_layer(node) and isinstance(first, Node) and first not in self.values:
+            call = self._call(node, str(node.target), self.values, node.name)
+            if first in call.constants and call.constants[first].parameter is None:
+                name = call.constant(first, Features())
+                self.steps += call.extra
+                self.values = {**self.values, first: (name, Features())}
+        self._visit(node)
+
+    def _not_computed(self, call: Call, node: Node) -> UnsupportedError:
+        parameter = call.constants[node].parameter
+        if parameter in self.apart:
+            return _in_two_places("parameter", str(parameter))
+        return call.refuse(f"reads a value computed from the parameter {parameter!r}", BARE)
+
     def _visit_constant(self, node: Node) -> None:
         """A constant is folded by whoever reads it; only a parameter that a layer reads is a value."""
         constant = fold(node, self.weights, self.tensors) if is_learned(node) else None
         rows = [str(n) for n in shape_of(node) if isinstance(n, torch.SymInt)] if constant else []
         if constant is not None and constant.shown_by is not None and rows == [self.batch]:
-            operation, twin = str(node.target), self.modes.twins.get(node, node)
-            call = Call(node, operation, self.trunk, self.weights, {}, {node: constant}, node.name, twin)
+            call = self._call(node, str(node.target), {}, node.name)
+            call = dataclasses.replace(call, constants={node: constant})
             self.steps.append(RULES["learned"].trace(call, self.groups))
             self.values[node] = node.name, self.steps[-1].features
 
@@ -282,13 +349,20 @@ def _differ(a: Step, b: Step) -> bool:
     return not alike or (a.rule == "parameter" and a.features != b.features)
 
 
-def _check_names(steps: list[Step]) -> None:
+def _in_two_places(what: str, path: str) -> UnsupportedError:
+    return UnsupportedError(f"{what} {path!r} is used in two shapes or places; make it two")
+
+
+def _check_names(steps: list[Step], apart: set[str]) -> None:
     """Blocks store ``a.b`` as ``a__b`` and their own head beside the trunk's layers."""
     shown: dict[str, Step] = {}
     for step in steps:
         if step.layer and _differ(shown.setdefault(step.layer, step), step):
             what = "parameter" if step.rule == "parameter" else "layer"
-            raise UnsupportedError(f"{what} {step.layer!r} is used in two shapes or places; make it two")
+            if what == "parameter" == shown[step.layer].rule and step.layer not in apart:
+                apart.add(step.layer)
+                raise Retrace
+            raise _in_two_places(what, step.layer)
     for path in (path for path, step in shown.items() if step.rule in ("parameter", "learned")):
         owner, _, name = path.rpartition(".")
         if owner in shown and name in RULES[shown[owner].rule].axes:

@@ -4,7 +4,8 @@ The exporter and ONNX Runtime fuse an operation with the one that reads it (a no
 convolution before it) where nothing else does, and fused it rounds otherwise. What several steps of the
 trunk read has several readers in every version, unless its owner owns nothing behind one of them: there
 a later owner may be the first to read it. So such a value is put behind a maximum with itself, which
-changes no bit and which nothing is fused with.
+changes no bit and which nothing is fused with. So is what a statistic of the features is taken of: with it
+a runtime makes a norm of what surrounds it, unless a later owner reads it too.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ _SAME = {"op": "aten.maximum.default", "args": [{"input": 0}, {"input": 0}], "kw
 
 @contextmanager
 def barred(body: nn.Module) -> Iterator[None]:
-    """While this lasts, the blocks in ``body`` that own nothing in some group compute with barriers."""
-    blocks = [block for block in body.modules() if isinstance(block, Block) and 0 in block.own.values()]
+    """While this lasts, the blocks in ``body`` that need some compute with barriers."""
+    blocks = [block for block in body.modules() if isinstance(block, Block) and _needs_some(block)]
     programs = [block.program for block in blocks]
     try:
         for block in blocks:
@@ -35,12 +36,22 @@ def barred(body: nn.Module) -> Iterator[None]:
             block.program = program
 
 
+def _needs_some(block: Block) -> bool:
+    return 0 in block.own.values() or bool(_for_statistics(block.program))
+
+
+def _for_statistics(program: Program) -> set[str]:
+    return {name for step in program.steps if step.rule == "statistic" for name in step.inputs}
+
+
 def with_barriers(program: Program) -> Program:
-    """``program`` with a barrier after each value that several steps read, under the value's own name."""
+    """``program`` with a barrier after each value that several steps, or a statistic, read, under the
+    value's own name."""
+    statistics = _for_statistics(program)
     readers = Counter(name for step in program.steps for name in set(step.inputs))
     steps = list[Step]()
     for step in program.steps:
         steps.append(step)
-        if readers[step.name] > 1 and not step.features.raw:
+        if (readers[step.name] > 1 or step.name in statistics) and not step.features.raw:
             steps.append(Step(step.name, "elementwise", (step.name,), step.features, None, _SAME))
     return Program(tuple(steps), program.groups)

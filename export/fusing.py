@@ -15,7 +15,7 @@ from export.places import Places
 
 FUSED = frozenset(
     {
-        *("linear", "conv", "grouped_conv", "embedding", "parameter", "learned", "buffer"),
+        *("linear", "conv", "grouped_conv", "embedding", "parameter", "learned", "buffer", "narrow"),
         *("batch_norm", "instance_norm", "group_norm"),
     }
 )
@@ -24,8 +24,11 @@ FUSED = frozenset(
 
 def fusable(step: Step) -> bool:
     """Whether one run of ``step`` does for all owners. What has no weights treats each owner's columns
-    alone; weights on values of the raw input give every owner another one of these."""
-    return step.layer is None or (step.rule in FUSED and not step.features.raw)
+    alone, or is a statistic of those that it reads; weights on values of the raw input give every owner
+    another one of these."""
+    if step.layer is None:
+        return not RULES[step.rule].reads_prefix
+    return step.rule in FUSED and not step.features.raw
 
 
 def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program) -> nn.Module:

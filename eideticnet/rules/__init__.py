@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch.fx import Node
 
 from eideticnet.calls import Call, batch_dim, shape_of
-from eideticnet.program import Program, Step
+from eideticnet.program import INPUT, Features, Program, Step
 from eideticnet.rules.attention import AttentionRule
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import (
@@ -24,7 +24,15 @@ from eideticnet.rules.elementwise import (
     RReluRule,
 )
 from eideticnet.rules.given import BufferRule, ConstantRule, LearnedRule, ParameterRule
-from eideticnet.rules.mixing import ConvRule, EmbeddingRule, GroupedConvRule, LinearRule, WeightingRule
+from eideticnet.rules.mixing import (
+    ConvRule,
+    ConvWeightingRule,
+    EmbeddingRule,
+    GroupedConvRule,
+    LinearRule,
+    WeightingRule,
+)
+from eideticnet.rules.narrow import NarrowRule
 from eideticnet.rules.norms import (
     BatchNormRule,
     GroupNormRule,
@@ -33,7 +41,7 @@ from eideticnet.rules.norms import (
     PrefixNormRule,
 )
 from eideticnet.rules.own import OwnRule, PReluRule
-from eideticnet.rules.positions import IndexRule, PositionsRule, RepeatRule
+from eideticnet.rules.positions import STATISTICS, IndexRule, PositionsRule, RepeatRule, StatisticRule
 from eideticnet.rules.products import EinsumRule, MatmulRule
 from eideticnet.rules.recurrent import RecurrentRule
 from eideticnet.rules.shapes import (
@@ -55,6 +63,7 @@ RULES: dict[str, Rule] = {
     "weighting": WeightingRule(),
     "taps": TapsRule(),
     "conv": ConvRule(),
+    "conv_weighting": ConvWeightingRule(),
     "grouped_conv": GroupedConvRule(),
     "embedding": EmbeddingRule(),
     "recurrent": RecurrentRule(),
@@ -82,8 +91,10 @@ RULES: dict[str, Rule] = {
     "reshape": ReshapeRule(),
     "permute": PermuteRule(),
     "positions": PositionsRule(),
+    "statistic": StatisticRule(),
     "unsqueeze": UnsqueezeRule(),
     "part": PartRule(),
+    "narrow": NarrowRule(),
     "glu": GluRule(),
     "stack": StackRule(),
     "pixel_shuffle": ShuffleRule(),
@@ -163,7 +174,12 @@ OPERATIONS = {f"aten.{name}": rule for rule, names in _LISTED.items() for name i
 
 def with_taps(program: Program) -> Program:
     """``program`` with a head that reads, beside the features, every value that a layer reads."""
-    return tapped(program, [n for s in program.steps if RULES[s.rule].reads_prefix for n in s.inputs])
+    rows = {INPUT}
+    for step in program.steps:
+        if step.rule != "constant" and rows.intersection(step.inputs):
+            rows.add(step.name)
+    read = [n for s in program.steps if s.layer and RULES[s.rule].reads_prefix for n in s.inputs]
+    return tapped(program, [n for n in read if n in rows])
 
 
 def producers(program: Program, group: str) -> list[Step]:
@@ -176,8 +192,9 @@ def floors(program: Program) -> dict[str, int]:
     """The fewest neurons of each group with which the operations on it make sense."""
     least = dict.fromkeys(program.groups, 1)
     for step in program.steps:
-        for run in step.features.runs if RULES[step.rule].floor > 1 else ():
-            needed = -(-RULES[step.rule].floor // (run.repeat * step.features.tile))
+        read = program.features[step.inputs[0]] if RULES[step.rule].floor > 1 else Features()
+        for run in read.runs:
+            needed = -(-RULES[step.rule].floor // (run.repeat * read.tile))
             least[run.group] = max(least[run.group], needed)
     return least
 
@@ -188,6 +205,7 @@ def check_program(program: Program) -> None:
         known = step.rule in RULES
         if known and "op" in step.options:
             known = OPERATIONS.get(step.options["op"]) in (step.rule, "part", "glu")
+            known = known or (step.rule == "statistic" and step.options["op"] in STATISTICS)
         if known and step.rule == "training":
             known = {call["op"] for call in step.options["calls"]} <= LOCAL
         if not known:

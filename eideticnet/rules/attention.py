@@ -35,7 +35,7 @@ class AttentionRule(Rule):
             "scale": kwargs.get("scale"),
             **how,
         }
-        mask = _mask(call, call.argument(3, kwargs.get("attn_mask")), features)
+        mask = _mask(call, groups, call.argument(3, kwargs.get("attn_mask")), features)
         if mask and options["causal"]:
             raise call.refuse("takes a mask beside is_causal=True", "one mask that hides what both hide")
         return Step(call.name, "attention", (*inputs, *mask), features, None, options)
@@ -53,20 +53,21 @@ def dropout_of(node: Node) -> float:
     return float(node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0))  # type: ignore[arg-type]
 
 
-def _mask(call: Call, mask: object, features: Features) -> list[str]:
-    """The step that gives a constant mask; none where there is no mask, or one that hides nothing."""
+def _mask(call: Call, groups: Groups, mask: object, features: Features) -> list[str]:
+    """The step that gives a mask; none where there is no mask, or one that hides nothing."""
     if mask is None:
         return []
-    if mask in call.values and call.values[mask][1].raw:  # type: ignore[index]
-        if shape_of(mask)[-3:-2] != (1,):  # type: ignore[arg-type]
+    each = shape_of(mask)[-3:-2] not in ((), (1,))  # type: ignore[arg-type]
+    if mask in call.values:
+        name, own = call.values[mask]  # type: ignore[index]
+        if own.raw and each:
             raise call.refuse("takes a mask for each head", "one mask (N, 1, ..., S) for all heads")
-        return [call.values[mask][0]]  # type: ignore[index]
+        if not own.raw and not groups.join(features, own):
+            raise call.refuse("takes a mask whose features are not the heads")
+        return [name]
     constant = call.constants.get(mask)  # type: ignore[call-overload]
-    if constant is None or constant.parameter is not None:
-        raise call.refuse(
-            "takes a mask that depends on features", "is_causal=True, or a mask computed from the input alone"
-        )
-    if constant.value.dtype == torch.bool and bool(constant.value.all()):
+    if constant is None:
+        raise call.refuse("takes a mask that no rule covers", "one computed from the input or a parameter")
+    if constant.parameter is None and constant.value.dtype == torch.bool and bool(constant.value.all()):
         return []
-    each = constant.value.ndim > 2 and constant.value.shape[-3] != 1
     return [call.constant(mask, features if each else Features())]  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ class ParameterRule(_Divided):
     def adopt(self, step: Step, layer: nn.Module, trunk: nn.Module) -> dict[str, Tensor]:
         assert isinstance(layer, Bare)
         parameter = trunk.get_parameter(str(step.layer)).detach()
-        return {"weight": _shown(parameter, step.options["shown_by"]).reshape(layer.weight.shape)}
+        return {"weight": shown(parameter, step.options["shown_by"]).reshape(layer.weight.shape)}
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         assert isinstance(layer, Bare)
@@ -61,7 +61,7 @@ class LearnedRule(ParameterRule):
     def trace(self, call: Call, groups: Groups) -> Step:
         constant, batch = call.constants[call.node], batch_dim(call.shape)
         written = groups.written(str(constant.parameter), int(call.shape[-1]), -1)
-        options = {**call.parameter(constant), "raw_columns": 0, "batch": batch}
+        options = {**constant.as_parameter(), "raw_columns": 0, "batch": batch}
         return Step(call.name, "learned", (INPUT,), written, constant.parameter, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
@@ -74,7 +74,7 @@ class LearnedRule(ParameterRule):
         return layer.get_parameter("weight").flatten(0, -2).T
 
 
-def _shown(parameter: Tensor, shown_by: str) -> Tensor:
+def shown(parameter: Tensor, shown_by: str) -> Tensor:
     """A parameter in the shape in which the trunk uses it, by the operations that show it so."""
     for operation in reversed(shown_by.split(" aten.") if shown_by else []):
         name, _, arguments = operation.removeprefix("aten.").partition("(")

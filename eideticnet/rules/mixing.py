@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
+from torch.fx import Node
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from eideticnet.calls import Call, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Axis, Rule
+from eideticnet.rules.given import shown
 from eideticnet.rules.own import OwnRule
 
 CONVS: dict[str, type[Any]] = {
@@ -33,17 +35,26 @@ class LinearRule(Rule):
     def trace(self, call: Call, groups: Groups) -> Step:
         turned = "addmm" in call.operation  # as in GPT-2: bias, input, and the weight (in, out)
         weight, bias = (call.argument(i) for i in ((2, 0) if turned else (1, 2)))
-        path = call.layer("Linear", weight=weight, bias=bias)
-        rows, columns = reversed(shape_of(weight)) if turned else shape_of(weight)
         if turned and (call.node.kwargs or call.features.dim != -1):
             raise call.refuse("is no layer on the features", "nn.Linear")
+        return self.of(call, groups, weight, bias, turned)
+
+    def of(self, call: Call, groups: Groups, weight: Node, bias: Node | None, turned: bool) -> Step:
+        """The step of a product with ``weight``, (out, in) or ``turned``, that may be a bare parameter."""
+        if bare := _bare(call, weight, bias):
+            path = bare["weight"][0]
+        else:
+            path = call.layer("Linear", weight=weight, bias=bias)
+        rows, columns = reversed(shape_of(weight)) if turned else shape_of(weight)
         if not call.features.raw and call.features.dim != -1:
+            if bare:
+                raise call.refuse("mixes positions by a bare parameter", "nn.Linear")
             arguments = {"in_features": columns, "out_features": rows, "bias": bias is not None}
             return OwnRule().step(call, path, "Linear", **arguments)
         groups.read_alike(path, call.features)
-        options = {"bias": bias is not None, "raw_columns": columns}
-        if turned:
-            options["turned"] = True
+        options: dict[str, Any] = {"bias": bias is not None, "raw_columns": columns}
+        options |= {"turned": True} if turned else {}
+        options |= {"bare": bare} if bare else {}
         if rows == 1 and groups.layouts.may_share(path):
             return Step(call.name, "weighting", call.inputs, Features(), path, options)
         written = groups.written(path, rows, -1)
@@ -53,8 +64,33 @@ class LinearRule(Rule):
         return nn.Linear(columns_in, columns_out, bias=step.options["bias"])
 
     def adopt(self, step: Step, layer: nn.Module, trunk: nn.Module) -> dict[str, Tensor]:
-        tensors = super().adopt(step, layer, trunk)
+        if bare := step.options.get("bare"):
+            given = {name: (trunk.get_parameter(path).detach(), by) for name, (path, by) in bare.items()}
+            tensors = {name: shown(*parameter) for name, parameter in given.items()}
+        else:
+            tensors = super().adopt(step, layer, trunk)
         return {**tensors, "weight": tensors["weight"].T} if "turned" in step.options else tensors
+
+
+_STOCK = (nn.Linear, nn.Embedding, _ConvNd, nn.RNNBase)
+
+
+def _bare(call: Call, weight: Node, bias: Node | None) -> dict[str, tuple[str, str]]:
+    """For each tensor of a layer that is written by hand the parameter, and how it is shown; nothing if they
+    are a module's own weight and bias."""
+    given = {"weight": weight, **({"bias": bias} if bias is not None else {})}
+    owners = {call.weights.get(n.name, "").removesuffix(f".{name}") for name, n in given.items()}
+    if len(owners) == 1 and not owners & {"", *(call.weights.get(n.name, "") for n in given.values())}:
+        return {}
+    found = {name: call.constants.get(n) for name, n in given.items()}
+    whole = {
+        name: (str(c.parameter), c.shown_by)
+        for name, c in found.items()
+        if c is not None and c.parameter and c.shown_by is not None
+        if c.value.numel() == call.trunk.get_parameter(c.parameter).numel()
+        if not isinstance(call.trunk.get_submodule(c.parameter.rpartition(".")[0]), _STOCK)
+    }
+    return whole if len(whole) == len(given) and weight.meta["val"].ndim == 2 else {}
 
 
 class WeightingRule(LinearRule):
@@ -127,6 +163,8 @@ class ConvRule(_Conv):
         if not call.features.raw and call.features.dim != 1 - len(call.shape):
             return self._along_positions(call, path, written, options)
         groups.read_alike(path, call.features)
+        if written == 1 and groups.layouts.may_share(path):
+            return Step(call.name, "conv_weighting", call.inputs, Features(), path, options)
         features = groups.written(path, written, 1 - len(call.shape))
         return Step(call.name, "conv", call.inputs, features, path, options)
 
@@ -140,6 +178,19 @@ class ConvRule(_Conv):
     def incoming(self, layer: nn.Module) -> Tensor:
         weight = layer.get_parameter("weight")
         return (weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight).flatten(1)
+
+
+class ConvWeightingRule(ConvRule):
+    """A convolution to one channel by which all features are multiplied (spatial attention): everyone has
+    one of its own, which sees what its owner reads."""
+
+    makes_neurons = False
+
+    def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
+        return super().build(step, columns_in, 1)
+
+    def axes_of(self, step: Step, name: str) -> tuple[Axis, ...]:
+        return tuple(axis if axis == "in" else None for axis in super().axes_of(step, name))
 
 
 class GroupedConvRule(_Conv):

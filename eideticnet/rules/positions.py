@@ -14,6 +14,7 @@ from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import combined, run_literal
+from eideticnet.rules.narrow import NarrowRule
 
 
 class PositionsRule(Rule):
@@ -26,6 +27,12 @@ class PositionsRule(Rule):
             touched = []
         here = rank + call.features.dim
         if not call.features.raw and here in touched:
+            if call.operation in STATISTICS and batch_dim(call.input_shape) not in touched and not call.index:
+                return StatisticRule().trace(call, groups)
+            if call.operation in ("aten.slice.Tensor", "aten.narrow.default"):
+                step = NarrowRule().sliced(call, groups)
+                if step is not None:
+                    return step
             more = " and the batch" if batch_dim(call.input_shape) in touched else ""
             raise call.refuse(
                 f"works across the feature dimension{more}, which no rule covers",
@@ -37,20 +44,42 @@ class PositionsRule(Rule):
         if not features.raw:
             here += sum(change for d in touched if d < here)
             features = features.at(here - len(call.shape))
-        operands = call.operands
-        names = [call.values[n][0] if n in call.values else call.constant(n, Features()) for n in operands]
-        args, kwargs = call.literals({n: i for i, n in enumerate(operands)})
+        names, options = _literal(call)
         if "squeeze" in call.operation:
-            args[1:] = [touched]  # a dimension that is not one stays, also where an owner has one neuron
-        operation = "aten.squeeze.dims" if "squeeze" in call.operation else call.operation
-        options = {"op": operation, "args": args, "kwargs": kwargs, "index": call.index}
-        return Step(call.name, "positions", tuple(names), features, None, options)
+            # a dimension that is not one stays, also where an owner has one neuron
+            options |= {"op": "aten.squeeze.dims", "args": [options["args"][0], touched]}
+        return Step(call.name, "positions", names, features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         if torch.compiler.is_exporting() and _uneven(step, inputs[0]):
             return _in_windows(inputs[0], step.options["args"][1], "max" in step.options["op"])
         out = run_literal(step.options, inputs)
         return out if step.options["index"] is None else out[step.options["index"]]  # type: ignore[no-any-return]
+
+
+def _literal(call: Call) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The names of all operands, and the call as options."""
+    operands = call.operands
+    names = [call.values[n][0] if n in call.values else call.constant(n, Features()) for n in operands]
+    args, kwargs = call.literals({n: i for i, n in enumerate(operands)})
+    return tuple(names), {"op": call.operation, "args": args, "kwargs": kwargs, "index": call.index}
+
+
+_REDUCTIONS = """mean.dim sum.dim_IntList amax.default amin.default max.dim min.dim var.dim var.correction
+    std.dim std.correction linalg_vector_norm.default norm.ScalarOpt_dim logsumexp.default any.dim all.dim"""
+STATISTICS = {f"aten.{name}" for name in _REDUCTIONS.split()}
+
+
+class StatisticRule(PositionsRule):
+    """What a mean, a variance or a norm makes of all features at once, as norms written by hand do: everyone
+    has one of its own, of all columns that it reads."""
+
+    reads_prefix = True
+    floor = 4  # as of a norm
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        names, options = _literal(call)
+        return Step(call.name, "statistic", names, Features(), None, options)
 
 
 def _uneven(step: Step, x: Tensor) -> bool:
@@ -149,13 +178,16 @@ class RepeatRule(Rule):
     """expand, expand_as and repeat along dimensions without neurons."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        if call.argument(0) in call.constants:  # as large as a value: only expand_as can say so
+        like = call.argument(1) if "expand_as" in call.operation else None
+        alike = call.argument(0) in call.values and like in call.values and call.features.raw
+        if call.argument(0) in call.constants or alike:  # as large as a value: only expand_as can say so
             names, features = combined(call, groups)
             return Step(call.name, "repeat", names, features, None, {"like": True})
         before, after, features = call.input_shape, call.shape, call.features
         new = len(after) - len(before)
         where, batch = new + len(before) + features.dim, batch_dim(before)
-        if batch is None or str(after[new + batch]) != str(before[batch]):
+        same = batch_dim(after) is None if batch is None else str(after[new + batch]) == str(before[batch])
+        if not same:
             raise call.refuse("repeats rows of the batch, or what is the same for all", "broadcasting")
         if not features.raw and after[where] != before[where - new]:
             raise call.refuse("repeats one feature over many")

@@ -15,6 +15,7 @@ from eideticnet.calls import BARE, Call, batch_dim, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.mixing import LinearRule
 
 HEADS = "heads: x.view(N, S, heads, size).transpose(1, 2)"
 
@@ -82,12 +83,27 @@ def spread(options: dict[str, Any], inputs: list[Tensor]) -> list[Tensor]:
     ]
 
 
+def _layer(call: Call, groups: Groups, operands: Sequence[Node], terms: Sequence[str]) -> Step | None:
+    """The step of a product that is a linear layer with a bare parameter for weight; None if it is none."""
+    pairs = list(zip(operands, terms, strict=False))
+    found = [(n, t) for n, t in pairs if n in call.constants and call.constants[n].shown_by is not None]
+    if len(pairs) != 2 or len(found) != 1 or len(call.activations) != 1 or len(found[0][1]) != 2:
+        return None
+    (weight, of_weight), (read,) = found[0], [t for n, t in pairs if n in call.values]
+    features, (new, *_) = call.features, [c for c in of_weight if c not in read] or [""]
+    if not new or terms[-1] != read[:-1] + new or not (features.raw or features.dim == -1):
+        return None
+    return LinearRule().of(call, groups, weight, None, of_weight[1] == new)
+
+
 class MatmulRule(Rule):
     """matmul and bmm, as attention is written by hand, or positions are mixed by a parameter."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
         left, right = operands = call.node.args[:2]
         terms = _of_matmul(len(shape_of(left)), len(shape_of(right)))  # type: ignore[arg-type]
+        if (step := _layer(call, groups, operands, terms)) is not None:  # type: ignore[arg-type]
+            return step
         names, features, options = multiplied(call, groups, operands, terms)  # type: ignore[arg-type]
         return Step(call.name, "matmul", tuple(names), features, None, options)
 
@@ -109,6 +125,8 @@ class EinsumRule(Rule):
     def trace(self, call: Call, groups: Groups) -> Step:
         equation, operands = call.node.args[:2]
         terms = _spelled(equation, [len(shape_of(n)) for n in operands])  # type: ignore[arg-type, union-attr]
+        if (step := _layer(call, groups, operands, terms)) is not None:  # type: ignore[arg-type]
+            return step
         names, features, options = multiplied(call, groups, operands, terms)  # type: ignore[arg-type]
         return Step(call.name, "einsum", tuple(names), features, None, {"equation": equation, **options})
 

@@ -14,6 +14,7 @@ from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import combined
+from eideticnet.rules.narrow import NarrowRule
 from eideticnet.rules.positions import PositionsRule
 
 FLAT = "x.flatten(1), or a reshape that keeps the features together"
@@ -29,18 +30,20 @@ class ReshapeRule(Rule):
         before, after = call.input_shape, call.shape
         if call.argument(0) not in call.values:
             raise call.refuse("shows a parameter in the shape of a value", "numbers for its shape")
-        rows = _rows(before[0], after[0]) if batch_dim(before) == batch_dim(after) == 0 else None
+        alone = batch_dim(before) is batch_dim(after) is None  # the same for all rows
+        before, after = ((1, *before), (1, *after)) if alone else (before, after)
+        rows = _rows(before[0], after[0]) if alone or batch_dim(before) == batch_dim(after) == 0 else None
         if rows is None:
             raise call.refuse("reshapes the batch dimension", FLAT)
-        shape, became, were = [-1, *map(int, after[1:])], *rows
+        shape, became, were = [-1, *map(int, after[1:])][alone:], *rows
         options: dict[str, Any] = {} if became == were else {"rows": [became, were]}
         if call.features.raw:
             return Step(call.name, "reshape", call.inputs[:1], Features(), None, {"shape": shape, **options})
         before = (before[0], *([were] if were > 1 else []), *before[1:])
         after = (after[0], *([became] if became > 1 else []), *after[1:])
-        hidden = len(after) - len(shape)  # positions that are part of the rows
+        hidden = len(after) - len(shape) - alone  # positions that are part of the rows
         index, features, times, parts = _reshaped(call, groups, before, after, 1 + hidden)
-        where = {"index": index - hidden, "from": call.features.dim, "times": times, "parts": parts}
+        where = {"index": index - hidden - alone, "from": call.features.dim, "times": times, "parts": parts}
         options = {"shape": shape, **where, **options}
         return Step(call.name, "reshape", call.inputs[:1], features, None, options)
 
@@ -98,10 +101,10 @@ def _split(
     tiled = tiled or (len(sizes) == 2 and _is_shuffled(call, index))
     tiles = sizes[0] if tiled else 1
     each = prod(sizes[2 if tiled else 1 :])
-    groups.need_tile(call.features, tiles, call)
-    groups.need_unit(call.features, each, call)
+    features = groups.need_tile(call.features, tiles, call)
+    groups.need_unit(features, each, call)
     where = index + tiled
-    runs = tuple(Run(r.group, r.repeat // each) for r in call.features.runs)
+    runs = tuple(Run(r.group, r.repeat // each) for r in features.runs)
     return where, Features(where - len(after), runs), 1, tiles * each
 
 
@@ -123,7 +126,7 @@ class ChannelShuffleRule(Rule):
         if not features.raw:
             if features.dim != 1 - len(call.shape):
                 raise call.refuse("shuffles a dimension that is not the feature dimension")
-            groups.need_tile(features, parts, call)
+            features = groups.need_tile(features, parts, call)
             runs = tuple(Run(r.group, r.repeat * parts) for r in features.runs)
             features = Features(features.dim, runs)
         return Step(call.name, "channel_shuffle", call.inputs, features, None, {"parts": parts})
@@ -174,11 +177,11 @@ class PartRule(Rule):
         rank = len(call.input_shape)
         if call.features.raw or dim % rank != rank + call.features.dim:
             return PositionsRule().trace(call, groups)
-        sizes = {int(value.shape[dim]) for value in shapes}
-        if len(sizes) > 1:
-            raise call.refuse("splits features into unequal parts", "a layer for each part")
-        groups.need_tile(call.features, len(shapes), call)
-        features = Features(call.features.dim, call.features.runs)
+        sizes = [int(value.shape[dim]) for value in shapes]
+        features, index = call.features, int(call.index or 0)
+        if len(set(sizes)) > 1 or not groups.divides(features, len(sizes)):
+            return NarrowRule().of(call, groups, sum(sizes[:index]), sum(sizes[: index + 1]))
+        features = Features(features.dim, groups.need_tile(features, len(shapes), call).runs)
         options = {"dim": call.features.dim, "parts": len(shapes), "index": call.index}
         return Step(call.name, "part", call.inputs, features, None, options)
 
@@ -234,8 +237,7 @@ class GluRule(Rule):
         dim, rank = int(call.argument(1, -1)), len(call.input_shape)
         if call.features.raw or dim % rank != rank + call.features.dim:
             return PositionsRule().trace(call, groups)
-        groups.need_tile(call.features, 2, call)
-        features = Features(call.features.dim, call.features.runs)
+        features = Features(call.features.dim, groups.need_tile(call.features, 2, call).runs)
         return Step(call.name, "glu", call.inputs, features, None, {"dim": call.features.dim})
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:

@@ -9,7 +9,9 @@ from tolerances import EXPORTED
 from torch import nn
 
 from eideticnet import EideticNetwork, batches
+from eideticnet.normal import as_named
 from eideticnet.rules import check_program
+from eideticnet.selfcheck import one_block
 from eideticnet.tracing import trace
 from export.body import Body
 from export.dense import Dense
@@ -72,8 +74,52 @@ def cross_attended(h, m):
     return q + m.attention(m.norm(q), x, x)[0]
 
 
+def normed(h):
+    """A layer norm over channels, as ConvNeXt writes it."""
+    u = h.mean(1, keepdim=True)
+    return (h - u) / torch.sqrt((h - u).pow(2).mean(1, keepdim=True) + 1e-6)
+
+
+def responses(h):
+    """The global response norm of ConvNeXt V2."""
+    size = h.norm(p=2, dim=(2, 3), keepdim=True)
+    return h * (size / (size.mean(1, keepdim=True) + 1e-6)) + h
+
+
+def biased(h, bias):
+    """Attention with a number for each head, query and key."""
+    return F.scaled_dot_product_attention(heads(h), heads(h), heads(h), bias[None])
+
+
+def partly(h, m):
+    """A part convolved, one in groups, and one as it is, as in FasterNet and InceptionNeXt."""
+    a, b, c = torch.split(h, (2, 3, 3), 1)
+    return torch.cat([m.one(a), m.two(b), c], 1) + h + h.narrow(1, -5, 2).sum(1, keepdim=True)
+
+
+def mask_written(h):
+    mask = torch.zeros(6, 6)
+    mask[2:, 1] = 5
+    mask[:1] = h.new_ones(6)
+    return mask
+
+
+BUCKETS = torch.arange(36 * 36).view(36, 36) % 10
+
+
 def parameter(*shape):
     return lambda: nn.Parameter(torch.rand(shape))
+
+
+class OfInput(nn.Module):
+    """A product of the raw input and a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.p = parameter(108, 4)()
+
+    def forward(self, x):
+        return x.flatten(1) @ self.p
 
 
 FUNCTIONS = {
@@ -173,6 +219,7 @@ FUNCTIONS = {
     "attention by letters": by_einsum,
     "one mean, by letters": lambda h: torch.einsum("bchw->bc", h),
     "norms without weights": lambda h: F.instance_norm(h) + F.layer_norm(h, (6,)) + F.layer_norm(h, (6, 6)),
+    "a mask that is written into": lambda h: h + mask_written(h),
     "a square of numbers by hand": lambda h: h.pow(2).mean((2, 3), keepdim=True).rsqrt() * h,
 }
 LAYERED = {
@@ -248,12 +295,100 @@ LAYERED = {
     "one gate for all": with_layers(
         lambda h, m: m.s(tokens(h)).sigmoid() * tokens(h), s=lambda: nn.Linear(WIDTH, 1)
     ),
+    "RMSNorm by hand": of(lambda h: h * torch.rsqrt(h.pow(2).mean(1, keepdim=True) + 1e-6)),
+    "LayerNorm by hand": with_layers(lambda h, m: normed(h) * m.w[:, None, None], w=parameter(WIDTH)),
+    "LayerNorm as in early BERT": of(lambda h: (h - h.mean(1, True)) / (h.std(1, keepdim=True) + 1e-6)),
+    "responses": of(responses),
+    "unit length": of(lambda h: F.normalize(h, dim=1) + h / (tokens(h).amax(-1).view(-1, 1, 6, 6) + 9)),
+    "unequal parts": with_layers(
+        partly, one=lambda: nn.Conv2d(2, 2, 3, padding=1), two=lambda: nn.Conv2d(3, 3, 1, groups=3)
+    ),
+    "halves of halves": with_layers(
+        lambda h, m: m.last(torch.cat([h, *m.b(h.chunk(2, 1)[1]).chunk(2, 1)], 1)),
+        b=lambda: nn.Conv2d(4, 6, 1),
+        last=lambda: nn.Conv2d(14, 4, 1),
+    ),
+    "a layer and what is made of it, side by side": with_layers(
+        lambda h, m: torch.cat([m.few(h), m.more(m.few(h))], 1)[:, :WIDTH] + h,
+        few=lambda: nn.Conv2d(WIDTH, 4, 1),
+        more=lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    ),
+    "halves, shuffled twice": with_layers(
+        lambda h, m: (lambda a, b: F.channel_shuffle(torch.cat([a, m.b(b)], 1), 2))(
+            *F.channel_shuffle(torch.cat([h[:, :4], m.a(h[:, 4:])], 1), 2).chunk(2, 1)
+        ),
+        a=lambda: nn.Conv2d(4, 4, 1),
+        b=lambda: nn.Conv2d(4, 4, 1),
+    ),
+    "queries, keys and values sliced": with_layers(
+        lambda h, m: F.scaled_dot_product_attention(
+            *(m.qkv(h)[:, a : a + 8].flatten(2).unflatten(1, (4, 2)).mT for a in (0, 8, 16))
+        ),
+        qkv=lambda: nn.Conv2d(WIDTH, 24, 1),
+    ),
+    "attention over space": with_layers(
+        lambda h, m: h * m.c(torch.cat([h.mean(1, keepdim=True), h.max(1, keepdim=True)[0]], 1)).sigmoid(),
+        c=lambda: nn.Conv2d(2, 1, 3, padding=1),
+    ),
+    "functions of parameters": with_layers(
+        lambda h, m: h * (2 * m.p.sigmoid() + m.q.exp())[:, None, None] * m.mix.softmax(0)[1],
+        p=parameter(WIDTH),
+        q=parameter(1),
+        mix=parameter(3),
+    ),
+    "parts of a parameter": with_layers(
+        lambda h, m: h * m.p[0][:, None, None] + m.p[1][:, None, None], p=parameter(2, WIDTH)
+    ),
+    "a parameter repeated": with_layers(lambda h, m: tokens(h) + m.p.repeat(1, 12, 1), p=parameter(1, 3, 8)),
+    "positions joined and resized": with_layers(
+        lambda h, m: (
+            F.interpolate(m.p.view(1, 3, 3, 8).permute(0, 3, 1, 2), (6, 6), mode="bilinear")
+            + h
+            + torch.cat([m.first, m.rest], 1).transpose(1, 2).unflatten(2, (6, 6))
+        ),
+        p=parameter(1, 9, 8),
+        first=parameter(1, 1, 8),
+        rest=parameter(1, 35, 8),
+    ),
+    "a table of relative positions": with_layers(
+        lambda h, m: biased(h, m.table[BUCKETS.view(-1)].view(36, 36, -1).permute(2, 0, 1) * m.scale.exp()),
+        table=parameter(10, 4),
+        scale=parameter(4, 1, 1),
+    ),
+    "embedded relative positions": with_layers(
+        lambda h, m: biased(h, m.e(BUCKETS).permute(2, 0, 1)), e=lambda: nn.Embedding(10, 4)
+    ),
+    "relative positions by a network": with_layers(
+        lambda h, m: biased(
+            h, 2 * m.b(m.a(torch.linspace(0, 1, 20).view(10, 2)).relu())[BUCKETS].permute(2, 0, 1)
+        ),
+        a=lambda: nn.Linear(2, 8),
+        b=lambda: nn.Linear(8, 4, bias=False),
+    ),
     "one number": with_layers(lambda h, m: h * m.scale + m.shift, scale=parameter(1), shift=parameter()),
     "a list of parameters": with_layers(
         lambda h, m: sum(p.view(1, -1, 1, 1) * h for p in m.all),
         all=lambda: nn.ParameterList([parameter(WIDTH)() for _ in range(2)]),
     ),
 }
+BY_HAND = {
+    "a product": with_layers(lambda h, m: tokens(h) @ m.p + m.q, p=parameter(WIDTH, 5), q=parameter(5)),
+    "F.linear": with_layers(
+        lambda h, m: F.linear(tokens(h), m.p, m.q) + F.linear(tokens(h), m.r.t()),
+        p=parameter(5, WIDTH),
+        q=parameter(5),
+        r=parameter(WIDTH, 5),
+    ),
+    "letters": with_layers(
+        lambda h, m: (
+            torch.einsum("bnd,de->bne", tokens(h), m.p) + torch.einsum("ed,bnd->bne", m.q, tokens(h))
+        ),
+        p=parameter(WIDTH, 5),
+        q=parameter(5, WIDTH),
+    ),
+    "of the input": OfInput,
+}
+"""Linear layers written by hand, with bare parameters for weights."""
 KINDS = {**{name: of(function) for name, function in FUNCTIONS.items()}, **LAYERED}
 
 
@@ -264,6 +399,18 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     assert_one_block_is(trunk, images())
     check_program(trace(trunk, images()))
     assert_kept_columns_compute_what_they_did(trunk, images())
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+@torch.no_grad()
+def test_a_linear_layer_by_hand_is_one(kind):
+    torch.manual_seed(0)
+    trunk, x = BY_HAND[kind]().eval(), images()
+    program = trace(trunk, x)
+    check_program(program)
+    assert {"linear"} == {s.rule for s in program.steps if s.layer == "p"}
+    features = one_block(program, as_named(trunk))(x, {})[program.steps[-1].inputs[0]]
+    assert torch.allclose(features, trunk(x), rtol=0, atol=1e-5)
 
 
 class All(nn.Module):
@@ -281,7 +428,7 @@ class All(nn.Module):
 @torch.no_grad()
 def test_every_operation_is_exported_to_onnx_and_torchscript():
     torch.manual_seed(0)
-    body, x = TwoBlocks(All(KINDS), images()).eval(), images(5)
+    body, x = TwoBlocks(All({**KINDS, **BY_HAND}), images()).eval(), images(5)
     run = session(to_onnx(body, images(), ["t0", "t1"]))
     onnx_logits = run({"x": x.numpy()})
     traced = torch.jit.freeze(torch.jit.trace(body, (images(),), check_trace=False))
@@ -292,7 +439,7 @@ def test_every_operation_is_exported_to_onnx_and_torchscript():
 
 def test_a_later_task_changes_no_bit_of_an_earlier_one_and_one_dense_layer_computes_the_same():
     torch.manual_seed(0)
-    net, data = EideticNetwork(All(LAYERED), images(), seed=0), [images(16), images(16)]
+    net, data = EideticNetwork(All({**LAYERED, **BY_HAND}), images(), seed=0), [images(16), images(16)]
     options = {"training": QUICK, "pruning": LIGHT, "when_full": "reuse"}
     net.train_task("a", batches(data[0], torch.arange(16) % 2, 8), names(2), **options)
     logits, digest = net.task_logits(data[1], "a"), net.digests()["a"]

@@ -333,16 +333,11 @@ def test_a_trunk_that_is_not_what_it_looks_like_is_refused(kind):
         trace(OTHERWISE[kind](), rows())
 
 
-def bare(function):
-    return lambda: Net(function, w=nn.Parameter(torch.rand(WIDTH, 5)), b=nn.Parameter(torch.rand(WIDTH)))
-
-
 def across(function):
     return lambda: Net(lambda m, x: function(m.a(x.flatten(1)), x), a=nn.Linear(30, WIDTH))
 
 
 SAID = {
-    "a trunk's own weights": (bare(lambda m, x: F.linear(x, m.w, m.b).mean(1)), "in the trunk's forward is"),
     "each channel by itself": (
         lambda: nn.Sequential(nn.Conv1d(6, 12, 3, groups=6), nn.Flatten()),
         "treats each channel of its input by itself",

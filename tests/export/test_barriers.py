@@ -57,6 +57,22 @@ class Summed(nn.Module):
         return self.last_norm(y).relu().flatten(1)
 
 
+class NormedByHand(nn.Module):
+    """A layer norm and a root mean square in single operations, of which ONNX Runtime makes one each."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.last = nn.Conv2d(1, 16, 3, padding=1), nn.Linear(16, 16)
+
+    def forward(self, x):
+        y = self.wide(x).permute(0, 2, 3, 1)
+        y = (y - y.mean(-1, keepdim=True)) / (
+            (y - y.mean(-1, keepdim=True)).pow(2).mean(-1, True) + 1e-6
+        ).sqrt()
+        y = self.last(y)
+        return (y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)).relu().flatten(1)
+
+
 def loader(seed):
     x = torch.randn(24, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
     return batches(x, (x.flatten(1)[:, 0] > 0).long(), 8)
@@ -90,6 +106,15 @@ def test_a_task_that_owns_nothing_in_a_layer_is_kept_when_a_later_one_reads_ther
     net.widen(1.0)
     learn(net)
     found = verify(archived(net, tmp_path / "new", "2.0", prefixes=[2]), old)
+    assert (found.verdict, found.reasons) == ("proven", [])
+
+
+def test_a_norm_by_hand_is_computed_alike_when_a_later_task_reads_what_it_reads(tmp_path):
+    net = EideticNetwork(NormedByHand(), torch.zeros(2, 1, 4, 4), seed=1)
+    learn(net)
+    old = archived(net, tmp_path / "old", "1.0", prefixes=[1])
+    learn(net)
+    found = verify(archived(net, tmp_path / "new", "2.0", prefixes=[1]), old)
     assert (found.verdict, found.reasons) == ("proven", [])
 
 
