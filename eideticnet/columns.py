@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 
 import torch
 from torch import Tensor
@@ -33,5 +34,6 @@ def by_neuron(features: Features, widths: Widths, values: Tensor) -> Iterator[tu
     for run in features.runs:
         width = widths[run.group]
         mine = tiles[:, start : start + width * run.repeat]
-        yield run.group, mine.reshape(features.tile, width, -1).transpose(0, 1).flatten(1)
+        each = run.repeat * prod(values.shape[1:])
+        yield run.group, mine.reshape(features.tile, width, each).transpose(0, 1).flatten(1)
         start += width * run.repeat

@@ -408,7 +408,7 @@ def test_a_linear_layer_by_hand_is_one(kind):
     trunk, x = BY_HAND[kind]().eval(), images()
     program = trace(trunk, x)
     check_program(program)
-    assert {"linear"} == {s.rule for s in program.steps if s.layer == "p"}
+    assert "linear" in {s.rule for s in program.steps if s.layer in ("p", "0.p")}
     features = one_block(program, as_named(trunk))(x, {})[program.steps[-1].inputs[0]]
     assert torch.allclose(features, trunk(x), rtol=0, atol=1e-5)
 
