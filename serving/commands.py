@@ -33,7 +33,7 @@ from serving.report import DeployReport
 from serving.running import Profile, Starting, find
 from serving.settings import HEAP_MEGABYTES, HOST, Network
 from serving.shadow import ShadowTerms
-from serving.show import announce, show_status, show_step, status_json
+from serving.show import announce, heedless, show_status, show_step, status_json
 from serving.start import prepared, run_beside, started
 from serving.state import State
 from serving.stop import stop_server
@@ -171,12 +171,13 @@ def start(
     )
     if callable(signal.getsignal(signal.SIGHUP)):  # a terminal that closes, or logrotate: logs that were
         signal.signal(signal.SIGHUP, lambda *_: None)  # moved away are begun anew by whoever writes them
-    try:
-        status = _serve(Home(home), archives, options, replace, run)
-    except KeyboardInterrupt:
-        typer.echo("stopped")
-    else:
-        raise typer.Exit(status)
+    with heedless():
+        try:
+            status = _serve(Home(home), archives, options, replace, run)
+        except KeyboardInterrupt:
+            typer.echo("stopped")
+        else:
+            raise typer.Exit(status)
 
 
 def _serve(home: Home, archives: list[Path], options: Options, replace: bool, run: str) -> int:
@@ -330,7 +331,7 @@ def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:
     """Take the steps and show them; the report is kept however it ends, and its path printed."""
     console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
     try:
-        with closing(steps):  # type: ignore[type-var]
+        with closing(steps), heedless():  # type: ignore[type-var]
             for step in steps:
                 report.add(step.name, step.text, step.found)
                 show_step(console, step, report.seconds)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +26,35 @@ from serving.probes import as_json, example, write_example
 from serving.running import Running, Starting
 from serving.settings import Ports
 from serving.state import State
+
+
+class _Heedless:
+    """A stream whose reader may be gone, or its disk full."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def heedless() -> Iterator[None]:
+    """Nothing that is printed inside is worth the end of what goes on."""
+    with ExitStack() as stack:
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            if stream is not None:  # as it is where the file was closed
+                stack.enter_context(redirect(_Heedless(stream)))
+        yield
 
 
 def task_table(archive: Archive) -> Table:

@@ -1,13 +1,17 @@
 """What a home folder promises: whole files, one server, one change at a time, the bytes that were checked."""
 
+import io
 import multiprocessing
 import os
 import signal
 import stat
+import sys
 
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from eideticnet.files import write_whole as write_file
@@ -18,6 +22,7 @@ from serving.errors import ServingError
 from serving.files import write_whole
 from serving.home import Home, Locked
 from serving.settings import Ports
+from serving.show import heedless
 from serving.state import Model, State, Version
 from serving.store import admit, opened, prune
 
@@ -105,6 +110,24 @@ def test_a_device_is_never_replaced_by_a_file(write, tmp_path):
         write(device, b"secret")
     assert device.is_char_device()
     assert list(tmp_path.iterdir()) == [device]
+
+
+def test_nothing_that_is_printed_ends_a_server_or_a_deploy(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, Gone())
+        with heedless():
+            print("a line", file=getattr(sys, name))
+            typer.echo("a line", err=name == "stderr")
+            Console(stderr=name == "stderr").print("a line")
+        with pytest.raises(BrokenPipeError):
+            print("a line", file=getattr(sys, name))
+        monkeypatch.setattr(sys, name, None)
+        with heedless():
+            typer.echo("a line", err=name == "stderr")
 
 
 def test_an_empty_name_of_a_home_is_not_the_working_directory():
