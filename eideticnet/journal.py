@@ -71,8 +71,8 @@ class Journal:
     ) -> None:
         if isinstance(interval, str) or not interval >= 0 or not callable(say):
             raise DataError(
-                f"a journal has an interval of 0 seconds or more, not {interval!r}, and a function that is told "
-                f"lines of text, not {say!r:.40}"
+                f"a journal has an interval of 0 seconds or more, not {interval!r}, and a function that is "
+                f"told lines of text, not {say!r:.40}"
             )
         self.path = None if path is None else Path(path)
         self.interval = interval
