@@ -35,9 +35,13 @@ def evaluate(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, Ta
             rights = [_right(net, index, x, y) for x, y in data[task.name].batches(task.name)]
             y = torch.cat([labels for _, labels in rights])
             right = torch.cat([answers for answers, _ in rights])
-            per_class = torch.stack([right[y == c].double().mean(0) for c in y.unique()])
-            reports[task.name] = TaskReport(*per_class.mean(0).tolist())
+            reports[task.name] = TaskReport(*mean_over_classes(right, y).tolist())
     return reports
+
+
+def mean_over_classes(right: Tensor, y: Tensor) -> Tensor:
+    """The share of ``right`` (N, ...) in each class that ``y`` (N,) holds, as a mean over those (...)."""
+    return torch.stack([right[y == c].double().mean(0) for c in y.unique()]).mean(0)
 
 
 @torch.no_grad()

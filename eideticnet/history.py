@@ -18,7 +18,7 @@ from torch import Tensor
 
 from eideticnet.data import Loader, Rows
 from eideticnet.errors import CheckpointError
-from eideticnet.evaluation import TaskReport
+from eideticnet.evaluation import TaskReport, mean_over_classes
 from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
@@ -165,7 +165,7 @@ class Recorder:
         oracle, drift = {}, {}
         for task, rows in self._learned().items():
             now, first = _answers(self.net, rows), self._first.get(task)
-            oracle[task] = _mean_over_classes(now.logits.argmax(1) == now.y, now.y)
+            oracle[task] = float(mean_over_classes(now.logits.argmax(1) == now.y, now.y))
             if task != name and first is not None and first.inputs == now.inputs:
                 drift[task] = largest_change(first.logits, now.logits)
             else:  # learned just now, or on other rows, whose logits can't be compared
@@ -238,10 +238,6 @@ def _answers(net: EideticNetwork, rows: Rows) -> _Answers:
         labels.append(y.cpu())
         hashes.append(tensor_hash(x))
     return _Answers(torch.cat(logits), torch.cat(labels), json_hash(hashes))
-
-
-def _mean_over_classes(right: Tensor, y: Tensor) -> float:
-    return float(torch.stack([right[y == c].double().mean() for c in y.unique()]).mean())
 
 
 def _made_with(net: EideticNetwork) -> dict[str, str]:

@@ -174,6 +174,10 @@ class Inputs:
             return low * (1 - share) + high * share
         return (low + (high - low) * share).clamp(low, high)
 
+    def to_try(self, count: int) -> Tensor:
+        """Synthetic inputs (count, *shape), normalised, and always the same ones."""
+        return self.normalise(self.random(count, torch.Generator().manual_seed(0)))
+
     def normalise(self, x: Tensor) -> Tensor:
         """``(x - mean) / std`` on raw ``x`` (N, *shape)."""
         if self.mean:

@@ -134,8 +134,7 @@ class Plan:
             return block.to(device)
 
         if self.pretrained is not None:
-            drawn = lesson.inputs.random(ROWS, torch.Generator().manual_seed(0))
-            check_adopted(fresh().cpu().eval(), self.pretrained, lesson.inputs.normalise(drawn))
+            check_adopted(fresh().cpu().eval(), self.pretrained, lesson.inputs.to_try(ROWS))
 
         def key() -> str:
             frozen = {o: learned.block(o).fingerprint for o in learned.blocks}

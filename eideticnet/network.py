@@ -103,7 +103,9 @@ class EideticNetwork(Answering):
             raise DataError(f"inputs is a {type(inputs).__name__}: give Inputs(shape, low=..., high=...)")
         inputs, seed = inputs or Inputs.like(example_input), whole(seed, "seed")
         inputs.check(example_input)
-        program = trace(trunk, inputs.normalise(example_input), _rows_to_try(inputs))
+        unranged = inputs.dtype == "float32" and inputs.low is None and inputs.high is None
+        rows = None if unranged else inputs.to_try(ROWS)
+        program = trace(trunk, inputs.normalise(example_input), rows)
         self._start(program, inputs, seed, Learned(), {})
 
     @alone
@@ -381,10 +383,3 @@ class EideticNetwork(Answering):
         elif not len(given):
             raise DataError("probes: give a tensor of one or more finite inputs (K, ...)")
         return fitting(given, self.readable).cpu().clone()
-
-
-def _rows_to_try(inputs: Inputs) -> Tensor | None:
-    """Normalised synthetic inputs within the contract; None where it says nothing about their range."""
-    if inputs.dtype == "float32" and inputs.low is None and inputs.high is None:
-        return None
-    return inputs.normalise(inputs.random(ROWS, torch.Generator().manual_seed(0)))
