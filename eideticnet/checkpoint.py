@@ -180,7 +180,7 @@ def load(folder: str | PathLike[str]) -> tuple[Parts, str]:
         with _locked(folder, fcntl.LOCK_SH):
             return _load(folder)
     except OSError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: {error}") from error
+        raise CheckpointError(f"no checkpoint in {folder}: {_said(error)}") from error
 
 
 def _load(folder: Path) -> tuple[Parts, str]:
@@ -259,12 +259,16 @@ def _check_digests(manifest: Mapping[str, Any], digests: Mapping[str, str], path
             )
 
 
+def _said(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: {error}") from error
+        raise CheckpointError(f"no checkpoint in {folder}: {_said(error)}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None

@@ -29,7 +29,7 @@ def write_report(folder: Path, out: Path) -> None:
     try:
         write_whole(out, page.encode())
     except OSError as error:
-        raise ConfigError(f"can't write {out}: {error}; choose another --out") from error
+        raise ConfigError(f"can't write {out}: {error.strerror}; choose another --out") from error
 
 
 def render(net: EideticNetwork, *, title: str) -> str:

@@ -319,6 +319,7 @@ def remove(
         with connect(place, find(place), Limits(drain=drain_seconds)) as server:
             _carry_out("remove", server, remove_steps(server, name))
         return
+    State.load(place.state).only(name)  # before a lock is made in a folder that is no home
     with place.held(), place.changing():
         state = State.load(place.state)
         wanted = state.without(state.only(name))

@@ -19,6 +19,7 @@ def full(archives, tmp_path_factory):
     """A server whose disk for logs is full from the beginning."""
     home = tmp_path_factory.mktemp("full") / "home"
     (home / "logs").mkdir(parents=True)
+    (home / "server.lock").touch()  # so that it is a home
     for name in ("requests.jsonl", "torchserve.log"):
         (home / "logs" / name).symlink_to("/dev/full")
     with Served(home, archives["1"]) as running:
