@@ -39,6 +39,7 @@ from eideticnet.reading import Reads, resolve
 from eideticnet.repeats import check_apart
 from eideticnet.router import (
     calibrated,
+    doubt_whose,
     kind_of,
     moments_router,
     refuse_twins,
@@ -318,6 +319,7 @@ class EideticNetwork(Answering):
             rows.look()
         if kind != "none":
             check_apart({name: rows.seen[0] for name, rows in data.items()})
+        doubt_whose(self.learned, data, self.device)
         block, program = None, self.program
         if kind in ("moments", "experts"):
             block = moments_router(self.learned, data, self.inputs, self.seed).to(self.device)

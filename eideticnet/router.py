@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import combinations
 
@@ -13,7 +15,8 @@ from torch import Tensor
 from eideticnet.block import Block
 from eideticnet.calibration import calibrate
 from eideticnet.data import Loader, Rows, batches
-from eideticnet.errors import DataError
+from eideticnet.errors import DataError, DataWarning
+from eideticnet.held import unmoved
 from eideticnet.inputs import Inputs
 from eideticnet.interleaving import interleaved
 from eideticnet.learned import ROUTER, Learned, Task
@@ -26,12 +29,50 @@ from eideticnet.routing import RouteByLabel, RouterKind, Routing
 from eideticnet.rules import with_taps
 from eideticnet.training import Lesson
 
+TELLING, MOST = 20, 2000
+"""Rows by which a head can be doubted, at least and at most."""
+
 
 def refuse_twins(data: Mapping[str, Rows]) -> None:
     """``DataError`` if two tasks have one loader."""
     for name, other in combinations(data, 2):
         if data[name].loader is data[other].loader:
             raise DataError(f"tasks {name!r} and {other!r} have the same loader: which is whose?")
+
+
+def doubt_whose(learned: Learned, data: Mapping[str, Rows], device: torch.device) -> None:
+    """``DataWarning`` where another task's head has nearly all of a task's rows right while its own is
+    guessing, or its own has next to none: loaders are swapped then, or labels in another order."""
+    tasks = learned.current()
+    for i, task in enumerate(tasks):
+        right, count = _right(learned, task, data[task.name], device) if task.name in data else ([], 0)
+        if count < TELLING:
+            continue
+        guessed, best = count / len(task.classes), max(range(len(tasks)), key=right.__getitem__)
+        found = f"task {task.name!r}: its own head has {right[i]} of {count} rows right"
+        if right[i] < 1.2 * guessed and right[best] > 0.95 * count:
+            other = f"that of {tasks[best].name!r} has {right[best]}"
+            warnings.warn(f"{found}, and {other}; are their loaders swapped?", DataWarning, stacklevel=3)
+        elif right[i] < 0.2 * guessed:
+            warnings.warn(f"{found}, less than by guessing; are labels in another order?", DataWarning, 3)
+
+
+@torch.no_grad()
+def _right(learned: Learned, task: Task, rows: Rows, device: torch.device) -> tuple[list[int], int]:
+    """How many rows each head has right that has as many classes as the task, of how many; of none where
+    not every class is among the first ``MOST``."""
+    learned, right = learned.with_router(None, None), [0] * len(learned.current())
+    labels = torch.empty(0, dtype=torch.int64)
+    with unmoved(rows.loader), closing(rows.batches("whose")) as given:
+        for x, y in given:
+            heads, _ = learned.votes(rows.inputs.normalise(x.to(device)))
+            for i, head in enumerate(heads):
+                if head.shape[1] == len(task.classes):
+                    right[i] += int((head.argmax(1).cpu() == y.cpu()).sum())
+            labels = torch.cat([labels, y.cpu()])
+            if len(labels) >= MOST:
+                break
+    return right, len(labels) if len(labels.unique()) == len(task.classes) else 0
 
 
 def router_lesson(

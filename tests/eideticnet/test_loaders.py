@@ -513,6 +513,27 @@ def test_numbers_that_an_embedding_has_no_row_for_are_refused_also_where_no_rang
                 call()
 
 
+def test_a_router_that_is_given_swapped_loaders_or_labels_is_told_of_it():
+    training = Training(QUICK.optimizer, patience=5, settle_patience=5, max_epochs=20)
+    net = EideticNetwork(Mlp((16, 16)), X[:2])
+    data = {"a": task_data(20), "b": task_data(21), "c": task_data(22, 3)}
+    for name, (x, y) in data.items():
+        classes = names(int(y.max()) + 1)
+        net.train_task(name, batches(x, y, 16), classes, training=training, pruning=LIGHT, when_full="reuse")
+    right = {name: batches(x, y, 16) for name, (x, y) in data.items()}
+    options = {"routing": Routing("linear"), "training": training}
+    net.fit_router(right, **options)
+    swapped = {**right, "a": right["b"], "b": right["a"]}
+    with pytest.warns(
+        DataWarning, match="^task '[ab]': its own head has .*that of '[ab]' has .*loaders swapped"
+    ):
+        net.fit_router(swapped, **options)
+    other = {**right, "c": batches(data["c"][0], (data["c"][1] + 1) % 3, 16)}
+    with pytest.warns(DataWarning, match="^task 'c': its own head has .* of 48 rows right, less than"):
+        net.fit_router(other, **options)
+    net.fit_router({**right, "c": batches(data["c"][0][:19], (data["c"][1][:19] + 1) % 3)}, **options)
+
+
 # -- the same in every pass -----------------------------------------------------------------
 
 
