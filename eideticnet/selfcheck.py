@@ -223,12 +223,12 @@ def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: flo
         for weight in named.parameters():
             weight.copy_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
     greatest = max(
-        (float(weight.abs().max()) for weight in named.parameters() if weight.numel()), default=0.0
+        (float(weight.detach().abs().max()) for weight in named.parameters() if weight.numel()), default=0.0
     )
     for path, layer, taught in block.beside(named):
         for key, weight in layer.named_parameters():
             given = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            if float((given - taught[key]).abs().max()) < tolerance * _FEW * greatest:
+            if float((given - taught[key]).detach().abs().max()) < tolerance * _FEW * greatest:
                 continue  # what a norm undoes is taught by rounding alone
             if distance(given, taught[key]) > tolerance:
                 raise _taught_otherwise(f"{key} of layer {path!r}", bool(taught[key].any()))
