@@ -366,7 +366,12 @@ class EideticNetwork(Answering):
         if not callable(report):
             raise DataError(f"report is {report!r:.40}: give a function that takes an Event, or leave it out")
         kept = journal or Journal()
-        return Lesson(name, loader, objective, self.readable, training, seeds, logits, report, kept)
+
+        def told(event: Event) -> None:
+            with torch.enable_grad(), torch.autocast("cpu", enabled=False):  # whatever it leaves behind
+                report(event)
+
+        return Lesson(name, loader, objective, self.readable, training, seeds, logits, told, kept)
 
     def _next_owner(self) -> str:
         return f"t{len(self.learned.tasks)}"

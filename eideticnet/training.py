@@ -204,7 +204,6 @@ def device_of(module: nn.Module) -> torch.device:
     return tensor.device
 
 
-@torch.enable_grad()  # which a callback may have switched off
 def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
     """One pass with gradient steps; the mean loss. Raises ``DivergedError`` on NaN or infinity."""
     module.train()

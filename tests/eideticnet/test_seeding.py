@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from trunks import FEATURES, Mlp
 
-from eideticnet import EideticNetwork, Routing, batches
+from eideticnet import EideticNetwork, Pruning, Routing, batches
 from eideticnet.errors import UnsupportedError
 from eideticnet.seeding import _random_functions, derive, seeded
 from eideticnet.threads import number, using
@@ -337,6 +337,27 @@ def test_a_network_learns_the_same_where_the_caller_has_no_gradients_or_another_
         return net.digests()
 
     assert learned(SURROUNDINGS[kind]) == learned(nullcontext)
+
+
+def test_what_a_report_leaves_behind_changes_nothing():
+    def learned(report=lambda event: None):
+        net = EideticNetwork(Mlp((12, 12)), torch.zeros(2, FEATURES))
+        pruning = Pruning("taylor", step=0.5, threshold=0.99, recovery_epochs=1)
+        loader = batches(*task_data(0))
+        net.train_task("a", loader, names(2), training=QUICK, pruning=pruning, report=report)
+        return net.digests()
+
+    def careless(event):
+        torch.set_grad_enabled(False)
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+
+    try:
+        assert learned(careless) == learned()
+        assert torch.is_grad_enabled()
+        assert not torch.is_autocast_enabled("cpu")
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_autocast_enabled("cpu", False)
 
 
 def test_numbers_in_use_are_not_those_of_a_worker_that_was_forked_meanwhile():
