@@ -160,7 +160,8 @@ def _adopt(block: Block, trunk: nn.Module) -> None:
         block.adopt(as_named(trunk))
         _freeze_as(block, trunk)
     except (AttributeError, RuntimeError) as error:
-        raise DataError(f"pretrained: not the trunk that the network was made from: {error}") from error
+        told = " ".join(str(error).split())
+        raise DataError(f"pretrained: not the trunk that the network was made from: {told}") from error
 
 
 def _freeze_as(block: Block, trunk: nn.Module) -> None:
