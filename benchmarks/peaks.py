@@ -20,8 +20,9 @@ from eideticnet.data import Loader
 from eideticnet.models import convnet
 from eideticnet.training import adam
 
-ROUNDS, EPOCHS, CLASSES, WIDTHS = 3, 2, 2, (48, 48, 96, 96)
+ROUNDS, EPOCHS, CLASSES, WIDTHS = 5, 2, 2, (48, 48, 96, 96)
 WAYS = ("eidetic", "plain")
+ROOT = Path(__file__).parents[1]
 
 
 def _data() -> Loader:
@@ -63,7 +64,7 @@ def _peak() -> float:
 def _measured(way: str) -> float:
     """The peak of one way of training, in a new process."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peaks", way]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout)
 
 
 def figures() -> dict[str, float]:
