@@ -224,7 +224,7 @@ def together(blocks: Sequence[Block], x: Tensor, keep: Container[str] = (HEAD,))
     for block in blocks:
         block.stay()
     programs = {id(block.program.steps): block.program for block in blocks}
-    over = ends(programs.values()) if len(programs) > 1 else blocks[0].program.ends
+    over = blocks[0].program.ends if len(programs) == 1 else ends(programs.values())
     pieces = {block.owner: {INPUT: x} for block in blocks}
     for place, names in enumerate(over):
         for block in blocks:
