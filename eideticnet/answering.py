@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from eideticnet import checkpoint
 from eideticnet.data import Loader, Rows
 from eideticnet.errors import DataError, NotReadyError
-from eideticnet.inputs import Ids, Inputs
+from eideticnet.inputs import Ids, Inputs, refuse
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.names import expected
 from eideticnet.pairs import asked, for_each
@@ -132,7 +132,10 @@ class Answering(nn.Module):
         if threshold is not None:
             least = for_each("threshold", threshold, least, (0, inf))
         heads, router = learned.votes(x)
-        return answer(heads, decide(fitted, heads, router), pins, least)
+        out = answer(heads, decide(fitted, heads, router), pins, least)
+        lost = out.label_probs.isnan().any(1) | (pins < 0) & out.task_probs.isnan().any(1)
+        refuse(x, lost, "holds numbers so large that the network's answer is none; give smaller ones")
+        return out
 
     def _asked(self, x: object) -> Tensor:
         """``x`` as it is held against the contract, where the weights are, and normalised."""

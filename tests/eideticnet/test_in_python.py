@@ -131,6 +131,13 @@ def test_what_can_not_be_asked_is_one_line_that_says_what_can(given, message):
     assert "\n" not in str(caught.value)
 
 
+def test_numbers_that_overflow_the_network_have_no_answer():
+    net, x = trained(2), held_out(4)
+    x[2] = 3e38
+    with pytest.raises(DataError, match="row 2: holds numbers so large that the network's answer is none"):
+        net(x)
+
+
 def test_answers_are_traced_vectorised_and_derived_as_before():
     net, x = trained(2), held_out(4)
     program = torch.export.export(net, (x,)).module()
