@@ -81,7 +81,7 @@ def eidetic(seed: int, split: Split) -> dict[str, Any]:
         loaders[name] = split.task(digits)
         net.train_task(name, loaders[name], [str(d) for d in digits], pruning=PRUNING, training=TRAINING)
         frozen[name] = net.task_logits(split.test_x, name)
-    net.fit_router(loaders, routing=Routing(width="free"), training=TRAINING)
+    net.fit_router(loaders, routing=Routing(pruning=None, width="free"), training=TRAINING)
     seconds = time.perf_counter() - start
     drift = max(float((net.task_logits(split.test_x, n) - f).abs().max()) for n, f in frozen.items())
     tests = {t.name: split.test_task(d) for t, d in zip(net.tasks, TASKS, strict=True)}
@@ -91,6 +91,7 @@ def eidetic(seed: int, split: Split) -> dict[str, Any]:
         "routed": sum(r.routed for r in reports) / len(TASKS),
         "drift": drift,
         "seconds": seconds,
+        "madds": net.capacity().arithmetic.share,
         "neurons": {g: {k: v for k, v in row.items() if k != "total"} for g, row in net.capacity().items()},
     }
 
@@ -128,6 +129,7 @@ def main() -> None:
         "digits5.routed_minus_plain": [
             n["routed"] - p["accuracy"] for n, p in zip(nets, plains, strict=True)
         ],
+        "digits5.madds": [n["madds"] for n in nets],
         "digits5.seconds": [n["seconds"] for n in nets],
         "plain.seconds": [p["seconds"] for p in plains],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from math import inf
 from os import PathLike
 from typing import Any, NamedTuple, TypeVar
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet import checkpoint
+from eideticnet.arithmetic import Capacity, arithmetic
 from eideticnet.data import Loader, Rows
 from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Ids, Inputs, refuse
@@ -157,19 +159,21 @@ class Answering(nn.Module):
         pieces = self.learned.pieces(self._asked(x), self.learned.closure(task.owner))
         return pieces[task.owner][HEAD]
 
-    def capacity(self) -> dict[str, dict[str, int]]:
+    def capacity(self) -> Capacity:
         """For each feature group: its ``total``, what each task has, what is ``free``, which is all that no
-        task has, and what the ``router`` has meanwhile: its neurons go when the next task comes."""
-        learned, program = self.learned, self.program
-        owned, table = learned.owned(), {}
+        task has, and what the ``router`` has meanwhile: its neurons go when the next task comes. Of a group
+        of the router's alone (random features) the trunk has none. ``capacity().arithmetic``: what an
+        answer costs."""
+        learned, program, rows = self.learned, self.program, dict[str, dict[str, int]]()
+        owned = learned.owned()
         router = owned.pop(ROUTER, None)
         names = {t.owner: t.label for t in learned.tasks}
-        for group, total in program.groups.items():
-            mine = {names[o]: widths.get(group, 0) for o, widths in owned.items()}
-            table[group] = {"total": total, **mine, "free": total - sum(mine.values())}
+        for group in dict.fromkeys([*program.groups, *(router or {})]):
+            total, mine = program.groups.get(group, 0), {names[o]: w.get(group, 0) for o, w in owned.items()}
+            rows[group] = {"total": total, **mine, "free": total - sum(mine.values())}
             if router is not None:
-                table[group][ROUTER] = router.get(group, 0)
-        return table
+                rows[group][ROUTER] = router.get(group, 0)
+        return Capacity(rows, partial(arithmetic, learned, program, self.inputs))
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each task and revision by its label, over all that its logits depend on."""

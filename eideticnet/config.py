@@ -138,18 +138,20 @@ class PruningConfig(_Section):
 
 
 class RoutingConfig(_Section):
-    """As in ``Routing``."""
+    """As in ``Routing``; ``pruned = false``: its block keeps all neurons that it starts with."""
 
     router: RouterKind | Auto = Routing().router
     decision: Decision = Routing().decision
     width: Width = Routing().width
     false_rejections: float = 0.0
+    pruned: bool = True
 
     def check(self) -> None:
         self.build(None)
 
     def build(self, pruning: PruningConfig | None) -> Routing:
-        return Routing(pruning=None if pruning is None else pruning.build(), **self.model_dump())
+        asked: Auto | Pruning | None = "auto" if pruning is None else pruning.build()
+        return Routing(pruning=asked if self.pruned else None, **self.model_dump(exclude={"pruned"}))
 
 
 class TaskConfig(_Section):
@@ -187,7 +189,7 @@ class Config(_Section):
     ``test`` is the share of each task's data held out, ``validation`` the share of the rest that
     calibrates the routing and trains nothing; ``memory`` examples of each task and class sums of
     ``moments`` random features are kept for routers to come; without ``router_pruning`` the router
-    keeps all neurons that are free, until the next task takes them; ``probes`` says whether a few real
+    is pruned as ``Routing`` does it by default; ``probes`` says whether a few real
     inputs may be kept in checkpoints and archives, or random ones must do; ``threads`` are torch's,
     by default one where the layers are small and as many as it likes where they are not."""
 
@@ -211,6 +213,10 @@ class Config(_Section):
     router_pruning: PruningConfig | None = None
 
     def check(self) -> None:
+        if self.router_pruning and not self.routing.pruned:
+            raise ConfigError(
+                "[routing] pruned = false, but [router_pruning] says how; leave one of them out"
+            )
         if not self.validation and (self.routing.router == "experts" or self.routing.false_rejections):
             wants = "router" if self.routing.router == "experts" else "false_rejections"
             raise ConfigError(f"[routing] {wants} needs validation data: set validation = 0.1 at the top")

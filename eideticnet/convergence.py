@@ -19,7 +19,8 @@ FALLING = 0.1
 @dataclass(frozen=True)
 class Course:
     """How a module converged on ``classes`` classes: the ``accuracy`` that it kept, the ``losses`` of all
-    epochs and how many of them in a row were ``flat``, of ``patience`` and ``max_epochs``."""
+    epochs and how many of them in a row were ``flat``, of ``patience`` and ``max_epochs``. ``measured_on``:
+    which data the accuracy is of."""
 
     accuracy: float
     losses: Sequence[float]
@@ -27,6 +28,7 @@ class Course:
     classes: int
     patience: int
     max_epochs: int
+    measured_on: str = "training"
 
     @property
     def ended(self) -> bool:
@@ -38,7 +40,7 @@ class Course:
         """What speaks for more training, in a sentence; "" if nothing does."""
         if self.accuracy >= GOOD:
             return ""
-        found = f"training accuracy is {self.accuracy:.3f}"
+        found = f"{self.measured_on} accuracy is {self.accuracy:.3f}"
         last, guessing = self.losses[-1], log(self.classes)
         before = self.losses[-min(self.patience, len(self.losses))]
         if self.flat < self.patience:

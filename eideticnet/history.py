@@ -2,7 +2,8 @@
 
 It is kept in ``net.metadata["history"]``: part of the checkpoint, continued when a run is resumed or a
 task is added. All accuracies are fractions of 1 on held-out data, means over a task's classes; only a
-pruning curve's are training accuracies, because those are what pruning decides by.
+pruning curve's are those that pruning decides by: training accuracies, of a router on validation data
+where every task has some.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 from eideticnet.pruning import overdrawn
+from eideticnet.routing import Routing
 from eideticnet.training import BUDGET, LAST_PHASE, Event
 
 BINS = 10
@@ -135,18 +137,26 @@ class Recorder:
         """Measure all tasks, now that ``name`` was learned with this pruning threshold, if any."""
         self._remember(name, threshold, {}, None)
 
-    def router_learned(self, reports: Mapping[str, TaskReport], threshold: float | None) -> None:
-        """The same for the router, whose accuracies are ``reports``."""
+    def router_learned(self, reports: Mapping[str, TaskReport], routing: Routing) -> None:
+        """The same for the router that was asked for so, whose accuracies are ``reports``."""
+        pruned = routing.pruned if self.net.learned.owned().get(ROUTER) else None
+        threshold = None if pruned is None else pruned.threshold
+        start = self.net.program.groups if routing.width == "trunk" else None
         routed = {name: report.routed for name, report in reports.items()}
         learned = {name: rows.loader for name, rows in self._learned().items()}
-        self._remember(ROUTER, threshold, routed, measure_routing(self.net, learned))
+        self._remember(ROUTER, threshold, routed, measure_routing(self.net, learned), start)
 
     def _remember(
-        self, name: str, threshold: float | None, routed: dict[str, float], routing: Answers | None
+        self,
+        name: str,
+        threshold: float | None,
+        routed: dict[str, float],
+        routing: Answers | None,
+        start: dict[str, int] | None = None,
     ) -> None:
         history = read(self.net)
         moment = self._moment(name)
-        curves = {**history.pruning, name: self._curve(name, threshold)}
+        curves = {**history.pruning, name: self._curve(name, threshold, start)}
         doubts = {**history.doubts, name: "".join(e.doubt for e in self._events)}
         after = History(
             moments=[*history.moments, moment.model_copy(update={"routed": routed})],
@@ -173,14 +183,16 @@ class Recorder:
         at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         return Moment(learned=name, at=at, made_with=_made_with(self.net), oracle=oracle, drift=drift)
 
-    def _curve(self, name: str, threshold: float | None) -> Curve | None:
-        """None without pruning, or without the events that say where it began."""
+    def _curve(self, name: str, threshold: float | None, start: dict[str, int] | None) -> Curve | None:
+        """None without pruning, or without the events that say where it began; ``start``: with how many
+        neurons, all that were free if None."""
         trained = [e.accuracy for e in self._events if e.phase == "train"]
         if not trained or threshold is None:
             return None
-        capacity, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
+        rows, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
+        capacity = {group: rows[group] for group in self.net.program.groups}
         free = {group: row["total"] - sum(row.get(t, 0) for t in tasks) for group, row in capacity.items()}
-        steps = [Step(neurons=free, accuracy=max(trained))]
+        steps = [Step(neurons=start or free, accuracy=max(trained))]
         steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
         chosen = {group: row.get(name, 0) for group, row in capacity.items()}
         curve = Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)

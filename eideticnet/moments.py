@@ -55,6 +55,19 @@ class Moments:
         """(N, D) for normalised ``x`` (N, *shape)."""
         return F.relu(F.linear(x.flatten(1), self.weight, self.bias))
 
+    def without_least(self, block: Block, share: float) -> Moments:
+        """What would have been kept without that ``share`` of the features, at least one, that move the
+        logits of ``block``, which follows from these, the least."""
+        rows = torch.cat([sums[:, -1] for sums in self.sums.values()]).sum().clamp_min(1.0)
+        mean = torch.stack([sums[:, :-1].sum(0) for sums in self.sums.values()]).sum(0) / rows
+        spread = (self.products.diagonal() / rows - mean.square()).clamp_min(0.0).sqrt()
+        head = block.layers.get_submodule(HEAD).get_parameter("weight").double()
+        moved = (head - head.mean(0)).norm(dim=0).detach() * spread
+        kept = moved.argsort(stable=True)[max(int(share * len(moved)), 1) :].sort().values
+        columns = torch.cat([kept, torch.tensor([len(moved)])])
+        sums = {name: sums[:, columns] for name, sums in self.sums.items()}
+        return Moments(self.weight[kept], self.bias[kept], self.products[kept][:, kept], sums)
+
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name; ``from_tensors`` is the inverse."""
         own = {"weight": self.weight, "bias": self.bias, "products": self.products}

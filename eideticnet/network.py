@@ -296,7 +296,8 @@ class EideticNetwork(Answering):
 
         A task without a loader is learned from its memory; routers without training need neither.
         ``validation`` holds raw (x, y) of tasks that nothing was trained on: experts are weighed,
-        probabilities and threshold calibrated on them. A router with neurons gets a block of its own,
+        probabilities and threshold calibrated on them, and where every task has some, a router is pruned
+        by its accuracy there. A router with neurons gets a block of its own,
         reads everything and is read by nobody; where it may have none but free neurons and there is
         none, ``when_full`` decides: with ``"reuse"`` it is linear on the features there are.
         """
@@ -320,17 +321,24 @@ class EideticNetwork(Answering):
         if kind != "none":
             check_apart({name: rows.seen[0] for name, rows in data.items()})
         doubt_whose(self.learned, data, self.device)
-        block, program = None, self.program
+        block, program, judge = None, self.program, None
+        seed = f"{ROUTER}{len(self.learned.tasks)}"
+        if held_out:
+            rest = validation_lesson(self.tasks, held_out)
+            judge = self._lesson(ROUTER, seed, *rest, training, report)
+        decides = judge if routing.pruned is not None and len(held_out) == len(self.tasks) else None
         if kind in ("moments", "experts"):
-            block = moments_router(self.learned, data, self.inputs, self.seed).to(self.device)
+            block = moments_router(self.learned, data, self.inputs, self.seed, routing.pruned, decides)
+            block = block.to(self.device)
         if kind not in ("moments", "none"):
             mixed, objective = router_lesson(self.tasks, data, self.inputs, training.label_smoothing)
-            seed = f"{ROUTER}{len(self.learned.tasks)}"
             lesson = self._lesson(ROUTER, seed, mixed, objective, training, report, journal)
+            lesson = replace(lesson, held_out=decides)
             plan, pruning = router_plan(self.learned, program, kind, routing, when_full)
             trained = plan.learn(lesson, self.learned, pruning, self.device)
             if block is not None:
-                trained = joined(trained, block, validation_lesson(lesson, self.tasks, held_out))
+                assert judge is not None, "kind_of refuses experts without validation data"
+                trained = joined(trained, block, judge)
             block = trained
             program = replace(program, groups=plan.program.groups)
         learned = self.learned.with_router(block, FittedRouting(kind, routing.decision))

@@ -128,7 +128,7 @@ def prune(lesson: Lesson, block: Block, limits: Limits) -> Block:
     block that could.
 
     ``block`` has converged; what is returned still reaches its accuracy less the threshold, unless
-    the budget alone cost more.
+    the budget alone cost more. On held-out data it is the best accuracy so far that is to be reached.
     """
     pruning, reached = limits.pruning, True
     trials = _Trials(lesson, pruning, limits.least, measured(lesson, block) - pruning.threshold)
@@ -165,8 +165,10 @@ class _Trials:
         with self.lesson.journal.tracking(good=block):
             reached = recover(self.lesson, smaller, phase, self.target, epochs, rate)
         self.lesson.report(Event(self.lesson.task, "prune", self.made, 0.0, reached, smaller.own))
-        self.made += 1
-        return smaller, reached >= self.target
+        self.made, recovered = self.made + 1, reached >= self.target
+        if self.lesson.held_out is not None:  # the best that was seen on other data, which training raises
+            self.target = max(self.target, reached - self.pruning.threshold)
+        return smaller, recovered
 
     def _choose(self, block: Block, share: float, least: Mapping[str, int]) -> dict[str, Tensor] | None:
         """Which neurons stay, from the journal if that knows it."""

@@ -34,7 +34,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Hidden states (N, S, hidden) of ``x`` (N, S, inputs), starting from zeros."""
-        if torch.is_autocast_enabled(x.device.type):  # not every CPU has the kernels in half precision
+        # not every CPU has the kernels in half precision, and shapes alone (meta) have no autocast
+        if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
             with torch.autocast(x.device.type, enabled=False):
                 return self.forward(x.to(self.weight_ih_l0.dtype))
         zeros = torch.zeros(1, x.shape[0], self.hidden, dtype=x.dtype, device=x.device)

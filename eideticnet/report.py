@@ -76,6 +76,7 @@ def _page(net: EideticNetwork, title: str) -> dict[str, Any]:
         "colours": colours,
         "owners": [*owners, "free", *router],
         "router": sum(layer.get(ROUTER, 0) for layer in table.values()),
+        "arithmetic": table.arithmetic,
         "layers": table,
         "history": past,
         "drifts": [d for moment in past.moments for d in moment.drift.values()],
@@ -124,7 +125,7 @@ def _figures(
     }
     return {
         "lanes": Markup(plots.lanes(past, colours)) if past.moments else None,
-        "capacity": Markup(plots.capacity(table, colours)),
+        "capacity": Markup(plots.capacity({g: row for g, row in table.items() if row["total"]}, colours)),
         "pruning": curves,
         "reliability": Markup(plots.reliability(routing)) if routing else None,
     }

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -27,7 +26,7 @@ from eideticnet.pruning import Pruning
 from eideticnet.reading import resolve
 from eideticnet.routing import RouteByLabel, RouterKind, Routing
 from eideticnet.rules import with_taps
-from eideticnet.training import Lesson
+from eideticnet.training import Lesson, accuracy
 
 TELLING, MOST = 20, 2000
 """Rows by which a head can be doubted, at least and at most."""
@@ -95,13 +94,13 @@ def router_lesson(
     return interleaved(parts, _offsets(tasks), balance), RouteByLabel(counts, label_smoothing)
 
 
-def validation_lesson(lesson: Lesson, tasks: Sequence[Task], validation: Mapping[str, Rows]) -> Lesson:
-    """The router's ``lesson`` over validation data, labels numbered through as in training."""
+def validation_lesson(tasks: Sequence[Task], validation: Mapping[str, Rows]) -> tuple[Loader, RouteByLabel]:
+    """The same over the validation data there is."""
     known = [
         (validation[t.name], o) for t, o in zip(tasks, _offsets(tasks), strict=True) if t.name in validation
     ]
     parts, offsets = zip(*known, strict=True)
-    return replace(lesson, loader=interleaved(parts, offsets))
+    return interleaved(parts, offsets), RouteByLabel([len(t.classes) for t in tasks])
 
 
 def _offsets(tasks: Sequence[Task]) -> list[int]:
@@ -121,9 +120,17 @@ def without_moments(learned: Learned, data: Mapping[str, Rows]) -> list[str]:
     return [task.name for task in learned.current() if task.name not in kept and task.name not in data]
 
 
-def moments_router(learned: Learned, data: Mapping[str, Rows], inputs: Inputs, seed: int) -> Block:
+def moments_router(
+    learned: Learned,
+    data: Mapping[str, Rows],
+    inputs: Inputs,
+    seed: int,
+    pruning: Pruning | None = None,
+    validation: Lesson | None = None,
+) -> Block:
     """The frozen router that follows from the moments that were kept of each task, or else from
-    those of its ``data``, which are not kept."""
+    those of its ``data``, which are not kept. With ``validation`` its random features are pruned: as long
+    as it finds the task as often there, less the threshold, ``step`` of them go."""
     missing = without_moments(learned, data)
     if missing:
         raise DataError(
@@ -136,7 +143,16 @@ def moments_router(learned: Learned, data: Mapping[str, Rows], inputs: Inputs, s
             features = FEATURES if moments is None else len(moments.bias)
             moments = gather(moments, task.name, data[task.name], features, seed, task.owner)
     assert moments is not None, "there is a task"
-    block = router_block(moments, ROUTER, [task.name for task in learned.current()], inputs)
+    names = [task.name for task in learned.current()]
+    block = router_block(moments, ROUTER, names, inputs)
+    if pruning is not None and validation is not None:
+        target = accuracy(validation, block) - pruning.threshold
+        while len(moments.bias) > 1:
+            moments = moments.without_least(block, pruning.step)
+            smaller = router_block(moments, ROUTER, names, inputs)
+            if accuracy(validation, smaller) < target:
+                break
+            block = smaller
     block.freeze()
     return block
 
@@ -153,8 +169,9 @@ def kind_of(
         raise DataError('router "experts" is weighed on validation data: pass some, or fit the router "taps"')
     if routing.router != "auto":
         return routing.router
+    gone = any(task.name not in data for task in learned.current())
     suited = inputs.dtype == "float32" and math.prod(inputs.shape) <= WIDEST
-    return "experts" if suited and validation and not without_moments(learned, data) else "taps"
+    return "experts" if gone and suited and validation and not without_moments(learned, data) else "taps"
 
 
 @torch.no_grad()
@@ -194,4 +211,4 @@ def router_plan(
     else:
         program = with_room(Room(learned), program, ROUTER, reading, when_full)
         own = free(learned, program)
-    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), routing.pruning
+    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), routing.pruned

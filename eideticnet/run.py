@@ -271,10 +271,11 @@ def complete(
             net.save(folder)
             journal.remove()
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
+    routing = config.routing.build(config.router_pruning)
     with _in_terms_of_the_toml("router", config):
         net.fit_router(
             {name: d.train for name, d in data.items()},
-            routing=config.routing.build(config.router_pruning),
+            routing=routing,
             validation={name: d.validation for name, d in data.items() if d.validation is not None},
             training=training,
             when_full=config.when_full,
@@ -283,13 +284,12 @@ def complete(
         )
     reports = evaluate(net, {name: d.test for name, d in data.items()})
     net.metadata = {**net.metadata, "report": {name: asdict(r) for name, r in reports.items()}}
-    history.router_learned(
-        reports, None if config.router_pruning is None else config.router_pruning.threshold
-    )
+    history.router_learned(reports, routing)
     net.save(folder)
     journal.remove()
     assert net.learned.routing is not None, "it was just fitted"
-    display.finished(f"router: {_neurons(net, 'router')} ({net.learned.routing.router})")
+    display.finished(f"router: {_neurons(net, ROUTER)} ({net.learned.routing.router})")
+    display.say(str(net.capacity().arithmetic))
 
 
 @contextmanager

@@ -133,7 +133,8 @@ class Classify:
 @dataclass(frozen=True)
 class Lesson:
     """What a module is to learn, and from what. ``logits(module, x)`` (N, C) takes normalised x; errors name
-    ``classes``, by default their numbers."""
+    ``classes``, by default their numbers. ``held_out`` is what its accuracy is measured on, by default the
+    data that it learns."""
 
     task: str
     loader: Loader
@@ -145,6 +146,7 @@ class Lesson:
     report: Callable[[Event], Any] = lambda event: None
     journal: Journal = field(default_factory=Journal)
     classes: Sequence[object] = ()
+    held_out: Lesson | None = None
 
     @cached_property
     def rows(self) -> Rows:
@@ -166,7 +168,9 @@ class Lesson:
                 "that is interrupted begins anew; let it draw from generators alone"
             )
             data = token_hex()  # no other lesson's
-        return [described(part) for part in (*parts, type(self.objective), vars(self.objective), data)]
+        measured_on = [] if self.held_out is None else [self.held_out.rows.fingerprint or token_hex()]
+        told = (*parts, type(self.objective), vars(self.objective), data, *measured_on)
+        return [described(part) for part in told]
 
     @cached_property
     def sparse(self) -> int:
@@ -255,11 +259,11 @@ def _learns_from(lesson: Lesson, module: nn.Module, x: Tensor) -> bool:
 
 @torch.no_grad()
 def accuracy(lesson: Lesson, module: nn.Module) -> float:
-    """Share of correct answers over the lesson's data, in evaluation mode: over all of it, or over batches
-    that are evenly spread in a pass which is always the same one."""
+    """Share of correct answers over the data that the lesson is measured on, in evaluation mode: over all of
+    it, or over batches that are evenly spread in a pass which is always the same one."""
     module.eval()
-    right, count = 0, 0
-    for x, y in lesson.batches(device_of(module), "accuracy", every=lesson.sparse):
+    right, count, on = 0, 0, lesson.held_out or lesson
+    for x, y in on.batches(device_of(module), "accuracy", every=on.sparse):
         right += int(lesson.objective.correct(lesson.logits(module, x), y).sum())
         count += len(y)
     return right / count
@@ -278,6 +282,7 @@ def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> Co
     journal, best, flat = lesson.journal, measured(lesson, module), 0
     best_state, most = Kept(module), lesson.training.max_epochs
     losses: list[float] = []
+    where = "training" if lesson.held_out is None else "validation"
     with journal.tracking(module=module, best=best_state):
         journal.phase(phase)
         optimizer = lesson.training.optimizer_of(module.parameters())
@@ -290,7 +295,7 @@ def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> Co
                 if reached >= best:
                     best = reached
                     best_state.keep(module)
-                course = Course(best, losses, flat, lesson.objective.classes, patience, most)
+                course = Course(best, losses, flat, lesson.objective.classes, patience, most, where)
                 doubt = course.doubt if phase == LAST_PHASE and course.ended else ""
                 lesson.report(Event(lesson.task, phase, epoch, losses[-1], reached, doubt=doubt))
     module.load_state_dict(best_state.state_dict())

@@ -228,6 +228,11 @@ def test_every_command_ends_with_the_status_of_the_signal_and_says_what_comes_th
         ("shape = [6]", "shape = [5]", ["shape"]),
         ("step = 0.5", "step = 1.5", ["pruning step 1.5"]),
         ("[pruning]", "[router_pruning]\nstep = 0.0\n[pruning]", ["pruning step 0.0"]),
+        (
+            "[pruning]",
+            "[routing]\npruned = false\n[router_pruning]\nstep = 0.5\n[pruning]",
+            ["[routing] pruned = false, but [router_pruning] says how"],
+        ),
         ('name = "fish"', 'name = "birds"', ["two tasks have the same name"]),
         ("my_trunk:build", "my_trunk:missing", ["trunk 'my_trunk:missing': my_trunk has no 'missing'"]),
         ("my_trunk:build", "os:getcwd", ["getcwd"]),

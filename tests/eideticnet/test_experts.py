@@ -109,7 +109,11 @@ def test_no_name_in_a_trunk_collides_with_the_experts():
         net.train_task(f"task {i}", task_loader(i), names(2), training=QUICK)
         net.widen(0.5)
     fitted(net)
-    assert set(net.capacity()) == {"random_features", "flat"}
+    capacity = net.capacity()
+    assert set(capacity) == {"random_features", "flat", "moments.random_features"}
+    row = capacity["moments.random_features"]
+    assert 0 < row.pop("router") < 1024
+    assert row == {"total": 0, "task 0": 0, "task 1": 0, "free": 0}
     assert net(held_out()).task_probs.shape == (9, 2)
 
 
@@ -160,20 +164,36 @@ def test_experts_without_validation_data_or_moments_are_refused_before_anything_
     assert events == []
 
 
+def test_random_features_are_pruned_by_validation_data_and_what_is_left_is_as_if_alone():
+    whole, pruned, asked = (trained(3, router=False, moments=64) for _ in range(3))
+    fitted(whole, Routing("moments", pruning=None))
+    fitted(pruned, Routing("moments"))
+    fitted(asked, Routing("moments"), validation={})
+    assert asked.learned.router().fingerprint == whole.learned.router().fingerprint
+    left = pruned.learned.router().own["random_features"]
+    assert left < whole.learned.router().own["random_features"] == 64
+    assert len(pruned.learned.moments.bias) == 64, "what was kept of the tasks is not pruned"
+    x = torch.cat([task_loader(50 + i, len(t.classes)).dataset.tensors[0] for i, t in enumerate(whole.tasks)])
+    truth = torch.arange(3).repeat_interleave(48)
+    found = [float((net(x).task == truth).double().mean()) for net in (whole, pruned)]
+    assert found[1] >= found[0] - 0.02
+
+
 # -- which router is fitted by default -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("kept", "with_data", "with_validation", "expected"),
     [
-        ({}, True, True, "experts"),
+        ({}, True, True, "taps"),
         ({}, True, False, "taps"),
+        ({"moments": 8}, True, True, "taps"),
         ({"memory": 8}, False, True, "taps"),
         ({"memory": 8, "moments": 8}, False, True, "experts"),
         ({"memory": 8, "moments": 8}, False, False, "taps"),
     ],
 )
-def test_by_default_experts_are_fitted_wherever_they_can_be_weighed_and_else_taps(
+def test_by_default_experts_are_fitted_where_data_is_gone_and_they_can_be_weighed_and_else_taps(
     kept, with_data, with_validation, expected
 ):
     net = trained(2, router=False, **kept)

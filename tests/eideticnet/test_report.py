@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import trained
 
-from eideticnet import EideticNetwork, history, plots
+from eideticnet import EideticNetwork, Routing, history, plots
 from eideticnet.__main__ import cli
 from eideticnet.evaluation import evaluate
 from eideticnet.report import render, write_report
@@ -129,6 +129,10 @@ def test_all_sections_and_pictures_are_there(page):
 def test_the_figures_are_those_of_the_network(project, page):
     net = EideticNetwork.load(project / "run")
     shown = text_of(page)
+    spent = net.capacity().arithmetic
+    for number in (sum(spent.tasks.values()), spent.router, spent.total, spent.plain):
+        assert f"{number:,}" in shown
+    assert f"{spent.share:.2f}" in shown
     for task in net.tasks:
         report = net.metadata["report"][task.name]
         assert f"{100 * report['oracle']:.1f} %" in shown
@@ -375,7 +379,7 @@ def test_a_task_whose_old_data_is_gone_is_left_out_and_nothing_else_is(project):
     net, config = load(project / "run")
     data = {"fish": open_data(net, config)["fish"].test}
     recorder = history.Recorder(net, data)
-    recorder.router_learned(evaluate(net, data), None)
+    recorder.router_learned(evaluate(net, data), Routing())
     kept = history.read(net)
     assert set(kept.moments[-1].oracle) == set(kept.moments[-1].drift) == set(kept.held_out) == {"fish"}
     assert kept.routing.confusion[0] == [0, 0, 0]

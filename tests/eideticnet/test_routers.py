@@ -72,7 +72,7 @@ def test_no_router_changes_a_task_or_keeps_the_next_one_from_being_learned(routi
 def test_some_routers_own_no_neuron_of_the_trunk(router):
     decision = "entropy" if router == "none" else "hard"
     net = routed(Routing(router, decision))
-    assert all(row.get(ROUTER, 0) == 0 for row in net.capacity().values())
+    assert all(row.get(ROUTER, 0) == 0 for row in net.capacity().values() if row["total"])
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)

@@ -151,7 +151,7 @@ def test_no_free_neuron_is_refused_unless_the_caller_wants_to_reuse_features():
 def test_a_router_as_wide_as_the_trunk_stands_beside_it_and_takes_no_capacity():
     net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
     net.train_task("all", task_loader(0), names(2), pruning=None, training=QUICK)
-    net.fit_router({"all": task_loader(0)}, training=QUICK)
+    net.fit_router({"all": task_loader(0)}, routing=Routing(pruning=None), training=QUICK)
     assert net.capacity()["layers.0"] == {"total": 8, "all": 8, "free": 0, "router": 8}
     net.widen(0.5)
     net.train_task("next", task_loader(1), names(2), pruning=None, training=QUICK)
