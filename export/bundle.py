@@ -125,7 +125,8 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
     """What ``bundle.json`` says of any format."""
     routing = net.learned.routing
     assert routing is not None, "check() refuses a network that can't route"
-    answering = net.tasks
+    answering, capacity = net.tasks, net.capacity()
+    spent = capacity.arithmetic
     return {
         "schema": SCHEMA,
         "name": name,
@@ -134,6 +135,8 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
         "model": _FILES[format],
         "layout": "nested",
         "neurons": sum(net.program.groups.values()),
+        "router": {"neurons": sum(row.get(ROUTER, 0) for row in capacity.values())},
+        "multiply_adds": {"tasks": sum(spent.tasks.values()), "router": spent.router, "plain": spent.plain},
         "precision": "float32",
         "graph": {"inputs": list(INPUTS), "outputs": list(OUTPUTS)},
         "input": net.inputs.to_json(),

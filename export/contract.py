@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from export.errors import ArchiveError
 
-SCHEMA = "1.3.2"
+SCHEMA = "1.4.0"
 CONTRACT = json.loads(Path(__file__).with_name("bundle.schema.json").read_text(encoding="utf-8"))
 _VALIDATOR = Draft202012Validator(CONTRACT)
 _INT64 = 1 << 63

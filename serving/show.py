@@ -58,7 +58,7 @@ def heedless() -> Iterator[None]:
 
 
 def task_table(archive: Archive) -> Table:
-    """Task, classes, held-out accuracies and neurons used, as the bundle reports them."""
+    """Tasks, held-out accuracies, neurons used and what an answer costs, as the bundle reports them."""
     table = Table(title=f"{archive.name} {archive.version} ({archive.bundle['format']})")
     for heading in ("task", "classes"):
         table.add_column(heading)
@@ -72,8 +72,14 @@ def task_table(archive: Archive) -> Table:
         row = [_percent(report.get("oracle")), _percent(report.get("routed")), used]
         row += [EARLY] if task["name"] in doubts else []
         table.add_row(escape(task["name"]), escape(", ".join(task["classes"])), *row)
-    if ROUTER in doubts:
-        table.add_row(ROUTER, "", "", "", "", EARLY)
+    router = archive.bundle.get("router", {}).get("neurons")
+    if router is not None or ROUTER in doubts:
+        neurons = "" if router is None else str(router)
+        table.add_row(ROUTER, "", "", "", neurons, *([EARLY] if ROUTER in doubts else []))
+    if spent := archive.bundle.get("multiply_adds"):
+        total, plain = spent["tasks"] + spent["router"], spent["plain"]
+        share = f", {total / plain:.2f} of a plain network's {plain:,}" if plain else ""
+        table.caption = f"{total:,} multiply-adds an answer{share}"
     return table
 
 

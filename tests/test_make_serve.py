@@ -93,6 +93,12 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
         assert not re.search(r"0 or 1: \d", first.output), "the finished task was learned again"
         table = [line for line in first.output.splitlines() if re.match(r".*\d or \d.*%.*% .* of ", line)]
         assert len(table) == 5
+        assert re.search(r"router .* \d+ ", first.output)
+        cost = re.findall(
+            r"([\d,]+) multiply-adds an answer.*?([\d.]+) of a plain network's 84,480", first.output
+        )
+        assert len(cost) == 2, "after training, and beneath the table"
+        assert all(float(share) < 0.5 for _, share in cost)
         assert_answers(first.curl)
         java = [p for p in first.processes() if p.name() == "java"]
         assert len(java) == 1
