@@ -3,8 +3,7 @@
 ``nested.*``: nested against the dense network of the same numbers, zeros where a block does not read;
 ``.limit`` is the ratio of their multiply-adds, ``.cold`` that of times where the two take turns call by
 call, so that each finds its weights pushed out of the cache. ``pruned.digits5``: the trained and pruned
-digits network against one as wide as its trunk. ``routing.cost``: percent that the router's block and
-the choice of a head add to the trunk and one given head.
+digits network against one as wide as its trunk. What a routed answer costs: ``make bench-routing``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import time
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -27,19 +25,19 @@ from benchmarks.graphs import (
     equal_tasks,
     layouts,
     multiply_adds,
-    nested_body,
     profile,
     ratio,
+    routed,
     rows,
+    rule,
     times,
 )
 from benchmarks.report import publish
 from benchmarks.train import INPUTS, PRUNING, TASKS, TRAINING, Split
 from eideticnet import EideticNetwork, Routing
 from eideticnet.models import convnet, mlp, resnet50
-from export.prefix import prefix
 from export.session import session
-from export.tail import PINNED, THRESHOLD, Rule, attach
+from export.tail import PINNED, THRESHOLD, attach
 
 ROUNDS = 101
 
@@ -81,17 +79,6 @@ def _ratios(
     return figures, details
 
 
-def _whole(net: EideticNetwork, body: onnx.ModelProto) -> onnx.ModelProto:
-    return attach(body, _rule(net))
-
-
-def _rule(net: EideticNetwork) -> Rule:
-    routing = net.learned.routing
-    assert routing is not None
-    tasks = [{"owner": t.owner, "classes": t.classes} for t in net.tasks]
-    return Rule.of({"tasks": tasks, "routing": routing.to_json()})
-
-
 def _digits() -> EideticNetwork:
     split = Split.of(0)
     net = EideticNetwork(mlp(64), split.x[:2], inputs=INPUTS, seed=0)
@@ -107,7 +94,7 @@ def digits_ratios(batch: int = 8) -> tuple[dict[str, float], dict[str, Any]]:
     """Trained in five tasks and pruned, against a dense network that keeps its trunk's full width."""
     pruned = _digits()
     full = equal_tasks(mlp(64), (64,), 5, router=True)  # 252 of 256 neurons, 42 for each
-    graphs = {"pruned": _whole(pruned, nested_body(pruned)), "full": _whole(full, dense_body(full))}
+    graphs = {"pruned": routed(pruned), "full": attach(dense_body(full), rule(full))}
     inputs = _requests(rows(full, batch), routed=True)
     taken = times({name: session(graph) for name, graph in graphs.items()}, inputs, ROUNDS)
     sizes = {name: graph.ByteSize() for name, graph in graphs.items()}
@@ -116,20 +103,6 @@ def digits_ratios(batch: int = 8) -> tuple[dict[str, float], dict[str, Any]]:
         "pruned.digits5.size": sizes["pruned"] / sizes["full"],
     }
     return figures, {"pruned.digits5": {"bytes": sizes, "batch": batch}}
-
-
-def routing_cost(batch: int = 8) -> tuple[dict[str, float], dict[str, Any]]:
-    """Percent that routing adds, ten tasks and a router of the same size each."""
-    net = equal_tasks(mlp(784, (2200, 2200)), (784,), 10, router=True)
-    body, rule = nested_body(net), _rule(net)
-    runs = {"routed": session(attach(body, rule)), "given": session(prefix(body, rule, 10))}
-    x = rows(net, batch)
-    routed = {**x, PINNED: np.full(batch, -1), THRESHOLD: np.zeros(batch, np.float32)}
-    given = {**x, PINNED: np.full(batch, 9)}
-    taken = times(
-        {"routed": lambda _: runs["routed"](routed), "given": lambda _: runs["given"](given)}, {}, ROUNDS
-    )
-    return {"routing.cost": 100 * (ratio(taken, "routed", "given") - 1)}, {}
 
 
 def _requests(x: dict[str, Any], routed: bool) -> dict[str, Any]:
@@ -142,7 +115,7 @@ def resnet50_export() -> dict[str, float]:
     net = equal_tasks(resnet50(), (3, 224, 224), 10)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
-    graph = _whole(net, nested_body(net))
+    graph = routed(net)
     data = graph.SerializeToString(deterministic=True)
     return {
         "resnet50.seconds": time.perf_counter() - start,
@@ -168,9 +141,7 @@ def main() -> None:
         return
     figures, details = dict[str, float](), dict[str, Any]()
     with Progress(console=Console(stderr=True)) as progress:
-        for part in progress.track(
-            [mlp_ratios, conv_ratios, digits_ratios, routing_cost], description="graphs"
-        ):
+        for part in progress.track([mlp_ratios, conv_ratios, digits_ratios], description="graphs"):
             found, more = part()
             figures |= found
             details |= more

@@ -27,7 +27,7 @@ from export.body import Body, example, owners
 from export.dense import Dense
 from export.onnx_body import to_onnx
 from export.session import Run
-from export.tail import X
+from export.tail import Rule, X, attach
 
 CLASSES = 2
 CALLS = 10
@@ -55,6 +55,19 @@ def equal_tasks(trunk: nn.Module, shape: tuple[int, ...], tasks: int, router: bo
 def nested_body(net: EideticNetwork) -> onnx.ModelProto:
     """The network's body in blocks."""
     return to_onnx(Body(net).eval(), example(net), owners(net))
+
+
+def routed(net: EideticNetwork) -> onnx.ModelProto:
+    """The whole graph in blocks, with the tail that routes and answers."""
+    return attach(nested_body(net), rule(net))
+
+
+def rule(net: EideticNetwork) -> Rule:
+    """By what the network chooses a head."""
+    routing = net.learned.routing
+    assert routing is not None
+    tasks = [{"owner": t.owner, "classes": t.classes} for t in net.tasks]
+    return Rule.of({"tasks": tasks, "routing": routing.to_json()})
 
 
 def dense_body(net: EideticNetwork) -> onnx.ModelProto:

@@ -42,12 +42,6 @@ def accuracies(
     return {**_both(plain, split, ""), **_both(product, split, "moments_")}
 
 
-@torch.no_grad()
-def accuracy(net: nn.Module, problem: Problem, split: Split, prefix: str) -> dict[str, float]:
-    """Of ``net`` on both parts, by names with this prefix."""
-    return _both(_logits(net, problem, split), split, prefix)
-
-
 def _logits(net: nn.Module, problem: Problem, split: Split) -> list[Tensor]:
     return [net(problem.inputs.normalise(part.x)) for part in (split.validation, split.test)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,6 @@ from eideticnet.data import Loader
 
 NAMES = [f"{a} or {b}" for a, b in TASKS]
 DATA = "EIDETIC_DATA"
-PRUNED = Pruning(step=0.25, threshold=0.002, recovery_epochs=2)
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class Split:
 class Problem:
     """A trunk, its data, and the recipe of everything that is trained on it, plain net included.
 
-    ``memory``: examples of each old task, where the router has no more; ``router_prunings``: how
-    strongly the router's block is pruned in further rows of the table.
+    ``memory``: examples of each old task, where the router has no more, 0 for no such rows.
     """
 
     name: str
@@ -71,7 +69,6 @@ class Problem:
     pruning: Pruning
     seeds: tuple[int, ...]
     memory: int
-    router_prunings: tuple[Pruning, ...]
     split: Callable[[int], Split]
 
     def recipe(self) -> str:
@@ -91,9 +88,12 @@ def digits() -> Problem:
 
     training = Training(label_smoothing=0.1)
     pruning = Pruning(threshold=0.002, min_width=24)
-    return Problem(
-        "digits5", 64, (256, 256), INPUTS, training, 64, pruning, tuple(range(10)), 20, (PRUNED,), split
-    )
+    return Problem("digits5", 64, (256, 256), INPUTS, training, 64, pruning, tuple(range(10)), 20, split)
+
+
+def served() -> Problem:
+    """The network of ``make serve``: the same digits, everything by default."""
+    return replace(digits(), training=Training(), pruning=Pruning())
 
 
 def mnist(folder: Path) -> Problem:
@@ -109,7 +109,7 @@ def mnist(folder: Path) -> Problem:
     inputs = Inputs((784,), low=0.0, high=255.0, std=(255.0,))
     training = Training(patience=2, settle_patience=2, max_epochs=4, label_smoothing=0.1)
     pruning = Pruning(step=0.3, threshold=0.0005, recovery_epochs=1, min_width=64)
-    return Problem("mnist5", 784, (400, 400), inputs, training, 256, pruning, (0, 1, 2), 100, (), split)
+    return Problem("mnist5", 784, (400, 400), inputs, training, 256, pruning, (0, 1, 2), 0, split)
 
 
 def _shifted(x: Tensor, seed: int) -> Tensor:

@@ -18,10 +18,10 @@ from benchmarks.problems import NAMES, Part, Problem, Split
 from benchmarks.train import TASKS
 from eideticnet import EideticNetwork, FittedRouting, Journal, Pruning, Routing
 from eideticnet.calibration import calibrate, expected_calibration_error
-from eideticnet.learned import Learned, Task
+from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.memory import choose
 from eideticnet.models import mlp
-from eideticnet.routing import Decision, RouterKind, Width, decide
+from eideticnet.routing import PRUNED, Decision, RouterKind, Width, decide
 
 CACHE = Path("runs/bench-routing")
 MOMENTS = 1024
@@ -31,19 +31,19 @@ REJECTED = 0.01
 
 @dataclass(frozen=True)
 class Fit:
-    """A router, what it learns from ("all", "memory K", "none"), how wide its block starts, and how that
-    is pruned."""
+    """A router, what it learns from ("all", "memory K", "none"), how its block is pruned, and how wide it
+    starts."""
 
     router: RouterKind
     data: str
     pruning: Pruning | None = None
-    width: Width = "free"
+    width: Width = "trunk"
 
     @property
     def name(self) -> str:
-        wide = ", wide" if self.width == "trunk" else ""
-        pruned = "" if self.pruning is None else f", pruned {self.pruning.threshold:g}"
-        return f"{self.router}{wide}{pruned}"
+        narrow = ", free" if self.width == "free" else ""
+        pruned = "" if self.pruning is None else ", pruned"
+        return f"{self.router}{narrow}{pruned}"
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -52,23 +52,17 @@ class Fit:
 
 def fits(problem: Problem) -> list[Fit]:
     """The routers of the table. What experts train is what taps are: it comes next, from the journal."""
-    trained: tuple[RouterKind, ...] = ("linear", "block", "taps", "experts")
+    few = f"memory {problem.memory}"
+    from_memory = [Fit("taps", few, PRUNED), Fit("experts", few, PRUNED)] if problem.memory else []
     return [
-        Fit("moments", "none"),
-        Fit("none", "none"),
-        *(Fit(router, "all") for router in trained),
-        *(Fit("block", "all", pruning) for pruning in problem.router_prunings),
-        *(Fit(router, "all", width="trunk") for router in trained[1:]),
-        *(Fit(router, f"memory {problem.memory}", width="trunk") for router in trained[2:]),
+        *(Fit("moments", "none"), Fit("none", "none")),
+        *(Fit("taps", "all"), Fit("experts", "all"), Fit("taps", "all", width="free")),
+        *(Fit("taps", "all", PRUNED), Fit("experts", "all", PRUNED), Fit("block", "all", PRUNED)),
+        *from_memory,
     ]
 
 
-UNKNOWN = [
-    Fit("moments", "none"),
-    Fit("none", "none"),
-    Fit("taps", "all", width="trunk"),
-    Fit("experts", "all", width="trunk"),
-]
+UNKNOWN = [Fit("moments", "none"), Fit("none", "none"), Fit("taps", "all", PRUNED)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +109,8 @@ def rows(net: EideticNetwork, fit: Fit, split: Split, seconds: float) -> Iterato
             "ece_before": ece(raw, test.task),
             "false_rejections": float((probs.amax(1) < fitted.threshold).double().mean()),
             "temperature": fitted.temperature,
-            "neurons": _neurons(net),
+            "neurons": sum(row.get(ROUTER, 0) for row in net.capacity().values()),
+            "multiply_adds": net.capacity().arithmetic.share,
             "seconds": seconds,
         }
 
@@ -129,11 +124,6 @@ def calibrated(fit: Fit, decision: Decision, on: Votes) -> FittedRouting:
 def ece(probs: Tensor, task: Tensor) -> float:
     """Expected calibration error of the decision's probability (N, T)."""
     return expected_calibration_error(probs.amax(1), probs.argmax(1) == task)
-
-
-def _neurons(net: EideticNetwork) -> int:
-    router = net.learned.router()
-    return 0 if router is None else sum(router.own.values())
 
 
 def fit_router(net: EideticNetwork, fit: Fit, problem: Problem, train: Part, validation: Part) -> float:
@@ -216,9 +206,7 @@ def run(problem: Problem, seed: int) -> dict[str, Any]:
             assert moments[0] is not None
             assert moments[1] is not None
             result["plain"] = plain.accuracies(rival, problem, split, moments[0], moments[1])
-    first, second = problem.hidden
-    double, _ = plain.train(replace(problem, hidden=(2 * first, 2 * second)), seed, split)
-    result["plain"] |= {"seconds": seconds, **plain.accuracy(double, problem, split, "double_")}
+    result["plain"]["seconds"] = seconds
     drift = [float((net.task_logits(split.test.x, name) - f).abs().max()) for name, f in frozen.items()]
     test = votes(net, split.test)
     result |= {"drift": max(drift), "oracle": test.routed(test.task), "neurons": net.capacity()}

@@ -18,7 +18,7 @@ from benchmarks.report import RESULTS, publish
 from benchmarks.serving.client import load
 from benchmarks.serving.compare import LATENCY, Net, Runs, compare, console, medians, ratio, servers
 from benchmarks.serving.hotload import VERSIONS, hotload
-from benchmarks.serving.nets import SHAPES, pack
+from benchmarks.serving.nets import PLAIN, SHAPES, pack
 from benchmarks.serving.payloads import JSON, RAW, Bare, questions
 from benchmarks.serving.plot import draw
 from benchmarks.serving.servers import ours
@@ -60,6 +60,16 @@ def resnet18(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
     return figures, details
 
 
+def served(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
+    """MNIST-5 with its router on ours against its plain network on mosec, raw float32 at 32 connections."""
+    figures, details = Figures(), Details()
+    others = {"mosec": Net(PLAIN, nets["mnist5"].folder)}
+    with servers(nets["mnist5"], home, ("mosec",), RAW, others) as targets:
+        runs = compare(nets["mnist5"], targets, RAW, 32, 4000, others=others)
+    _add(figures, details, "served.vs_plain", runs, ("ours", "mosec", "rate"))
+    return figures, details
+
+
 def start(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
     """Seconds from ``serving start`` to the first answer, the median of three."""
     seconds, net = [], nets["mlp"]
@@ -82,6 +92,7 @@ SECTIONS: dict[str, Section] = {
     "raw": raw,
     "json": json_bodies,
     "resnet18": resnet18,
+    "served": served,
     "start": start,
     "hotload": hotload,
 }
@@ -111,7 +122,8 @@ def main() -> None:
 
 def _packed(folder: Path, only: list[str]) -> dict[str, Net]:
     folder.mkdir(parents=True, exist_ok=True)
-    needed = {"resnet18": ("resnet18" in only), "mlp": bool(set(only) - {"resnet18"})}
+    needed = {"resnet18": "resnet18" in only, "mnist5": "served" in only}
+    needed["mlp"] = bool(set(only) - {"resnet18", "served"})
     nets = {name: Net(name, folder) for name in needed}
     for name, net in nets.items():
         if needed[name] and not net.archive(VERSIONS[-1]).exists():

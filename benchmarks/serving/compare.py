@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,11 @@ class Net:
 
 
 @contextmanager
-def servers(net: Net, home: Path, peers: Sequence[str], kind: str) -> Iterator[dict[str, Target]]:
-    """Ours and ``peers``, all running at once; only one at a time gets requests."""
+def servers(
+    net: Net, home: Path, peers: Sequence[str], kind: str, others: Mapping[str, Net] = MappingProxyType({})
+) -> Iterator[dict[str, Target]]:
+    """Ours and ``peers``, all running at once; only one at a time gets requests. Those in ``others`` serve
+    another network."""
     with ExitStack() as stack:
         found = {"ours": stack.enter_context(ours(net.archive(), home)).target}
         for name in peers:
@@ -58,9 +62,9 @@ def servers(net: Net, home: Path, peers: Sequence[str], kind: str) -> Iterator[d
                 other = home.with_name(f"{home.name}-latency")
                 found[name] = stack.enter_context(ours(net.archive(), other, "--profile", LATENCY)).target
                 continue
-            found[name] = stack.enter_context(peer(name, net.graph, json=kind == JSON))
-        for target in found.values():
-            _warm(net, target, kind)
+            found[name] = stack.enter_context(peer(name, others.get(name, net).graph, json=kind == JSON))
+        for name, target in found.items():
+            _warm(others.get(name, net), target, kind)
         yield found
 
 
@@ -71,16 +75,27 @@ def _warm(net: Net, target: Target, kind: str) -> None:
 
 
 def compare(
-    net: Net, targets: Mapping[str, Target], kind: str, connections: int, count: int, *, bare: bool = False
+    net: Net,
+    targets: Mapping[str, Target],
+    kind: str,
+    connections: int,
+    count: int,
+    *,
+    bare: bool = False,
+    others: Mapping[str, Net] = MappingProxyType({}),
 ) -> Runs:
     """``ROUNDS`` runs of each server, and of bare ONNX Runtime at batch 32 if asked for, after one to warm
     up: rate, latency, what the client cost and what each program did. Every answer is checked."""
     alone, names, runs = Bare(net.graph), net.names(), {name: list[dict[str, float]]() for name in targets}
+    graphs = {name: Bare(other.graph) for name, other in others.items()}
     for turn in range(ROUNDS + 1):
-        asked = questions(alone, SHAPES[net.name], count, seed=1000 * connections + turn)
+        seed = 1000 * connections + turn
+        mine = questions(alone, SHAPES[net.name], count, seed)
         order = list(targets)[turn % len(targets) :] + list(targets)[: turn % len(targets)]
         for name in order:
-            target = targets[name]
+            target, asked = targets[name], mine
+            if name in graphs:
+                asked = questions(graphs[name], SHAPES[others[name].name], count, seed)
             requests = asked.requests(target, kind)
             with measured(count) as cpu:
                 seen = load(target.port, requests, connections)
@@ -90,7 +105,7 @@ def compare(
             if turn:
                 runs[name].append(_described(seen) | cpu)
         if bare and turn:
-            runs.setdefault("bare", []).append({"rate": _bare_rate(alone, asked.x)})
+            runs.setdefault("bare", []).append({"rate": _bare_rate(alone, mine.x)})
         now = {name: round(taken[-1]["rate"]) for name, taken in runs.items() if taken}
         console.print(f"{net.name} {kind} {connections} connections, round {turn} of {ROUNDS}: {now}")
     return runs

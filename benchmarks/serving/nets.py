@@ -1,4 +1,5 @@
-"""The two networks that are served: equal blocks of random weights, exported and packed as any other."""
+"""The networks that are served: equal blocks of random weights, and MNIST-5 as ``make bench-routing`` trained
+it beside its plain network, exported and packed as any other."""
 
 from __future__ import annotations
 
@@ -6,16 +7,24 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import onnx
 import torch
+from onnx import helper
 from torch import nn
 
+from benchmarks import answers
 from benchmarks.graphs import equal_tasks
+from benchmarks.problems import DATA, problems
+from eideticnet import EideticNetwork
 from eideticnet.models import mlp, resnet18
 from export.archive import write_archive
 from export.build import HANDLERS
 from export.bundle import write_bundle
+from export.onnx_body import to_onnx
+from export.tail import PINNED, THRESHOLD
 
-SHAPES = {"mlp": (784,), "resnet18": (3, 64, 64)}
+PLAIN = "mnist5-plain"
+SHAPES = {"mlp": (784,), "resnet18": (3, 64, 64), "mnist5": (784,), PLAIN: (784,)}
 TASKS = {"mlp": 10, "resnet18": 5}
 
 
@@ -27,7 +36,7 @@ def trunk(name: str) -> nn.Module:
 
 def pack(name: str, store: Path, versions: tuple[str, ...] = ("1.0",)) -> Path:
     """Write STORE/NAME-VERSION.mar for each version, all of one graph; the path of that graph."""
-    net = equal_tasks(trunk(name), SHAPES[name], TASKS[name], router=True)
+    net = equal_tasks(trunk(name), SHAPES[name], TASKS[name], router=True) if name in TASKS else routed(store)
     graph = store / f"{name}.onnx"
     for version in versions:
         with tempfile.TemporaryDirectory(prefix="eidetic-bundle-") as folder:
@@ -35,3 +44,45 @@ def pack(name: str, store: Path, versions: tuple[str, ...] = ("1.0",)) -> Path:
             write_archive(Path(folder), HANDLERS, store / f"{name}-{version}.mar")
             shutil.copyfile(Path(folder) / "model.onnx", graph)
     return graph
+
+
+def routed(store: Path) -> EideticNetwork:
+    """MNIST-5 with the default router, from the cache of ``make bench-routing`` or trained as there; its
+    plain network is left in ``store`` as a graph."""
+    found = [problem for problem in problems() if problem.name == "mnist5"]
+    if not found:
+        raise SystemExit(f"served.vs_plain needs MNIST: {DATA} has to name its folder")
+    (problem,) = found
+    answers.run(problem, problem.seeds[0])
+    body = to_onnx(answers.of_plain(problem), torch.zeros(3, problem.pixels), ["plain"])
+    (store / f"{PLAIN}.onnx").write_bytes(as_served(body).SerializeToString())
+    return EideticNetwork.load(answers.folder(problem, problem.seeds[0]))
+
+
+def as_served(body: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph that is asked like ours: of one task, whose label is the greatest logit."""
+    model, graph = body, body.graph
+    (logits,) = (output.name for output in graph.output)
+    zero = helper.make_tensor("no_task", onnx.TensorProto.INT64, [1], [0])
+    graph.initializer.append(zero)
+    graph.node.extend(
+        [
+            helper.make_node("ArgMax", [logits], ["label"], axis=1, keepdims=0),
+            helper.make_node("Mul", ["label", "no_task"], ["task"]),
+            *(helper.make_node("Identity", [logits], [name]) for name in ("task_probs", "label_probs")),
+        ]
+    )
+    kinds = {"task": onnx.TensorProto.INT64, "label": onnx.TensorProto.INT64}
+    values = helper.make_tensor_value_info
+    del graph.output[:]
+    graph.output.extend(values(name, kind, ["batch"]) for name, kind in kinds.items())
+    graph.output.extend(
+        values(name, onnx.TensorProto.FLOAT, ["batch", None]) for name in ("task_probs", "label_probs")
+    )
+    graph.input.extend(
+        [
+            values(PINNED, onnx.TensorProto.INT64, ["batch"]),
+            values(THRESHOLD, onnx.TensorProto.FLOAT, ["batch"]),
+        ]
+    )
+    return model
