@@ -122,7 +122,8 @@ class Plan:
     def learn(self, lesson: Lesson, learned: Learned, pruning: Pruning | None, device: torch.device) -> Block:
         """The block, taught and frozen."""
         limits = None if pruning is None else pruning.limits(self.program, self.share)
-        own = self.own if limits else {g: min(n, self.share.get(g, n)) for g, n in self.own.items()}
+        share = {g: self.share.get(g, n) for g, n in self.own.items()}
+        own = {g: n if limits and share[g] else share[g] for g, n in self.own.items()}
         widths = {**learned.owned(), self.owner: {**own, HEAD: lesson.objective.classes}}
 
         def fresh() -> Block:

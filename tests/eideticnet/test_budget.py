@@ -194,6 +194,19 @@ def test_a_revision_takes_no_planned_tasks_share_and_what_is_widened_is_shared()
     assert [net.learned.block(o).own["layers.4"] for o in ("t2", "t3")] == [3, 3]
 
 
+@pytest.mark.parametrize("how", [ALWAYS, None])
+def test_a_planned_task_without_a_share_of_a_layer_reuses_what_others_have_there(how):
+    net = network(3, (12, 12))
+    learn(net, 0, None)
+    net.widen({"layers.0": 1})
+    net.planned_tasks = 11  # 9 and 8 free neurons for ten tasks
+    learn(net, 1, how, when_full="reuse")
+    assert net.learned.block("t1").own == {"layers.0": 0, "layers.4": 0}
+    net.planned_tasks = 10
+    learn(net, 2, how, when_full="reuse")
+    assert net.learned.block("t2").own == {"layers.0": 1, "layers.4": 1}
+
+
 def test_a_plan_that_can_not_fit_is_refused_before_the_first_task_is_trained():
     net, seen = network(5), []
     with pytest.raises(CapacityError, match=r"layers\.0 has 24 free neurons for 5 tasks .* each needs 5"):
