@@ -28,7 +28,7 @@ from eideticnet.block import Block
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.models import mlp
 from eideticnet.program import HEAD
-from eideticnet.routing import PRUNED, decide
+from eideticnet.routing import LEAST, PRUNED, decide
 from eideticnet.rules import with_taps
 from export.onnx_body import to_onnx
 from export.session import session
@@ -70,7 +70,7 @@ def run(problem: Problem, seed: int) -> dict[str, Any]:
     """All points of one seed, from the cache where the recipe is the same; the default's network is kept."""
     path = CACHE / f"{problem.name}-answers-{seed}.json"
     problem = of(problem)
-    recipe = f"{problem.recipe()} {points(problem)} {PRUNED}"
+    recipe = f"{problem.recipe()} {points(problem)} {PRUNED} {LEAST}"
     if path.exists() and (cached := json.loads(path.read_text()))["recipe"] == recipe:
         return dict(cached)
     start, split, found = time.perf_counter(), problem.split(seed), list[dict[str, Any]]()

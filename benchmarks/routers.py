@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from eideticnet.calibration import calibrate, expected_calibration_error
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.memory import choose
 from eideticnet.models import mlp
-from eideticnet.routing import PRUNED, Decision, RouterKind, Width, decide
+from eideticnet.routing import LEAST, PRUNED, Decision, RouterKind, Width, decide
 
 CACHE = Path("runs/bench-routing")
 MOMENTS = 1024
@@ -140,7 +140,8 @@ def fit_router(net: EideticNetwork, fit: Fit, problem: Problem, train: Part, val
     blocks = [net.learned.block(t.owner) for t in tasks]
     net.learned = Learned(tasks, blocks, moments=net.learned.moments)
     decision: Decision = fit.decisions[0]
-    routing = Routing(fit.router, decision, fit.pruning, width=fit.width)
+    pruning: Pruning | Literal["auto"] | None = "auto" if fit.pruning == PRUNED else fit.pruning
+    routing = Routing(fit.router, decision, pruning, width=fit.width)
     held_out = validation.tasks(problem.batch_size, count)
     net.fit_router(loaders, routing=routing, validation=held_out, training=problem.training, journal=journal)
     return time.perf_counter() - start
@@ -189,7 +190,7 @@ def unknowns(net: EideticNetwork, problem: Problem, split: Split) -> Iterator[di
 def run(problem: Problem, seed: int) -> dict[str, Any]:
     """All results of one seed, from the cache where the recipe is the same."""
     path = CACHE / f"{problem.name}-{seed}.json"
-    recipe = f"{problem.recipe()} {fits(problem)} {UNKNOWN} {MOMENTS} {REJECTED}"
+    recipe = f"{problem.recipe()} {fits(problem)} {UNKNOWN} {MOMENTS} {REJECTED} {LEAST}"
     if path.exists() and (cached := json.loads(path.read_text()))["recipe"] == recipe:
         return dict(cached)
     start, split = time.perf_counter(), problem.split(seed)

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import combinations
 
 import torch
@@ -24,7 +25,7 @@ from eideticnet.moments import FEATURES, WIDEST, gather, router_block
 from eideticnet.program import Program
 from eideticnet.pruning import Pruning
 from eideticnet.reading import resolve
-from eideticnet.routing import RouteByLabel, RouterKind, Routing
+from eideticnet.routing import LEAST, RouteByLabel, RouterKind, Routing
 from eideticnet.rules import with_taps
 from eideticnet.training import Lesson, accuracy
 
@@ -211,4 +212,7 @@ def router_plan(
     else:
         program = with_room(Room(learned), program, ROUTER, reading, when_full)
         own = free(learned, program)
-    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), routing.pruned
+    pruning = routing.pruned
+    if pruning is not None and routing.pruning == "auto":
+        pruning = replace(pruning, min_width={g: math.ceil(LEAST * n) for g, n in program.groups.items()})
+    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), pruning

@@ -26,7 +26,10 @@ Decision = Literal["hard", "joint", "entropy"]
 Width = Literal["trunk", "free"]
 
 PRUNED = Pruning(step=0.25, threshold=0.001, recovery_epochs=5)
-"""How a router is pruned where nobody says it."""
+"""How a router is pruned where nobody says it,"""
+LEAST = 0.25
+"""and to no less than this share of the trunk's neurons: smaller ones still know what they learned from, and
+find fewer tasks on other data."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Routing:
     loader) of float32 inputs of 4,096 numbers at most. The ``FittedRouting`` says which it was.
     ``decision``: the task that is likeliest for the router (``hard``), for router and head together
     (``joint``: task probability times the head's best label), or whose head is surest (``entropy``).
-    ``pruning`` of the router's own neurons, which go when the next task comes; ``auto``: ``PRUNED``,
-    None: they all stay.
+    ``pruning`` of the router's own neurons, which go when the next task comes; ``auto``: ``PRUNED``
+    to ``LEAST``, None: they all stay.
     ``false_rejections``: the share of validation inputs that may be answered "none of mine".
     ``width``: how many neurons the router starts with: as many as the ``trunk`` has, beside it, or no
     more than are ``free`` in it. Neither takes capacity from a task to come.
