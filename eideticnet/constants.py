@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from eideticnet.calls import Constant, writes
+from eideticnet.calls import Constant, batch_dim, shape_of, writes
 from eideticnet.exported import is_random
 
 _SHAPES = (
@@ -105,12 +105,33 @@ def _computed(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any]
     if name in ("expand", "broadcast_to") and isinstance(args[0], Tensor):
         new = len(args[1]) - args[0].ndim
         args[1] = [(1 if i < new else -1) if n is _UNKNOWN else n for i, n in enumerate(args[1])]
+    if name == "index" and isinstance(args[0], Tensor):
+        args[1] = _of_any_row(node.args[1], args[1])
     for sizes in args[:1] if name in _FILLED else args[1:2] if name in ("repeat", "tile") else ():
         sizes[:] = [1 if n is _UNKNOWN else n for n in sizes]
     if _unknown(args):
         return _UNKNOWN
     with torch.no_grad():
         return node.target(*args, **node.kwargs)  # type: ignore[operator]
+
+
+def _of_any_row(nodes: Any, chosen: list[Any]) -> list[Any]:
+    """The indices, those of the rows zero: what is indexed has one row, repeated."""
+    if not counts_rows(nodes[0]):
+        return chosen
+    return [torch.zeros([1] * len(shape_of(nodes[0])), dtype=torch.int64), *chosen[1:]]
+
+
+def counts_rows(node: Node | None) -> bool:
+    """Whether it is the number of each row (N, 1, ..., 1)."""
+    if node is None or batch_dim(shape_of(node)) != 0 or set(shape_of(node)[1:]) > {1}:
+        return False
+    shape = shape_of(node)
+    while str(node.target).split(".")[1:2] in (["slice"], ["unsqueeze"], ["view"], ["reshape"]):
+        node = node.all_input_nodes[0]
+    first = node.args[0] if len(node.args) > 1 else 0
+    counted = str(node.target).startswith("aten.arange.") and first == 0 and node.args[2:] in ((), (1,))
+    return bool(counted) and str(shape_of(node)[0]) == str(shape[0])
 
 
 def _unknown(args: list[Any]) -> bool:

@@ -49,6 +49,10 @@ class Features:
         """The same features along another dimension."""
         return Features(dim, self.runs, self.tile)
 
+    def repeated(self, times: int) -> Features:
+        """The same neurons with every column so many times, one beside the other."""
+        return Features(self.dim, tuple(Run(r.group, r.repeat * times) for r in self.runs), self.tile)
+
 
 @dataclass(frozen=True)
 class Step:

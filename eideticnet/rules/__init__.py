@@ -15,6 +15,7 @@ from eideticnet.calls import Call, batch_dim, shape_of
 from eideticnet.program import INPUT, Features, Program, Step
 from eideticnet.rules.attention import AttentionRule
 from eideticnet.rules.base import Rule
+from eideticnet.rules.choosing import GatherRule, IndexRule
 from eideticnet.rules.elementwise import (
     CastRule,
     DetachRule,
@@ -41,7 +42,7 @@ from eideticnet.rules.norms import (
     PrefixNormRule,
 )
 from eideticnet.rules.own import OwnRule, PReluRule
-from eideticnet.rules.positions import STATISTICS, IndexRule, PositionsRule, RepeatRule, StatisticRule
+from eideticnet.rules.positions import STATISTICS, InterleaveRule, PositionsRule, RepeatRule, StatisticRule
 from eideticnet.rules.products import EinsumRule, MatmulRule
 from eideticnet.rules.recurrent import RecurrentRule
 from eideticnet.rules.shapes import (
@@ -100,7 +101,9 @@ RULES: dict[str, Rule] = {
     "pixel_shuffle": ShuffleRule(),
     "channel_shuffle": ChannelShuffleRule(),
     "index": IndexRule(),
+    "gather": GatherRule(),
     "repeat": RepeatRule(),
+    "interleave": InterleaveRule(),
     "cat": CatRule(),
 }
 
@@ -132,7 +135,9 @@ _LISTED = {
     "pixel_shuffle": "pixel_shuffle.default pixel_unshuffle.default",
     "channel_shuffle": "channel_shuffle.default",
     "index": "index.Tensor",
+    "gather": "gather.default",
     "repeat": "expand.default expand_as.default repeat.default",
+    "interleave": "repeat_interleave.self_int",
     "part": "chunk.default split.Tensor split_with_sizes.default split.sizes",
     "cat": "cat.default",
     "positions": """max_pool1d.default max_pool2d.default max_pool3d.default avg_pool1d.default
@@ -161,7 +166,8 @@ _LISTED = {
         clamp.Tensor clamp_min.Tensor clamp_max.Tensor pow.Tensor_Tensor pow.Scalar log.default log2.default
         log10.default exp2.default expm1.default atan.default asinh.default sinh.default cosh.default
         floor.default ceil.default round.default trunc.default frac.default sign.default erfc.default
-        logit.default remainder.Scalar lerp.Scalar lerp.Tensor addcmul.default
+        logit.default remainder.Scalar remainder.Tensor floor_divide.default div.Tensor_mode
+        lerp.Scalar lerp.Tensor addcmul.default
         addcdiv.default masked_fill.Scalar masked_fill.Tensor where.self where.ScalarOther where.ScalarSelf
         eq.Scalar ne.Scalar lt.Scalar le.Scalar gt.Scalar ge.Scalar eq.Tensor ne.Tensor lt.Tensor le.Tensor
         gt.Tensor ge.Tensor logical_not.default logical_and.default logical_or.default logical_xor.default

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from string import ascii_uppercase
 
 import torch
@@ -13,7 +14,7 @@ from eideticnet.calls import Call, shape_of
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
-from eideticnet.rules.products import multiplied, spread
+from eideticnet.rules.products import HEADS, multiplied, spread
 
 
 class AttentionRule(Rule):
@@ -24,16 +25,16 @@ class AttentionRule(Rule):
         ranks = [len(shape_of(n)) for n in operands]  # type: ignore[arg-type]
         before = [ascii_uppercase[: rank - 2][::-1] for rank in (*ranks, max(ranks))]
         terms = [b + t for b, t in zip(before, ("qs", "ks", "kv", "qv"), strict=True)]
-        if kwargs.get("enable_gqa"):
-            raise call.refuse("shares keys between heads", "as many keys as queries")
         if dropout_of(call.node):
             raise call.refuse("drops in evaluation mode too", "dropout_p=p if self.training else 0.0")
-        inputs, features, how = multiplied(call, groups, operands, terms)  # type: ignore[arg-type]
+        shared = bool(kwargs.get("enable_gqa")) and _shared(call, operands)  # type: ignore[arg-type]
+        inputs, features, how = multiplied(shared or call, groups, operands, terms)  # type: ignore[arg-type]
         options = {
             "p": dropout_of(call.twin),
             "causal": call.argument(5, kwargs.get("is_causal", False)),
             "scale": kwargs.get("scale"),
             **how,
+            **({"gqa": True} if shared else {}),
         }
         mask = _mask(call, groups, call.argument(3, kwargs.get("attn_mask")), features)
         if mask and options["causal"]:
@@ -44,8 +45,28 @@ class AttentionRule(Rule):
         q, k, v, *mask = spread(step.options, inputs)
         o = step.options
         return F.scaled_dot_product_attention(
-            q, k, v, mask[0] if mask else None, o["p"] if training else 0.0, o["causal"], scale=o["scale"]
+            q,
+            k,
+            v,
+            mask[0] if mask else None,
+            o["p"] if training else 0.0,
+            o["causal"],
+            scale=o["scale"],
+            enable_gqa=o.get("gqa", False),
         )
+
+
+def _shared(call: Call, operands: list[Node]) -> Call:
+    """The call as the neurons see it: adjacent heads of queries share one of keys and values."""
+    values, heads = dict(call.values), int(shape_of(operands[0])[-3])
+    for node in operands[1:]:
+        times = heads // int(shape_of(node)[-3])
+        if node in values and not values[node][1].raw and times > 1:
+            name, features = values[node]
+            if features.dim != -3:
+                raise call.refuse("shares keys between heads that are no neurons", HEADS)
+            values[node] = name, features.repeated(times)
+    return replace(call, values=values)
 
 
 def dropout_of(node: Node) -> float:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Node
 
-from eideticnet.calls import Call, batch_dim, shape_of
+from eideticnet.calls import Call, batch_dim
 from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
@@ -132,48 +131,6 @@ def _lie(call: Call, rank: int) -> int | None:
     return None if call.features.raw else rank + call.features.dim
 
 
-class IndexRule(Rule):
-    """x[:, :, index] with constant indices, along dimensions without neurons."""
-
-    def trace(self, call: Call, groups: Groups) -> Step:
-        chosen = call.argument(1)
-        dims = [d for d, index in enumerate(chosen) if index is not None]
-        rows = dims[0] == 0 and len(dims) > 1 and _is_every_row(call, chosen)
-        dims = dims[1:] if rows else dims
-        if any(chosen[d] not in call.constants for d in dims) or dims != list(range(dims[0], dims[-1] + 1)):
-            raise call.refuse("selects by computed indices, or along dimensions apart", "constant indices")
-        rank, features = len(call.input_shape), call.features
-        here = rank + features.dim
-        if batch_dim(call.input_shape) in dims:
-            raise call.refuse("works across the batch")
-        if not features.raw:
-            if here in dims:
-                raise call.refuse("selects some of the features", "all of them, or a layer that writes fewer")
-            moved = len(call.shape) - rank if here > dims[-1] else 0
-            features = features.at(here + moved - len(call.shape))
-        names = [call.inputs[0], *(call.constant(chosen[d], Features()) for d in dims)]
-        return Step(call.name, "index", tuple(names), features, None, {"dim": dims[0], "rows": rows})
-
-    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        x, *chosen = inputs
-        if step.options["rows"]:  # the same for every row, along a first dimension of one
-            chosen = [index[0] for index in chosen]
-        where: tuple[Any, ...] = (*[slice(None)] * step.options["dim"], *chosen)
-        return x[where]
-
-
-def _is_every_row(call: Call, chosen: list[Node]) -> bool:
-    """Whether the first of these indices is the number of the row, and the others are alike for all rows."""
-    first, *others = chosen
-    shape, rows = shape_of(first), first
-    while str(rows.target).split(".")[1:2] in (["slice"], ["unsqueeze"]):
-        rows = rows.all_input_nodes[0]
-    counted = str(rows.target) == "aten.arange.default" and len(shape_of(rows)) == 1
-    alike = all(n is not None and shape_of(n)[0] == 1 and len(shape_of(n)) == len(shape) for n in others)
-    same = str(shape[0]) == str(call.input_shape[0]) == str(shape_of(rows)[0])
-    return counted and same and alike and set(shape[1:]) <= {1} and len(shape) > 1
-
-
 class RepeatRule(Rule):
     """expand, expand_as and repeat along dimensions without neurons."""
 
@@ -205,3 +162,21 @@ class RepeatRule(Rule):
             return inputs[0].expand_as(inputs[1])
         sizes = step.options["sizes"]
         return inputs[0].repeat(sizes) if step.options["repeat"] else inputs[0].expand(sizes)
+
+
+class InterleaveRule(Rule):
+    """repeat_interleave by a number: of features (keys that several heads of queries share) or positions."""
+
+    def trace(self, call: Call, groups: Groups) -> Step:
+        times, dim, rank = call.named["repeats"], call.named["dim"], len(call.input_shape)
+        if dim is None or dim % rank == batch_dim(call.input_shape):
+            raise call.refuse("repeats rows of the batch", "it along another dimension")
+        dim, features = dim % rank - rank, call.features
+        if not features.raw and features.dim == dim:
+            features = features.repeated(times)
+        return Step(call.name, "interleave", call.inputs, features, None, {"dim": dim, "times": times})
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        (x,), dim = inputs, step.options["dim"] % inputs[0].ndim
+        sizes = [-1] * (dim + 1) + [step.options["times"]] + [-1] * (x.ndim - dim - 1)
+        return x.unsqueeze(dim + 1).expand(sizes).flatten(dim, dim + 1)

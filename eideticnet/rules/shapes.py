@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -196,7 +197,9 @@ class CatRule(Rule):
     joins_parts = True
 
     def trace(self, call: Call, groups: Groups) -> Step:
-        if any(n not in call.operands for n in call.argument(0)):
+        joined = [n for n in call.argument(0) if shape_of(n) != (0,)]  # an empty cache is left out by torch
+        call = replace(call, constants={n: c for n, c in call.constants.items() if n in joined})
+        if any(n not in call.operands for n in joined):
             raise call.refuse("concatenates a value that no rule covers", "a parameter or a layer")
         dim = int(call.argument(1, 0))
         dim = dim if dim < 0 else dim - len(call.shape)
@@ -213,7 +216,7 @@ class CatRule(Rule):
                     "a layer on the input first",
                 )
             names, features = call.inputs, Features(dim, tuple(r for f in own for r in f.runs * f.tile))
-        order = [call.operands.index(n) for n in call.argument(0)]
+        order = [call.operands.index(n) for n in joined]
         batched = [call.operands[i] in call.values for i in order]
         if not all(batched) and batch_dim(call.shape) != 0:
             raise call.refuse("concatenates a parameter where the batch is not first", "batch_first=True")

@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import LIGHT, QUICK, names
+from nets import assert_a_further_task_changes_no_bit
 from one_block import TwoBlocks, assert_one_block_is
 from tolerances import EXPORTED
 from torch import nn
 
-from eideticnet import EideticNetwork, batches
 from export.onnx_body import to_onnx
 from export.session import session
 
@@ -146,11 +145,4 @@ def test_masks_are_exported_to_onnx(kind):
 
 def test_a_further_task_changes_no_bit():
     torch.manual_seed(0)
-    net, kept = EideticNetwork(Encoder(), texts()), texts(4)
-    before = {}
-    for name in "ab":
-        ids = texts(16)
-        loader, options = batches(ids, ids[:, 0] % 2, 8), {"training": QUICK, "pruning": LIGHT}
-        net.train_task(name, loader, names(2), when_full="reuse", **options)
-        before.setdefault("a", net.task_logits(kept, "a"))
-    assert torch.equal(net.task_logits(kept, "a"), before["a"])
+    assert_a_further_task_changes_no_bit(Encoder(), texts)

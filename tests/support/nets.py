@@ -83,3 +83,15 @@ def fit(net: EideticNetwork) -> None:
 
 def held_out(rows: int = 9) -> Tensor:
     return torch.randn(rows, FEATURES, generator=torch.Generator().manual_seed(99))
+
+
+def assert_a_further_task_changes_no_bit(trunk: nn.Module, inputs: Callable[[int], Tensor]) -> None:
+    """Two tasks, one after the other, on a trunk of integers; ``inputs`` makes so many rows."""
+    net, kept, before = EideticNetwork(trunk, inputs(5)), inputs(4), dict[str, Tensor]()
+    for name in "ab":
+        x = inputs(16)
+        net.train_task(
+            name, batches(x, x[:, 0] % 2, 8), names(2), training=QUICK, pruning=LIGHT, when_full="reuse"
+        )
+        before.setdefault("a", net.task_logits(kept, "a"))
+    assert torch.equal(net.task_logits(kept, "a"), before["a"])
