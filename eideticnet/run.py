@@ -396,7 +396,8 @@ def _learn(
 
 
 def _neurons(net: EideticNetwork, name: str) -> str:
-    rows = [f"{layer.get(name, 0)} of {layer['total']}" for layer in net.capacity().values()]
+    layers = [layer for layer in net.capacity().values() if layer["total"]]  # no random features
+    rows = [f"{layer.get(name, 0)} of {layer['total']}" for layer in layers]
     return f"{', '.join(rows)} neurons"
 
 

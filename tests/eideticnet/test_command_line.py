@@ -82,7 +82,7 @@ def test_a_run_that_keeps_examples_learns_on_without_the_old_files(project, run)
 
 def test_a_run_says_which_router_it_came_to_have(project, run):
     assert re.search(r"router: \d+ of 24.* \(taps\)", run("train", "config.toml", "--out", "a").stdout)
-    apart = CONFIG.replace("[trunk]", "validation = 0.2\n[trunk]")
+    apart = CONFIG.replace("[trunk]", 'validation = 0.2\n[routing]\nrouter = "experts"\n[trunk]')
     (project / "config.toml").write_text(apart)
     assert "(experts)" in run("train", "config.toml", "--out", "b").stdout
     assert EideticNetwork.load(project / "b").learned.routing.router == "experts"
