@@ -156,15 +156,25 @@ class Call:
             owned = features if columns > 1 else Features()
             options = {**packed(constant.value), "raw_columns": 1}
             self.extra.append(Step(name, "buffer", (), owned, f"{self.path}.{name}".lstrip("."), options))
-            return name
+            return self._of_all_rows(node, self.extra[-1])
         if constant.parameter is None:
             literal = {"value": constant.value.tolist(), "dtype": str(constant.value.dtype).partition(".")[2]}
             self.extra.append(Step(name, "constant", (INPUT,), Features(), None, literal))
-            return name
+            return self._of_all_rows(node, self.extra[-1])
         owned = features if columns > 1 else Features()
         if constant.shown_by is None:
             return self.computed(self, node, owned)
         self.extra.append(Step(name, "parameter", (), owned, constant.parameter, constant.as_parameter()))
+        return name
+
+    def _of_all_rows(self, node: Node, given: Step) -> str:
+        """The name of the step that has the constant again for each row, if it has several numbers where
+        positions became rows: windows, say."""
+        rows = batch_dim(shape_of(node))
+        if rows is None or self.constants[node].value.shape[rows] == 1:
+            return given.name
+        name = f"{given.name}_again"
+        self.extra.append(Step(name, "again", (given.name, INPUT), given.features, None, {"dim": rows}))
         return name
 
     def literals(self, names: Mapping[Node, int]) -> tuple[list[Any], dict[str, Any]]:

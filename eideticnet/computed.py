@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from eideticnet.constants import fold
 from eideticnet.rules import OPERATIONS, RULES
 
 
-def made_of(node: Node) -> list[Node]:
-    """What ``node`` is computed from, in order, itself the last."""
-    needed, waiting = set[Node](), [node]
+def made_of(node: Node, weights: Mapping[str, str], tensors: Mapping[str, Any]) -> dict[Node, Tensor | None]:
+    """What ``node`` is computed from, in order, itself the last, with the values of what is made of no
+    parameter."""
+    needed, waiting = dict[Node, Tensor | None](), [node]
     while waiting:
         if (last := waiting.pop()) not in needed:
-            needed.add(last)
-            waiting.extend(last.all_input_nodes)
-    return [n for n in node.graph.nodes if n in needed]
+            constant = fold(last, weights, tensors) if last.op == "call_function" else None
+            needed[last] = constant.value if constant is not None and constant.parameter is None else None
+            waiting.extend(last.all_input_nodes if needed[last] is None else ())
+    return {n: needed[n] for n in node.graph.nodes if n in needed}
 
 
 @torch.enable_grad()
@@ -31,9 +34,11 @@ def sources(
 
     Raises ``LookupError`` if the result can't be computed while tracing.
     """
-    values, nodes = dict[Node, Any](), made_of(node)
-    for n in nodes:
-        if n.op == "placeholder":
+    values, nodes = dict[Node, Any](), made_of(node, weights, tensors)
+    for n, known in nodes.items():
+        if known is not None:
+            values[n] = known
+        elif n.op == "placeholder":
             if n.name not in weights:
                 raise LookupError(n.name)
             value = tensors[weights[n.name]]
@@ -45,7 +50,9 @@ def sources(
             args: Any = torch.fx.node.map_arg(n.args, values.__getitem__)
             kwargs: Any = torch.fx.node.map_arg(n.kwargs, values.__getitem__)
             values[n] = n.target(*args, **kwargs)  # type: ignore[operator]
-    read = [n for n in nodes if n.op == "placeholder" and values[n].requires_grad and _is_bare(n, nodes)]
+    read = [
+        n for n in nodes if n.op == "placeholder" and values[n].requires_grad and _is_bare(n, list(nodes))
+    ]
     return _dims(values[node], dim, {n: values[n] for n in read})
 
 
@@ -55,7 +62,7 @@ def is_layer(node: Node) -> bool:
     return rule is not None and bool(RULES[rule].axes)
 
 
-def _is_bare(parameter: Node, nodes: list[Node]) -> bool:
+def _is_bare(parameter: Node, nodes: Iterable[Node]) -> bool:
     readers = [n for n in nodes if parameter in n.all_input_nodes]
     return any(not is_layer(n) or n.args[0] is parameter for n in readers)
 

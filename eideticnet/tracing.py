@@ -235,12 +235,12 @@ class _Walk:
                 read = sources(node, dim, self.weights, self.tensors)
             except (LookupError, RuntimeError):
                 raise self._not_computed(call, node) from None
-            before, nodes = self.values, made_of(node)
+            before, nodes = self.values, made_of(node, self.weights, self.tensors)
             self.values = {n: self.made[n] for n in nodes if n in self.made}
             for parameter, along in read.items():
                 self._learned(parameter, Features() if along is None else features.at(along))
-            for n in nodes:
-                if n.op == "call_function" and n not in self.values:
+            for n, known in nodes.items():
+                if n.op == "call_function" and known is None and n not in self.values:
                     self._visit_computed(n)
             self.made |= self.values
             self.values = before

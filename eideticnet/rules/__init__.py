@@ -24,7 +24,7 @@ from eideticnet.rules.elementwise import (
     IdentityRule,
     RReluRule,
 )
-from eideticnet.rules.given import BufferRule, ConstantRule, LearnedRule, ParameterRule
+from eideticnet.rules.given import AgainRule, BufferRule, ConstantRule, LearnedRule, ParameterRule
 from eideticnet.rules.mixing import (
     ConvRule,
     ConvWeightingRule,
@@ -89,6 +89,7 @@ RULES: dict[str, Rule] = {
     "learned": LearnedRule(),
     "constant": ConstantRule(),
     "buffer": BufferRule(),
+    "again": AgainRule(),
     "reshape": ReshapeRule(),
     "permute": PermuteRule(),
     "positions": PositionsRule(),

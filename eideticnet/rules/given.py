@@ -125,3 +125,11 @@ class Fixed(nn.Module):
     def __init__(self, value: Tensor) -> None:
         super().__init__()
         self.register_buffer("value", value)
+
+
+class AgainRule(Rule):
+    """A constant again for each row of the input, one after the other."""
+
+    def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
+        x, rows = inputs
+        return x.repeat([rows.shape[0] if d == step.options["dim"] else 1 for d in range(x.ndim)])

@@ -4,12 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nets import assert_a_further_task_changes_no_bit
-from one_block import TwoBlocks, assert_one_block_is
-from tolerances import EXPORTED
+from one_block import assert_one_block_is, assert_onnx_agrees
 from torch import nn
-
-from export.onnx_body import to_onnx
-from export.session import session
 
 LENGTH, WIDTH, HEADS = 7, 8, 2
 
@@ -134,13 +130,9 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("kind", ["torch's encoder", "a mask that is filled in", "BERT"])
-@torch.no_grad()
 def test_masks_are_exported_to_onnx(kind):
     torch.manual_seed(0)
-    body, ids = TwoBlocks(KINDS[kind](), texts()).eval(), texts(9)
-    found = session(to_onnx(body, texts(), ["t0", "t1"]))({"x": ids.numpy()})
-    for logits, expected in zip(found.values(), body(ids), strict=True):
-        assert torch.allclose(torch.from_numpy(logits), expected, rtol=0, atol=EXPORTED)
+    assert_onnx_agrees(KINDS[kind](), texts)
 
 
 def test_a_further_task_changes_no_bit():

@@ -5,14 +5,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nets import assert_a_further_task_changes_no_bit
-from one_block import TwoBlocks, assert_one_block_is
-from tolerances import EXPORTED
+from one_block import assert_one_block_is, assert_onnx_agrees
 from torch import nn
 
 from eideticnet import UnsupportedError
 from eideticnet.tracing import trace
-from export.onnx_body import to_onnx
-from export.session import session
 
 LENGTH, WIDTH, HEADS, PAD = 6, 16, 4, 1
 
@@ -187,13 +184,9 @@ class All(nn.Module):
         return torch.cat([kind(ids) for kind in self.kinds], 1)
 
 
-@torch.no_grad()
 def test_they_are_exported_to_onnx():
     torch.manual_seed(0)
-    body, ids = TwoBlocks(All(), texts()).eval(), texts(9)
-    found = session(to_onnx(body, texts(), ["t0", "t1"]))({"x": ids.numpy()})
-    for logits, expected in zip(found.values(), body(ids), strict=True):
-        assert torch.allclose(torch.from_numpy(logits), expected, rtol=0, atol=EXPORTED)
+    assert_onnx_agrees(All(), texts)
 
 
 def test_a_further_task_changes_no_bit():

@@ -9,6 +9,8 @@ from transformers import (
     MobileNetV2Model,
     ResNetConfig,
     ResNetModel,
+    SwinConfig,
+    SwinModel,
     ViTConfig,
     ViTModel,
 )
@@ -59,8 +61,13 @@ def vit() -> nn.Module:
     return FirstToken(ViTModel(config, add_pooling_layer=False))
 
 
+def swin() -> nn.Module:
+    config = SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4)
+    return Pooled(SwinModel(config))
+
+
 def pixels(rows: int, size: int = 32) -> Tensor:
     return torch.randn(rows, 3, size, size)
 
 
-FOREIGN = {"resnet": (resnet, 32), "mobilenet": (mobilenet, 32), "vit": (vit, 16)}
+FOREIGN = {"resnet": (resnet, 32), "mobilenet": (mobilenet, 32), "vit": (vit, 16), "swin": (swin, 16)}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from tolerances import EXPORTED
 from torch import Tensor, nn
 
 from eideticnet.block import Block
 from eideticnet.normal import as_named
 from eideticnet.program import HEAD
 from eideticnet.tracing import trace
+from export.onnx_body import to_onnx
+from export.session import session
 
 
 @torch.no_grad()
@@ -42,6 +47,15 @@ class TwoBlocks(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first = self.t0(x, {})
         return first[HEAD], self.t1(x, {"t0": first})[HEAD]
+
+
+@torch.no_grad()
+def assert_onnx_agrees(plain: nn.Module, inputs: Callable[[int], Tensor]) -> None:
+    """Two blocks and their graph, which one example made, on more rows; ``inputs`` makes so many."""
+    body, x = TwoBlocks(plain, inputs(5)).eval(), inputs(9)
+    found = session(to_onnx(body, inputs(5), ["t0", "t1"]))({"x": x.numpy()})
+    for logits, expected in zip(found.values(), body(x), strict=True):
+        assert torch.allclose(torch.from_numpy(logits), expected, rtol=0, atol=EXPORTED)
 
 
 def assert_kept_columns_compute_what_they_did(plain: nn.Module, x: Tensor) -> None:
