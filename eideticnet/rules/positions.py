@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from eideticnet.calls import Call, batch_dim
 from eideticnet.groups import Groups
-from eideticnet.program import Features, Step
+from eideticnet.program import INPUT, Features, Step
 from eideticnet.rules.base import Rule
 from eideticnet.rules.elementwise import combined, run_literal
 from eideticnet.rules.narrow import NarrowRule
@@ -144,7 +144,11 @@ class RepeatRule(Rule):
         new = len(after) - len(before)
         where, batch = new + len(before) + features.dim, batch_dim(before)
         same = batch_dim(after) is None if batch is None else str(after[new + batch]) == str(before[batch])
-        if not same:
+        rows = batch_dim(after) if batch is None and "expand" in call.operation else None
+        rows = (
+            rows if rows is not None and str(after[rows]).isidentifier() else None
+        )  # as many as the input's
+        if not same and rows is None:
             raise call.refuse("repeats rows of the batch, or what is the same for all", "broadcasting")
         if not features.raw and after[where] != before[where - new]:
             raise call.refuse("repeats one feature over many")
@@ -155,12 +159,17 @@ class RepeatRule(Rule):
         if not features.raw and "expand" in call.operation:
             sizes[where] = -1
         options = {"repeat": "expand" not in call.operation, "sizes": sizes}
+        if rows is not None:
+            both = (call.inputs[0], INPUT)
+            return Step(call.name, "repeat", both, features, None, {**options, "rows": rows})
         return Step(call.name, "repeat", call.inputs[:1], features, None, options)
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         if "like" in step.options:
             return inputs[0].expand_as(inputs[1])
         sizes = step.options["sizes"]
+        if "rows" in step.options:
+            sizes = [inputs[1].shape[0] if d == step.options["rows"] else n for d, n in enumerate(sizes)]
         return inputs[0].repeat(sizes) if step.options["repeat"] else inputs[0].expand(sizes)
 
 

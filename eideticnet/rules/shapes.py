@@ -100,6 +100,7 @@ def _split(
         raise call.refuse("reshapes features in a way that has no rule", FLAT)
     tiled = call.features.tile == sizes[0] > 1 or (len(sizes) == 3 and len(call.input_shape) > 2)
     tiled = tiled or (len(sizes) == 2 and _is_shuffled(call, index))
+    tiled = tiled and not _is_taken_apart(call, index + 1)
     tiles = sizes[0] if tiled else 1
     each = prod(sizes[2 if tiled else 1 :])
     features = groups.need_tile(call.features, tiles, call)
@@ -107,6 +108,12 @@ def _split(
     where = index + tiled
     runs = tuple(Run(r.group, r.repeat // each) for r in features.runs)
     return where, Features(where - len(after), runs), 1, tiles * each
+
+
+def _is_taken_apart(call: Call, dim: int) -> bool:
+    """Whether one part is taken along ``dim`` as it is: each neuron has a query, a key and a value."""
+    readers = [n for n in call.node.users if str(n.target) in ("aten.select.int", "aten.unbind.int")]
+    return any((n.args[1:2] or (0,))[0] % len(call.shape) == dim for n in readers)  # type: ignore[operator]
 
 
 def _is_shuffled(call: Call, index: int) -> bool:

@@ -117,6 +117,24 @@ def by_hand(q, k, v, mask):
     return torch.where(mask, q @ k.mT / 2, -torch.inf).softmax(-1) @ v
 
 
+class Biased(nn.Module):
+    """Attention where each head has its query, key and value side by side, with a bias that is computed from
+    a table of distances and expanded to the batch, as MPNet has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.table = nn.Embedding(11, WIDTH), nn.Embedding(2 * LENGTH, HEADS)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, ids):
+        n, places = ids.shape[0], torch.arange(LENGTH)
+        qkv = self.qkv(self.embed(ids)).view(n, LENGTH, HEADS, 3, WIDTH // HEADS)
+        q, k, v = (qkv[..., i, :].transpose(1, 2) for i in range(3))
+        bias = self.table(places - places[:, None] + LENGTH).permute(2, 0, 1)[None]
+        scores = q @ k.mT / 2 + bias.expand((n, -1, LENGTH, LENGTH)).contiguous()
+        return (scores.softmax(-1) @ v).transpose(1, 2).reshape(n, LENGTH, -1).mean(1)
+
+
 ATTEND = {
     "keys expanded": lambda q, k, v, mask: F.scaled_dot_product_attention(q, expanded(k), expanded(v), mask),
     "keys repeated": by_hand,
@@ -124,6 +142,7 @@ ATTEND = {
 }
 KINDS = {
     "positions counted": Counted,
+    "a bias for each head": Biased,
     **{f"the last token {how}": lambda f=f: Last(f) for how, f in LAST.items()},
     **{how: lambda f=f: Decoder(f) for how, f in ATTEND.items()},
 }
@@ -159,10 +178,11 @@ FOREIGN = {
     "Llama": lambda: pretrained("Llama", num_key_value_heads=2),
     "RoBERTa": lambda: pretrained("Roberta"),
     "GPT-2": lambda: pretrained("GPT2"),
+    "MPNet": lambda: pretrained("MPNet"),
     "Mistral": lambda: pretrained("Mistral", num_key_value_heads=2, sliding_window=4),
     "Qwen": lambda: pretrained("Qwen3", num_key_value_heads=2, head_dim=4),
 }
-SLOW = {"RoBERTa", "GPT-2", "Mistral", "Qwen"}  # what they do, those by hand do, too
+SLOW = {"RoBERTa", "GPT-2", "MPNet", "Mistral", "Qwen"}  # what they do, those by hand do, too
 
 
 @pytest.mark.parametrize(
