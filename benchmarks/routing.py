@@ -12,7 +12,7 @@ validation data like the routers "experts". What answers cost is in ``answers.py
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,9 +78,16 @@ def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
             "madds": column(result, default, "multiply_adds"),
             **unknowns(result, default),
         }
-        for key, values in columns.items():
-            found |= {f"{name}.{key}": mean(values), f"{name}.{key}.ci95": interval(values)}
+        found |= means({f"{name}.{key}": values for key, values in columns.items()})
         found[f"{name}.drift"] = max(seed["drift"] for seed in result)
+    return found
+
+
+def means(columns: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Of each column the mean over the seeds, with its 95 % interval."""
+    found: dict[str, float] = {}
+    for key, values in columns.items():
+        found |= {key: mean(values), f"{key}.ci95": interval(values)}
     return found
 
 
@@ -92,8 +99,8 @@ def unknowns(result: Sequence[dict[str, Any]], default: Key) -> dict[str, list[f
 
 
 def main() -> None:
-    """Run all seeds, or read them from the cache; publish figures, table and plots. ``--only PROBLEM``
-    fills the cache for one problem and publishes nothing, so that two can run side by side."""
+    """Run all seeds, or read them from the cache; publish figures, table and plots. ``--only PROBLEM``:
+    of one problem, what its answers cost, under a name of its own; two problems can run side by side."""
     parser = argparse.ArgumentParser(prog="benchmarks.routing", description=main.__doc__)
     parser.add_argument("--only", choices=[problem.name for problem in problems()])
     only = parser.parse_args().only
@@ -106,14 +113,14 @@ def main() -> None:
             for seed in progress.track(problem.seeds, description=problem.name):
                 costs.setdefault(problem.name, []).append(answers.run(problem, seed))
                 results.setdefault(problem.name, []).append(run(problem, seed))
+    spent = answers.figures(costs, wanted)
     if only:
+        curve(f"routing_cost_{only}", costs)
+        publish(f"routing_{only}", means(spent), {"answers": costs, "spent": spent, "seeds": results})
         return
     default, without = choose(results, "all"), choose(results, "none")
-    spent = answers.figures(costs, wanted)
     details = {"default": default, "memory0": without, "seeds": results, "answers": costs, "spent": spent}
-    found = figures(results, default, without)
-    for key, values in spent.items():
-        found |= {key: mean(values), f"{key}.ci95": interval(values)}
+    found = figures(results, default, without) | means(spent)
     table("routing", results, default, without)
     draw("routing", results)
     curve("routing_cost", costs)
