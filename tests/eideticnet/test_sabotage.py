@@ -10,8 +10,8 @@ import pytest
 from examples import ALL
 
 ROOT = Path(__file__).parents[2]
-# After all blocks ran, each earlier one runs once more with what the last one computed mixed into its
-# own hidden pieces: recycled neurons feed frozen ones.
+# After each hidden layer, what the last block computed is mixed into what the earlier ones did: recycled
+# neurons feed frozen ones.
 RESISTANCE = [
     (
         "learned.py",
@@ -19,21 +19,13 @@ RESISTANCE = [
         "        return tuple(self.blocks)",
     ),
     (
-        "learned.py",
-        "            pieces[owner] = self.block(owner)(x, pieces)\n",
-        "            pieces[owner] = self.block(owner)(x, pieces)\n"
-        "        for first in list(pieces)[:-1]:\n"
-        "            self.block(first).leak = pieces[list(pieces)[-1]]\n"
-        "            pieces[first] = self.block(first)(x, pieces)\n"
-        "            del self.block(first).leak\n",
-    ),
-    (
         "block.py",
-        "                own[step.name] = value\n",
-        "                own[step.name] = value\n"
-        "                leak = getattr(self, 'leak', {})\n"
-        "                if step.rule == 'linear' and step.name in leak and step.name != 'task_head':\n"
-        "                    own[step.name] = own[step.name] + leak[step.name].mean()\n",
+        "        for name in names:\n            if name not in keep:\n",
+        "        *earlier, last = pieces.values()\n"
+        "        if step.rule == 'linear' and step.name in last and step.name != HEAD:\n"
+        "            for own in earlier:\n"
+        "                own[step.name] = own[step.name] + last[step.name].mean()\n"
+        "        for name in names:\n            if name not in keep:\n",
     ),
 ]
 PERSISTENCE = [("block.py", "tensor.detach().clone()", "tensor.detach()")]
