@@ -141,6 +141,8 @@ def test_the_committed_results_reach_what_was_promised():
     assert max(figures["step.mlp.frozen4of5"], figures["step.conv.frozen4of5"]) <= 0.6
     assert max(figures["step.mlp.frozen0"], figures["step.conv.frozen0"]) <= 1.1
     assert figures["trace.resnet50.seconds"] < 5
+    assert figures["train.memory"] <= 1.2
+    assert f"takes {figures['train.memory']:.2f} times the memory of a plain loop" in README
     assert figures["memory.ratio"] <= 1.05
     assert figures["digits5.drift"] == 0.0
 
