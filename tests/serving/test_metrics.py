@@ -86,11 +86,13 @@ def test_a_server_whose_workers_were_killed_again_and_again_keeps_few_files(vers
         assert until(lambda: len(list((server.home / "metrics").iterdir())) <= 4)
         assert 'eidetic_answers_total{model="net"' in server.control("/metrics").text
         before, probes = total(server, "requests"), total(server, "probes")
+        answered = total(server, "answers") + total(server, "unknown")
+        assert 0 <= before - answered <= 3  # a worker may be killed after it answered, before that is counted
         for _ in range(3):
             assert server.predict({"data": [0.5] * 6}).status_code == 200
         until(lambda: total(server, "probes") >= probes + 2)  # which are the server's own, and no requests
         assert total(server, "requests") == before + 3
-        assert total(server, "answers") + total(server, "unknown") == before + 3
+        assert total(server, "answers") + total(server, "unknown") == answered + 3
 
 
 def test_a_file_that_a_worker_had_no_time_to_write_costs_no_other_count(tmp_path):
