@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from io import TextIOWrapper
 from types import FrameType
+
+from export.errors import spell_out
 
 
 def main() -> None:
@@ -13,11 +14,7 @@ def main() -> None:
     heeded = signal.getsignal(signal.SIGINT)
     if heeded is signal.default_int_handler:  # no traceback of whatever is being imported
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # what its encoding has no letter for is spelled out
+    spell_out()
     from export.commands import app, failed
     from export.errors import ArchiveError, ExportError
 
