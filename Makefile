@@ -14,7 +14,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS := -c requirements/constraints.txt
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-CODE := eideticnet export handlers serving loadtest benchmarks experiments
+TYPES := $(VENV)/types
+CODE := $(TYPES)/eideticnet handlers benchmarks experiments
 
 # torch and matplotlib keep caches in /tmp or in the user's home otherwise, and leave them there
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
@@ -22,11 +23,11 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 # ONNX Runtime's official builds report usage to their maker unless told not to
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup serve report test test-all test-gpu check format loadtest clean FORCE
+.PHONY: setup serve report test test-all test-gpu types check format loadtest clean FORCE
 
 setup: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml requirements/constraints.txt
+$(VENV)/installed: pyproject.toml setup.py requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v != (3, 11) and \
 	  f"Python 3.11 is needed, {sys.executable} is {v[0]}.{v[1]}; run make with PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -49,21 +50,21 @@ report: $(RUNS)/digits/report.html
 # The archive's name holds its version, so a file beside it remembers the name.
 $(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py export/*.py handlers/*.py)
 	@mkdir -p $(STORE)
-	@archive="$$($(PY) -m export build $(RUNS)/digits --store $(STORE) --replace)" && echo "$$archive" > $@
+	@archive="$$($(PY) -m eideticnet.export build $(RUNS)/digits --store $(STORE) --replace)" && echo "$$archive" > $@
 
 ifeq ($(wildcard $(shell cat $(STORE)/.digits 2>/dev/null)),)
 $(shell rm -f $(STORE)/.digits)
 endif
 
 serve: $(STORE)/.digits $(RUNS)/digits/report.html
-	@exec $(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(SERVER_HOME) --replace
+	@exec $(PY) -m eideticnet.serving start "$$(cat $(STORE)/.digits)" --home $(SERVER_HOME) --replace
 
 # A minute of load with a deploy in the middle: the same network once more, as version 5.1.
 loadtest: $(STORE)/.digits
 	@rm -rf $(RUNS)/loadtest_home  # which serves what was deployed last
-	@next="$$($(PY) -m export build $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1 --replace)" && \
-	$(PY) -m serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
-	  --run "$(PY) -m loadtest --deploy $$next --accept-unmeasured-routing"
+	@next="$$($(PY) -m eideticnet.export build $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1 --replace)" && \
+	$(PY) -m eideticnet.serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
+	  --run "$(PY) -m eideticnet.loadtest --deploy $$next --accept-unmeasured-routing"
 
 test: setup
 	$(PY) -m pytest $(PARALLEL)
@@ -75,7 +76,14 @@ test-all: setup
 test-gpu: setup
 	EIDETIC_GPU=1 $(PY) -m pytest -m gpu
 
-check: setup
+# mypy does not follow pyproject's package-dir, but it follows links.
+types: FORCE | setup
+	@rm -rf $(TYPES) && mkdir $(TYPES)
+	@cp -rs $(CURDIR)/eideticnet $(TYPES)/
+	@cp -rs $(CURDIR)/export $(CURDIR)/serving $(CURDIR)/loadtest $(TYPES)/eideticnet/
+	@mv $(TYPES)/eideticnet/serving/client $(TYPES)/eideticnet/client
+
+check: setup types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy $(CODE)

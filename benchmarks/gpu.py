@@ -26,8 +26,8 @@ from benchmarks.graphs import equal_tasks, ratio
 from benchmarks.report import device as cpu
 from benchmarks.report import publish
 from eideticnet import EideticNetwork
+from eideticnet.export.bundle import write_bundle
 from eideticnet.models import mlp
-from export.bundle import write_bundle
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))  # flat files, as TorchServe imports them
 from eidetic_handler import EideticHandler

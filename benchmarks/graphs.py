@@ -20,14 +20,14 @@ from torch import nn
 
 from eideticnet import EideticNetwork
 from eideticnet.block import Block
+from eideticnet.export.body import Body, example, owners
+from eideticnet.export.dense import Dense
+from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.session import Run
+from eideticnet.export.tail import Rule, X, attach
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD
 from eideticnet.routing import FittedRouting
-from export.body import Body, example, owners
-from export.dense import Dense
-from export.onnx_body import to_onnx
-from export.session import Run
-from export.tail import Rule, X, attach
 
 CLASSES = 2
 CALLS = 10

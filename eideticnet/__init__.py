@@ -1,75 +1,71 @@
 """Networks that learn task after task, never forget one, and need no task id when they answer."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import eideticnet.signals  # noqa: F401 - first, for Ctrl-C while torch is imported
-from eideticnet.answering import Named
-from eideticnet.data import batches
-from eideticnet.errors import (
-    BudgetWarning,
-    BusyError,
-    CapacityError,
-    CheckpointError,
-    ConfigError,
-    DamagedError,
-    DataError,
-    DataWarning,
-    DivergedError,
-    EideticError,
-    NotReadyError,
-    TrunkWarning,
-    UnderfitWarning,
-    UnsupportedError,
-)
-from eideticnet.evaluation import TaskReport, evaluate
-from eideticnet.inputs import ImageInput, Inputs
-from eideticnet.journal import Journal
-from eideticnet.learned import Task
-from eideticnet.network import EideticNetwork
-from eideticnet.pruning import Pruning
-from eideticnet.routing import FittedRouting, Output, Routing
-from eideticnet.training import Event, Training, adam
+
+if TYPE_CHECKING:
+    from eideticnet.answering import Named as Named
+    from eideticnet.data import batches as batches
+    from eideticnet.errors import BudgetWarning as BudgetWarning
+    from eideticnet.errors import BusyError as BusyError
+    from eideticnet.errors import CapacityError as CapacityError
+    from eideticnet.errors import CheckpointError as CheckpointError
+    from eideticnet.errors import ConfigError as ConfigError
+    from eideticnet.errors import DamagedError as DamagedError
+    from eideticnet.errors import DataError as DataError
+    from eideticnet.errors import DataWarning as DataWarning
+    from eideticnet.errors import DivergedError as DivergedError
+    from eideticnet.errors import EideticError as EideticError
+    from eideticnet.errors import NotReadyError as NotReadyError
+    from eideticnet.errors import TrunkWarning as TrunkWarning
+    from eideticnet.errors import UnderfitWarning as UnderfitWarning
+    from eideticnet.errors import UnsupportedError as UnsupportedError
+    from eideticnet.evaluation import TaskReport as TaskReport
+    from eideticnet.evaluation import evaluate as evaluate
+    from eideticnet.inputs import ImageInput as ImageInput
+    from eideticnet.inputs import Inputs as Inputs
+    from eideticnet.journal import Journal as Journal
+    from eideticnet.learned import Task as Task
+    from eideticnet.network import EideticNetwork as EideticNetwork
+    from eideticnet.progress import Display as Display
+    from eideticnet.pruning import Pruning as Pruning
+    from eideticnet.routing import FittedRouting as FittedRouting
+    from eideticnet.routing import Output as Output
+    from eideticnet.routing import Routing as Routing
+    from eideticnet.training import Event as Event
+    from eideticnet.training import Training as Training
+    from eideticnet.training import adam as adam
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BudgetWarning",
-    "BusyError",
-    "CapacityError",
-    "CheckpointError",
-    "ConfigError",
-    "DamagedError",
-    "DataError",
-    "DataWarning",
-    "Display",
-    "DivergedError",
-    "EideticError",
-    "EideticNetwork",
-    "Event",
-    "FittedRouting",
-    "ImageInput",
-    "Inputs",
-    "Journal",
-    "Named",
-    "NotReadyError",
-    "Output",
-    "Pruning",
-    "Routing",
-    "Task",
-    "TaskReport",
-    "Training",
-    "TrunkWarning",
-    "UnderfitWarning",
-    "UnsupportedError",
-    "adam",
-    "batches",
-    "evaluate",
-]
+_HOMES = {
+    "answering": "Named",
+    "data": "batches",
+    "errors": "BudgetWarning BusyError CapacityError CheckpointError ConfigError DamagedError DataError "
+    "DataWarning DivergedError EideticError NotReadyError TrunkWarning UnderfitWarning UnsupportedError",
+    "evaluation": "TaskReport evaluate",
+    "inputs": "ImageInput Inputs",
+    "journal": "Journal",
+    "learned": "Task",
+    "network": "EideticNetwork",
+    "progress": "Display",
+    "pruning": "Pruning",
+    "routing": "FittedRouting Output Routing",
+    "training": "Event Training adam",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(_HOME)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
 
 
 def __getattr__(name: str) -> Any:
-    """What shows progress comes with libraries for terminals, which the method does without."""
-    if name == "Display":
-        return import_module("eideticnet.progress").Display
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import what is asked for: who only reads, serves or asks a server needs no torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return found

@@ -1,4 +1,4 @@
-"""``python -m export``: the commands, with signals and errors as a shell expects them."""
+"""``python -m eideticnet.export``: the commands, with signals and errors as a shell expects them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from export.errors import spell_out
+from eideticnet.export.errors import spell_out
 
 
 def main() -> None:
@@ -15,8 +15,8 @@ def main() -> None:
     if heeded is signal.default_int_handler:  # no traceback of whatever is being imported
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     spell_out()
-    from export.commands import app, failed
-    from export.errors import ArchiveError, ExportError
+    from eideticnet.export.commands import app, failed
+    from eideticnet.export.errors import ArchiveError, ExportError
 
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, heeded if heeded == signal.SIG_IGN else _stop)

@@ -14,12 +14,12 @@ from typing import Any
 
 import yaml
 
-from export.container import read_members, write_members
-from export.contents import BUNDLE, CONFIG, MANIFEST, Probes, check_contents, limit, manifest
-from export.contract import read_bundle
-from export.errors import ArchiveError
-from export.files import read_regular
-from export.releases import handler_files
+from eideticnet.export.container import read_members, write_members
+from eideticnet.export.contents import BUNDLE, CONFIG, MANIFEST, Probes, check_contents, limit, manifest
+from eideticnet.export.contract import read_bundle
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular
+from eideticnet.export.releases import handler_files
 
 SERVING: dict[str, Any] = {
     "minWorkers": 1,
@@ -106,6 +106,8 @@ def check_there(path: Path) -> None:
     try:
         read_regular(path).close()
     except FileNotFoundError:
-        raise ArchiveError(f"{path}: there is no such file; python -m export build makes archives") from None
+        raise ArchiveError(
+            f"{path}: there is no such file; python -m eideticnet.export build makes archives"
+        ) from None
     except OSError as error:
         raise ArchiveError(f"{path} can't be read: {error.strerror}") from error

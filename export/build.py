@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eideticnet import EideticError, EideticNetwork
-from export.archive import write_archive
-from export.bundle import check_names, write_bundle
-from export.errors import ExportError
-from export.files import scratch_folder, whole_folder
+from eideticnet.export.archive import write_archive
+from eideticnet.export.bundle import check_names, write_bundle
+from eideticnet.export.errors import ExportError
+from eideticnet.export.files import scratch_folder, whole_folder
 
 HANDLERS = Path(__file__).parent.parent / "handlers"
 

@@ -17,25 +17,25 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from eideticnet import EideticNetwork, Task
+from eideticnet.export.agreement import Trial, agreement, eager
+from eideticnet.export.body import check, evaluating
+from eideticnet.export.contents import VALIDATION
+from eideticnet.export.contract import SCHEMA, names_problem, read_bundle
+from eideticnet.export.digest import digests
+from eideticnet.export.doubts import doubts
+from eideticnet.export.errors import ArchiveError, ExportError, InputsError
+from eideticnet.export.files import filled
+from eideticnet.export.graph import Form, Format, Layout, runner, save, write_graph
+from eideticnet.export.layout import write_faster
+from eideticnet.export.onnx_body import OPSET
+from eideticnet.export.precision import Precision
+from eideticnet.export.prefix import prefix
+from eideticnet.export.real_inputs import Real, check_indices, read_inputs
+from eideticnet.export.session import session
+from eideticnet.export.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
 from eideticnet.history import read
 from eideticnet.images import MAX_PIXELS, usual_pixels
 from eideticnet.learned import ROUTER
-from export.agreement import Trial, agreement, eager
-from export.body import check, evaluating
-from export.contents import VALIDATION
-from export.contract import SCHEMA, names_problem, read_bundle
-from export.digest import digests
-from export.doubts import doubts
-from export.errors import ArchiveError, ExportError, InputsError
-from export.files import filled
-from export.graph import Form, Format, Layout, runner, save, write_graph
-from export.layout import write_faster
-from export.onnx_body import OPSET
-from export.precision import Precision
-from export.prefix import prefix
-from export.real_inputs import Real, check_indices, read_inputs
-from export.session import session
-from export.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
 
 Json = dict[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

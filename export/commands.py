@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from export.archive import read_archive
-from export.delta import apply_delta, write_delta
-from export.errors import ArchiveError
-from export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
-from export.releases import RELEASES, release
-from export.show import show, show_build
-from export.verify import MAX_DROP, NO_VERDICT, STATUS
-from export.verify import verify as prove
+from eideticnet.export.archive import read_archive
+from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
+from eideticnet.export.releases import RELEASES, release
+from eideticnet.export.show import show, show_build
+from eideticnet.export.verify import MAX_DROP, NO_VERDICT, STATUS
+from eideticnet.export.verify import verify as prove
 
 HANDLERS = Path(__file__).parent.parent / "handlers"
 app = typer.Typer(
@@ -88,7 +88,7 @@ def build(
 
     An archive that is there with other content stays, unless --replace is given.
     """
-    from export.build import build as export_run  # late: the other commands need no torch
+    from eideticnet.export.build import build as export_run  # late: the other commands need no torch
 
     handler = {"device": device, "threads": threads} | ({"buckets": sorted(set(bucket))} if bucket else {})
     archive = export_run(

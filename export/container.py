@@ -19,8 +19,8 @@ from pathlib import Path
 from stat import S_ISLNK
 from typing import BinaryIO
 
-from export.errors import ArchiveError
-from export.files import read_regular, whole_file
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular, whole_file
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LOCAL, _CENTRAL, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"

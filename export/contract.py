@@ -16,7 +16,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError
 
-from export.errors import ArchiveError
+from eideticnet.export.errors import ArchiveError
 
 SCHEMA = "1.4.0"
 CONTRACT = json.loads(Path(__file__).with_name("bundle.schema.json").read_text(encoding="utf-8"))

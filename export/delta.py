@@ -20,12 +20,12 @@ import onnx
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from export.archive import read_files
-from export.container import read_members, write_members
-from export.contract import parse_json
-from export.errors import ArchiveError
-from export.files import read_regular, refuse_to_replace
-from export.hashing import file_sha256
+from eideticnet.export.archive import read_files
+from eideticnet.export.container import read_members, write_members
+from eideticnet.export.contract import parse_json
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular, refuse_to_replace
+from eideticnet.export.hashing import file_sha256
 
 SCHEMA = "1.0.0"
 _HEADER, _STORED = "delta.json", "new.bin"

@@ -17,19 +17,19 @@ from torch import Tensor, nn
 
 from eideticnet import EideticNetwork
 from eideticnet.block import Block
+from eideticnet.export.body import owners
+from eideticnet.export.errors import ExportError
+from eideticnet.export.fusing import fusable, fused
+from eideticnet.export.places import Places
 from eideticnet.program import HEAD, INPUT, Program, Step
 from eideticnet.rules import RULES
-from export.body import owners
-from export.errors import ExportError
-from export.fusing import fusable, fused
-from export.places import Places
 
 Value = Tensor | dict[str, Tensor]
 """The columns of all owners; or, by owner, what each made of the raw input with weights of its own."""
 
 
 class Dense(nn.Module):
-    """Raw inputs ``x`` (N, *shape) to the logits that ``export.body.Body`` gives, in its order."""
+    """Raw inputs ``x`` (N, *shape) to the logits that ``eideticnet.export.body.Body`` gives, in its order."""
 
     def __init__(self, net: EideticNetwork) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.errors import ArchiveError
+from eideticnet.export.errors import ArchiveError
 
 _PLAIN = {
     *(AttributeProto.FLOAT, AttributeProto.INT, AttributeProto.STRING),

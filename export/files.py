@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedRandom, BufferedReader
 from pathlib import Path
 
-from export.errors import ArchiveError
+from eideticnet.export.errors import ArchiveError
 
 LARGEST = 8 << 30
 """Bytes above which nothing is read: an archive has 4 GiB at most, and what is larger is no file for us."""

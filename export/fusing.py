@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from eideticnet.block import Block
+from eideticnet.export.places import Places
 from eideticnet.program import Features, Program, Step
 from eideticnet.rules import RULES
-from export.places import Places
 
 FUSED = frozenset(
     {

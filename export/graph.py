@@ -15,17 +15,17 @@ import numpy as np
 import onnx
 import torch
 
+from eideticnet.export.agreement import Trial
+from eideticnet.export.barriers import barred
+from eideticnet.export.body import Body, example, owners
+from eideticnet.export.dense import Dense
+from eideticnet.export.errors import ArchiveError, ExportError
+from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.precision import HALVES, Precision, Reduced, quantised
+from eideticnet.export.session import Array, Run, session
+from eideticnet.export.tail import INPUTS, OUTPUTS, Rule, attach
+from eideticnet.export.torch_formats import write_pt2, write_torchscript
 from eideticnet.program import Program
-from export.agreement import Trial
-from export.barriers import barred
-from export.body import Body, example, owners
-from export.dense import Dense
-from export.errors import ArchiveError, ExportError
-from export.onnx_body import to_onnx
-from export.precision import HALVES, Precision, Reduced, quantised
-from export.session import Array, Run, session
-from export.tail import INPUTS, OUTPUTS, Rule, attach
-from export.torch_formats import write_pt2, write_torchscript
 
 Format = Literal["onnx", "torchscript", "pt2"]
 Layout = Literal["nested", "dense"]

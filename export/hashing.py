@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from export.files import read_regular
+from eideticnet.export.files import read_regular
 
 
 def file_sha256(path: Path) -> str:

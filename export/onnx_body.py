@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.draws import tracing
-from export.errors import ExportError
-from export.prefix import cut
-from export.tail import X, logits_name
-from export.translations import TRANSLATIONS
+from eideticnet.export.errors import ExportError
+from eideticnet.export.prefix import cut
+from eideticnet.export.tail import X, logits_name
+from eideticnet.export.translations import TRANSLATIONS
 
 OPSET = 20
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)

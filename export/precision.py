@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from eideticnet import Inputs
 from eideticnet.block import Block
+from eideticnet.export.body import Body
+from eideticnet.export.dense import Dense
+from eideticnet.export.prefix import cut
 from eideticnet.program import Program
-from export.body import Body
-from export.dense import Dense
-from export.prefix import cut
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 HALVES: dict[str, torch.dtype] = {"float16": torch.float16, "bfloat16": torch.bfloat16}

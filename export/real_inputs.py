@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 
-from export.errors import ArchiveError, InputsError
-from export.files import LARGEST, read_regular
+from eideticnet.export.errors import ArchiveError, InputsError
+from eideticnet.export.files import LARGEST, read_regular
 
 Array = npt.NDArray[Any]
 _ZIP, _LARGEST_HEADER = b"PK\3\4", 100 << 20

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from export.session import Run, session
-from export.tail import PINNED, THRESHOLD, X, logits_name
-from export.version import Key, Version
+from eideticnet.export.session import Run, session
+from eideticnet.export.tail import PINNED, THRESHOLD, X, logits_name
+from eideticnet.export.version import Key, Version
 
 Array = npt.NDArray[Any]
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from export.contents import VALIDATION, validation
-from export.doubts import distinct, doubts, interval
-from export.real_inputs import Real, check_indices
-from export.session import session
-from export.tail import PINNED, THRESHOLD, X
-from export.version import Version
+from eideticnet.export.contents import VALIDATION, validation
+from eideticnet.export.doubts import distinct, doubts, interval
+from eideticnet.export.real_inputs import Real, check_indices
+from eideticnet.export.session import session
+from eideticnet.export.tail import PINNED, THRESHOLD, X
+from eideticnet.export.version import Version
 
 Array = npt.NDArray[Any]
 ENOUGH = 200

@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 
-from export.errors import ArchiveError
+from eideticnet.export.errors import ArchiveError
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # official builds report usage otherwise
 

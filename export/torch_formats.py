@@ -14,9 +14,9 @@ from torch.jit._trace import TracerWarning
 
 from eideticnet import EideticNetwork
 from eideticnet.draws import tracing
+from eideticnet.export.body import example, owners
+from eideticnet.export.errors import ExportError
 from eideticnet.routing import answer, decide
-from export.body import example, owners
-from export.errors import ExportError
 
 
 class Answer(nn.Module):

@@ -10,12 +10,12 @@ from typing import Any
 
 import onnx
 
-from export.archive import Archive, read_files
-from export.contract import minor
-from export.digest import digests
-from export.errors import ArchiveError
-from export.prefix import cut
-from export.tail import INPUTS, OUTPUTS, ROUTER, Rule, attach, attach_pinned, detach, logits_name
+from eideticnet.export.archive import Archive, read_files
+from eideticnet.export.contract import minor
+from eideticnet.export.digest import digests
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.prefix import cut
+from eideticnet.export.tail import INPUTS, OUTPUTS, ROUTER, Rule, attach, attach_pinned, detach, logits_name
 
 Key = tuple[str, int]
 """A task's name and its revision."""

@@ -1,4 +1,4 @@
-"""Command line: ``python -m loadtest`` loads the server that ``serving start --run`` tells of."""
+"""Command line: ``python -m eideticnet.loadtest`` loads the server that ``serving start --run`` tells of."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtest.objectives import Plan, read_plan
-from loadtest.results import Hotload, Samples, summary, write
+from eideticnet.loadtest.objectives import Plan, read_plan
+from eideticnet.loadtest.results import Hotload, Samples, summary, write
 
 HERE = Path(__file__).parent
 _NEEDED = ("EIDETIC_URL", "EIDETIC_KEYS", "EIDETIC_MODEL", "EIDETIC_EXAMPLE")
@@ -57,7 +57,7 @@ def _check_environment(plan: Plan, deploy: Path | None) -> None:
     if missing := [name for name in needed if name not in os.environ]:
         raise SystemExit(
             f"error: {', '.join(missing)} not set; run "
-            "`python -m serving start ARCHIVE --run 'python -m loadtest --deploy NEXT'`"
+            "`python -m eideticnet.serving start ARCHIVE --run 'python -m eideticnet.loadtest --deploy NEXT'`"
         )
 
 
@@ -67,8 +67,8 @@ def _load(plan: Path, wanted: Plan, samples: Path, deploy: list[str]) -> Hotload
         *(sys.executable, "-m", "locust", "-f", str(HERE / "users.py"), "--headless", "--only-summary"),
         *("--host", os.environ["EIDETIC_URL"], "--loglevel", "WARNING", "--exit-code-on-error", "0"),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    environment |= {"EIDETIC_PLAN": str(plan.resolve()), "EIDETIC_SAMPLES": str(samples.resolve())}
+    environment = {**os.environ, "EIDETIC_PLAN": str(plan.resolve())}
+    environment["EIDETIC_SAMPLES"] = str(samples.resolve())
     samples.unlink(missing_ok=True)
     locust = subprocess.Popen(command, env=environment)
     try:
@@ -87,13 +87,13 @@ def _hotload(deploy: list[str], samples: Path, seconds: float, locust: subproces
     time.sleep(seconds)
     home = os.environ["EIDETIC_HOME"]
     began = time.time()
-    status = subprocess.call([sys.executable, "-m", "serving", *deploy, "--home", home])
+    status = subprocess.call([sys.executable, "-m", "eideticnet.serving", *deploy, "--home", home])
     return Hotload(deploy[1], began, time.time(), status)
 
 
 def _draw(out: Path, samples: Samples, hotload: Hotload | None) -> None:
     try:
-        from loadtest.plots import draw
+        from eideticnet.loadtest.plots import draw
     except ModuleNotFoundError as error:
         print(f"no plots: they need {error.name}, of the extra called report")
     else:

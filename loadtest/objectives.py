@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtest.shapes import SHAPES
+from eideticnet.loadtest.shapes import SHAPES
 
 KINDS = ("json", "raw", "image", "grpc")
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.results import Hotload, Samples
+from eideticnet.loadtest.results import Hotload, Samples
 
 _STYLE = {"svg.hashsalt": "eideticnet", "svg.fonttype": "none", "axes.spines.top": False}
 

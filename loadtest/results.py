@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.objectives import Measured, Plan
+from eideticnet.loadtest.objectives import Measured, Plan
 
 
 @dataclass(frozen=True)

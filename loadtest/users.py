@@ -13,12 +13,12 @@ import grpc.experimental.gevent  # type: ignore[import-not-found]
 import numpy as np
 from locust import FastHttpUser, LoadTestShape, User, constant, events, task
 
-from loadtest.objectives import read_plan
-from loadtest.payloads import Checked, Inputs
-from loadtest.shapes import users_at
-from serving.client import GrpcClient
-from serving.client.key import Key
-from serving.errors import ServingError
+from eideticnet.client import GrpcClient
+from eideticnet.client.key import Key
+from eideticnet.loadtest.objectives import read_plan
+from eideticnet.loadtest.payloads import Checked, Inputs
+from eideticnet.loadtest.shapes import users_at
+from eideticnet.serving.errors import ServingError
 
 grpc.experimental.gevent.init_gevent()
 PLAN = read_plan(Path(os.environ["EIDETIC_PLAN"]))

@@ -1,4 +1,4 @@
-"""``python -m serving``: the commands, with signals and errors as a shell expects them."""
+"""``python -m eideticnet.serving``: the commands, with signals and errors as a shell expects them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 import sys
 from types import FrameType
 
-from export.errors import spell_out
+from eideticnet.export.errors import spell_out
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _HEEDED = (signal.SIGINT, signal.SIGTERM)
@@ -20,8 +20,8 @@ def main() -> None:
     if heeded is signal.default_int_handler:  # no traceback of whatever is being imported
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     spell_out()
-    from serving.commands import app, failed
-    from serving.trouble import FORESEEN
+    from eideticnet.serving.commands import app, failed
+    from eideticnet.serving.trouble import FORESEEN
 
     for each in STOP_SIGNALS:
         if each in _HEEDED or signal.getsignal(each) != signal.SIG_IGN:  # as by nohup

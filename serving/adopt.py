@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from serving.errors import ServingError
-from serving.home import Home
-from serving.state import State
-from serving.store import admit
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home import Home
+from eideticnet.serving.state import State
+from eideticnet.serving.store import admit
 
 
 def adopt(
@@ -41,8 +41,8 @@ def adopt(
         elif not seen:
             raise ServingError(
                 f"{path} is new here, and {name} is served already, version {known.default.version}. Start "
-                f"without it, then: python -m serving deploy {path} --home {home.root}, which proves "
-                "that nothing is forgotten; or --replace, without a proof"
+                f"without it, then: python -m eideticnet.serving deploy {path} --home {home.root}, which "
+                "proves that nothing is forgotten; or --replace, without a proof"
             )
         elif known.default.sha256 != version.sha256:
             notes.append(f"{name} goes on with version {known.default.version}, which came after {path.name}")

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import httpx
 
-from serving.client.key import Key
+from eideticnet.client.key import Key
 
 _WRONG_KEY = "InvalidKeyException"
 

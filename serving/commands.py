@@ -1,4 +1,4 @@
-"""The command line: ``python -m serving start | stop | status | deploy | rollback | remove | predict``."""
+"""The command line: ``start | stop | status | deploy | rollback | remove | predict``."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from export.errors import ArchiveError
-from export.files import check_writable
-from export.verify import MAX_DROP
-from serving.client.command import predict
-from serving.client.options import LONGEST
-from serving.connection import Connection, Limits, connect
-from serving.cores import fitting
-from serving.deploy import Step
-from serving.deploy import deploy as deploy_steps
-from serving.deploy import remove as remove_steps
-from serving.deploy import rollback as rollback_steps
-from serving.errors import ServingError
-from serving.home import Home
-from serving.judgement import Terms
-from serving.launch import Options
-from serving.ports import OPTIONS, check_hosts
-from serving.recording import read as read_recording
-from serving.report import DeployReport
-from serving.running import Profile, Starting, find
-from serving.settings import HEAP_MEGABYTES, HOST, Network
-from serving.shadow import ShadowTerms
-from serving.show import announce, heedless, show_status, show_step, status_json
-from serving.start import prepared, run_beside, started
-from serving.state import State
-from serving.stop import stop_server
-from serving.store import opened, prune
-from serving.tls import check as check_tls
+from eideticnet.client.command import predict
+from eideticnet.client.options import LONGEST
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import check_writable
+from eideticnet.export.verify import MAX_DROP
+from eideticnet.serving.connection import Connection, Limits, connect
+from eideticnet.serving.cores import fitting
+from eideticnet.serving.deploy import Step
+from eideticnet.serving.deploy import deploy as deploy_steps
+from eideticnet.serving.deploy import remove as remove_steps
+from eideticnet.serving.deploy import rollback as rollback_steps
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home import Home
+from eideticnet.serving.judgement import Terms
+from eideticnet.serving.launch import Options
+from eideticnet.serving.ports import OPTIONS, check_hosts
+from eideticnet.serving.recording import read as read_recording
+from eideticnet.serving.report import DeployReport
+from eideticnet.serving.running import Profile, Starting, find
+from eideticnet.serving.settings import HEAP_MEGABYTES, HOST, Network
+from eideticnet.serving.shadow import ShadowTerms
+from eideticnet.serving.show import announce, heedless, show_status, show_step, status_json
+from eideticnet.serving.start import prepared, run_beside, started
+from eideticnet.serving.state import State
+from eideticnet.serving.stop import stop_server
+from eideticnet.serving.store import opened, prune
+from eideticnet.serving.tls import check as check_tls
 
 NOT_RUNNING = 3
 

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.archive import Archive
-from serving.client.key import Key
-from serving.home import Home
-from serving.management import Management
-from serving.probes import Prober
-from serving.running import BATCHING, Running
-from serving.state import State, Version
-from serving.store import opened
-from serving.strangers import Strangers
+from eideticnet.client.key import Key
+from eideticnet.export.archive import Archive
+from eideticnet.serving.home import Home
+from eideticnet.serving.management import Management
+from eideticnet.serving.probes import Prober
+from eideticnet.serving.running import BATCHING, Running
+from eideticnet.serving.state import State, Version
+from eideticnet.serving.store import opened
+from eideticnet.serving.strangers import Strangers
 
 
 @dataclass(frozen=True)

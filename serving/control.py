@@ -15,8 +15,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from serving.trouble import FORESEEN
-from serving.watch import Watch
+from eideticnet.serving.trouble import FORESEEN
+from eideticnet.serving.watch import Watch
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

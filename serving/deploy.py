@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.errors import ArchiveError
-from export.verify import Report
-from serving.connection import Connection
-from serving.errors import ServingError
-from serving.gate import close_gate
-from serving.judgement import Refused, Terms, enforce, judge
-from serving.plan import Drain, Probe, Register, Scale, SetDefault, Unregister
-from serving.reconcile import Done, perform, reconcile, settle
-from serving.shadow import ShadowTerms, shadow
-from serving.state import CLOSED, State, Version
-from serving.store import admit, prune
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.verify import Report
+from eideticnet.serving.connection import Connection
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.gate import close_gate
+from eideticnet.serving.judgement import Refused, Terms, enforce, judge
+from eideticnet.serving.plan import Drain, Probe, Register, Scale, SetDefault, Unregister
+from eideticnet.serving.reconcile import Done, perform, reconcile, settle
+from eideticnet.serving.shadow import ShadowTerms, shadow
+from eideticnet.serving.state import CLOSED, State, Version
+from eideticnet.serving.store import admit, prune
 
 GATE_SECONDS = 30.0
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.management import HeldModel, HeldVersion, Management
+from eideticnet.serving.management import HeldModel, HeldVersion, Management
 
 _PAUSE_SECONDS = 0.05
 _QUIET_LOOKS = 4

@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from serving.errors import Unavailable
+from eideticnet.serving.errors import Unavailable
 
 UNFINISHED = ".new-"
 """How the names of files begin that are being written."""

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from serving.errors import Unavailable
+from eideticnet.serving.errors import Unavailable
 
 PREFIX = "eidetic-"
 _SPARE = 4 << 20

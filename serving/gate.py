@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import zipfile
 
-from export.contents import MANIFEST
-from serving.connection import Connection
-from serving.errors import ServingError
-from serving.state import CLOSED
+from eideticnet.export.contents import MANIFEST
+from eideticnet.serving.connection import Connection
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.state import CLOSED
 
 
 def close_gate(server: Connection, model: str, seconds: float) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.errors import ServingError, Unavailable
+from eideticnet.serving.errors import ServingError, Unavailable
 
 _LOCK_PAUSE = 0.1
 _LOOK_SECONDS = 0.5
@@ -147,8 +147,8 @@ class Home:
     @contextmanager
     def held(self) -> Iterator[None]:
         """The lock of the server that runs here; ``Locked`` names the one that does."""
-        other = f"python -m serving deploy ARCHIVE --home {self.root} gives it another version, and another "
-        other += "--home is another server"
+        other = f"python -m eideticnet.serving deploy ARCHIVE --home {self.root} gives it another version, "
+        other += "and another --home is another server"
         with _locked(self.server_lock, _LOOK_SECONDS, f"a server runs in {self.root} already", other):
             yield
 

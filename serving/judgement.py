@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.verify import MAX_DROP, Report, verify
-from serving.errors import ServingError
+from eideticnet.export.verify import MAX_DROP, Report, verify
+from eideticnet.serving.errors import ServingError
 
 
 @dataclass(frozen=True)

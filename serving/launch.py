@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from serving.connection import Connection, Limits, connect
-from serving.errors import ServingError, Unavailable
-from serving.home import Home
-from serving.management import ManagementError
-from serving.process import TorchServe
-from serving.ready import give_up, wait_for_keys
-from serving.reconcile import settle
-from serving.running import Profile, Running
-from serving.settings import HEAP_MEGABYTES, YEAR_IN_MINUTES, Network, Ports, reachable
-from serving.state import State
-from serving.tokens import Tokens
+from eideticnet.serving.connection import Connection, Limits, connect
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.home import Home
+from eideticnet.serving.management import ManagementError
+from eideticnet.serving.process import TorchServe
+from eideticnet.serving.ready import give_up, wait_for_keys
+from eideticnet.serving.reconcile import settle
+from eideticnet.serving.running import Profile, Running
+from eideticnet.serving.settings import HEAP_MEGABYTES, YEAR_IN_MINUTES, Network, Ports, reachable
+from eideticnet.serving.state import State
+from eideticnet.serving.tokens import Tokens
 
 _PAUSE_SECONDS = 0.05
 _ENDING_SECONDS = 10.0

@@ -8,12 +8,12 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from serving.errors import ServingError
-from serving.files import UNFINISHED
-from serving.folder import PREFIX
-from serving.home import Home
-from serving.process import MARK
-from serving.running import Running
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.files import UNFINISHED
+from eideticnet.serving.folder import PREFIX
+from eideticnet.serving.home import Home
+from eideticnet.serving.process import MARK
+from eideticnet.serving.running import Running
 
 
 def clean_up(home: Home) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 
-from serving.bearer import Bearer, wrong_key
-from serving.client.key import Key
-from serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
-from serving.strangers import Strangers, plain
+from eideticnet.client.key import Key
+from eideticnet.serving.bearer import Bearer, wrong_key
+from eideticnet.serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
+from eideticnet.serving.strangers import Strangers, plain
 
 _SECONDS = 30.0
 _MOST_MODELS = 1000

@@ -19,9 +19,9 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from export.errors import ArchiveError
-from export.files import read_regular
-from serving.watch import Watch
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular
+from eideticnet.serving.watch import Watch
 
 log = logging.getLogger("serving.metrics")
 

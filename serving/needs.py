@@ -6,13 +6,13 @@ import os
 from contextlib import ExitStack, suppress
 from types import TracebackType
 
-from serving.connection import Connection
-from serving.errors import Unavailable
-from serving.folder import PrivateFolder
-from serving.home import Home
-from serving.launch import room
-from serving.ports import taken
-from serving.settings import Network, Ports
+from eideticnet.serving.connection import Connection
+from eideticnet.serving.errors import Unavailable
+from eideticnet.serving.folder import PrivateFolder
+from eideticnet.serving.home import Home
+from eideticnet.serving.launch import room
+from eideticnet.serving.ports import taken
+from eideticnet.serving.settings import Network, Ports
 
 
 class Needs:

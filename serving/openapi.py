@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from export.archive import read_archive
-from serving.home import Home
-from serving.openapi_schemas import ERROR, FRONT_END, answer, form, options, request
-from serving.running import Running
-from serving.state import State
+from eideticnet.export.archive import read_archive
+from eideticnet.serving.home import Home
+from eideticnet.serving.openapi_schemas import ERROR, FRONT_END, answer, form, options, request
+from eideticnet.serving.running import Running
+from eideticnet.serving.state import State
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment

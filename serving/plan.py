@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from serving.errors import ServingError
-from serving.management import HeldModel
-from serving.state import CLOSED, State, Version
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.management import HeldModel
+from eideticnet.serving.state import CLOSED, State, Version
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from serving.errors import ServingError, Unavailable
-from serving.settings import Network, Ports
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.settings import Network, Ports
 
 USUAL = Ports(inference=8080, management=8081, grpc_inference=7070, grpc_management=7071, control=8083)
 _INFERENCE = ("inference", "grpc_inference")

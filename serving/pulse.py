@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from serving.management import HeldModel
-from serving.state import State
+from eideticnet.serving.management import HeldModel
+from eideticnet.serving.state import State
 
 
 @dataclass

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from serving.errors import ServingError
-from serving.process import TorchServe
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.process import TorchServe
 
 _PAUSE_SECONDS = 0.05
 

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from serving.connection import Connection
-from serving.drain import Drained, drain, release
-from serving.errors import ServingError
-from serving.plan import Action, Drain, Probe, Register, Scale, SetDefault, Unregister, plan
-from serving.state import State, Version
+from eideticnet.serving.connection import Connection
+from eideticnet.serving.drain import Drained, drain, release
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.plan import Action, Drain, Probe, Register, Scale, SetDefault, Unregister, plan
+from eideticnet.serving.state import State, Version
 
 _PAUSE_SECONDS = 0.05
 

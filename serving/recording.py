@@ -16,10 +16,10 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from export.errors import ArchiveError
-from export.files import read_regular
-from serving.errors import ServingError
-from serving.files import write_whole
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.files import write_whole
 
 Array = npt.NDArray[Any]
 
@@ -38,8 +38,8 @@ class Recording:
         return len(self.time)
 
     def write(self, path: Path) -> None:
-        """As a .safetensors file that ``python -m export verify --routing-data`` reads. The pinned task is
-        called ``pinned`` there: ``task`` would say that it is the right one, which nobody knows."""
+        """As a .safetensors file that ``verify --routing-data`` reads. The pinned task is called
+        ``pinned`` there: ``task`` would say that it is the right one, which nobody knows."""
         tensors = {"x": self.x, "pinned": self.task, "threshold": self.threshold, "time": self.time}
         write_whole(path, save(tensors), mode=0o600)  # it holds what people sent
 

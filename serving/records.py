@@ -7,11 +7,11 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from export.contract import parse_json
-from export.errors import ArchiveError
-from export.files import read_bytes
-from serving.errors import Unavailable
-from serving.files import write_whole
+from eideticnet.export.contract import parse_json
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_bytes
+from eideticnet.serving.errors import Unavailable
+from eideticnet.serving.files import write_whole
 
 LARGEST = 16 << 20
 """Bytes that such a file may have."""

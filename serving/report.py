@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from serving.files import write_whole
+from eideticnet.serving.files import write_whole
 
 
 @dataclass

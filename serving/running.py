@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from export.errors import ArchiveError
-from export.files import read_regular
-from serving.errors import ServingError, Unavailable
-from serving.home import Home
-from serving.records import Record
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.home import Home
+from eideticnet.serving.records import Record
 
 Profile = Literal["throughput", "latency"]
 BATCHING: dict[Profile, dict[str, int]] = {"throughput": {}, "latency": {"max_batch_delay": 0}}
@@ -76,7 +76,9 @@ class Starting(ServingError):
 def find(home: Home) -> Running:
     """The server that runs in ``home``; ``ServingError`` if there is none, ``Starting`` if there will be."""
     if not home.served():
-        raise ServingError(f"no server runs in {home.root}; python -m serving start --home {home.root}")
+        raise ServingError(
+            f"no server runs in {home.root}; python -m eideticnet.serving start --home {home.root}"
+        )
     pid, since = home.holder()
     running = Running.read(home.running) if home.running.exists() else None
     if running is None or pid not in (0, running.pid):  # which a server that was killed has left

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.records import Record
+from eideticnet.serving.records import Record
 
 HOST = "127.0.0.1"
 _ANY_HOST = {"0.0.0.0": HOST, "::": "[::1]"}

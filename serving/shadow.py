@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.archive import Archive
-from serving.probes import Prober, Question
-from serving.recording import Recording, read
+from eideticnet.export.archive import Archive
+from eideticnet.serving.probes import Prober, Question
+from eideticnet.serving.recording import Recording, read
 
 _AT_ONCE = 8
 

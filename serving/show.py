@@ -14,18 +14,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export.archive import Archive
-from export.show import doubted
-from export.show import show as show_proof
-from serving.connection import Connection
-from serving.deploy import Step
-from serving.home import Home
-from serving.management import HeldModel
-from serving.ports import moved
-from serving.probes import as_json, example, write_example
-from serving.running import Running, Starting
-from serving.settings import Ports
-from serving.state import State
+from eideticnet.export.archive import Archive
+from eideticnet.export.show import doubted
+from eideticnet.export.show import show as show_proof
+from eideticnet.serving.connection import Connection
+from eideticnet.serving.deploy import Step
+from eideticnet.serving.home import Home
+from eideticnet.serving.management import HeldModel
+from eideticnet.serving.ports import moved
+from eideticnet.serving.probes import as_json, example, write_example
+from eideticnet.serving.running import Running, Starting
+from eideticnet.serving.settings import Ports
+from eideticnet.serving.state import State
 
 
 class _Heedless:

@@ -10,21 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from serving import openapi
-from serving.adopt import adopt
-from serving.control import Control
-from serving.errors import ServingError
-from serving.groups import end_group
-from serving.home import Home
-from serving.launch import Options
-from serving.leftovers import clean_up
-from serving.metrics import forget, registry
-from serving.ports import free_ports
-from serving.probes import write_example
-from serving.settings import Ports
-from serving.store import opened, prune
-from serving.supervisor import Supervisor
-from serving.watch import Watch
+from eideticnet.serving import openapi
+from eideticnet.serving.adopt import adopt
+from eideticnet.serving.control import Control
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.groups import end_group
+from eideticnet.serving.home import Home
+from eideticnet.serving.launch import Options
+from eideticnet.serving.leftovers import clean_up
+from eideticnet.serving.metrics import forget, registry
+from eideticnet.serving.ports import free_ports
+from eideticnet.serving.probes import write_example
+from eideticnet.serving.settings import Ports
+from eideticnet.serving.store import opened, prune
+from eideticnet.serving.supervisor import Supervisor
+from eideticnet.serving.watch import Watch
 
 _TAKEN = "Address already in use"
 

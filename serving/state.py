@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serving.errors import ServingError, Unavailable
-from serving.records import Record
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.records import Record
 
 FileName = Annotated[str, Field(pattern=r"^[^/\\]+\.mar$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

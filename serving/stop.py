@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from serving.errors import ServingError
-from serving.home import Home
-from serving.running import Starting, find
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home import Home
+from eideticnet.serving.running import Starting, find
 
 _PAUSE_SECONDS = 0.1
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from export.archive import Archive, check_there, read_archive
-from export.container import check_members
-from export.contents import limit
-from export.errors import ArchiveError
-from export.files import read_regular
-from export.hashing import file_sha256
-from serving.errors import ServingError, Unavailable
-from serving.files import write_whole
-from serving.state import CLOSED, State, Version
+from eideticnet.export.archive import Archive, check_there, read_archive
+from eideticnet.export.container import check_members
+from eideticnet.export.contents import limit
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular
+from eideticnet.export.hashing import file_sha256
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.files import write_whole
+from eideticnet.serving.state import CLOSED, State, Version
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 
 import grpc
 
-from serving.client import stubs
-from serving.client.grpc import named
-from serving.client.key import Key
-from serving.errors import DeadlineError
+from eideticnet.client import stubs
+from eideticnet.client.grpc import named
+from eideticnet.client.key import Key
+from eideticnet.serving.errors import DeadlineError
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 

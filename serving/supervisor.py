@@ -13,25 +13,25 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from types import TracebackType
 
-from export.errors import ArchiveError
-from serving.connection import Connection
-from serving.drain import drain
-from serving.errors import ServingError, Unavailable
-from serving.gate import close_gate
-from serving.groups import reap
-from serving.home import Home, Locked
-from serving.launch import Launched, Options, launched, room
-from serving.management import ManagementError
-from serving.metrics import merge_ended
-from serving.needs import Needs
-from serving.plan import plan
-from serving.process import TorchServe
-from serving.pulse import Pulse
-from serving.reconcile import settle
-from serving.recording import prune
-from serving.settings import Ports
-from serving.trouble import FORESEEN, Trouble
-from serving.watch import Watch
+from eideticnet.export.errors import ArchiveError
+from eideticnet.serving.connection import Connection
+from eideticnet.serving.drain import drain
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.gate import close_gate
+from eideticnet.serving.groups import reap
+from eideticnet.serving.home import Home, Locked
+from eideticnet.serving.launch import Launched, Options, launched, room
+from eideticnet.serving.management import ManagementError
+from eideticnet.serving.metrics import merge_ended
+from eideticnet.serving.needs import Needs
+from eideticnet.serving.plan import plan
+from eideticnet.serving.process import TorchServe
+from eideticnet.serving.pulse import Pulse
+from eideticnet.serving.reconcile import settle
+from eideticnet.serving.recording import prune
+from eideticnet.serving.settings import Ports
+from eideticnet.serving.trouble import FORESEEN, Trouble
+from eideticnet.serving.watch import Watch
 
 log = logging.getLogger("serving.supervisor")
 

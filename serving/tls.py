@@ -6,9 +6,9 @@ import ssl
 import stat
 from pathlib import Path
 
-from export.errors import ArchiveError
-from export.files import read_regular
-from serving.errors import ServingError
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular
+from eideticnet.serving.errors import ServingError
 
 _PKCS8 = "-----BEGIN PRIVATE KEY-----"
 

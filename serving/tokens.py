@@ -16,15 +16,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.errors import ArchiveError
-from export.files import read_bytes
-from serving.errors import ServingError, Unavailable
-from serving.files import write_whole
-from serving.records import LARGEST
-from serving.running import Keys
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_bytes
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.files import write_whole
+from eideticnet.serving.records import LARGEST
+from eideticnet.serving.running import Keys
 
 if TYPE_CHECKING:
-    from serving.management import Management
+    from eideticnet.serving.management import Management
 
 log = logging.getLogger("serving.tokens")
 

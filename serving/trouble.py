@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from export.errors import ArchiveError
-from serving.errors import ServingError
+from eideticnet.export.errors import ArchiveError
+from eideticnet.serving.errors import ServingError
 
 log = logging.getLogger("serving")
 

@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Mapping
 
-from export.archive import Archive
-from serving.connection import Connection
-from serving.management import HeldModel
-from serving.probes import PROBE_SECONDS
-from serving.state import Version
-from serving.trouble import FORESEEN, Trouble
+from eideticnet.export.archive import Archive
+from eideticnet.serving.connection import Connection
+from eideticnet.serving.management import HeldModel
+from eideticnet.serving.probes import PROBE_SECONDS
+from eideticnet.serving.state import Version
+from eideticnet.serving.trouble import FORESEEN, Trouble
 
 log = logging.getLogger("serving.watch")
 

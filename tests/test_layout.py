@@ -1,6 +1,7 @@
-"""The parts know only whom they may know, and the wheel holds the method alone."""
+"""The parts know only whom they may know, and the wheel holds all of them as one package."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import eideticnet
+
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+FOLDERS = dict(sorted(PROJECT["tool"]["setuptools"]["package-dir"].items(), reverse=True))
+PARTS = "export|serving|loadtest|handlers"
 STANDARD = set(sys.stdlib_module_names)
 COMMAND_LINE = {"typer", "rich", "pydantic"}
 REPORT = {"matplotlib", "jinja2", "markupsafe"}
@@ -98,7 +104,22 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module)
-    return found
+    return {folder_of(module) for module in found}
+
+
+def folder_of(module: str) -> str:
+    """A module by the folder that it lies in: ``eideticnet.export.body`` is ``export.body``."""
+    for package, folder in FOLDERS.items():
+        if f"{module}.".startswith(f"{package}."):
+            return folder.replace("/", ".") + module.removeprefix(package)
+    return module
+
+
+def tracked() -> list[str]:
+    """The names of the project's files, without those that were only moved away here."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return [name for name in names if (ROOT / name).is_file()]
 
 
 @pytest.mark.parametrize("part", MAY_IMPORT)
@@ -127,13 +148,13 @@ def test_the_method_itself_needs_no_command_line_library():
         if path.name not in SHELL:
             tops = {m.partition(".")[0] for m in imports(path)}
             modules = {m for m in imports(path) if m.startswith("eideticnet.")}
-            if path.name != "sources.py":
+            if path.name not in ("sources.py", "__init__.py"):
                 assert not tops & (COMMAND_LINE | REPORT), path.name
                 assert not modules & {f"eideticnet.{Path(s).stem}" for s in SHELL}, path.name
 
 
 def test_the_two_runtimes_are_never_installed_together():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PROJECT["project"]["optional-dependencies"]
     runtimes = {e: [r for r in needs if r.startswith("onnxruntime")] for e, needs in extras.items()}
     assert {e: r for e, r in runtimes.items() if r} == {
         "cpu": ["onnxruntime"],
@@ -141,47 +162,71 @@ def test_the_two_runtimes_are_never_installed_together():
     }
 
 
-def test_the_wheel_holds_the_method_and_nothing_else(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = [n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n]
-    files = [p for p in (ROOT / "eideticnet").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    expected = {str(p.relative_to(ROOT)) for p in files}
-    assert set(names) == expected
+def test_no_file_is_two_modules():
+    """A part is imported as the wheel has it, never by its folder's name, which only a clone knows."""
+    old = rf"""(^|["'`;]) *(from|import) ({PARTS})[. \n]|-m["', ]+({PARTS})\b|net\.serving\.client"""
+    for name in tracked():
+        if name.endswith((".py", ".md", ".toml", "Makefile", ".html")) and name != "CHANGELOG.md":
+            assert not re.search(old, (ROOT / name).read_text(), re.MULTILINE), name
+
+
+def test_outside_the_clone_there_is_one_package(tmp_path):
+    code = f"from importlib.util import find_spec; print([p for p in {list(MAY_IMPORT)} if find_spec(p)])"
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout == "['eideticnet']\n"
+
+
+def test_what_is_imported_by_name_is_what_type_checkers_see():
+    tree = ast.parse((ROOT / "eideticnet/__init__.py").read_text())
+    (seen,) = [node for node in tree.body if isinstance(node, ast.If)]
+    named = {a.name: node.module for node in seen.body for a in node.names}
+    assert named == {name: f"eideticnet.{module}" for name, module in eideticnet._HOME.items()}
+    assert all(getattr(eideticnet, name) for name in eideticnet.__all__)
+    assert set(eideticnet.__all__) <= set(dir(eideticnet))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone in a folder that has the package's name. (Builds leave files that the next one takes up.)"""
+    folder = tmp_path_factory.mktemp("beside") / "eideticnet"
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def built(what, clone, folder):
+    code = f"import setuptools.build_meta as s; s.build_{what}({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True, timeout=120)
+    (wheel,) = folder.glob("*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def test_the_wheel_holds_every_part_and_nothing_else(clone, tmp_path):
+    names = {n for n in built("wheel", clone, tmp_path).namelist() if ".dist-info/" not in n}
+    expected = set()
+    for package, folder in FOLDERS.items():
+        inside = [name for name in tracked() if name.startswith(f"{folder}/")]
+        expected |= {name.replace(folder, package.replace(".", "/"), 1) for name in inside}
+    expected = {n for n in expected if not n.startswith("eideticnet/serving/client/")}
+    assert names == expected
     assert "eideticnet/py.typed" in names
 
 
-def test_a_script_beside_a_clone_finds_the_package_and_not_the_folder_of_the_clone(tmp_path):
-    clone, site = tmp_path / "eideticnet", tmp_path / "site"
-    (clone / "eideticnet").mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE", "eideticnet/__init__.py"):
-        shutil.copy(ROOT / name, clone / name)
-    build = "import setuptools.build_meta as s; print(s.build_editable('..'))"
-    subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True, timeout=120)
-    (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(site)
-    script = tmp_path / "script.py"
+def test_a_script_beside_a_clone_finds_the_package_and_not_the_folder_of_the_clone(clone, tmp_path):
+    built("editable", clone, tmp_path).extractall(tmp_path / "site")
+    script = clone.with_name("script.py")
     script.write_text(
-        f"import importlib.util, site; site.addsitedir({str(site)!r})\n"
-        "print(importlib.util.find_spec('eideticnet').origin)"
+        f"import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
+        "from importlib.util import find_spec\n"
+        "print(find_spec('eideticnet').origin, find_spec('eideticnet.client').origin)"
     )
     found = subprocess.run([sys.executable, "-S", script], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(clone / "eideticnet/__init__.py")
+    assert found.stdout == f"{clone}/eideticnet/__init__.py {clone}/serving/client/__init__.py\n"
 
 
 def test_the_project_speaks_of_itself_alone():
-    command = ["git", "-C", str(ROOT), "ls-files"]
-    files = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    for name in files:
-        if (ROOT / name).suffix in (".py", ".md", ".toml", ".txt", ".json") and (ROOT / name).exists():
+    for name in tracked():
+        if (ROOT / name).suffix in (".py", ".md", ".toml", ".txt", ".json"):
             assert str(ROOT) not in (ROOT / name).read_text(), name

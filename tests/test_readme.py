@@ -206,11 +206,11 @@ def test_a_users_own_trunk_and_files_go_from_the_configuration_to_curl(tmp_path)
 
 
 def test_the_client_example_prints_an_answer_for_each_row(digits_run, tmp_path):
-    (code,) = [b for b in blocks("python") if "serving.client" in b]
+    (code,) = [b for b in blocks("python") if "eideticnet.client" in b]
     (tmp_path / "client.py").write_text(code)
-    build = [sys.executable, "-m", "export", "build", str(digits_run), "--name", "digits"]
+    build = [sys.executable, "-m", "eideticnet.export", "build", str(digits_run), "--name", "digits"]
     assert_runs(build, tmp_path)
-    start = [sys.executable, "-m", "serving", "start", "model_store/digits-3.0.mar", "--run"]
+    start = [sys.executable, "-m", "eideticnet.serving", "start", "model_store/digits-3.0.mar", "--run"]
     output = assert_runs([*start, f"{sys.executable} client.py"], tmp_path)
     answers = [line for line in output.splitlines() if "Choice(" in line]
     assert len(answers) == 5, output
@@ -219,7 +219,7 @@ def test_the_client_example_prints_an_answer_for_each_row(digits_run, tmp_path):
 
 def test_the_plain_onnx_runtime_example_gives_the_networks_answers(digits_run, tmp_path):
     section = README.split("### Answers with plain ONNX Runtime")[1].split("\n#")[0]
-    (command,) = re.findall(r"^\.venv/bin/python (-m export build .*)$", section, re.MULTILINE)
+    (command,) = re.findall(r"^\.venv/bin/python (-m eideticnet.export build .*)$", section, re.MULTILINE)
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/digits").symlink_to(digits_run)

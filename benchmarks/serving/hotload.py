@@ -49,7 +49,7 @@ class Deploys:
         for i in range(self.count):
             version = VERSIONS[(VERSIONS.index(self.default) + 1 + i) % 2]
             begun = time.perf_counter()
-            command = [sys.executable, "-m", "serving", "deploy", str(self.net.archive(version))]
+            command = [sys.executable, "-m", "eideticnet.serving", "deploy", str(self.net.archive(version))]
             command += ["--home", str(self.server.home), "--accept-unmeasured-routing"]
             done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True)
             if done.returncode:

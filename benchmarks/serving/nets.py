@@ -16,12 +16,12 @@ from benchmarks import answers
 from benchmarks.graphs import equal_tasks
 from benchmarks.problems import DATA, problems
 from eideticnet import EideticNetwork
+from eideticnet.export.archive import write_archive
+from eideticnet.export.build import HANDLERS
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.tail import PINNED, THRESHOLD
 from eideticnet.models import mlp, resnet18
-from export.archive import write_archive
-from export.build import HANDLERS
-from export.bundle import write_bundle
-from export.onnx_body import to_onnx
-from export.tail import PINNED, THRESHOLD
 
 PLAIN = "mnist5-plain"
 SHAPES = {"mlp": (784,), "resnet18": (3, 64, 64), "mnist5": (784,), PLAIN: (784,)}

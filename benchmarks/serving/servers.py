@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving.client import Target
-from export.archive import read_archive
-from serving.groups import end_group
-from serving.running import Running
+from eideticnet.export.archive import read_archive
+from eideticnet.serving.groups import end_group
+from eideticnet.serving.running import Running
 
 BENCHMARKS = Path(__file__).parents[1]
 PEERS_PYTHON = BENCHMARKS.parent / ".venv-peers" / "bin" / "python"
@@ -34,8 +34,17 @@ class Ours:
 
 @contextmanager
 def ours(archive: Path, home: Path, *options: str) -> Iterator[Ours]:
-    """``python -m serving start``; ``started`` is when it was called (``time.perf_counter``)."""
-    command = [sys.executable, "-m", "serving", "start", str(archive), "--home", str(home), *options]
+    """``python -m eideticnet.serving start``; ``started`` is when it was called (``time.perf_counter``)."""
+    command = [
+        sys.executable,
+        "-m",
+        "eideticnet.serving",
+        "start",
+        str(archive),
+        "--home",
+        str(home),
+        *options,
+    ]
     started = time.perf_counter()
     with (home.parent / f"{home.name}.log").open("wb") as log:
         process = subprocess.Popen(

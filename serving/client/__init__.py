@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from serving.client.answers import Answer, Choice
-from serving.client.http import AsyncClient, Client
+from eideticnet.client.answers import Answer, Choice
+from eideticnet.client.http import AsyncClient, Client
 
 if TYPE_CHECKING:
-    from serving.client.grpc import AsyncGrpcClient, GrpcClient
-    from serving.client.open_inference import OpenInference
+    from eideticnet.client.grpc import AsyncGrpcClient, GrpcClient
+    from eideticnet.client.open_inference import OpenInference
 
 __all__ = [
     "Answer",

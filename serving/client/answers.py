@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serving.errors import DeadlineError, RequestError, WrongKeyError
-from serving.settings import MOST_BYTES
+from eideticnet.serving.errors import DeadlineError, RequestError, WrongKeyError
+from eideticnet.serving.settings import MOST_BYTES
 
 WRONG_KEY = "InvalidKeyException"  # TorchServe's type of error, answered as a 400
 

@@ -7,12 +7,12 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from serving.client import options
-from serving.client.answers import Answer, decode, rows
-from serving.client.options import Options, Timed
-from serving.client.payload import Payload
-from serving.client.tracing import trace_headers
-from serving.errors import NoAnswerError, ServingError
+from eideticnet.client import options
+from eideticnet.client.answers import Answer, decode, rows
+from eideticnet.client.options import Options, Timed
+from eideticnet.client.payload import Payload
+from eideticnet.client.tracing import trace_headers
+from eideticnet.serving.errors import NoAnswerError, ServingError
 
 SHORTEST_TRY = 5.0
 """Seconds that every try may take, if there are as many: a worker that died is back within."""

@@ -1,4 +1,4 @@
-"""``python -m serving predict FILE``: ask a running server about what a file holds."""
+"""``python -m eideticnet.serving predict FILE``: ask a running server about what a file holds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from serving.client.http import Client
-from serving.client.options import Options
-from serving.client.table import answer_table, json_line
-from serving.errors import ServingError
-from serving.home import Home
-from serving.running import find
-from serving.state import State
+from eideticnet.client.http import Client
+from eideticnet.client.options import Options
+from eideticnet.client.table import answer_table, json_line
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home import Home
+from eideticnet.serving.running import find
+from eideticnet.serving.state import State
 
 _RETRIES = 5
 _TYPES = {"raw": "application/octet-stream", "json": "application/json", "npy": "application/x-npy"}

@@ -14,15 +14,15 @@ from typing import Any, Unpack, overload
 
 import grpc
 
-from serving.client import stubs
-from serving.client.answers import WRONG_KEY, Answer, failure
-from serving.client.call import Call
-from serving.client.key import Key
-from serving.client.options import Options, patience
-from serving.client.payload import Input, Instances
-from serving.client.pieces import Known, asking, run, run_async
-from serving.client.retry import async_retrying, checked, retrying
-from serving.errors import NoAnswerError, ServingError
+from eideticnet.client import stubs
+from eideticnet.client.answers import WRONG_KEY, Answer, failure
+from eideticnet.client.call import Call
+from eideticnet.client.key import Key
+from eideticnet.client.options import Options, patience
+from eideticnet.client.payload import Input, Instances
+from eideticnet.client.pieces import Known, asking, run, run_async
+from eideticnet.client.retry import async_retrying, checked, retrying
+from eideticnet.serving.errors import NoAnswerError, ServingError
 
 _STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,

@@ -13,16 +13,16 @@ from urllib.parse import quote
 
 import httpx
 
-from serving.client.answers import Answer, too_large
-from serving.client.bounded import BoundedTransport
-from serving.client.call import Call
-from serving.client.key import Key
-from serving.client.options import Options, patience
-from serving.client.payload import Input, Instances
-from serving.client.pieces import Known, asking, run, run_async
-from serving.client.retry import async_retrying, checked, retrying
-from serving.errors import ClosedError, NoAnswerError, RequestError
-from serving.settings import MOST_BYTES
+from eideticnet.client.answers import Answer, too_large
+from eideticnet.client.bounded import BoundedTransport
+from eideticnet.client.call import Call
+from eideticnet.client.key import Key
+from eideticnet.client.options import Options, patience
+from eideticnet.client.payload import Input, Instances
+from eideticnet.client.pieces import Known, asking, run, run_async
+from eideticnet.client.retry import async_retrying, checked, retrying
+from eideticnet.serving.errors import ClosedError, NoAnswerError, RequestError
+from eideticnet.serving.settings import MOST_BYTES
 
 
 class _Base:
@@ -90,8 +90,9 @@ class Client(_Base):
 
     ``timeout``: seconds that one prediction may take, tries and pauses together, unless it has a
     deadline; in the end a request that the server lost has no other. ``retries``: so many more tries
-    (``serving.client.retry``); none by default, because a retry hides what a test or an operator may want to
-    count. ``verify``: whom to trust over TLS, by default the system's certificates. May be shared by threads.
+    (``eideticnet.client.retry``); none by default, because a retry hides what a test or an operator may
+    want to count. ``verify``: whom to trust over TLS, by default the system's certificates. May be
+    shared by threads.
     """
 
     def __init__(

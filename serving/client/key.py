@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from export.errors import ArchiveError
-from export.files import read_bytes
-from serving.errors import ServingError
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_bytes
+from eideticnet.serving.errors import ServingError
 
 _MOST_BYTES = 1 << 20
 

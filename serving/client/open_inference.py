@@ -11,15 +11,15 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from serving.client import options, stubs
-from serving.client.answers import Answer, failure
-from serving.client.call import Call
-from serving.client.grpc import named
-from serving.client.key import Key
-from serving.client.options import Options
-from serving.client.payload import Instances, Payload, numbers
-from serving.client.retry import checked, retrying
-from serving.errors import DeadlineError, RequestError
+from eideticnet.client import options, stubs
+from eideticnet.client.answers import Answer, failure
+from eideticnet.client.call import Call
+from eideticnet.client.grpc import named
+from eideticnet.client.key import Key
+from eideticnet.client.options import Options
+from eideticnet.client.payload import Instances, Payload, numbers
+from eideticnet.client.retry import checked, retrying
+from eideticnet.serving.errors import DeadlineError, RequestError
 
 _TYPES = {"f": ("FP32", "fp32_contents"), "i": ("INT64", "int64_contents")}
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from serving.errors import DeadlineError, ServingError
+from eideticnet.serving.errors import DeadlineError, ServingError
 
 Value = str | int | float | bool
 

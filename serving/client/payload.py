@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from export.errors import ArchiveError
-from export.files import read_bytes
-from serving.errors import ServingError
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_bytes
+from eideticnet.serving.errors import ServingError
 
 Whole: TypeAlias = bytes | Path
 Instances: TypeAlias = npt.ArrayLike | Path | Sequence[Whole]

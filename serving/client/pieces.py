@@ -13,13 +13,13 @@ from typing import Any, TypeAlias, cast
 
 import numpy.typing as npt
 
-from serving.client import options
-from serving.client.answers import Answer
-from serving.client.call import Call
-from serving.client.options import Options
-from serving.client.payload import JPEG, NPY, PNG, RAW, Input, Payload, encode, is_whole, numbers, stored
-from serving.errors import RequestError, ServingError
-from serving.settings import MOST_BYTES
+from eideticnet.client import options
+from eideticnet.client.answers import Answer
+from eideticnet.client.call import Call
+from eideticnet.client.options import Options
+from eideticnet.client.payload import JPEG, NPY, PNG, RAW, Input, Payload, encode, is_whole, numbers, stored
+from eideticnet.serving.errors import RequestError, ServingError
+from eideticnet.serving.settings import MOST_BYTES
 
 Result: TypeAlias = dict[str, Any] | list[Answer]
 Asking: TypeAlias = Generator[Call, Result, Result]

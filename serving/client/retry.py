@@ -14,9 +14,9 @@ from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
-from serving.client.call import Call
-from serving.client.key import Key
-from serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
+from eideticnet.client.call import Call
+from eideticnet.client.key import Key
+from eideticnet.serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
 
 _FIRST_WAIT, _LONGEST_WAIT, _GROWTH = 0.1, 3.0, 4  # seconds, and how many times as long the next one is
 _BUSY = (429, 502, 503, 504, 507)

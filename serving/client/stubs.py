@@ -12,11 +12,11 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from export.errors import ArchiveError
-from export.files import read_bytes
-from serving.client.answers import too_large
-from serving.errors import ClosedError, RequestError, ServingError
-from serving.settings import MOST_BYTES
+from eideticnet.client.answers import too_large
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_bytes
+from eideticnet.serving.errors import ClosedError, RequestError, ServingError
+from eideticnet.serving.settings import MOST_BYTES
 
 INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
 MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"

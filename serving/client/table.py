@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from serving.client.answers import Answer
+from eideticnet.client.answers import Answer
 
 
 def answer_table(answers: Sequence[Answer], title: str) -> Table:

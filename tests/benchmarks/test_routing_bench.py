@@ -13,10 +13,10 @@ from benchmarks.routing import LOSS, choose
 from benchmarks.serving.nets import as_served
 from eideticnet.arithmetic import arithmetic
 from eideticnet.block import Block
+from eideticnet.export.onnx_body import to_onnx
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.program import HEAD
 from eideticnet.rules import with_taps
-from export.onnx_body import to_onnx
 
 rows = st.lists(st.tuples(st.floats(0.9, 1.0), st.floats(0.1, 4.0)), min_size=1, max_size=6)
 

@@ -26,8 +26,8 @@ from eideticnet import (
     Training,
     batches,
 )
+from eideticnet.export.contract import names_problem
 from eideticnet.names import class_names, task_name
-from export.contract import names_problem
 
 
 def learn(net, name="new", classes=("a", "b"), **options):

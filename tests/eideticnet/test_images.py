@@ -19,11 +19,11 @@ from PIL import Image
 from eideticnet import EideticNetwork, ImageInput, Inputs
 from eideticnet.config import Config, TaskConfig
 from eideticnet.errors import DataError, DataWarning
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.contract import problem_of, read_bundle
 from eideticnet.images import read_folder, read_image, usual_pixels
 from eideticnet.run import open_data
 from eideticnet.sources import open_task
-from export.bundle import write_bundle
-from export.contract import problem_of, read_bundle
 
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 IMAGES = st.builds(

@@ -248,7 +248,7 @@ def test_warnings_are_lines_of_ours_and_no_bar_is_drawn_where_there_is_no_termin
     assert result.stdout == "warning: one\n"
 
 
-@pytest.mark.parametrize("package", ["eideticnet", "export", "serving"])
+@pytest.mark.parametrize("package", ["eideticnet", "eideticnet.export", "eideticnet.serving"])
 def test_a_letter_that_the_terminal_does_not_have_is_spelled_out(package):
     script = f"""if True:
         import runpy, sys
@@ -474,7 +474,7 @@ def test_training_that_ended_too_early_is_marked_in_the_table_and_says_which_key
 
 
 def test_the_run_writes_the_inputs_that_a_proof_of_its_routing_wants(project, run):
-    from export.real_inputs import read_inputs
+    from eideticnet.export.real_inputs import read_inputs
 
     run("train", "config.toml")
     output = run("held-out", "runs/mine", "real.safetensors").stdout
@@ -504,9 +504,9 @@ def test_data_that_changed_since_it_was_learned_is_told_and_nothing_of_it_passes
     assert "warning: the data of task 'birds' is not what it was learned from" in output
 
 
-@pytest.mark.parametrize("part", ["eideticnet.__main__", "export.commands", "serving.commands"])
+@pytest.mark.parametrize("part", ["__main__", "export.commands", "serving.commands"])
 def test_help_shows_every_word_of_every_command_brackets_too(part):
-    app = importlib.import_module(part).app
+    app = importlib.import_module(f"eideticnet.{part}").app
     for command in typer.main.get_command(app).commands.values():
         shown = CliRunner().invoke(app, [command.name, "--help"]).stdout.split()
         texts = [command.help, *(p.help or "" for p in command.params)]

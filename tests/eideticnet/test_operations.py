@@ -9,14 +9,14 @@ from tolerances import EXPORTED
 from torch import nn
 
 from eideticnet import EideticNetwork, batches
+from eideticnet.export.body import Body
+from eideticnet.export.dense import Dense
+from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.session import session
 from eideticnet.normal import as_named
 from eideticnet.rules import check_program
 from eideticnet.selfcheck import one_block
 from eideticnet.tracing import trace
-from export.body import Body
-from export.dense import Dense
-from export.onnx_body import to_onnx
-from export.session import session
 
 WIDTH = 8
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from small import ROOT
 
 from eideticnet import DataError
-from export.archive import read_archive, write_archive
-from export.bundle import write_bundle
-from export.verify import verify
+from eideticnet.export.archive import read_archive, write_archive
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.verify import verify
 
 
 @examples(8, 25)

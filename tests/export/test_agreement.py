@@ -10,13 +10,13 @@ from nets import LIGHT, QUICK, names, trained
 from onnx import numpy_helper
 from torch import nn
 
-import export.graph
-import export.onnx_body
+import eideticnet.export.graph
+import eideticnet.export.onnx_body
 from eideticnet import EideticNetwork, Inputs, Routing, batches
-from export.agreement import Trial
-from export.bundle import write_bundle
-from export.errors import ExportError
-from export.trials import trial_inputs
+from eideticnet.export.agreement import Trial
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.errors import ExportError
+from eideticnet.export.trials import trial_inputs
 
 
 class Pooled(nn.Module):
@@ -89,7 +89,7 @@ def test_an_operation_that_is_exported_as_another_one_is_refused_and_leaves_noth
     layout, precision, tmp_path, monkeypatch
 ):
     """The divisor that the exporter drops, without our translation of it."""
-    monkeypatch.setattr(export.onnx_body, "TRANSLATIONS", {})
+    monkeypatch.setattr(eideticnet.export.onnx_body, "TRANSLATIONS", {})
     net = learned(Pooled(2, nn.AvgPool2d(2, divisor_override=1)), 2, 4, 4)
     with pytest.raises(ExportError, match="does not compute what the network does: task 'one', its logits"):
         write(net, tmp_path, layout=layout, precision=precision)
@@ -97,7 +97,7 @@ def test_an_operation_that_is_exported_as_another_one_is_refused_and_leaves_noth
 
 
 def test_what_no_exporter_can_write_is_one_line_with_the_operation_and_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(export.onnx_body, "TRANSLATIONS", {})
+    monkeypatch.setattr(eideticnet.export.onnx_body, "TRANSLATIONS", {})
     net = learned(Pooled(3, nn.AdaptiveAvgPool3d(2)), 2, 4, 4, 4)
     with pytest.raises(ExportError, match=r"adaptive_avg_pool3d of 'adaptive_avg_pool3d' can't") as error:
         write(net, tmp_path)
@@ -123,14 +123,16 @@ def test_a_graph_of_torch_that_answers_otherwise_is_refused(format, tmp_path, mo
             return tuple(logits + 1e-3 for logits in self.body(x))
 
     name = f"write_{format}"
-    monkeypatch.setattr(export.graph, name, changed(getattr(export.graph, name), Shifted))
+    monkeypatch.setattr(
+        eideticnet.export.graph, name, changed(getattr(eideticnet.export.graph, name), Shifted)
+    )
     with pytest.raises(ExportError, match=f"the graph .{format}, nested, float32. does not compute"):
         write(trained(2), tmp_path, format=format)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_prefix_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
-    import export.bundle
+    import eideticnet.export.bundle
 
     def flipped(body, rule, tasks):
         model = onnx.ModelProto()
@@ -139,8 +141,8 @@ def test_a_prefix_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
         return model
 
-    prefix = export.bundle.prefix
-    monkeypatch.setattr(export.bundle, "prefix", flipped)
+    prefix = eideticnet.export.bundle.prefix
+    monkeypatch.setattr(eideticnet.export.bundle, "prefix", flipped)
     with pytest.raises(ExportError, match="prefix 1, onnx"):
         write(trained(2), tmp_path, prefixes=[1])
     assert list(tmp_path.iterdir()) == []
@@ -250,7 +252,7 @@ def test_a_range_that_the_network_can_not_compute_is_told_when_exporting(tmp_pat
 
 def test_what_was_in_the_folder_stays_when_an_export_fails(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("mine")
-    monkeypatch.setattr(export.onnx_body, "TRANSLATIONS", {})
+    monkeypatch.setattr(eideticnet.export.onnx_body, "TRANSLATIONS", {})
     with pytest.raises(ExportError):
         write(learned(Pooled(2, nn.AvgPool2d(2, divisor_override=1)), 2, 4, 4), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

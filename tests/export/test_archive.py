@@ -11,9 +11,9 @@ import pytest
 import yaml
 from nets import trained
 
-from export.archive import SERVING, read_archive, read_files, write_archive
-from export.bundle import write_bundle
-from export.errors import ArchiveError
+from eideticnet.export.archive import SERVING, read_archive, read_files, write_archive
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.errors import ArchiveError
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = ROOT / "handlers"
@@ -165,15 +165,15 @@ def test_any_other_zip_file_is_refused(tmp_path):
 
 
 def test_reading_an_archive_needs_neither_torch_nor_the_method():
-    code = "import sys, export.archive; print(sorted({'torch', 'eideticnet'} & set(sys.modules)))"
+    code = "import sys, eideticnet.export.archive; print({'torch', 'eideticnet.network'} & {*sys.modules})"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.strip() == "set()"
 
 
 def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "export", "build", str(tmp_path / "nothing")]
+    command = [sys.executable, "-m", "eideticnet.export", "build", str(tmp_path / "nothing")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("error: no checkpoint in")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from export.archive import read_archive, read_files
-from export.errors import ArchiveError
+from eideticnet.export.archive import read_archive, read_files
+from eideticnet.export.errors import ArchiveError
 
 ROOT = Path(__file__).parents[2]
 ATTACKS = Path(__file__).parent / "attacks"
@@ -127,8 +127,8 @@ def test_the_attacks_are_what_their_script_makes(tmp_path):
 WATCHED = """
 import os, sys, tracemalloc
 from pathlib import Path
-from export.archive import read_archive
-from export.errors import ArchiveError
+from eideticnet.export.archive import read_archive
+from eideticnet.export.errors import ArchiveError
 
 read_archive(Path(sys.argv[1]) / "base.mar")  # whatever is imported late is imported now
 

@@ -8,8 +8,8 @@ from nets import QUICK, names
 from torch import nn
 
 from eideticnet import EideticNetwork, Pruning, Routing, batches
-from export.archive import read_files
-from export.verify import verify
+from eideticnet.export.archive import read_files
+from eideticnet.export.verify import verify
 
 LEAST = Pruning(step=0.5, threshold=0.99, recovery_epochs=0, min_width=1)
 

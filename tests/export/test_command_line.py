@@ -1,4 +1,4 @@
-"""What ``python -m export`` leaves behind and says by its exit status, also when it is told nonsense."""
+"""What the command line leaves behind and says by its exit status, also when it is told nonsense."""
 
 import io
 import json
@@ -18,10 +18,10 @@ from nets import LIGHT, QUICK, fit, task_loader
 from rich.console import Console
 from typer.testing import CliRunner
 
+from eideticnet.export.archive import read_archive
+from eideticnet.export.commands import app
 from eideticnet.history import History, read
-from export.archive import read_archive
-from export.commands import app
-from serving.show import task_table
+from eideticnet.serving.show import task_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def invoke(*arguments):
 
 def module(*arguments, **options):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "export", *map(str, arguments)]
+    command = [sys.executable, "-m", "eideticnet.export", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
@@ -105,16 +105,16 @@ def test_a_verdict_whose_report_can_not_be_kept_is_printed_all_the_same(versions
     assert json.loads(result.stdout)["verdict"] == "proven"
 
 
-@pytest.mark.parametrize("module", ["typer", "onnx", "torch", "eideticnet"])
+@pytest.mark.parametrize("module", ["typer", "onnx", "torch", "eideticnet.checkpoint"])
 def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path, module):
-    result = interrupted("export", module, "build", str(tmp_path))
+    result = interrupted("eideticnet.export", module, "build", str(tmp_path))
     assert result.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in result.stderr
 
 
 def test_an_interrupted_command_says_so_and_ends_with_130(versions):
     old, new = map(str, versions)
-    result = interrupted("export", old, "verify", new, "--against", old)
+    result = interrupted("eideticnet.export", old, "verify", new, "--against", old)
     assert result.returncode == 130
     assert result.stderr == "interrupted: no file was left half-written\n"
 
@@ -188,7 +188,7 @@ def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_f
 
 
 def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
-    command = [sys.executable, "-m", "export", "build", run_folder, "--store", tmp_path]
+    command = [sys.executable, "-m", "eideticnet.export", "build", run_folder, "--store", tmp_path]
     both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
     assert [(p.wait(), p.communicate()[1]) for p in both] == [(0, b"")] * 2
     assert [p.name for p in tmp_path.iterdir()] == ["net-2.0.mar"]

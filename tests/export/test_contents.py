@@ -11,10 +11,10 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.archive import read_archive, read_files
-from export.container import read_members, write_members
-from export.contents import CONFIG, check_contents, limit
-from export.errors import ArchiveError
+from eideticnet.export.archive import read_archive, read_files
+from eideticnet.export.container import read_members, write_members
+from eideticnet.export.contents import CONFIG, check_contents, limit
+from eideticnet.export.errors import ArchiveError
 
 BASE = Path(__file__).parent / "attacks/base.mar"
 

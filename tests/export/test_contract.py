@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from export.contract import CONTRACT, SCHEMA, names_problem, read_bundle
-from export.errors import ArchiveError
+from eideticnet.export.contract import CONTRACT, SCHEMA, names_problem, read_bundle
+from eideticnet.export.errors import ArchiveError
 
 ATTACKS = Path(__file__).parent / "attacks"
 ANY_JSON = st.recursive(
@@ -24,7 +24,7 @@ ANY_JSON = st.recursive(
 
 @cache
 def _text():
-    from export.archive import read_files
+    from eideticnet.export.archive import read_files
 
     return read_files(ATTACKS / "base.mar")[1]["bundle.json"]
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from nets import fit
 from typer.testing import CliRunner
 
-from export.archive import read_files
-from export.commands import app
-from export.container import write_members
-from export.delta import apply_delta, write_delta
-from export.errors import ArchiveError
+from eideticnet.export.archive import read_files
+from eideticnet.export.commands import app
+from eideticnet.export.container import write_members
+from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.errors import ArchiveError
 
 
 @pytest.fixture(scope="module")

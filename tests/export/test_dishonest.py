@@ -12,10 +12,10 @@ from nets import LIGHT, QUICK, fit, task_loader
 from onnx import numpy_helper
 from zoo_nets import zoo_net
 
-from export.digest import digests
-from export.prefix import cut
-from export.tail import ROUTER, Rule, attach, detach, logits_name
-from export.verify import verify
+from eideticnet.export.digest import digests
+from eideticnet.export.prefix import cut
+from eideticnet.export.tail import ROUTER, Rule, attach, detach, logits_name
+from eideticnet.export.verify import verify
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ import psutil
 import pytest
 from small import BASE, small_archive
 
-from export.archive import read_archive
-from export.delta import apply_delta, write_delta
-from export.errors import ArchiveError
-from export.files import scratch_folder, whole_file, whole_folder
-from export.real_inputs import read_inputs
-from export.verify import verify
-from serving.store import admit
+from eideticnet.export.archive import read_archive
+from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import scratch_folder, whole_file, whole_folder
+from eideticnet.export.real_inputs import read_inputs
+from eideticnet.export.verify import verify
+from eideticnet.serving.store import admit
 
 ROOT = Path(__file__).parents[2]
 
@@ -170,14 +170,16 @@ def test_real_inputs_are_read_from_regular_files_only(suffix, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_told_so(tmp_path):
-    with pytest.raises(ArchiveError, match=r"none\.mar: there is no such file; python -m export build"):
+    with pytest.raises(
+        ArchiveError, match=r"none\.mar: there is no such file; python -m eideticnet.export build"
+    ):
         read_archive(tmp_path / "none.mar")
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from export.files import {kind}
+from eideticnet.export.files import {kind}
 with {kind}(Path(sys.argv[1])) as made:
     if hasattr(made, "write"):
         made.write(b"half")

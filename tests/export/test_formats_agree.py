@@ -17,8 +17,8 @@ from tolerances import EXPORTED
 from trunks import TRUNKS
 
 from eideticnet import EideticNetwork, NotReadyError, Routing
-from export.bundle import write_bundle
-from export.errors import ExportError
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.errors import ExportError
 
 FORMATS = ["onnx", "torchscript", "pt2"]
 

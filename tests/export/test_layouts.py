@@ -19,15 +19,15 @@ from zoo import ZOO
 from zoo_nets import zoo_inputs, zoo_net
 
 from eideticnet import EideticNetwork, Routing
-from export.archive import read_archive
-from export.body import Body, example, owners
-from export.bundle import write_bundle
-from export.commands import app
-from export.dense import Dense
-from export.errors import ExportError
-from export.layout import CLEARLY, decide
-from export.onnx_body import to_onnx
-from export.verify import verify
+from eideticnet.export.archive import read_archive
+from eideticnet.export.body import Body, example, owners
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.commands import app
+from eideticnet.export.dense import Dense
+from eideticnet.export.errors import ExportError
+from eideticnet.export.layout import CLEARLY, decide
+from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.verify import verify
 
 SLOW = {"rnn", "lstm two layers both ways", "gru both ways", "transformer", "residual", "conv1d"}
 

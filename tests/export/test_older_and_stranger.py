@@ -8,7 +8,7 @@ from histories import archived, edited, normalised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.verify import verify
+from eideticnet.export.verify import verify
 
 
 @pytest.fixture(scope="module")

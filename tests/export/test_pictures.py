@@ -8,10 +8,10 @@ import pytest
 from histories import normalised
 from pictures import IMAGE, network
 
-from export.archive import read_archive, write_archive
-from export.bundle import write_bundle
-from export.errors import ExportError
-from export.verify import verify
+from eideticnet.export.archive import read_archive, write_archive
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.errors import ExportError
+from eideticnet.export.verify import verify
 
 ROOT = Path(__file__).parents[2]
 

@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 from zoo_nets import zoo_net
 
 from eideticnet import EideticNetwork
-from export.body import body, example, owners
-from export.bundle import write_bundle
-from export.commands import app
-from export.errors import ExportError
-from export.onnx_body import to_onnx
-from export.precision import quantised
-from export.session import session
-from export.verify import verify
+from eideticnet.export.body import body, example, owners
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.commands import app
+from eideticnet.export.errors import ExportError
+from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.precision import quantised
+from eideticnet.export.session import session
+from eideticnet.export.verify import verify
 
 
 def written(folder, net=None, **options):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from export.errors import ArchiveError
-from export.releases import RELEASES, check_released, handler_files, release
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.releases import RELEASES, check_released, handler_files, release
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 
@@ -26,7 +26,7 @@ def listed(tmp_path):
 
 
 def test_todays_handler_is_released():
-    """If this fails, the handler was changed on purpose: run ``python -m export release-handlers``."""
+    """If this fails, the handler was changed on purpose: run ``release-handlers``."""
     check_released(handler_files(HANDLERS))
 
 

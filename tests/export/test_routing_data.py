@@ -20,11 +20,11 @@ from trunks import FEATURES
 from typer.testing import CliRunner
 
 from eideticnet import EideticNetwork, Routing, batches
-from export.commands import app
-from export.doubts import interval
-from export.errors import ArchiveError, InputsError
-from export.real_inputs import check_indices, read_inputs, real_inputs
-from export.verify import verify
+from eideticnet.export.commands import app
+from eideticnet.export.doubts import interval
+from eideticnet.export.errors import ArchiveError, InputsError
+from eideticnet.export.real_inputs import check_indices, read_inputs, real_inputs
+from eideticnet.export.verify import verify
 
 WELL = replace(QUICK, max_epochs=12)
 FLOATS = {"shape": [2], "dtype": "float32", "low": None, "high": None}

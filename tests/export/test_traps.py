@@ -20,11 +20,11 @@ from tolerances import EXPORTED
 from torch import nn
 
 from eideticnet import DataError, EideticNetwork, Inputs, UnsupportedError
+from eideticnet.export.body import body, example, owners
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.errors import ArchiveError, ExportError
+from eideticnet.export.onnx_body import to_onnx
 from eideticnet.tracing import trace
-from export.body import body, example, owners
-from export.bundle import write_bundle
-from export.errors import ArchiveError, ExportError
-from export.onnx_body import to_onnx
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
@@ -237,7 +237,7 @@ def test_a_network_exported_in_another_process_gives_the_same_bytes(lstm, tmp_pa
 import sys
 from pathlib import Path
 from eideticnet import EideticNetwork
-from export.bundle import write_bundle
+from eideticnet.export.bundle import write_bundle
 run, folder = map(Path, sys.argv[1:])
 folder.mkdir()
 write_bundle(EideticNetwork.load(run), folder, name="net", model_version="1.0", prefixes=[1])

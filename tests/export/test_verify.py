@@ -14,11 +14,11 @@ from nets import LIGHT, QUICK, fit, task_data, task_loader
 from onnx import numpy_helper
 
 from eideticnet import Routing
-from export.digest import digests
-from export.errors import ArchiveError
-from export.prefix import cut
-from export.tail import logits_name
-from export.verify import verify
+from eideticnet.export.digest import digests
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.prefix import cut
+from eideticnet.export.tail import logits_name
+from eideticnet.export.verify import verify
 
 
 @pytest.fixture(scope="module")

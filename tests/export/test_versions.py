@@ -15,9 +15,9 @@ from trunks import FEATURES, TRUNKS
 from zoo import ZOO
 
 from eideticnet import EideticNetwork
-from export.digest import digests
-from export.session import session
-from export.tail import detach, logits_name
+from eideticnet.export.digest import digests
+from eideticnet.export.session import session
+from eideticnet.export.tail import detach, logits_name
 
 ROWS = (1, 7, 32)
 DEFAULT = {"conv1d", "gated"}

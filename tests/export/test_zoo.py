@@ -10,12 +10,12 @@ from graphs import FOREIGN, READY, graph, graph_of, held_out, learn, network, pi
 from tolerances import EXPORTED
 from zoo import REPEATED, ZOO
 
-from export.bundle import write_bundle
-from export.digest import digests
-from export.errors import ArchiveError
-from export.onnx_body import OPSET
-from export.session import session
-from export.tail import logits_name
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.digest import digests
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.onnx_body import OPSET
+from eideticnet.export.session import session
+from eideticnet.export.tail import logits_name
 
 KINDS = [*(f"zoo/{n}" for n in ZOO), *(f"ready/{n}" for n in READY), *(f"foreign/{n}" for n in FOREIGN)]
 

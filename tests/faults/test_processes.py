@@ -17,7 +17,7 @@ import pytest
 from canary import Canary, same
 from served import until
 
-from serving.client import AsyncClient, AsyncGrpcClient, Client, GrpcClient
+from eideticnet.client import AsyncClient, AsyncGrpcClient, Client, GrpcClient
 
 WHOLE_SECONDS = 5.0
 X = np.full(6, 0.5, np.float32)
@@ -122,7 +122,7 @@ def test_clients_that_may_retry_do_not_notice_thirty_times_that_workers_were_kil
 @pytest.mark.parametrize(("kind", "where"), [(Client, "inference"), (GrpcClient, "grpc_inference")])
 def test_a_request_that_is_never_answered_is_asked_again_within_its_time(server, kind, where, monkeypatch):
     """One worker takes requests and answers none: they wait half of their time, and go to the other."""
-    monkeypatch.setattr("serving.client.call.SHORTEST_TRY", 1.0)
+    monkeypatch.setattr("eideticnet.client.call.SHORTEST_TRY", 1.0)
     worker = psutil.Process(min(until(lambda: len(found := ready_workers(server)) == 2 and found)))
     worker.suspend()
     try:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import small_archive
 
-from export.archive import read_archive
+from eideticnet.export.archive import read_archive
 
 
 @pytest.fixture(scope="module", params=["onnx", "torchscript"])

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import network, picture
 
-from export.archive import write_archive
-from export.bundle import write_bundle
+from eideticnet.export.archive import write_archive
+from eideticnet.export.bundle import write_bundle
 
 ROOT = Path(__file__).parents[2]
 JSON, RAW, NPY, PNG = "application/json", "application/octet-stream", "application/x-npy", "image/png"

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from served import until
 
-from export.real_inputs import read_inputs
-from serving.errors import ServingError
-from serving.recording import newest, prune, read
+from eideticnet.export.real_inputs import read_inputs
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.recording import newest, prune, read
 
 SPEC = {"shape": [4], "dtype": "float32", "low": None, "high": None}
 

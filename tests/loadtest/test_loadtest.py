@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.objectives import Measured, Objectives, Plan, read_plan
-from loadtest.payloads import Checked, Inputs, is_answer
-from loadtest.results import Hotload, Samples, summary
-from loadtest.shapes import SHAPES, users_at
+from eideticnet.loadtest.objectives import Measured, Objectives, Plan, read_plan
+from eideticnet.loadtest.payloads import Checked, Inputs, is_answer
+from eideticnet.loadtest.results import Hotload, Samples, summary
+from eideticnet.loadtest.shapes import SHAPES, users_at
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = Objectives(max_p50_ms=10, max_p99_ms=50, max_error_rate=0.01, min_requests=100)
@@ -144,7 +144,7 @@ def test_what_was_on_its_way_during_a_deploy_is_judged_by_itself():
 
 def served(archives, home, *commands):
     """What the commands wrote that ran beside a server."""
-    start = [sys.executable, "-m", "serving", "start", *map(str, archives), "--home", str(home)]
+    start = [sys.executable, "-m", "eideticnet.serving", "start", *map(str, archives), "--home", str(home)]
     result = subprocess.run(
         [*start, "--run", "; ".join(commands)],
         cwd=ROOT,
@@ -160,7 +160,16 @@ def served(archives, home, *commands):
 def loadtest(folder, text, *options):
     folder.mkdir()
     (folder / "plan.toml").write_text(text)
-    command = [sys.executable, "-m", "loadtest", "--plan", folder / "plan.toml", "--out", folder, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "eideticnet.loadtest",
+        "--plan",
+        folder / "plan.toml",
+        "--out",
+        folder,
+        *options,
+    ]
     return f"{' '.join(map(str, command))}; echo {folder.name} exits with $?"
 
 
@@ -191,8 +200,8 @@ def test_a_real_load_meets_reachable_objectives_and_misses_unreachable_ones(stor
 @pytest.mark.slow
 def test_a_version_deployed_under_load_loses_no_request(digits_run, store, tmp_path):
     from eideticnet import EideticNetwork
-    from export.archive import write_archive
-    from export.bundle import write_bundle
+    from eideticnet.export.archive import write_archive
+    from eideticnet.export.bundle import write_bundle
 
     (tmp_path / "bundle").mkdir()
     write_bundle(
@@ -218,8 +227,8 @@ def test_a_version_deployed_under_load_loses_no_request(digits_run, store, tmp_p
 def test_users_send_pictures_to_a_network_that_takes_them(tmp_path):
     import pictures
 
-    from export.archive import write_archive
-    from export.bundle import write_bundle
+    from eideticnet.export.archive import write_archive
+    from eideticnet.export.bundle import write_bundle
 
     (tmp_path / "bundle").mkdir()
     write_bundle(
@@ -236,7 +245,7 @@ def test_users_send_pictures_to_a_network_that_takes_them(tmp_path):
 
 
 def test_a_plan_with_objectives_for_a_deploy_is_refused_without_one():
-    command = [sys.executable, "-m", "loadtest"]
+    command = [sys.executable, "-m", "eideticnet.loadtest"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "--deploy ARCHIVE" in result.stderr
@@ -246,13 +255,13 @@ def test_make_loadtest_deploys_another_version_in_the_middle():
     command = ["make", "-n", "loadtest"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--model-version 5.1" in made
-    assert "-m loadtest --deploy $next" in made
+    assert "-m eideticnet.loadtest --deploy $next" in made
 
 
 def test_without_a_server_the_load_test_says_how_to_get_one():
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EIDETIC_")}
     result = subprocess.run(
-        [sys.executable, "-m", "loadtest", "--deploy", "x.mar"],
+        [sys.executable, "-m", "eideticnet.loadtest", "--deploy", "x.mar"],
         cwd=ROOT,
         env=clean,
         capture_output=True,

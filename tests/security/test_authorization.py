@@ -4,7 +4,7 @@ import grpc
 import httpx
 import pytest
 
-from serving.client import stubs
+from eideticnet.client import stubs
 
 INFERENCE = [
     ("GET", "/ping"),

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from served import Served, serving
 
-from export.errors import ArchiveError
-from serving.errors import ServingError
-from serving.home import Home
-from serving.state import State
-from serving.store import admit, opened
+from eideticnet.export.errors import ArchiveError
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home import Home
+from eideticnet.serving.state import State
+from eideticnet.serving.store import admit, opened
 
 
 @pytest.fixture

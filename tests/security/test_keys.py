@@ -10,8 +10,8 @@ import httpx
 import psutil
 from served import serving
 
-from serving.client import Client, GrpcClient
-from serving.client.key import Key
+from eideticnet.client import Client, GrpcClient
+from eideticnet.client.key import Key
 
 ROW = {"data": [0] * 6}
 
@@ -72,7 +72,7 @@ def test_no_key_is_in_the_repr_of_a_client_or_in_a_traceback():
     assert not [c for c in clients if secret in repr(c)]
     for client in clients[:2]:
         client.close()
-    code = "import os;from serving.client import Client;Client('http://127.0.0.1:9',os.environ['K']).predict('m',{})"
+    code = "import os;from eideticnet.client import Client;Client('http://127.0.0.1:9',os.environ['K']).predict('m',{})"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "K": secret},

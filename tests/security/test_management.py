@@ -16,8 +16,8 @@ import pytest
 from grpc_management import GrpcManagement
 from served import until
 
-from serving.errors import ServingError
-from serving.home import Home
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home import Home
 
 
 @pytest.fixture

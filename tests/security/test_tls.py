@@ -13,9 +13,9 @@ import pytest
 from grpc_management import GrpcManagement
 from served import Served
 
-from serving.client import Client, GrpcClient
-from serving.errors import DeadlineError, NoAnswerError, ServingError
-from serving.tls import check
+from eideticnet.client import Client, GrpcClient
+from eideticnet.serving.errors import DeadlineError, NoAnswerError, ServingError
+from eideticnet.serving.tls import check
 
 ROW = {"data": [0] * 6}
 

@@ -13,9 +13,9 @@ from once import once
 from onnx import numpy_helper
 from torchserve import started
 
-from export.archive import read_archive, write_archive
-from export.bundle import write_bundle
-from serving.client import Client
+from eideticnet.client import Client
+from eideticnet.export.archive import read_archive, write_archive
+from eideticnet.export.bundle import write_bundle
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 

@@ -20,12 +20,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from relay import Relay
 from torchserve import asleep, wait_until_ready
 
-from serving.client import Answer, AsyncClient, Client, GrpcClient
-from serving.client.options import as_text, timed
-from serving.client.tracing import trace_headers
-from serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
-from serving.ports import free_ports
-from serving.process import TorchServe
+from eideticnet.client import Answer, AsyncClient, Client, GrpcClient
+from eideticnet.client.options import as_text, timed
+from eideticnet.client.tracing import trace_headers
+from eideticnet.serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
+from eideticnet.serving.ports import free_ports
+from eideticnet.serving.process import TorchServe
 
 MODEL = "digits-onnx"
 RAW = "application/octet-stream"

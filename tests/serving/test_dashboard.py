@@ -15,8 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from served import Served, until
 
-from export.archive import read_archive
-from serving.ports import free_ports
+from eideticnet.export.archive import read_archive
+from eideticnet.serving.ports import free_ports
 
 FOLDER = Path(__file__).parents[2] / "operations"
 DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())

@@ -15,14 +15,14 @@ from histories import edited
 from interrupted import TERMS, broken_off
 from served import MODEL, Served, until
 
-from export.archive import read_archive
-from serving.connection import Limits, connect
-from serving.deploy import deploy
-from serving.home import Home
-from serving.reconcile import settle
-from serving.running import find
-from serving.state import Model, State
-from serving.store import admit, prune
+from eideticnet.export.archive import read_archive
+from eideticnet.serving.connection import Limits, connect
+from eideticnet.serving.deploy import deploy
+from eideticnet.serving.home import Home
+from eideticnet.serving.reconcile import settle
+from eideticnet.serving.running import find
+from eideticnet.serving.state import Model, State
+from eideticnet.serving.store import admit, prune
 
 ROW = {"data": [0.5] * 6}
 UNMEASURED = "--accept-unmeasured-routing"

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from served import Served, until
 
-from serving.errors import Unavailable
-from serving.home import Home
-from serving.state import State
-from serving.store import prune
-from serving.trouble import Trouble
-from serving.watch import Watch
+from eideticnet.serving.errors import Unavailable
+from eideticnet.serving.home import Home
+from eideticnet.serving.state import State
+from eideticnet.serving.store import prune
+from eideticnet.serving.trouble import Trouble
+from eideticnet.serving.watch import Watch
 
 ROW = {"data": [0.5] * 6}
 PIPE = "pipe"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import drain
+from eideticnet.serving import drain
 
 
 def process(code):

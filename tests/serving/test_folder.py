@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from served import ROOT, SERVING, Served, until
 
-from serving.errors import Unavailable
-from serving.folder import PrivateFolder
-from serving.home import Home
-from serving.leftovers import clean_up
-from serving.process import MARK
+from eideticnet.serving.errors import Unavailable
+from eideticnet.serving.folder import PrivateFolder
+from eideticnet.serving.home import Home
+from eideticnet.serving.leftovers import clean_up
+from eideticnet.serving.process import MARK
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from protos import compiled
 from relay import Relay
 from torchserve import asleep
 
-from serving.client import AsyncGrpcClient, GrpcClient, OpenInference, stubs
-from serving.errors import DeadlineError, NoAnswerError, RequestError, WrongKeyError
+from eideticnet.client import AsyncGrpcClient, GrpcClient, OpenInference, stubs
+from eideticnet.serving.errors import DeadlineError, NoAnswerError, RequestError, WrongKeyError
 
 MODEL, SERVED = "digits-onnx", ["colours", "digits-onnx", "digits-torchscript"]
 RAW = "application/octet-stream"

@@ -15,8 +15,8 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 from served import Served, until
 
-from serving.metrics import merge_ended, registry
-from serving.watch import Watch
+from eideticnet.serving.metrics import merge_ended, registry
+from eideticnet.serving.watch import Watch
 
 WORKER = """
 import numpy as np, sys

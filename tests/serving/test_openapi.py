@@ -11,7 +11,7 @@ from pictures import picture
 from referencing import Registry, Resource
 from schemathesis import openapi
 
-from serving.openapi import document, example, page
+from eideticnet.serving.openapi import document, example, page
 
 ROOT = Path(__file__).parents[2]
 

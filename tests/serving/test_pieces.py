@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from relay import Relay
 
-from serving.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
-from serving.client.options import Options
-from serving.client.payload import numbers
-from serving.client.pieces import asking, run
-from serving.errors import DeadlineError, RequestError, ServingError
+from eideticnet.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
+from eideticnet.client.options import Options
+from eideticnet.client.payload import numbers
+from eideticnet.client.pieces import asking, run
+from eideticnet.serving.errors import DeadlineError, RequestError, ServingError
 
 MODEL = "digits-onnx"
 SAME = {

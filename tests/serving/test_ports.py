@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import serving
 
-from serving.errors import ServingError, Unavailable
-from serving.ports import OPTIONS, USUAL, free_ports, moved, taken
-from serving.settings import Network, Ports
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.ports import OPTIONS, USUAL, free_ports, moved, taken
+from eideticnet.serving.settings import Network, Ports
 
 USES = list(Ports.model_fields)
 

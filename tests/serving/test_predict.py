@@ -11,17 +11,17 @@ import numpy as np
 import pictures
 import pytest
 
-from export.archive import read_archive, write_archive
-from export.bundle import write_bundle
+from eideticnet.export.archive import read_archive, write_archive
+from eideticnet.export.bundle import write_bundle
 
 ROOT = Path(__file__).parents[2]
-PREDICT = f"{sys.executable} -m serving predict"
+PREDICT = f"{sys.executable} -m eideticnet.serving predict"
 SCRIPT = """
 # One process, because importing what the command line knows takes seconds.
 import os, shlex
 from pathlib import Path
 from typer.testing import CliRunner
-from serving.commands import app
+from eideticnet.serving.commands import app
 
 for name, command in {commands!r}.items():
     result = CliRunner().invoke(app, shlex.split(os.path.expandvars(command))[3:])

@@ -5,9 +5,9 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.management import HeldModel, HeldVersion, Worker
-from serving.pulse import Pulse
-from serving.state import Model, State, Version
+from eideticnet.serving.management import HeldModel, HeldVersion, Worker
+from eideticnet.serving.pulse import Pulse
+from eideticnet.serving.state import Model, State, Version
 
 STATE = State(
     models={

@@ -2,8 +2,8 @@
 
 from served import Served
 
-from export.archive import read_archive
-from serving.recording import read
+from eideticnet.export.archive import read_archive
+from eideticnet.serving.recording import read
 
 ROW = {"data": [0.5] * 6}
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from served import MODEL, ROOT, SERVING, Served, serving, until
 
-from serving.home import Home
-from serving.state import State
-from serving.store import admit
+from eideticnet.serving.home import Home
+from eideticnet.serving.state import State
+from eideticnet.serving.store import admit
 
 ROW = {"data": [0.5] * 6}
 

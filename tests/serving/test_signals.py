@@ -14,7 +14,7 @@ import pytest
 from ctrl_c import interrupted
 from served import ROOT, SERVING, Served, serving, until
 
-from serving.groups import STOP_SECONDS
+from eideticnet.serving.groups import STOP_SECONDS
 
 ROW = {"data": [0.5] * 6}
 
@@ -55,14 +55,14 @@ def test_a_quit_from_the_keyboard_leaves_as_little_as_another_stop(versions, tmp
 
 @pytest.mark.parametrize("module", ["typer", "httpx", "numpy"])
 def test_an_interrupt_while_modules_are_imported_shows_no_traceback(module):
-    result = interrupted("serving", module, "status")
+    result = interrupted("eideticnet.serving", module, "status")
     assert result.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in result.stderr
 
 
 def test_an_interrupted_command_says_so_and_ends_with_130(tmp_path):
     (tmp_path / "state.json").write_text("{}")
-    result = interrupted("serving", str(tmp_path), "status", "--home", str(tmp_path))
+    result = interrupted("eideticnet.serving", str(tmp_path), "status", "--home", str(tmp_path))
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 

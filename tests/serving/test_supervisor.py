@@ -15,15 +15,15 @@ import pytest
 from interrupted import TERMS
 from served import Served, alive, serving, until
 
-from serving.connection import connect
-from serving.deploy import deploy
-from serving.home import Home
-from serving.launch import Options
-from serving.ports import free_ports
-from serving.running import find
-from serving.start import prepared
-from serving.supervisor import Supervisor
-from serving.watch import Watch
+from eideticnet.serving.connection import connect
+from eideticnet.serving.deploy import deploy
+from eideticnet.serving.home import Home
+from eideticnet.serving.launch import Options
+from eideticnet.serving.ports import free_ports
+from eideticnet.serving.running import find
+from eideticnet.serving.start import prepared
+from eideticnet.serving.supervisor import Supervisor
+from eideticnet.serving.watch import Watch
 
 ROW = {"data": [0.5] * 6}
 
@@ -69,7 +69,10 @@ def test_only_archives_of_the_store_can_be_registered(server, versions):
 def test_a_second_server_on_one_home_is_refused_and_the_first_is_named(server):
     done = serving("start", "--home", server.home)
     assert done.returncode == 1
-    assert f"already: process {server.process.pid}; python -m serving deploy ARCHIVE --home" in done.stderr
+    assert (
+        f"already: process {server.process.pid}; python -m eideticnet.serving deploy ARCHIVE --home"
+        in done.stderr
+    )
     assert server.predict(ROW).status_code == 200
 
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.client import Client
-from serving.errors import ServingError, Unavailable, WrongKeyError
-from serving.home import Home
-from serving.launch import Options
-from serving.management import ManagementError
-from serving.running import Keys
-from serving.start import prepared, started
-from serving.tokens import Tokens
+from eideticnet.client import Client
+from eideticnet.serving.errors import ServingError, Unavailable, WrongKeyError
+from eideticnet.serving.home import Home
+from eideticnet.serving.launch import Options
+from eideticnet.serving.management import ManagementError
+from eideticnet.serving.running import Keys
+from eideticnet.serving.start import prepared, started
+from eideticnet.serving.tokens import Tokens
 
 MINUTES = 100
 ROW = {"data": [0.5] * 6}

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from served import until
 
-from serving import watch as module
-from serving.probes import PROBE_SECONDS
-from serving.watch import Watch
+from eideticnet.serving import watch as module
+from eideticnet.serving.probes import PROBE_SECONDS
+from eideticnet.serving.watch import Watch
 
 
 def server(models):

@@ -14,10 +14,10 @@ from served import until
 from torchserve import wait_until_ready
 from worker import make_bundle
 
-from export.archive import read_archive, write_archive
-from serving.ports import free_ports
-from serving.process import TorchServe
-from serving.recording import newest
+from eideticnet.export.archive import read_archive, write_archive
+from eideticnet.serving.ports import free_ports
+from eideticnet.serving.process import TorchServe
+from eideticnet.serving.recording import newest
 
 ROOT = Path(__file__).parents[2]
 SHADOW = {"eidetic-shadow": "1"}

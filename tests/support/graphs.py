@@ -23,8 +23,8 @@ from zoo import ZOO
 
 from eideticnet import EideticNetwork, Routing, batches, models
 from eideticnet.data import Loader
-from export.bundle import write_bundle
-from export.session import Run, session
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.session import Run, session
 
 BRIEF = replace(QUICK, max_epochs=1)
 COARSE = replace(LIGHT, step=0.8)

@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc
 
-from serving.client import stubs
-from serving.client.grpc import named
-from serving.client.key import Key
-from serving.client.options import patience
-from serving.errors import DeadlineError
+from eideticnet.client import stubs
+from eideticnet.client.grpc import named
+from eideticnet.client.key import Key
+from eideticnet.client.options import patience
+from eideticnet.serving.errors import DeadlineError
 
 
 class GrpcManagement:

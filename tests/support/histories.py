@@ -17,10 +17,10 @@ from nets import LIGHT, QUICK, fit, names, task_loader
 from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Inputs
-from export.archive import write_archive
-from export.bundle import write_bundle
-from export.container import write_members
-from export.contents import MANIFEST, manifest
+from eideticnet.export.archive import write_archive
+from eideticnet.export.bundle import write_bundle
+from eideticnet.export.container import write_members
+from eideticnet.export.contents import MANIFEST, manifest
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 INPUTS = Inputs((FEATURES,), mean=(0.1,), std=(1.5,))

@@ -8,11 +8,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from serving.connection import connect
-from serving.deploy import deploy, rollback
-from serving.home import Home
-from serving.judgement import Terms
-from serving.running import find
+from eideticnet.serving.connection import connect
+from eideticnet.serving.deploy import deploy, rollback
+from eideticnet.serving.home import Home
+from eideticnet.serving.judgement import Terms
+from eideticnet.serving.running import find
 
 TERMS = Terms(accept_unmeasured_routing=True)
 

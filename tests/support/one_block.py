@@ -9,11 +9,11 @@ from tolerances import EXPORTED
 from torch import Tensor, nn
 
 from eideticnet.block import Block
+from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.session import session
 from eideticnet.normal import as_named
 from eideticnet.program import HEAD
 from eideticnet.tracing import trace
-from export.onnx_body import to_onnx
-from export.session import session
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""``python -m serving start`` in a process of its own, and requests to it."""
+"""``python -m eideticnet.serving start`` in a process of its own, and requests to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).parents[2]
-SERVING = [sys.executable, "-m", "serving"]
+SERVING = [sys.executable, "-m", "eideticnet.serving"]
 MODEL = "net"
 
 

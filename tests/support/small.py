@@ -9,9 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from export.container import write_members
-from export.contents import MANIFEST, manifest
-from export.releases import handler_files, is_handler
+from eideticnet.export.container import write_members
+from eideticnet.export.contents import MANIFEST, manifest
+from eideticnet.export.releases import handler_files, is_handler
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "tests/export/attacks/base.mar"

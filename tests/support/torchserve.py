@@ -9,13 +9,13 @@ from typing import Any
 
 import psutil
 
-from export.archive import Archive
-from serving.client import Client
-from serving.errors import ServingError
-from serving.ports import free_ports
-from serving.probes import Prober
-from serving.process import TorchServe
-from serving.ready import give_up, wait_for_keys
+from eideticnet.client import Client
+from eideticnet.export.archive import Archive
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.ports import free_ports
+from eideticnet.serving.probes import Prober
+from eideticnet.serving.process import TorchServe
+from eideticnet.serving.ready import give_up, wait_for_keys
 
 
 def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float) -> Client:

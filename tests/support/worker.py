@@ -13,7 +13,7 @@ from nets import trained
 from ts.context import Context, RequestProcessor
 
 from eideticnet import EideticNetwork
-from export.bundle import write_bundle
+from eideticnet.export.bundle import write_bundle
 
 
 @dataclass

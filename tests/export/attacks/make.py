@@ -418,8 +418,8 @@ def make_base() -> bytes:
     sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
     from nets import trained
 
-    from export.archive import write_archive
-    from export.bundle import write_bundle
+    from eideticnet.export.archive import write_archive
+    from eideticnet.export.bundle import write_bundle
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, archive = Path(temporary) / "bundle", Path(temporary) / "base.mar"
