@@ -1,10 +1,12 @@
 """A server is given up for lost when it is silent or idle for too long, and not because nobody looked."""
 
-import time
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eideticnet.serving import pulse as module
 from eideticnet.serving.management import HeldModel, HeldVersion, Worker
 from eideticnet.serving.pulse import Pulse
 from eideticnet.serving.state import Model, State, Version
@@ -23,31 +25,40 @@ def held(ready, other=False):
     return {n: HeldModel("1", {"1": HeldVersion(f"{n}.mar", 1, (Worker(7, r),))}) for n, r in models.items()}
 
 
-def test_a_long_time_without_a_look_is_no_silence():
-    pulse = Pulse(silence=0.05, idleness=0.05)
+@pytest.fixture
+def clock(monkeypatch):
+    """What the pulse takes for the time; the test moves it."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_a_long_time_without_a_look_is_no_silence(clock):
+    pulse = Pulse(silence=5, idleness=5)
     pulse.beat(STATE, held(True))
-    time.sleep(0.1)
+    clock.now += 10
     assert pulse.lost() == ""
     pulse.miss()
     assert pulse.lost() == ""
 
 
-def test_silence_and_idleness_are_told_once_they_last():
+def test_silence_and_idleness_are_told_once_they_last(clock):
     for sign, words in (
         (Pulse.miss, "answered nothing"),
         (lambda p: p.miss(wrong_key=True), "refused its own keys"),
         (lambda p: p.beat(STATE, held(False)), "no worker of"),
     ):
-        pulse = Pulse(silence=0.05, idleness=0.05)
+        pulse = Pulse(silence=5, idleness=5)
         sign(pulse)
+        clock.now += 5
         assert pulse.lost() == ""
-        time.sleep(0.1)
+        clock.now += 1
         sign(pulse)
         assert words in pulse.lost()
 
 
 def test_a_model_without_workers_costs_no_other_its_server():
-    pulse = Pulse(silence=0.05, idleness=-1)
+    pulse = Pulse(silence=5, idleness=-1)
     for one, other in ((True, False), (False, True)):
         pulse.beat(STATE, held(one, other))
         assert pulse.lost() == ""
