@@ -9,19 +9,20 @@ two are not that. Imports neither torch nor eideticnet.
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Literal
 
-from eideticnet.export.archive import check_there
+from eideticnet.export.archive import check_there, read_files
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.hashing import file_sha256
 from eideticnet.export.real_inputs import read_inputs
 from eideticnet.export.retention import TaskProof, changed_promises, task_proofs
 from eideticnet.export.routing_check import RoutingCheck, check_routing, kept_inputs
 from eideticnet.export.session import THREADS
-from eideticnet.export.version import Version, contradictions, open_version
+from eideticnet.export.version import Reader, Version, contradictions, open_version
 
 Verdict = Literal["proven", "refused", "not comparable"]
 STATUS: dict[Verdict, int] = {"proven": 0, "refused": 1, "not comparable": 3}
@@ -45,12 +46,13 @@ class Report:
     routing: RoutingCheck | None = None
     sound: bool = True
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, known: Mapping[Path, str] = {}) -> dict[str, Any]:
+        """``known``: SHA-256 of archives that need not be read for it."""
         return {
             "verdict": self.verdict,
             "reasons": self.reasons,
-            "old": self._described(self.old),
-            "new": self._described(self.new),
+            "old": self._described(self.old, known),
+            "new": self._described(self.new, known),
             "tasks": [proof.to_json() for proof in self.tasks],
             "routing": None if self.routing is None else self.routing.to_json(),
             "run": {
@@ -61,25 +63,31 @@ class Report:
             },
         }
 
-    def _described(self, path: Path) -> dict[str, str | None]:
-        return {"file": path.name, "sha256": file_sha256(path) if self.sound else None}
+    def _described(self, path: Path, known: Mapping[Path, str]) -> dict[str, str | None]:
+        return {"file": path.name, "sha256": (known.get(path) or file_sha256(path)) if self.sound else None}
 
 
-def verify(new: Path, against: Path, routing_data: Path | None = None, max_drop: float = MAX_DROP) -> Report:
+def verify(
+    new: Path,
+    against: Path,
+    routing_data: Path | None = None,
+    max_drop: float = MAX_DROP,
+    read: Reader = read_files,
+) -> Report:
     """Whether ``new`` may replace ``against``; one that is broken is refused. ``ArchiveError`` where one is
     not there, or the routing data can't be read."""
     for path in (against, new):
         check_there(path)
     try:
-        return _compared(new, against, routing_data, max_drop)
+        return _compared(new, against, routing_data, max_drop, read)
     except InputsError:
         raise  # the operator's, and no fault of the archives
     except ArchiveError as error:
         return Report("refused", against, new, [str(error)], sound=False)
 
 
-def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: float) -> Report:
-    before, after = open_version(against), open_version(new)
+def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: float, read: Reader) -> Report:
+    before, after = open_version(against, read), open_version(new, read)
     if isinstance(before, str) or isinstance(after, str):
         reasons = [found for found in (before, after) if isinstance(found, str)]
         return Report("not comparable", against, new, reasons)

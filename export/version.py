@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from eideticnet.export.tail import INPUTS, OUTPUTS, ROUTER, Rule, attach, attach
 
 Key = tuple[str, int]
 """A task's name and its revision."""
+Reader = Callable[[Path], tuple[Archive, dict[str, bytes]]]
+"""What reads an archive, or has read it."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Version:
         return self.digests[logits_name(task["owner"])]
 
 
-def open_version(path: Path) -> Version | str:
+def open_version(path: Path, read: Reader = read_files) -> Version | str:
     """Read an archive and digest its graph; a sentence where it is of a kind that promises no bits.
     ``ArchiveError`` says what is wrong with it."""
-    archive, files = read_files(path)
+    archive, files = read(path)
     if minor(archive.bundle) < 2:
         return (
             f"{path} is of schema {archive.bundle['schema']}, which lacks what a proof needs: export it again"

@@ -14,11 +14,11 @@ import numpy as np
 from locust import FastHttpUser, LoadTestShape, User, constant, events, task
 
 from eideticnet.client import GrpcClient
-from eideticnet.client.key import Key
 from eideticnet.loadtest.objectives import read_plan
 from eideticnet.loadtest.payloads import Checked, Inputs
 from eideticnet.loadtest.shapes import users_at
 from eideticnet.serving.errors import ServingError
+from eideticnet.serving.key import Key
 
 grpc.experimental.gevent.init_gevent()
 PLAN = read_plan(Path(os.environ["EIDETIC_PLAN"]))

@@ -1,1 +1,1 @@
-"""Run TorchServe with our model archives: start, watch, stop. Never imports torch or eideticnet."""
+"""Serve model archives: start an engine, watch it, let new versions take over, stop. Never imports torch."""

@@ -21,7 +21,7 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     spell_out()
     from eideticnet.serving.commands import app, failed
-    from eideticnet.serving.trouble import FORESEEN
+    from eideticnet.serving.supervise.trouble import FORESEEN
 
     for each in STOP_SIGNALS:
         if each in _HEEDED or signal.getsignal(each) != signal.SIG_IGN:  # as by nohup

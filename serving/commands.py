@@ -17,28 +17,26 @@ from eideticnet.client.options import LONGEST
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable
 from eideticnet.export.verify import MAX_DROP
-from eideticnet.serving.connection import Connection, Limits, connect
-from eideticnet.serving.cores import fitting
-from eideticnet.serving.deploy import Step
-from eideticnet.serving.deploy import deploy as deploy_steps
-from eideticnet.serving.deploy import remove as remove_steps
-from eideticnet.serving.deploy import rollback as rollback_steps
+from eideticnet.serving.default_engine import HEAP_MEGABYTES, NAME, default_engine
+from eideticnet.serving.deploys.connection import Connection, Limits, connect
+from eideticnet.serving.deploys.deploy import DeployReport, Step
+from eideticnet.serving.deploys.deploy import deploy as deploy_steps
+from eideticnet.serving.deploys.deploy import remove as remove_steps
+from eideticnet.serving.deploys.deploy import rollback as rollback_steps
+from eideticnet.serving.deploys.policy import Policy
+from eideticnet.serving.deploys.recording import read as read_recording
+from eideticnet.serving.deploys.shadow import ShadowPolicy
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.home import Home
-from eideticnet.serving.judgement import Terms
-from eideticnet.serving.launch import Options
-from eideticnet.serving.ports import OPTIONS, check_hosts
-from eideticnet.serving.recording import read as read_recording
-from eideticnet.serving.report import DeployReport
-from eideticnet.serving.running import Profile, Starting, find
-from eideticnet.serving.settings import HEAP_MEGABYTES, HOST, Network
-from eideticnet.serving.shadow import ShadowTerms
+from eideticnet.serving.home.addresses import HOST, Network
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import Profile, Starting, find, stop_server
+from eideticnet.serving.home.state import State
+from eideticnet.serving.home.store import opened, prune
 from eideticnet.serving.show import announce, heedless, show_status, show_step, status_json
-from eideticnet.serving.start import prepared, run_beside, started
-from eideticnet.serving.state import State
-from eideticnet.serving.stop import stop_server
-from eideticnet.serving.store import opened, prune
-from eideticnet.serving.tls import check as check_tls
+from eideticnet.serving.supervise.cores import fitting
+from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.ports import OPTIONS, check_hosts
+from eideticnet.serving.supervise.start import prepared, run_beside, started
 
 NOT_RUNNING = 3
 
@@ -78,7 +76,7 @@ DrainSeconds = Annotated[float, _wait("How long the old version may finish what 
 StopSeconds = Annotated[float, _wait("How long requests may take to end at the stop.")]
 SilenceSeconds = Annotated[
     float,
-    _wait("TorchServe is started again after so long without an answer."),
+    _wait(f"{NAME} is started again after so long without an answer."),
 ]
 Run = Annotated[
     str,
@@ -121,7 +119,7 @@ def start(
     management_port: Port = None,
     grpc_port: Port = None,
     control_port: Port = None,
-    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate: TorchServe speaks TLS.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help=f"PEM certificate: {NAME} speaks TLS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key of it.")] = None,
     allow_torch: Annotated[
         bool,
@@ -140,7 +138,8 @@ def start(
     """Serve in the foreground until Ctrl-C or SIGTERM, then leave nothing behind but HOME."""
     if (tls_cert is None) != (tls_key is None):
         raise ServingError("--tls-cert and --tls-key go together")
-    network = Network(host, management_host, tls_cert, tls_key)
+    engine, network = default_engine(java_heap), Network(host, management_host, tls_cert, tls_key)
+    said = engine.check(network)
     check_hosts(network)
     if keys is not None and keys.is_dir():
         raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
@@ -153,17 +152,17 @@ def start(
             raise ServingError(f"--keys {keys} can't be written: {error.strerror}") from None
         check_writable(keys)
     workers, notes = fitting(workers)
-    for note in [*notes, *(check_tls(tls_cert, tls_key) if tls_cert and tls_key else [])]:
+    for note in [*notes, *said]:
         typer.echo(note, err=True)
     asked = zip(OPTIONS, (http_port, management_port, grpc_port, control_port), strict=True)
     options = Options(
+        engine=engine,
         network=network,
         ports={use: port for use, port in asked if port is not None},
         workers=workers,
         profile=profile,
         allow_torch=allow_torch,
         record=record,
-        heap=java_heap,
         keys=keys,
         startup_seconds=startup_seconds,
         stop_seconds=stop_seconds,
@@ -185,7 +184,7 @@ def _serve(home: Home, archives: list[Path], options: Options, replace: bool, ru
     with prepared(home, archives, options, replace=replace) as notes:
         for note in notes:
             console.print(note, markup=False)
-        starting = console.status("starting TorchServe")
+        starting = console.status(f"starting {NAME}")
         starting.start()
         with started(home, options) as supervisor:
             starting.stop()
@@ -266,11 +265,11 @@ def deploy(
     """
     if max_shadow_changes is not None and shadow is None:
         raise ServingError("--max-shadow-changes needs --shadow FILE")
-    terms = Terms(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable)
-    shadowing = ShadowTerms(shadow, max_shadow_changes) if shadow else None
+    policy = Policy(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable)
+    shadowing = ShadowPolicy(shadow, max_shadow_changes) if shadow else None
     place = Home(home)
     with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
-        _carry_out("deploy", server, deploy_steps(server, archive, terms, shadowing, name))
+        _carry_out("deploy", server, deploy_steps(server, archive, policy, shadowing, name))
 
 
 @app.command()
@@ -286,7 +285,7 @@ def recorded(
     state = State.load(place.state)
     name = state.only(name)
     archive = opened(name, state.models[name].default, place.store, allow_torch=True)  # of which nothing runs
-    found = read_recording(place.records, name, archive.bundle["input"])
+    found = read_recording(place.recordings, name, archive.bundle["input"])
     found.write(out)
     typer.echo(f"{len(found)} requests to {name} in {out}")
 

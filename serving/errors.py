@@ -5,6 +5,9 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+MOST_BYTES = 6_553_500
+"""The largest body of a request."""
+
 
 class ServingError(Exception):
     """The server can't do what was asked; the message says why and what to do."""
@@ -28,7 +31,7 @@ class NoAnswerError(ServingError):
 class RequestError(ServingError):
     """The server answered with an error status. ``body`` is its JSON, or its text.
 
-    ``kind``, ``field`` and ``message`` are those of our error object; of an error of TorchServe's
+    ``kind``, ``field`` and ``message`` are those of our error object; of an error of the front end's
     own, ``kind`` is its type and ``field`` is empty.
     """
 
@@ -66,5 +69,31 @@ class DeadlineError(RequestError):
 
 
 class WrongKeyError(RequestError):
-    """The server was given no key, or does not know it: TorchServe makes new ones each time it starts. The
-    status is 401, whatever TorchServe's own is."""
+    """The server was given no key, or does not know it: there may be new ones each time it starts. The
+    status is 401, whatever the front end's own is."""
+
+
+_STATUS = {
+    "bad_request": 400,
+    "expired": 408,
+    "too_large": 413,
+    "unsupported_media_type": 415,
+    "internal": 500,
+}
+
+
+def failure(status: int, body: object) -> RequestError:
+    """The error that ``body`` describes. gRPC can't carry a status: one of 200 is that which the error's kind
+    has over HTTP."""
+    error = RequestError(status, body)
+    if status == 200:
+        error = RequestError(_STATUS.get(error.kind, 200), body)
+    if error.status == 408:
+        return DeadlineError(body)
+    return WrongKeyError(401, body) if error.status == 401 else error
+
+
+def too_large(bytes: int | str) -> dict[str, Any]:
+    """The error of a request of so many bytes."""
+    message = f"has {bytes} bytes; expected {MOST_BYTES} at most"
+    return {"error": {"kind": "too_large", "field": "body", "message": message}}

@@ -17,15 +17,15 @@ from rich.table import Table
 from eideticnet.export.archive import Archive
 from eideticnet.export.show import doubted
 from eideticnet.export.show import show as show_proof
-from eideticnet.serving.connection import Connection
-from eideticnet.serving.deploy import Step
-from eideticnet.serving.home import Home
-from eideticnet.serving.management import HeldModel
-from eideticnet.serving.ports import moved
-from eideticnet.serving.probes import as_json, example, write_example
-from eideticnet.serving.running import Running, Starting
-from eideticnet.serving.settings import Ports
-from eideticnet.serving.state import State
+from eideticnet.serving.deploys.connection import Connection
+from eideticnet.serving.deploys.deploy import Step
+from eideticnet.serving.deploys.probes import as_json, example, write_example
+from eideticnet.serving.engine import HeldModel
+from eideticnet.serving.home.addresses import Ports
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import Running, Starting
+from eideticnet.serving.home.state import State
+from eideticnet.serving.supervise.ports import moved
 
 
 class _Heedless:

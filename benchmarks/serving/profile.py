@@ -25,7 +25,7 @@ from benchmarks.serving.nets import SHAPES, pack
 from benchmarks.serving.payloads import RAW, Bare, Questions, questions
 from benchmarks.serving.servers import ours, peer
 from benchmarks.serving.threads import java, spent
-from eideticnet.serving.running import Running
+from eideticnet.serving.home.running import Running
 
 _ROUNDS, _COUNT, _CONNECTIONS = 5, 6000, 32
 _RECORDING = ("jdk.CPUTimeSample#enabled=true", "jdk.CPUTimeSample#throttle=2ms")

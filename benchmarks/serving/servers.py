@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.serving.client import Target
 from eideticnet.export.archive import read_archive
-from eideticnet.serving.groups import end_group
-from eideticnet.serving.running import Running
+from eideticnet.serving.home.running import Running
+from eideticnet.serving.processes.groups import end_group
 
 BENCHMARKS = Path(__file__).parents[1]
 PEERS_PYTHON = BENCHMARKS.parent / ".venv-peers" / "bin" / "python"

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eideticnet.serving.errors import DeadlineError, RequestError, WrongKeyError
-from eideticnet.serving.settings import MOST_BYTES
-
-WRONG_KEY = "InvalidKeyException"  # TorchServe's type of error, answered as a 400
+from eideticnet.client.wire import understood
+from eideticnet.serving.errors import RequestError, failure
 
 
 @dataclass(frozen=True)
@@ -64,31 +62,4 @@ def decode(status: int, content: bytes) -> dict[str, Any]:
         body = content.decode("utf-8", "replace")
     if status == 200 and isinstance(body, dict) and "error" not in body:
         return body
-    raise failure(status, body)
-
-
-_STATUS = {
-    "bad_request": 400,
-    "expired": 408,
-    "too_large": 413,
-    "unsupported_media_type": 415,
-    "internal": 500,
-}
-
-
-def failure(status: int, body: object) -> RequestError:
-    """The error that ``body`` describes, with the status that its kind has over HTTP."""
-    if status == 413 and not body:  # TorchServe says nothing at all
-        body = too_large("too many")
-    error = RequestError(status, body)
-    if status == 200:
-        error = RequestError(_STATUS.get(error.kind, 200), body)
-    if error.status == 408:
-        return DeadlineError(body)
-    return WrongKeyError(401, body) if error.kind == WRONG_KEY else error
-
-
-def too_large(bytes: int | str) -> dict[str, Any]:
-    """The error of a request of so many bytes."""
-    message = f"has {bytes} bytes; expected {MOST_BYTES} at most"
-    return {"error": {"kind": "too_large", "field": "body", "message": message}}
+    raise failure(*understood(status, body))

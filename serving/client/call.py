@@ -61,7 +61,7 @@ class Call:
 
 
 def segment(what: str, name: str) -> str:
-    """The name of a model or version as one part of a path. TorchServe decodes a path before it looks for
+    """The name of a model or version as one part of a path. A front end decodes a path before it looks for
     slashes, so a name that holds one would lead elsewhere."""
     if not isinstance(name, str) or not name or "/" in name or not name.isprintable():
         raise ServingError(f"{name!r} is no name of a {what}")

@@ -14,9 +14,9 @@ from eideticnet.client.http import Client
 from eideticnet.client.options import Options
 from eideticnet.client.table import answer_table, json_line
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.home import Home
-from eideticnet.serving.running import find
-from eideticnet.serving.state import State
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import find
+from eideticnet.serving.home.state import State
 
 _RETRIES = 5
 _TYPES = {"raw": "application/octet-stream", "json": "application/json", "npy": "application/x-npy"}

@@ -1,11 +1,10 @@
 """Predictions over gRPC. Errors are the same as over HTTP.
 
-TorchServe hands the handler the entries of the request's map and no metadata: options are entries.
+A model is handed the entries of the request's map and no metadata: options are entries.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,45 +13,14 @@ from typing import Any, Unpack, overload
 
 import grpc
 
-from eideticnet.client import stubs
-from eideticnet.client.answers import WRONG_KEY, Answer, failure
+from eideticnet.client.answers import Answer
 from eideticnet.client.call import Call
-from eideticnet.client.key import Key
 from eideticnet.client.options import Options, patience
 from eideticnet.client.payload import Input, Instances
 from eideticnet.client.pieces import Known, asking, run, run_async
 from eideticnet.client.retry import async_retrying, checked, retrying
-from eideticnet.serving.errors import NoAnswerError, ServingError
-
-_STATUS = {
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-}
-_BROKEN = re.compile(r"Stream removed|RST_STREAM|GOAWAY")
-"""How the end of a connection looks to a call in the middle of it."""
-_NO_ROOM = "has no worker to serve inference request"
-"""What TorchServe says of a full queue, and of a model without workers."""
-
-
-def named(error: grpc.RpcError, target: str, late: ServingError) -> ServingError:
-    """Our own error for what gRPC raised."""
-    code, details = error.code(), str(error.details())
-    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return late
-    if code == grpc.StatusCode.UNAVAILABLE or _BROKEN.search(details):
-        return NoAnswerError(f"no answer from {target}: {details}")
-    message, _, java = details.partition("\n")  # TorchServe's own errors end with the exception's class
-    kind = java.removesuffix(".()").rpartition(".")[2]
-    status = 404 if "NotFound" in kind else _STATUS.get(code, 500)
-    if message.startswith("Model ") and _NO_ROOM in message:  # which gRPC calls an internal error
-        status, kind = 503, "ServiceUnavailableException"
-    if message.startswith("Token Authorization failed"):
-        kind = WRONG_KEY
-    if message in ("", "None"):
-        message = f"gRPC's {code.name}, and nothing more: the server could not pass the request on"
-    return failure(status, {"error": {"kind": kind or code.name.lower(), "message": message}})
+from eideticnet.client.wire import services
+from eideticnet.serving.key import Key
 
 
 class _Base:
@@ -72,7 +40,7 @@ class _Base:
         try:
             yield
         except grpc.RpcError as error:
-            raise named(error, self.target, call.late(self.target)) from None
+            raise services.named(error, self.target, call.late(self.target)) from None
 
 
 def _message(call: Call) -> dict[str, Any]:
@@ -94,8 +62,8 @@ class GrpcClient(_Base):
         self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
     ) -> None:
         super().__init__(target, key, timeout, retries)
-        self._channel = stubs.open_channel(target, ca)
-        self._predictions = stubs.Rpc(self._channel, stubs.INFERENCE, "Predictions")
+        self._channel = services.open_channel(target, ca)
+        self._predictions = services.Rpc(self._channel, services.INFERENCE, "Predictions")
 
     @overload
     def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
@@ -130,8 +98,8 @@ class AsyncGrpcClient(_Base):
         self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
     ) -> None:
         super().__init__(target, key, timeout, retries)
-        self._channel = stubs.open_channel(target, ca, aio=True)
-        self._predictions = stubs.Rpc(self._channel, stubs.INFERENCE, "Predictions")
+        self._channel = services.open_channel(target, ca, aio=True)
+        self._predictions = services.Rpc(self._channel, services.INFERENCE, "Predictions")
 
     @overload
     async def predict(

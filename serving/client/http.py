@@ -13,16 +13,15 @@ from urllib.parse import quote
 
 import httpx
 
-from eideticnet.client.answers import Answer, too_large
+from eideticnet.client.answers import Answer
 from eideticnet.client.bounded import BoundedTransport
 from eideticnet.client.call import Call
-from eideticnet.client.key import Key
 from eideticnet.client.options import Options, patience
 from eideticnet.client.payload import Input, Instances
 from eideticnet.client.pieces import Known, asking, run, run_async
 from eideticnet.client.retry import async_retrying, checked, retrying
-from eideticnet.serving.errors import ClosedError, NoAnswerError, RequestError
-from eideticnet.serving.settings import MOST_BYTES
+from eideticnet.serving.errors import MOST_BYTES, ClosedError, NoAnswerError, RequestError, too_large
+from eideticnet.serving.key import Key
 
 
 class _Base:
@@ -62,13 +61,13 @@ class _Base:
             raise ClosedError() from None
         except httpx.HTTPError as error:
             size = len(call.payload.content)
-            if size > MOST_BYTES:  # TorchServe closes the connection before it has read so much
+            if size > MOST_BYTES:  # the server closes the connection before it has read so much
                 raise RequestError(413, too_large(size)) from None
             raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
 
 
 def _header(option: str) -> str:
-    """TorchServe hands query parameters on only beside a form, so options travel as headers."""
+    """Query parameters reach a model only beside a form, so options travel as headers."""
     return f"eidetic-{option.replace('_', '-')}"
 
 

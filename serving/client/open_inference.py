@@ -11,23 +11,23 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from eideticnet.client import options, stubs
-from eideticnet.client.answers import Answer, failure
+from eideticnet.client import options
+from eideticnet.client.answers import Answer
 from eideticnet.client.call import Call
-from eideticnet.client.grpc import named
-from eideticnet.client.key import Key
 from eideticnet.client.options import Options
 from eideticnet.client.payload import Instances, Payload, numbers
 from eideticnet.client.retry import checked, retrying
-from eideticnet.serving.errors import DeadlineError, RequestError
+from eideticnet.client.wire import services
+from eideticnet.serving.errors import DeadlineError, RequestError, failure
+from eideticnet.serving.key import Key
 
 _TYPES = {"f": ("FP32", "fp32_contents"), "i": ("INT64", "int64_contents")}
 
 
 class OpenInference:
-    """Speaks to TorchServe's own package of the protocol, which stock clients don't reach.
+    """Speaks to the server's own package of the protocol, which stock clients don't reach.
 
-    TorchServe passes neither the request's parameters nor raw contents on, so options are small
+    It passes neither the request's parameters nor raw contents on, so options are small
     tensors beside ``x`` and numbers go one by one: slower than ``GrpcClient``, and nothing is split.
     """
 
@@ -36,7 +36,7 @@ class OpenInference:
     ) -> None:
         self.target, self._key = target, Key(key)
         self._timeout, self._retries = options.patience(timeout), checked(retries)
-        self._channel = stubs.open_channel(target, ca)
+        self._channel = services.open_channel(target, ca)
 
     def live(self) -> bool:
         """Whether the server answers at all."""
@@ -47,11 +47,11 @@ class OpenInference:
         return bool(self._call("ServerReady").ready)
 
     def model_ready(self, model: str, version: str = "") -> bool:
-        """Whether TorchServe says so of one model."""
+        """Whether the server says so of one model."""
         return bool(self._call("ModelReady", name=model, version=version).ready)
 
     def metadata(self, model: str) -> dict[str, Any]:
-        """Name and versions of a model; TorchServe tells no more, and nothing about itself."""
+        """Name and versions of a model; the server tells no more, and nothing about itself."""
         told = self._call("ModelMetadata", name=model)
         return {"name": told.name, "versions": list(told.versions), "platform": told.platform}
 
@@ -66,19 +66,19 @@ class OpenInference:
 
     def _try(self, call: Call, request: dict[str, Any]) -> list[Answer]:
         call.authorization = self._key.header()
-        rpc = stubs.Rpc(self._channel, stubs.OPEN_INFERENCE, "ModelInfer")
+        rpc = services.Rpc(self._channel, services.OPEN_INFERENCE, "ModelInfer")
         try:
             told = rpc([("authorization", call.authorization)], call.limit(), **request)
         except grpc.RpcError as error:
-            raise named(error, self.target, call.late(self.target)) from None
+            raise services.named(error, self.target, call.late(self.target)) from None
         return _answers({output.name: output for output in told.outputs})
 
     def _call(self, method: str, **fields: Any) -> Any:
-        rpc = stubs.Rpc(self._channel, stubs.OPEN_INFERENCE, method)
+        rpc = services.Rpc(self._channel, services.OPEN_INFERENCE, method)
         try:
             return rpc([("authorization", self._key.header())], self._timeout, **fields)
         except grpc.RpcError as error:
-            raise named(error, self.target, DeadlineError(seconds=self._timeout)) from None
+            raise services.named(error, self.target, DeadlineError(seconds=self._timeout)) from None
 
     def close(self) -> None:
         self._channel.close()
@@ -93,7 +93,7 @@ class OpenInference:
 
 
 def _finite(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """``array``, if TorchServe can pass it on, which fails at what JSON does not know."""
+    """``array``, if the server can pass it on, which fails at what JSON does not know."""
     if len(bad := np.argwhere(~np.isfinite(array))):
         place = name + "".join(f"[{i}]" for i in bad[0])
         message = f"is {array[tuple(bad[0])]}; expected a finite number"

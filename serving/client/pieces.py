@@ -18,8 +18,7 @@ from eideticnet.client.answers import Answer
 from eideticnet.client.call import Call
 from eideticnet.client.options import Options
 from eideticnet.client.payload import JPEG, NPY, PNG, RAW, Input, Payload, encode, is_whole, numbers, stored
-from eideticnet.serving.errors import RequestError, ServingError
-from eideticnet.serving.settings import MOST_BYTES
+from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError
 
 Result: TypeAlias = dict[str, Any] | list[Answer]
 Asking: TypeAlias = Generator[Call, Result, Result]

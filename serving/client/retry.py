@@ -5,7 +5,7 @@ a connection that was refused or broke, a worker that died, a request that was l
 key that a server which has just started anew is about to write down. A request that is wrong stays wrong.
 
 A worker is back within two seconds, on a busy machine within five; meanwhile what is sent waits in
-TorchServe's queue. The pauses grow so fast that three retries bridge the two seconds, should they be refused.
+the server's queue. The pauses grow so fast that three retries bridge the two seconds, should they be refused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 
 from eideticnet.client.call import Call
-from eideticnet.client.key import Key
+from eideticnet.client.wire import worker_died
 from eideticnet.serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
+from eideticnet.serving.key import Key
 
 _FIRST_WAIT, _LONGEST_WAIT, _GROWTH = 0.1, 3.0, 4  # seconds, and how many times as long the next one is
 _BUSY = (429, 502, 503, 504, 507)
@@ -25,7 +26,7 @@ _BUSY = (429, 502, 503, 504, 507)
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well be answered if it is sent again."""
     if isinstance(error, RequestError):
-        return error.status in _BUSY or (error.status >= 500 and "worker died" in error.message.lower())
+        return error.status in _BUSY or (error.status >= 500 and worker_died(error.message))
     return isinstance(error, NoAnswerError)
 
 

@@ -24,7 +24,7 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import scratch_folder, whole_file, whole_folder
 from eideticnet.export.real_inputs import read_inputs
 from eideticnet.export.verify import verify
-from eideticnet.serving.store import admit
+from eideticnet.serving.home.store import admit
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from served import until
 
 from eideticnet.export.real_inputs import read_inputs
+from eideticnet.serving.deploys.recording import newest, prune, read
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.recording import newest, prune, read
 
 SPEC = {"shape": [4], "dtype": "float32", "low": None, "high": None}
 

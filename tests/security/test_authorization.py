@@ -4,7 +4,7 @@ import grpc
 import httpx
 import pytest
 
-from eideticnet.client import stubs
+from eideticnet.serving.torchserve import services
 
 INFERENCE = [
     ("GET", "/ping"),
@@ -71,13 +71,13 @@ def test_the_key_for_predictions_is_no_key_for_management_on_either_port(server)
 
 
 @pytest.mark.parametrize(
-    ("use", "service"), [("inference", stubs.INFERENCE), ("management", stubs.MANAGEMENT)]
+    ("use", "service"), [("inference", services.INFERENCE), ("management", services.MANAGEMENT)]
 )
 def test_every_method_over_grpc_refuses_every_wrong_key(server, use, service):
-    described = stubs._pool().FindServiceByName(service)
-    with stubs.open_channel(server.running[f"grpc_{use}"], None) as channel:
+    described = services._pool().FindServiceByName(service)
+    with services.open_channel(server.running[f"grpc_{use}"], None) as channel:
         for method in described.methods:
-            call = stubs.Rpc(channel, service, method.name)
+            call = services.Rpc(channel, service, method.name)
             for headers in wrong(server, use):
                 metadata = [(name.lower(), value) for name, value in headers.items()]
                 with pytest.raises(grpc.RpcError) as error:

@@ -9,9 +9,9 @@ from served import Served, serving
 
 from eideticnet.export.errors import ArchiveError
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.home import Home
-from eideticnet.serving.state import State
-from eideticnet.serving.store import admit, opened
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.state import State
+from eideticnet.serving.home.store import admit, opened
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psutil
 from served import serving
 
 from eideticnet.client import Client, GrpcClient
-from eideticnet.client.key import Key
+from eideticnet.serving.key import Key
 
 ROW = {"data": [0] * 6}
 

@@ -16,8 +16,7 @@ import pytest
 from served import until
 
 from eideticnet.client import GrpcClient
-from eideticnet.serving.errors import RequestError, ServingError
-from eideticnet.serving.settings import MOST_BYTES
+from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError
 
 ROW = {"data": [0] * 6}
 
@@ -59,7 +58,7 @@ def test_a_message_over_the_limit_is_refused_over_grpc(server, monkeypatch):
             client.predict("net", np.zeros((300_000, 6), np.float32).tobytes())
         assert (error.value.status, error.value.kind) == (413, "too_large")
         with monkeypatch.context() as patch:  # a client that sends it all the same
-            patch.setattr("eideticnet.client.stubs.MOST_BYTES", 1 << 30)
+            patch.setattr("eideticnet.client.services.MOST_BYTES", 1 << 30)
             with pytest.raises(ServingError):
                 client.predict("net", np.zeros((300_000, 6), np.float32).tobytes())
         assert client.predict("net", ROW)["model_version"] == "1.0"

@@ -17,7 +17,7 @@ from grpc_management import GrpcManagement
 from served import until
 
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.home import Home
+from eideticnet.serving.home.home import Home
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from served import Served
 
 from eideticnet.client import Client, GrpcClient
 from eideticnet.serving.errors import DeadlineError, NoAnswerError, ServingError
-from eideticnet.serving.tls import check
+from eideticnet.serving.torchserve.tls import check
 
 ROW = {"data": [0] * 6}
 

@@ -3,10 +3,10 @@
 import pytest
 from served import serving
 
-from eideticnet.serving.adopt import adopt
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.home import Home
-from eideticnet.serving.store import prune
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.store import prune
+from eideticnet.serving.supervise.start import adopt
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 
 from served import Served
 
-from eideticnet.serving.cores import fitting, usable
+from eideticnet.serving.supervise.cores import fitting, usable
 
 
 def test_there_are_never_more_workers_than_cores():
@@ -18,7 +18,7 @@ def test_there_are_never_more_workers_than_cores():
 
 def test_the_cores_are_those_that_this_process_may_use():
     alone = f"os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})"
-    code = f"import os; from eideticnet.serving.cores import usable; {alone}; print(usable())"
+    code = f"import os; from eideticnet.serving.supervise.cores import usable; {alone}; print(usable())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
 
 

@@ -4,17 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from served import PATIENCE, ROOT, SERVING, Served, serving, until
+from served import ROOT, SERVING, Served, until
 
 from eideticnet.serving.errors import Unavailable
-from eideticnet.serving.folder import PrivateFolder
-from eideticnet.serving.home import Home
-from eideticnet.serving.leftovers import clean_up
-from eideticnet.serving.process import MARK
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.processes.folder import MARK, clean_up
+from eideticnet.serving.torchserve.process import private_folder
 
 
 @pytest.fixture
@@ -45,18 +45,20 @@ def mounted(tmp_path):
 def test_a_disk_that_no_torchserve_can_run_on_is_named_before_it_is_started(mounted, options, words):
     disk = mounted(options)
     with pytest.raises(Unavailable, match=words) as refused:
-        PrivateFolder(disk)
+        private_folder(disk, 0)
     assert str(disk) in str(refused.value)
     assert list(disk.iterdir()) == []
 
 
-def test_a_start_on_such_a_disk_ends_with_that_line_before_java_is_started(mounted, versions):
+def test_a_start_on_such_a_disk_ends_at_once_with_that_line(mounted, versions):
     disk = mounted("size=16m,noexec")
-    done = serving("start", versions["1.0"], "--home", disk / "home")
+    begin = time.monotonic()
+    command = [*SERVING, "start", versions["1.0"], "--home", disk / "home"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "noexec" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not (disk / "home/logs/torchserve.log").exists()
+    assert time.monotonic() - begin < 30
 
 
 def test_a_folder_is_not_looked_for_among_the_files_of_another_process(tmp_path, monkeypatch):
@@ -66,7 +68,7 @@ def test_a_folder_is_not_looked_for_among_the_files_of_another_process(tmp_path,
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         monkeypatch.setattr(os, "getpid", lambda: other.pid)
-        folder = PrivateFolder(tmp_path)
+        folder = private_folder(tmp_path, 0)
         other.kill()
     assert folder.path == folder.real
     folder.remove()
@@ -75,7 +77,7 @@ def test_a_folder_is_not_looked_for_among_the_files_of_another_process(tmp_path,
 
 def test_a_folder_is_removed_wherever_its_home_was_moved(tmp_path):
     (tmp_path / "home").mkdir()
-    folder = PrivateFolder(tmp_path / "home")
+    folder = private_folder(tmp_path / "home", 0)
     (tmp_path / "home").rename(tmp_path / "moved")
     (folder.path / "key_file.json").write_text("secret")
     folder.remove()
@@ -103,12 +105,9 @@ def begun(home, *archives):
     return process
 
 
-def test_what_a_server_leaves_that_was_killed_in_its_first_seconds_is_gone_with_the_next(
-    versions, tmp_path, monkeypatch
-):
-    temporary, home = tmp_path / "temporary", tmp_path / "home"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
+def test_what_a_server_leaves_that_was_killed_in_its_first_seconds_is_gone_with_the_next(versions, tmp_path):
+    before = set(Path(tempfile.gettempdir()).glob("eidetic-*"))
+    home = tmp_path / "home"
     process = begun(home, versions["1.0"])
     process.kill()
     process.wait()
@@ -118,9 +117,9 @@ def test_what_a_server_leaves_that_was_killed_in_its_first_seconds_is_gone_with_
     assert not left.exists()
     assert not (home / ".new-keys").exists()
     process.terminate()
-    assert process.wait(PATIENCE) == 0
+    assert process.wait(60) == 0
     assert list((home / "run").iterdir()) == []
-    assert list(temporary.iterdir()) == []
+    assert set(Path(tempfile.gettempdir()).glob("eidetic-*")) <= before
 
 
 @pytest.mark.parametrize("seconds", [0.15, pytest.param(0.4, marks=pytest.mark.slow)])
@@ -129,23 +128,23 @@ def test_a_stop_just_after_java_died_leaves_no_keys(versions, tmp_path, seconds)
         os.kill(server.running["frontend"], signal.SIGKILL)
         time.sleep(seconds)
         server.process.terminate()
-        assert server.process.wait(PATIENCE) == 0
+        assert server.process.wait(60) == 0
         assert list((server.home / "run").iterdir()) == []
 
 
 def test_processes_of_a_folder_whose_owner_is_gone_are_ended_and_no_others(tmp_path):
     home = Home(tmp_path)
     home.create()
-    folder = PrivateFolder(home.run)
+    folder = private_folder(home.run, 0)
 
     def sleeper(**variables):
-        return subprocess.Popen(["sleep", "3600"], env={**os.environ, **variables})
+        return subprocess.Popen(["sleep", "60"], env={**os.environ, **variables})
 
     ours, other = sleeper(**{MARK: str(folder.real)}), sleeper(**{MARK: f"{folder.real}x"})
     try:
         until(lambda: b"sleep" in Path(f"/proc/{other.pid}/cmdline").read_bytes())
         clean_up(home)
-        assert ours.wait(PATIENCE) == -signal.SIGKILL
+        assert ours.wait(10) == -signal.SIGKILL
         assert other.poll() is None
         assert list(home.run.iterdir()) == []
     finally:

@@ -13,8 +13,8 @@ from torch import nn
 from eideticnet import EideticNetwork, Inputs, Routing, batches
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle
-from eideticnet.serving.probes import as_json, example
-from eideticnet.serving.settings import MOST_BYTES
+from eideticnet.serving.deploys.probes import as_json, example
+from eideticnet.serving.errors import MOST_BYTES
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 ANSWER = {"task": "t", "unknown": False, "model_version": "1.0"}

@@ -11,7 +11,8 @@ from pictures import picture
 from referencing import Registry, Resource
 from schemathesis import openapi
 
-from eideticnet.serving.openapi import document, example, page
+from eideticnet.serving.supervise.openapi import document, example, page
+from eideticnet.serving.torchserve.words import ERROR_SCHEMA
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def archives(colours, archive):
 
 @pytest.fixture(scope="module")
 def described(archives):
-    return json.loads(json.dumps(document([a.bundle for a in archives])))
+    return json.loads(json.dumps(document([a.bundle for a in archives], ERROR_SCHEMA)))
 
 
 def check(described, path, response):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eideticnet.serving.deploys.plan import Drain, Probe, Register, Scale, SetDefault, Unregister, plan
+from eideticnet.serving.engine import HeldModel, HeldVersion, Worker
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.management import HeldModel, HeldVersion, Worker
-from eideticnet.serving.plan import Drain, Probe, Register, Scale, SetDefault, Unregister, plan
-from eideticnet.serving.state import Model, State, Version
-from eideticnet.serving.strangers import plain
+from eideticnet.serving.home.state import Model, State, Version
+from eideticnet.serving.torchserve.strangers import plain
 
 LABELS = ["1.0", "2.0", "3.0"]
 MODELS = ["a", "b", "c"]

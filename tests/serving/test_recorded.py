@@ -3,7 +3,7 @@
 from served import Served
 
 from eideticnet.export.archive import read_archive
-from eideticnet.serving.recording import read
+from eideticnet.serving.deploys.recording import read
 
 ROW = {"data": [0.5] * 6}
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from eideticnet.client.key import Key
 from eideticnet.export.errors import ArchiveError
 from eideticnet.files import write_whole as write_file
 from eideticnet.serving.commands import app
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.files import write_whole
-from eideticnet.serving.home import Home, Locked
-from eideticnet.serving.settings import Ports
+from eideticnet.serving.home.addresses import Ports
+from eideticnet.serving.home.files import write_whole
+from eideticnet.serving.home.home import Home, Locked
+from eideticnet.serving.home.state import Model, State, Version
+from eideticnet.serving.home.store import admit, opened, prune
+from eideticnet.serving.key import Key
 from eideticnet.serving.show import heedless
-from eideticnet.serving.state import Model, State, Version
-from eideticnet.serving.store import admit, opened, prune
 
 NAMES = st.from_regex(r"[a-z][a-z0-9_.-]{0,8}", fullmatch=True)
 VERSIONS = st.builds(

@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc
 
-from eideticnet.client import stubs
-from eideticnet.client.grpc import named
-from eideticnet.client.key import Key
 from eideticnet.client.options import patience
 from eideticnet.serving.errors import DeadlineError
+from eideticnet.serving.key import Key
+from eideticnet.serving.torchserve import services
+from eideticnet.serving.torchserve.services import named
 
 
 class GrpcManagement:
@@ -23,7 +23,7 @@ class GrpcManagement:
         self, target: str, key: str | Path, *, timeout: float = 120.0, ca: Path | None = None
     ) -> None:
         self.target, self._key, self._timeout = target, Key(key, "management"), patience(timeout)
-        self._channel = stubs.open_channel(target, ca)
+        self._channel = services.open_channel(target, ca)
 
     def list_models(self) -> list[dict[str, Any]]:
         """Name and archive of each model's default version."""
@@ -60,7 +60,7 @@ class GrpcManagement:
             return text.strip()
 
     def _send(self, method: str, **fields: Any) -> str:
-        rpc = stubs.Rpc(self._channel, stubs.MANAGEMENT, method)
+        rpc = services.Rpc(self._channel, services.MANAGEMENT, method)
         try:
             answer = rpc([("authorization", self._key.header())], self._timeout, **fields)
         except grpc.RpcError as error:

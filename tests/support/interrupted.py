@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from eideticnet.serving.connection import connect
-from eideticnet.serving.deploy import deploy, rollback
-from eideticnet.serving.home import Home
-from eideticnet.serving.judgement import Terms
-from eideticnet.serving.running import find
+from eideticnet.serving.deploys.connection import connect
+from eideticnet.serving.deploys.deploy import deploy, rollback
+from eideticnet.serving.deploys.policy import Policy
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import find
 
-TERMS = Terms(accept_unmeasured_routing=True)
+TERMS = Policy(accept_unmeasured_routing=True)
 
 
 def _until(folder: Path, archive: Path | None, step: str, number: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from grpc_tools import protoc
 
-from eideticnet.client.stubs import DESCRIPTORS, Rpc, open_channel
+from eideticnet.serving.torchserve.services import DESCRIPTORS, Rpc, open_channel
 
 INFERENCE = "org.pytorch.serve.grpc.inference"
 OPEN_INFERENCE = "org.pytorch.serve.grpc.openinference"

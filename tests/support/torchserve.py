@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
-import served
 
 from eideticnet.client import Client
 from eideticnet.export.archive import Archive
+from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.ports import free_ports
-from eideticnet.serving.probes import Prober
-from eideticnet.serving.process import TorchServe
-from eideticnet.serving.ready import give_up, wait_for_keys
+from eideticnet.serving.supervise.ports import free_ports
+from eideticnet.serving.torchserve.process import TorchServe, give_up, wait_for_keys
 
 
-def wait_until_ready(
-    server: TorchServe, archives: Sequence[Archive], seconds: float = served.PATIENCE
-) -> Client:
+def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float) -> Client:
     """Wait until this very version of every archive has answered a prediction; a client with the token.
 
     Raises ``ServingError`` with the end of TorchServe's log if it dies or takes too long.
     """
     deadline = time.monotonic() + seconds
-    key = wait_for_keys(server, served.PATIENCE)["inference"]
+    key = wait_for_keys(server, seconds)["inference"]
     with Prober(server.network.inference_url(server.ports), key) as prober:
         for archive in archives:
             _wait(server, prober, archive, deadline, seconds)
-    return Client(server.ports.inference_url, key, timeout=served.PATIENCE)
+    return Client(server.ports.inference_url, key)
 
 
 def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float, seconds: float) -> None:
@@ -48,23 +44,25 @@ def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float,
 @contextmanager
 def started(archives: Sequence[Archive], **options: Any) -> Iterator[TorchServe]:
     """A TorchServe on free ports that has answered for every archive."""
-    with ExitStack() as stack:
-        for tries in (2, 1, 0):
-            try:
-                server = TorchServe(archives, free_ports(prefer_usual=False), **options)
-                wait_until_ready(stack.enter_context(server), archives).close()
-                break
-            except ServingError as error:  # another program may have taken a port in between
-                stack.close()
-                if not tries or "Address already in use" not in str(error):
-                    raise
-        yield server
+    with TorchServe(archives, free_ports(prefer_usual=False), **options) as running:
+        wait_until_ready(running, archives, 120).close()
+        yield running
 
 
 def workers(server: TorchServe) -> list[psutil.Process]:
-    return served.workers(server.pid)
+    return [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
 
 
-def asleep(server: TorchServe) -> AbstractContextManager[None]:
+@contextmanager
+def asleep(server: TorchServe) -> Iterator[None]:
     """The workers take requests and answer none."""
-    return served.asleep(workers(server))
+    found = workers(server)
+    assert found
+    for worker in found:
+        worker.suspend()
+    try:
+        yield
+    finally:
+        for worker in found:
+            with suppress(psutil.NoSuchProcess):  # a test may have killed it
+                worker.resume()

@@ -1,0 +1,76 @@
+"""A running server, as whoever changes it holds it: its files, its engine, and clients with its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from eideticnet.export.archive import Archive
+from eideticnet.serving.default_engine import default_engine
+from eideticnet.serving.deploys.probes import Prober
+from eideticnet.serving.engine import Engine, Management
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import Running
+from eideticnet.serving.home.state import State, Version
+from eideticnet.serving.home.store import opened
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait, in seconds: for a version to answer, and for one to run empty."""
+
+    ready: float = 120.0
+    drain: float = 30.0
+
+
+@dataclass(frozen=True)
+class Connection:
+    """``management`` changes what the ``engine`` holds, ``prober`` asks it for answers. ``known`` are the
+    archives that were read, where they are kept."""
+
+    home: Home
+    running: Running
+    engine: Engine
+    management: Management
+    prober: Prober
+    limits: Limits = Limits()
+    known: dict[Version, Archive] | None = None
+
+    def state(self) -> State:
+        """What is to be served; ``Unavailable`` while that is not known."""
+        return State.known(self.home.state)
+
+    def for_one_change(self, known: dict[Version, Archive]) -> Connection:
+        """The same for whoever holds the home's lock: until it is let go an archive is read and checked once,
+        and those that are ``known`` not again."""
+        return replace(self, known=known)
+
+    def archive(self, name: str, version: Version) -> Archive:
+        """The archive of ``version`` of the model ``name``, if it is still the one that was admitted and its
+        format is allowed."""
+        if self.known is not None and version in self.known:
+            return self.known[version]
+        archive = opened(name, version, self.home.store, allow_torch=self.running.allow_torch)
+        if self.known is not None:
+            self.known[version] = archive
+        return archive
+
+    def load(self, name: str, version: Version) -> None:
+        """Begin to load a version whose archive is still the one that was admitted."""
+        self.archive(name, version)
+        self.management.hold(name, version, self.running.profile)
+
+
+@contextmanager
+def connect(
+    home: Home, running: Running, limits: Limits = Limits(), engine: Engine | None = None
+) -> Iterator[Connection]:
+    """Clients of a running server with the tokens that it has, also when it has others later."""
+    engine = engine or default_engine()
+    with (
+        engine.manage(home, running) as management,
+        Prober(running.inference, Path(running.keys), verify=running.verify()) as prober,
+    ):
+        yield Connection(home, running, engine, management, prober, limits)

@@ -1,0 +1,56 @@
+"""Whether an archive may take the place of the one that is served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from eideticnet.export.archive import Archive, read_files
+from eideticnet.export.verify import MAX_DROP, Report, verify
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home.store import Stored
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the operator accepts: by how much a task's routing may fall, as a fraction of 1, and which
+    things that could not be shown."""
+
+    routing_data: Path | None = None
+    max_drop: float = MAX_DROP
+    accept_unmeasured_routing: bool = False
+    tolerate_not_comparable: bool = False
+
+
+class Refused(ServingError):
+    """The new version may not replace the old one."""
+
+
+def judge(new: Stored, old: Path, policy: Policy) -> Report:
+    """The retention proof of ``new``, which was read already, against the archive ``old``."""
+
+    def read(path: Path) -> tuple[Archive, dict[str, bytes]]:
+        return (new.archive, new.files) if path == new.archive.path else read_files(path)
+
+    return verify(new.archive.path, old, policy.routing_data, policy.max_drop, read)
+
+
+def enforce(report: Report, policy: Policy) -> None:
+    """Raise ``Refused``, with all that is missing, unless ``report`` is good enough."""
+    if report.verdict == "refused":
+        raise Refused("the new version does not keep what the old one does: " + "; ".join(report.reasons))
+    missing = []
+    if report.verdict == "not comparable" and not policy.tolerate_not_comparable:
+        reasons = "; ".join(report.reasons)
+        missing.append(
+            f"nothing can be proven ({reasons}): to deploy all the same, --tolerate-not-comparable"
+        )
+    measured = report.routing is not None and report.routing.status != "not measured"
+    if not measured and not policy.accept_unmeasured_routing:
+        reasons = "; ".join(report.routing.reasons) if report.routing else "the versions are not comparable"
+        missing.append(
+            f"routing: not measured ({reasons}): give --routing-data FILE with real inputs, "
+            "or --accept-unmeasured-routing"
+        )
+    if missing:
+        raise Refused("; ".join(missing))

@@ -1,0 +1,155 @@
+"""A version's own probes, sent to it over HTTP: what it means that a version answers.
+
+An engine may say that it is healthy while every worker dies at import, and a prediction that is sent then
+hangs, so each try has a short limit of its own.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from eideticnet.client.payload import encode
+from eideticnet.client.wire import Bearer
+from eideticnet.export.archive import Archive
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home.files import write_whole
+from eideticnet.serving.key import Key
+
+SHADOW = {"eidetic-shadow": "1"}
+"""The header of requests that nobody sent: the server neither records nor counts them."""
+PROBE_SECONDS = 5.0
+"""How long one probe may take."""
+_PAUSE_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Question:
+    """One instance ``x`` (*shape), and ``options`` of its request by name, as text. It travels as .npy,
+    which is a few times smaller than JSON, so every input fits that fits at all."""
+
+    x: npt.NDArray[Any]
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def headers(self, content_type: str) -> dict[str, str]:
+        """What says how the body is to be read and answered."""
+        asked = {f"eidetic-{name}": quote(text, safe="") for name, text in self.options.items()}
+        return {"Content-Type": content_type, **asked}
+
+
+class ProbeError(ServingError):
+    """A version did not answer, or answered wrongly."""
+
+
+class Prober:
+    """Sends requests that are not recorded or counted; ``key`` is the inference token or its file."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | Path,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        seconds: float = PROBE_SECONDS,
+    ) -> None:
+        auth = Bearer(Key(key))
+        self._http = httpx.Client(
+            base_url=url, auth=auth, headers=SHADOW, timeout=seconds, trust_env=False, verify=verify
+        )
+
+    def ask(self, name: str, version: str, question: Question) -> dict[str, Any]:
+        """The answer of one version, of the default where ``version`` is empty; else ``ProbeError``,
+        and ``ServingError`` at once where nobody listens."""
+        path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+        body = encode(question.x)
+        try:
+            response = self._http.post(
+                path, content=body.content, headers=question.headers(body.content_type)
+            )
+            answer = response.json()
+        except httpx.ConnectError as error:
+            raise ServingError(f"the server's front end is gone: {error!r}") from error
+        except (httpx.HTTPError, ValueError) as error:
+            raise ProbeError(f"{name} {version} gave no answer: {error!r}") from error
+        if response.status_code != 200 or not isinstance(answer, dict):
+            raise ProbeError(f"{name} {version} answered {response.status_code}: {str(answer)[:300]}")
+        return answer
+
+    def check(self, archive: Archive, version: str = "") -> None:
+        """One routed probe of the first task."""
+        self._checked(archive, version, Question(example(archive)))
+
+    def check_all(self, archive: Archive) -> None:
+        """One probe of every task, pinned to it, and a routed one."""
+        for question in _questions(archive):
+            self._checked(archive, archive.version, question)
+
+    def wait(self, archive: Archive, seconds: float) -> None:
+        """Until ``check_all`` passes; ``ProbeError`` with the last problem after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self.check_all(archive)
+            except ProbeError as error:
+                if time.monotonic() > deadline:
+                    what = (
+                        f"{archive.name} {archive.version} did not answer its probes within {seconds:.0f} s"
+                    )
+                    raise ProbeError(f"{what}: {error}") from None
+            time.sleep(_PAUSE_SECONDS)
+
+    def _checked(self, archive: Archive, version: str, question: Question) -> None:
+        answer = self.ask(archive.name, version, question)
+        classes = {task["name"]: task["classes"] for task in archive.tasks}
+        found, pinned = answer.get("task"), question.options.get("task")
+        if answer.get("model_version") != archive.version:
+            raise ProbeError(f"version {answer.get('model_version')} answered, not {archive.version}")
+        if found is None and answer.get("unknown") is True and pinned is None:
+            return
+        if found not in classes or answer.get("label") not in classes[found] or pinned not in (None, found):
+            raise ProbeError(f"{archive.name} {archive.version} gave a wrong answer: {str(answer)[:300]}")
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Prober:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _questions(archive: Archive) -> Iterator[Question]:
+    yield Question(example(archive))
+    for task in archive.tasks:
+        yield Question(archive.probes[task["owner"]][0], {"task": task["name"]})
+
+
+def example(archive: Archive) -> npt.NDArray[Any]:
+    """An instance (*shape) that the model takes: the first task's first probe."""
+    found: npt.NDArray[Any] = archive.probes[archive.tasks[0]["owner"]][0]
+    return found
+
+
+def write_example(archive: Archive, path: Path) -> Path:
+    """``example`` as a file that may be sent as it is."""
+    write_whole(path, encode(example(archive)).content)
+    return path
+
+
+def as_json(x: npt.NDArray[Any]) -> Any:
+    """An array as JSON, whole numbers written as such."""
+    whole = np.isfinite(x).all() and (np.abs(x) < 1 << 53).all() and (x == x.astype("int64")).all()
+    return (x.astype("int64") if whole else x).tolist()

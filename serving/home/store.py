@@ -1,0 +1,112 @@
+"""The archives of a home: copied there as the very bytes that were checked, named by what they are."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from eideticnet.export.archive import Archive, check_there, read_archive, read_files
+from eideticnet.export.container import check_members
+from eideticnet.export.contents import limit
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import read_regular
+from eideticnet.export.hashing import file_sha256
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.home.files import write_whole
+from eideticnet.serving.home.state import CLOSED, State, Version
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An archive in the store, as it was read there: ``files`` are its members by name."""
+
+    archive: Archive
+    version: Version
+    files: dict[str, bytes]
+
+
+def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
+    """Copy ``source`` into ``store`` and check the copy, so that nothing can come in between.
+
+    ``ArchiveError`` says what is wrong with the archive; a copy that is refused does not stay.
+    """
+    try:
+        with read_regular(source) as file:
+            check_members(file, limit)  # before all of it is read
+            file.seek(0)
+            data = file.read()
+    except OSError as error:
+        check_there(source)  # which says best what is missing
+        raise ArchiveError(f"{source} can't be read: {error.strerror}") from error
+    except ArchiveError as error:
+        text = str(error)
+        raise ArchiveError(text if text.startswith(str(source)) else f"{source}: {text}") from None
+    try:
+        version, archive, files = _checked(source, data, store, allow_torch)
+    except OSError as error:
+        raise ServingError(f"the store {store} can't take {source.name}: {error}") from error
+    target = store / version.file
+    return Stored(Archive(target, archive.bundle, archive.probes), version, files)
+
+
+def _checked(
+    source: Path, data: bytes, store: Path, allow_torch: bool
+) -> tuple[Version, Archive, dict[str, bytes]]:
+    """Write ``data`` into the store, if the written file is sound."""
+    with tempfile.TemporaryDirectory(prefix=".checked-", dir=store) as folder:
+        copy = Path(folder) / source.name
+        write_whole(copy, data)
+        try:
+            archive, files = read_files(copy)
+        except Exception as error:
+            raise type(error)(str(error).replace(str(copy), str(source))) from None
+        _check_format(archive, str(source), allow_torch)
+        digest = sha256(data).hexdigest()
+        version = Version(
+            version=archive.version,
+            file=f"{archive.name}-{archive.version}-{digest[:12]}.mar",
+            sha256=digest,
+        )
+        copy.replace(store / version.file)
+        return version, archive, files
+
+
+def prune(store: Path, state: State) -> None:
+    """Remove what no version needs: archives that were refused, or replaced twice."""
+    needed = state.files()
+    for path in store.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in needed and not path.stem.endswith(CLOSED):
+            path.unlink(missing_ok=True)
+
+
+def opened(name: str, version: Version, store: Path, *, allow_torch: bool) -> Archive:
+    """The stored archive of ``version`` of the model ``name``, if its bytes are still those that were
+    admitted. Its format is judged anew: whoever starts the server now may trust fewer publishers."""
+    path = store / version.file
+    try:
+        found = file_sha256(path)
+    except (OSError, ArchiveError) as error:
+        raise Unavailable(f"the archive of version {version.version} can't be read: {error}") from error
+    if found != version.sha256:
+        raise Unavailable(f"{path} was changed after it was admitted: its SHA-256 is {found}")
+    archive = read_archive(path)
+    if (archive.name, archive.version) != (name, version.version):
+        raise Unavailable(
+            f"the state names {path} {name} {version.version}, and it holds {archive.name} "
+            f"{archive.version}: put the state back as it was"
+        )
+    _check_format(archive, str(path), allow_torch)
+    return archive
+
+
+def _check_format(archive: Archive, name: str, allow_torch: bool) -> None:
+    if archive.bundle["format"] != "onnx" and not allow_torch:
+        raise ServingError(
+            f"{name} holds {archive.bundle['format']}, which can run any code when it is loaded; "
+            "ONNX archives hold none. If you trust who made it: serving start --allow-torch"
+        )

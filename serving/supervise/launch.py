@@ -1,0 +1,112 @@
+"""One engine on a home folder, from its start until it serves what ``state.json`` says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from eideticnet.serving.default_engine import default_engine
+from eideticnet.serving.deploys.connection import Connection, Limits, connect
+from eideticnet.serving.deploys.reconcile import settle
+from eideticnet.serving.engine import Engine, Process, Setup
+from eideticnet.serving.errors import ServingError, Unavailable
+from eideticnet.serving.home.addresses import Network, Ports, reachable
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import Profile, Running
+from eideticnet.serving.home.state import State
+
+_ENDING_SECONDS = 10.0
+"""An engine that ends, because a port was taken, closes its other ports first and says why last."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept; after
+    ``silence_seconds`` without an answer the engine is started again. ``ports``: those asked for, by use."""
+
+    engine: Engine = field(default_factory=default_engine)
+    network: Network = field(default_factory=Network)
+    ports: Mapping[str, int] = field(default_factory=dict)
+    workers: int = 1
+    profile: Profile = "throughput"
+    allow_torch: bool = False
+    record: int = 0
+    keys: Path | None = None
+    startup_seconds: float = 120.0
+    stop_seconds: float = 10.0
+    silence_seconds: float = 30.0
+
+
+@dataclass(frozen=True)
+class Launched:
+    """An engine that serves, and how it is reached."""
+
+    process: Process
+    server: Connection
+
+
+@contextmanager
+def launched(home: Home, options: Options, ports: Ports) -> Iterator[Launched]:
+    """An engine that serves what the home's state says. ``server.json`` tells of it.
+
+    ``Unavailable`` if something of that is not there; any other ``ServingError`` is the engine's fault."""
+    engine = options.engine
+    setup = Setup(home, options.network, ports, _variables(home, options), room(home))
+    with engine.start(setup) as process:
+        running = _described(home, options, ports, process)
+        process.ready(running, options.startup_seconds)
+        limits = Limits(ready=options.startup_seconds)
+        with connect(home, running, limits, engine) as server:
+            try:
+                settle(server, server.state())
+            except Unavailable:
+                raise
+            except ServingError as error:
+                tail = process.last_words(_ENDING_SECONDS)
+                raise ServingError(f"{error}; the end of {engine.name}'s log:\n{tail}") from error
+            running.write(home.running)
+            yield Launched(process, server)
+
+
+def room(home: Home) -> int:
+    """Bytes of the archives that are to be unpacked."""
+    defaults = [model.default for model in State.known(home.state).models.values()]
+    try:
+        return sum((home.store / version.file).stat().st_size for version in defaults)
+    except OSError as error:
+        raise Unavailable(f"an archive is gone: {error}") from error
+
+
+def _variables(home: Home, options: Options) -> dict[str, str]:
+    """What the handler finds in its environment."""
+    found = {
+        "PROMETHEUS_MULTIPROC_DIR": str(home.metrics.resolve()),
+        "EIDETIC_WORKERS": str(options.workers),
+        "EIDETIC_LOG": str(home.logs.resolve() / "requests.jsonl"),
+    }
+    if options.record:
+        found |= {"EIDETIC_RECORD": str(options.record), "EIDETIC_RECORDS": str(home.recordings.resolve())}
+    return found
+
+
+def _described(home: Home, options: Options, ports: Ports, process: Process) -> Running:
+    network = options.network
+    inside, outside = reachable(network.management_host), reachable(network.host)
+    return Running(
+        pid=os.getpid(),
+        frontend=process.pid,
+        folder=str(process.folder),
+        inference=network.inference_url(ports),
+        management=network.management_url(ports),
+        control=f"http://{inside}:{ports.control}",
+        grpc_inference=f"{outside}:{ports.grpc_inference}",
+        grpc_management=f"{inside}:{ports.grpc_management}",
+        keys=str((options.keys or home.keys).resolve()),
+        certificate=str(network.certificate.resolve()) if network.certificate else None,
+        workers=options.workers,
+        profile=options.profile,
+        allow_torch=options.allow_torch,
+    )

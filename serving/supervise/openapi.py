@@ -1,0 +1,185 @@
+"""An OpenAPI 3.1 document of the requests and answers of the models that are served.
+
+Made from their bundles alone: shapes, ranges, names, limits and options, with an example of every request
+that can be written down in JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from eideticnet.export.archive import read_archive
+from eideticnet.serving.engine import Engine
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import Running
+from eideticnet.serving.home.state import State
+from eideticnet.serving.supervise.schemas import ERROR, answer, form, options, request
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+Json = dict[str, Any]
+RAW, NPY, IMAGES = "application/octet-stream", "application/x-npy", ("image/png", "image/jpeg")
+_STATUS = {
+    "400": "The request has to be changed, or holds no valid token.",
+    "404": "There is no such model or version.",
+    "408": "The deadline had passed.",
+    "413": "Too many bytes, instances or pixels.",
+    "415": "The content type is not read here.",
+    "500": "The server failed on the request, or its worker died.",
+    "503": "The queue is full, or the model is not ready; ask again.",
+    "507": "The worker that had the request died; ask again.",
+}
+
+
+def document(bundles: Sequence[Json], front_end_error: Mapping[str, Any], url: str = "") -> Json:
+    """The whole document for the models that ``bundles`` describe, which answer at ``url``. The schema is
+    that of what is answered before a model is asked."""
+    schemas: Json = {"Error": ERROR, "FrontEndError": front_end_error}
+    paths: Json = {}
+    for bundle in bundles:
+        name = bundle["name"]
+        schemas |= {f"{name}.Request": request(bundle), f"{name}.Answer": answer(bundle)}
+        schemas[f"{name}.Answers"] = _many(name, bundle)
+        paths[f"/predictions/{quote(name)}"] = {"post": _operation(bundle)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "EideticNet inference", "version": "1.0.0", "license": {"name": "Apache-2.0"}},
+        **({"servers": [{"url": url}]} if url else {}),
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _many(name: str, bundle: Json) -> Json:
+    return {
+        "type": "object",
+        "required": ["predictions"],
+        "additionalProperties": False,
+        "properties": {
+            "predictions": {
+                "description": "One answer for each instance, in their order.",
+                "type": "array",
+                "minItems": 1,
+                "maxItems": bundle["limits"]["max_instances"],
+                "items": _ref(f"{name}.Answer"),
+            }
+        },
+    }
+
+
+def _operation(bundle: Json) -> Json:
+    name = bundle["name"]
+    return {
+        "operationId": f"predict-{name}",
+        "summary": f"Ask {name} {bundle['model_version']}, the version that is the default.",
+        "description": "A single instance gets an answer, several get a list. Options stand in the JSON "
+        "object, in the form, or in headers; twice only if they agree. With /VERSION behind the name that "
+        "version is asked.",
+        "parameters": _parameters(bundle),
+        "requestBody": {"required": True, "content": _content(bundle)},
+        "responses": {"200": _answered(name), **{code: _failed(text) for code, text in _STATUS.items()}},
+    }
+
+
+def _parameters(bundle: Json) -> list[Json]:
+    """The options as headers. A task's name is percent-encoded there."""
+    found = []
+    for name, schema in options(bundle).items():
+        schema = {key: value for key, value in schema.items() if key != "description"}
+        if "enum" in schema:
+            schema["enum"] = [quote(text, safe="") for text in schema["enum"]]
+        header = f"eidetic-{name.replace('_', '-')}"
+        told = options(bundle)[name]["description"]
+        found.append({"name": header, "in": "header", "description": told, "schema": schema})
+    return found
+
+
+def _content(bundle: Json) -> Json:
+    name, x = bundle["name"], example(bundle)
+    shape, dtype = bundle["input"]["shape"], bundle["input"]["dtype"]
+    task = bundle["tasks"][0]["name"]
+    examples = {
+        "one": {"data": x},
+        "several": {"instances": [x] * min(2, bundle["limits"]["max_instances"])},
+        "options": {"data": x, "task": task, "top_k": 1, "probabilities": True, "threshold": 0},
+    }
+    binary = {
+        RAW: f"Little-endian {dtype}, shape {shape}: one instance, or several back to back.",
+        NPY: f"A .npy file of shape {shape}, or the same after a number of instances; never pickled.",
+    }
+    if "image" in bundle["input"]:
+        binary |= dict.fromkeys(IMAGES, "One picture of 8 bits for each colour.")
+    return {
+        "application/json": {
+            "schema": _ref(f"{name}.Request"),
+            "examples": {key: {"value": value} for key, value in examples.items()},
+        },
+        **{kind: {"schema": {"description": text}} for kind, text in binary.items()},
+        "multipart/form-data": {
+            "schema": form(bundle),
+            "examples": {"form": {"value": {"data": json.dumps({"data": x}), "task": task}}},
+        },
+    }
+
+
+def example(bundle: Json) -> Any:
+    """An instance that fits: zeros, or the value in range that is nearest to them."""
+    spec = bundle["input"]
+    low, high = spec.get("low"), spec.get("high")
+    value = 0 if low is None else max(0, low)
+    nested: Any = value if high is None else min(value, high)
+    for size in reversed(spec["shape"]):
+        nested = [nested] * size
+    return nested
+
+
+def _answered(name: str) -> Json:
+    kinds = [_ref(f"{name}.Answer"), _ref(f"{name}.Answers")]
+    return {
+        "description": "What the network says.",
+        "content": {"application/json": {"schema": {"oneOf": kinds}}},
+    }
+
+
+def _failed(text: str) -> Json:
+    kinds = [_ref("Error"), _ref("FrontEndError")]
+    return {"description": text, "content": {"application/json": {"schema": {"oneOf": kinds}}}}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def served(home: Home, engine: Engine) -> Json:
+    """The document of what is served in ``home`` now."""
+    models = sorted(State.known(home.state).models.items())
+    bundles = [_bundle(home.store / model.default.file, model.default.sha256) for _, model in models]
+    url = Running.read(home.running).inference if home.running.exists() else ""
+    return document(bundles, engine.error_schema, url)
+
+
+@lru_cache(32)
+def _bundle(path: Path, sha256: str) -> Json:
+    """That of an archive, which ``sha256`` tells from another one of the same name."""
+    return read_archive(path).bundle
+
+
+def page(made: Callable[[], Json]) -> WSGIApplication:
+    """A page with the document as it is at that moment."""
+
+    def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        body = json.dumps(made()).encode()
+        start("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return application

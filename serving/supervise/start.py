@@ -1,0 +1,164 @@
+"""``serving start``: from a home folder and archives to a server that is watched until it is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from eideticnet.serving.deploys.probes import write_example
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home.addresses import Ports
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.state import State
+from eideticnet.serving.home.store import admit, opened, prune
+from eideticnet.serving.processes.folder import clean_up
+from eideticnet.serving.processes.groups import end_group
+from eideticnet.serving.supervise import openapi
+from eideticnet.serving.supervise.control import Control
+from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.metrics import WorkerMetrics, registry
+from eideticnet.serving.supervise.ports import free_ports
+from eideticnet.serving.supervise.supervisor import Supervisor
+from eideticnet.serving.supervise.watch import Watch
+
+_TAKEN = "Address already in use"
+
+
+@contextmanager
+def prepared(
+    home: Home, archives: Sequence[Path], options: Options, *, replace: bool = False
+) -> Iterator[list[str]]:
+    """The home, held for a server that is to serve what it served before and ``archives``; notes on that.
+    A home that was made for nothing does not stay."""
+    new = not home.root.exists()
+    home.create()
+    with home.serving():
+        try:
+            notes = _adopted(home, archives, options, replace)
+        except BaseException:
+            if new:
+                shutil.rmtree(home.root, ignore_errors=True)
+            raise
+        try:
+            yield notes
+        finally:  # an interrupt may have broken off what the engine's own end removes
+            clean_up(home)
+
+
+def _adopted(home: Home, archives: Sequence[Path], options: Options, replace: bool) -> list[str]:
+    clean_up(home)
+    WorkerMetrics(home.metrics).begin_anew()
+    with home.changing():
+        state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
+        for name, model in state.models.items():  # before the engine is started for nothing
+            opened(name, model.default, home.store, allow_torch=options.allow_torch)
+        state.write(home.state)
+        prune(home.store, state)
+    return notes
+
+
+@contextmanager
+def started(home: Home, options: Options) -> Iterator[Supervisor]:
+    """A server that answers, on the ports that it had before; another program may take one in between."""
+    with ExitStack() as stack:
+        for prefer_usual in (True, True, False):
+            before = _ports_before(home)
+            ports = free_ports(options.network, before, asked=options.ports, prefer_usual=prefer_usual)
+            try:
+                supervisor = _up(stack, home, options, ports)
+                break
+            except (ServingError, OSError) as error:
+                stack.close()
+                if not prefer_usual or _TAKEN not in str(error):
+                    raise
+        ports.write(home.ports)
+        yield supervisor
+
+
+def _ports_before(home: Home) -> Ports | None:
+    """Those of the server that ran here last; none are remembered that can't be read."""
+    with suppress(ServingError):
+        return Ports.read(home.ports)
+    return None
+
+
+def _up(stack: ExitStack, home: Home, options: Options, ports: Ports) -> Supervisor:
+    watch = Watch(options.engine.name)
+    workers = WorkerMetrics(home.metrics)
+    pages = {"/openapi.json": openapi.page(lambda: openapi.served(home, options.engine))}
+    stack.enter_context(
+        Control(options.network.management_host, ports.control, watch, registry(watch, workers), pages)
+    )
+    return stack.enter_context(Supervisor(home, options, ports, watch, workers))
+
+
+def run_beside(supervisor: Supervisor, command: str) -> int:
+    """Run a shell command in a process group of its own while the server is watched; its exit status."""
+    process = subprocess.Popen(command, shell=True, env=_told_about(supervisor), start_new_session=True)
+    try:
+        supervisor.run(lambda: process.poll() is not None, [process.pid])
+        return process.wait()
+    finally:
+        end_group(process)
+
+
+def _told_about(supervisor: Supervisor) -> dict[str, str]:
+    """The environment of a command that is to send requests to the server."""
+    server = supervisor.server
+    name, model = next(iter(server.state().models.items()))
+    archive = server.archive(name, model.default)
+    return {
+        **os.environ,
+        "EIDETIC_URL": server.running.inference,
+        "EIDETIC_GRPC": server.running.grpc_inference,
+        "EIDETIC_KEYS": server.running.keys,
+        "EIDETIC_MODEL": name,
+        "EIDETIC_EXAMPLE": str(write_example(archive, supervisor.home.example(name)).resolve()),
+        "EIDETIC_INPUT": json.dumps(archive.bundle["input"]),
+        "EIDETIC_HOME": str(supervisor.home.root.resolve()),
+    }
+
+
+def adopt(
+    home: Home, archives: Sequence[Path], *, allow_torch: bool = False, replace: bool = False
+) -> tuple[State, list[str]]:
+    """The state with ``archives`` in it, not yet written, and what is to be said about it.
+
+    An archive that this home had before changes nothing: what was deployed since stays. Another archive of
+    a model that is served takes its place only if ``replace`` says so, and then without a proof.
+    """
+    before = state = State.load(home.state)
+    if not replace and not before.models and home.header.exists():
+        raise ServingError(
+            f"{home.state} is gone or names no model, though {home.root} has served: put it back, or begin "
+            "anew with archives and --replace, or with another --home"
+        )
+    notes, given = [], dict[str, Path]()
+    for path in archives:
+        stored = admit(path, home.store, allow_torch=allow_torch)
+        name, version = stored.archive.name, stored.version
+        if name in given:
+            raise ServingError(
+                f"{given[name]} and {path} are both of model {name}; deploy one after the other"
+            )
+        given[name] = path
+        known = before.models.get(name)
+        seen = known is not None and version.sha256 in (known.default.sha256, *known.earlier)
+        if known is None or (replace and not seen):
+            state = state.replaced(name, version)
+        elif not seen:
+            raise ServingError(
+                f"{path} is new here, and {name} is served already, version {known.default.version}. Start "
+                f"without it, then: python -m eideticnet.serving deploy {path} --home {home.root}, which "
+                "proves that nothing is forgotten; or --replace, without a proof"
+            )
+        elif known.default.sha256 != version.sha256:
+            notes.append(f"{name} goes on with version {known.default.version}, which came after {path.name}")
+    if not state.models:
+        raise ServingError(f"nothing was ever served in {home.root}: give at least one archive")
+    return state, notes

@@ -1,0 +1,1 @@
+"""TorchServe as an engine: all of serving that knows it."""
