@@ -20,4 +20,4 @@ def shared(archives, tmp_path_factory):
 @pytest.fixture
 def server(shared):
     yield shared
-    until(lambda: shared.control("/ready").status_code == 200, 30)
+    until(lambda: shared.control("/ready").status_code == 200)

@@ -30,7 +30,7 @@ def test_a_full_disk_for_logs_loses_lines_and_no_answer(full):
     for _ in range(50):
         assert full.predict(ROW).status_code == 200
         assert full.predict({"data": [1]}).status_code == 400  # which is logged
-    assert full.control("/ready").status_code == 200
+    until(lambda: full.control("/ready").status_code == 200)
     (worker,) = full.workers()
     os.kill(worker.pid, signal.SIGKILL)
     until(lambda: full.predict(ROW).status_code == 200)
@@ -121,7 +121,7 @@ def test_a_full_disk_under_the_home_fails_no_request_and_a_deploy_says_so(archiv
         (worker,) = server.workers()
         os.kill(worker.pid, signal.SIGKILL)
         until(lambda: server.predict(ROW).status_code == 200)
-        assert server.control("/ready").status_code == 200
+        until(lambda: server.control("/ready").status_code == 200)
         (disk / "filler").unlink()
         done = server.command("deploy", archives["2"], UNMEASURED)
         assert "2.mar is sound" in done.stderr

@@ -11,6 +11,7 @@ from histories import add_task, archived, edited, normalised
 from nets import fit
 from once import once
 from onnx import numpy_helper
+from served import PATIENCE
 from torchserve import started
 
 from eideticnet.client import Client
@@ -79,13 +80,13 @@ def http(server):
     """Plain HTTP with the token."""
     headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
     url = server.ports.inference_url
-    with httpx.Client(base_url=url, headers=headers, timeout=30, trust_env=False) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=PATIENCE, trust_env=False) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
 def client(server):
-    with Client(server.ports.inference_url, server.keys()["inference"]) as client:
+    with Client(server.ports.inference_url, server.keys()["inference"], timeout=PATIENCE) as client:
         yield client
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from relay import Relay
+from served import PATIENCE, until
 from torchserve import asleep, wait_until_ready
 
 from eideticnet.client import Answer, AsyncClient, Client, GrpcClient
@@ -90,10 +91,11 @@ def test_options_reach_the_network(client, x):
 @given(st.text(), st.floats(0, 1), st.integers(1, 10**9), st.booleans(), st.floats(0, 1e6))
 def test_options_mean_the_same_to_the_handler_as_to_who_sent_them(task, threshold, top_k, told, deadline):
     given = {"task": task, "threshold": threshold, "top_k": top_k, "probabilities": told}
+    before = time.time()
     values = timed({**given, "deadline": deadline}, 1.0).values
     assert {name: values[name] for name in given} == given
     assert {name: from_text(name, as_text(value)) for name, value in values.items()} == values
-    assert abs(values["deadline_ms"] / 1000 - time.time() - deadline) < 1
+    assert int((before + deadline) * 1000) <= values["deadline_ms"] <= (time.time() + deadline) * 1000
 
 
 @examples(15, 40)
@@ -142,11 +144,13 @@ def test_a_connection_that_breaks_is_tried_again_as_often_as_allowed(relay, serv
 def test_a_refused_connection_is_an_error_at_once_or_after_the_retries_that_fit(x):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    for retries, deadline, least in ((0, 60, 0), (100, 1, 0.3)):
+    for retries, deadline in ((0, PATIENCE), (100, 1)):
         started = time.monotonic()
-        with Client(url, "key", retries=retries) as client, pytest.raises(NoAnswerError):
-            client.predict(MODEL, x[0], deadline=deadline)
-        assert least < time.monotonic() - started < 20
+        with Client(url, "key", retries=retries) as client:
+            with pytest.raises((NoAnswerError, DeadlineError) if retries else NoAnswerError):
+                client.predict(MODEL, x[0], deadline=deadline)
+        passed = time.monotonic() - started
+        assert passed > 0.3 if retries else passed < deadline
 
 
 @pytest.mark.parametrize("retries", [0, 5])
@@ -156,24 +160,24 @@ def test_a_deadline_ends_the_waiting_in_time(server, client, x, retries):
         started = time.monotonic()
         with pytest.raises(DeadlineError, match=r"within 0\.3 s"):
             other.predict(MODEL, x[0], deadline=0.3)
-        assert 0.3 <= time.monotonic() - started < 10
-    assert client.predict(MODEL, x[0], deadline=10)
+        assert time.monotonic() - started >= 0.3
+    assert client.predict(MODEL, x[0], deadline=PATIENCE)
     for deadline in (0, -1.5):
         with pytest.raises(DeadlineError, match=f"{deadline} s are over before anything is sent"):
             client.predict(MODEL, x[0], deadline=deadline)
 
 
 def drip(listener, head):
-    """Answer one request: ``head`` at once, then a byte now and then."""
+    """Answer one request: ``head`` at once, then a byte now and then, as long as the client is there."""
     with contextlib.suppress(OSError), listener.accept()[0] as connection:
         connection.recv(1 << 16)
         connection.sendall(head)
-        for _ in range(40):
+        while True:
             time.sleep(0.1)
             connection.sendall(b" ")
 
 
-@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n"])
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK", b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n"])
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_deadline_ends_the_waiting_for_an_answer_that_drips(x, head, blocking):
     async def ask(url):
@@ -191,15 +195,19 @@ def test_a_deadline_ends_the_waiting_for_an_answer_that_drips(x, head, blocking)
                     client.predict(MODEL, x[0], deadline=0.5)
             else:
                 asyncio.run(ask(url))
-        assert 0.5 <= time.monotonic() - started < 2
-        dripping.join(10)
+        assert time.monotonic() - started >= 0.5
+        dripping.join()  # who drips ends when nobody listens any more
 
 
 def test_a_deadline_ends_the_sending_to_a_server_that_reads_slowly(x):
+    """64 MB, of which as much is read as fits into the system's own buffers, and then a byte now and then."""
+
     def sip(listener):
         with contextlib.suppress(OSError), listener.accept()[0] as connection:
-            while connection.recv(1 << 18):
-                time.sleep(0.02)
+            while not over.wait(0.02):
+                connection.recv(1)
+
+    over = threading.Event()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         sipping = threading.Thread(target=sip, args=(listener,))
@@ -208,8 +216,9 @@ def test_a_deadline_ends_the_sending_to_a_server_that_reads_slowly(x):
         with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "key") as client:
             with pytest.raises(DeadlineError):
                 client.predict(MODEL, bytes(64 << 20), deadline=0.5)
-        assert 0.5 <= time.monotonic() - started < 2
-        sipping.join(10)
+        assert time.monotonic() - started >= 0.5
+        over.set()
+        sipping.join()
 
 
 def test_sixteen_coroutines_share_a_client_and_each_gets_its_own_answers(server, client, x):
@@ -235,7 +244,7 @@ def test_a_full_queue_is_tried_again_until_there_is_room(server, x):
     async def run(retries):
         with Relay(server.ports.inference) as relay:
             url = f"http://127.0.0.1:{relay.port}"
-            async with AsyncClient(url, key, retries=retries) as client:
+            async with AsyncClient(url, key, retries=retries, timeout=PATIENCE) as client:
                 with asleep(server):
                     asked = [asyncio.ensure_future(client.predict(MODEL, x[0])) for _ in range(200)]
                     while not (relay.requests > 200 if retries else any(a.done() for a in asked)):
@@ -245,7 +254,7 @@ def test_a_full_queue_is_tried_again_until_there_is_room(server, x):
     refused = [a for a in asyncio.run(run(0)) if isinstance(a, Exception)]
     assert refused
     assert {(e.status, e.kind) for e in refused} == {(503, "ServiceUnavailableException")}
-    assert all(isinstance(a, list) for a in asyncio.run(run(8)))
+    assert all(isinstance(a, list) for a in asyncio.run(run(1000)))
 
 
 def test_keys_are_never_shown_and_a_wrong_one_is_named(server, x, tmp_path):
@@ -304,28 +313,28 @@ def test_a_server_that_is_killed_under_a_request_and_comes_back_answers_it(archi
     answers = []
 
     def ask(client):
-        answers.append(client.predict(MODEL, x[0], deadline=60))
+        answers.append(client.predict(MODEL, x[0], deadline=PATIENCE))
 
-    with TorchServe([archive], ports) as first:
-        wait_until_ready(first, [archive], 120).close()
+    with TorchServe([archive], ports) as first, Relay(ports.inference) as relay:
+        wait_until_ready(first, [archive]).close()
         old = first.keys()
         keys.write_text(json.dumps(old))
-        with Client(ports.inference_url, keys, retries=200) as client:
+        with Client(f"http://127.0.0.1:{relay.port}", keys, retries=1000) as client:
             client.predict(MODEL, x[0])
             with asleep(first):
                 asking = threading.Thread(target=ask, args=(client,))
                 asking.start()
-                time.sleep(0.3)
+                until(lambda: relay.requests == 2)
                 for process in psutil.Process(first.pid).children(recursive=True):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
                 psutil.Process(first.pid).kill()
             first.stop()
             with TorchServe([archive], ports) as second:
-                wait_until_ready(second, [archive], 120).close()
+                wait_until_ready(second, [archive]).close()
                 assert second.keys() != old
                 keys.write_text(json.dumps(second.keys()))
-                asking.join(30)
+                asking.join()
     assert [a.model_version for a in answers[0]] == ["3.0"]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from histories import edited
 from interrupted import TERMS, broken_off
-from served import MODEL, Served, until
+from served import MODEL, PATIENCE, Served, until
 
 from eideticnet.export.archive import read_archive
 from eideticnet.serving.deploys.connection import Limits, connect
@@ -62,7 +62,7 @@ def asking(server, clients):
     headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
 
     def ask():
-        with httpx.Client(headers=headers, timeout=30, trust_env=False) as http:
+        with httpx.Client(headers=headers, timeout=PATIENCE, trust_env=False) as http:
             while not over.is_set():
                 sent = time.monotonic()
                 response = http.post(url, json=ROW)
@@ -206,7 +206,7 @@ def broken_off_at(server, versions, step, number):
     archive = versions["2.0"] if new == "2.0" else None
     assert broken_off(server.home, archive, step, number) == (-number if number == signal.SIGKILL else 1)
     expected = new if step in COMMITTED else old
-    until(lambda: set(server.held()) == {expected} and server.default() == expected, 30)
+    until(lambda: set(server.held()) == {expected} and server.default() == expected)
     assert server.state()[MODEL]["default"]["version"] == expected
 
 
@@ -253,7 +253,7 @@ def test_torchserve_is_brought_back_to_the_desired_state_whatever_was_done_to_it
         assert first.manage("POST", "/models", url=_stored(first, versions["3.0"])).status_code == 200
         assert first.manage("PUT", f"/models/{MODEL}/3.0/set-default").status_code == 200
         assert first.manage("DELETE", f"/models/{MODEL}/1.0").status_code == 200
-    until(lambda: set(first.held()) == {"1.0"} and first.default() == "1.0", 30)
+    until(lambda: set(first.held()) == {"1.0"} and first.default() == "1.0")
 
 
 def _stored(server, archive):
@@ -265,7 +265,8 @@ def _stored(server, archive):
 
 def test_the_old_version_answers_what_it_has_begun_before_it_goes(first, versions):
     (worker,) = first.workers()
-    with opened(first) as connection, ThreadPoolExecutor(100) as pool:
+    home, patient = Home(first.home), Limits(drain=PATIENCE)
+    with connect(home, find(home), patient) as connection, ThreadPoolExecutor(100) as pool:
         steps = deploy(connection, versions["2.0"], TERMS)
         while next(steps).name != "set-default":
             pass

@@ -3,16 +3,21 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from served import until
 
 from eideticnet.serving.torchserve import drain
 
 
 def process(code):
-    return subprocess.Popen([sys.executable, "-c", code])
+    """A Python that runs ``code``, and has begun to."""
+    command = [sys.executable, "-S", "-c", f"print(flush=True); {code}"]
+    begun = subprocess.Popen(command, stdout=subprocess.PIPE)
+    begun.stdout.readline()
+    begun.stdout.close()
+    return begun
 
 
 def copied(pid, folder):
@@ -24,20 +29,25 @@ def copied(pid, folder):
 
 @pytest.mark.parametrize("scheduler", [True, False])
 def test_a_process_that_works_is_busy_and_one_that_waits_is_not(scheduler, tmp_path, monkeypatch):
-    waits, works = process("import time; time.sleep(60)"), process("while True: pass")
+    waits, works = process("import signal; signal.pause()"), process("exec('while True: pass')")
+
+    def looks():
+        """What each of them has run so far."""
+        if scheduler:
+            return [drain._effort(each.pid) for each in (waits, works)]
+        for each in (waits, works):
+            copied(each.pid, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(drain, "PROC", tmp_path)
+            return [drain._effort(each.pid) for each in (waits, works)]
+
+    def one_waits_while_the_other_works():
+        before = looks()
+        after = until(lambda: (now := looks())[1] > before[1] and now)
+        return after[0] == before[0] is not None
+
     try:
-        time.sleep(0.5)
-        looks = []
-        for _ in range(2):
-            if not scheduler:
-                for each in (waits, works):
-                    copied(each.pid, tmp_path)
-                monkeypatch.setattr(drain, "PROC", tmp_path)
-            looks.append([drain._effort(each.pid) for each in (waits, works)])
-            monkeypatch.undo()
-            time.sleep(0.2)
-        assert looks[0][0] == looks[1][0] is not None
-        assert looks[0][1] < looks[1][1]
+        until(one_waits_while_the_other_works)  # it may still be on its way to where it waits
     finally:
         for each in (waits, works):
             each.kill()

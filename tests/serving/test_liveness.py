@@ -1,12 +1,14 @@
 """A server is given up for lost when it is silent or idle for too long, and not because nobody looked."""
 
-import time
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eideticnet.serving.engine import HeldModel, HeldVersion, Worker
 from eideticnet.serving.home.state import Model, State, Version
+from eideticnet.serving.supervise import liveness as module
 from eideticnet.serving.supervise.liveness import Liveness
 
 STATE = State(
@@ -23,31 +25,40 @@ def held(ready, other=False):
     return {n: HeldModel("1", {"1": HeldVersion(f"{n}.mar", 1, (Worker(7, r),))}) for n, r in models.items()}
 
 
-def test_a_long_time_without_a_look_is_no_silence():
-    liveness = Liveness("An engine", silence=0.05, idleness=0.05)
+@pytest.fixture
+def clock(monkeypatch):
+    """What is taken for the time; the test moves it."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_a_long_time_without_a_look_is_no_silence(clock):
+    liveness = Liveness("An engine", silence=5, idleness=5)
     liveness.beat(STATE, held(True))
-    time.sleep(0.1)
+    clock.now += 10
     assert liveness.lost() == ""
     liveness.miss("answered nothing")
     assert liveness.lost() == ""
 
 
-def test_silence_and_idleness_are_told_once_they_last():
+def test_silence_and_idleness_are_told_once_they_last(clock):
     for sign, words in (
         (lambda p: p.miss("answered nothing"), "An engine has answered nothing"),
         (lambda p: p.miss("refused its own keys"), "refused its own keys"),
         (lambda p: p.beat(STATE, held(False)), "no worker of"),
     ):
-        liveness = Liveness("An engine", silence=0.05, idleness=0.05)
+        liveness = Liveness("An engine", silence=5, idleness=5)
         sign(liveness)
+        clock.now += 5
         assert liveness.lost() == ""
-        time.sleep(0.1)
+        clock.now += 1
         sign(liveness)
         assert words in liveness.lost()
 
 
 def test_a_model_without_workers_costs_no_other_its_server():
-    liveness = Liveness("An engine", silence=0.05, idleness=-1)
+    liveness = Liveness("An engine", silence=5, idleness=-1)
     for one, other in ((True, False), (False, True)):
         liveness.beat(STATE, held(one, other))
         assert liveness.lost() == ""

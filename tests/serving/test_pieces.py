@@ -1,6 +1,7 @@
 """What is given to a client: lists, tensors, several files, and more than one request may hold."""
 
 import asyncio
+import io
 import os
 
 import numpy as np
@@ -11,12 +12,15 @@ from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from relay import Relay
+from served import PATIENCE
 
 from eideticnet.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
+from eideticnet.client.answers import too_large
 from eideticnet.client.options import Options
 from eideticnet.client.payload import numbers
 from eideticnet.client.pieces import asking, run
-from eideticnet.serving.errors import DeadlineError, RequestError, ServingError
+from eideticnet.serving.errors import RequestError, ServingError
+from eideticnet.serving.torchserve.settings import MOST_BYTES
 
 MODEL = "digits-onnx"
 SAME = {
@@ -81,7 +85,6 @@ def test_a_client_asks_once_how_many_a_request_may_hold(server, x):
 
 @pytest.mark.parametrize("kind", [Client, GrpcClient])
 def test_a_file_of_more_than_one_request_may_hold_is_split_too(server, x, alone, tmp_path, kind):
-    many = np.tile(x, (1100, 1))  # 6.8 MB as .npy
     where = {Client: server.ports.inference_url, GrpcClient: f"127.0.0.1:{server.ports.grpc_inference}"}
     (tmp_path / "x.f32").write_bytes(x.tobytes())
     np.save(tmp_path / "x.npy", x.astype(">f8"))
@@ -89,9 +92,21 @@ def test_a_file_of_more_than_one_request_may_hold_is_split_too(server, x, alone,
         for name in ("x.f32", "x.npy"):
             assert labels(client.predict(MODEL, tmp_path / name)) == alone
             assert labels(client.predict(MODEL, (tmp_path / name).read_bytes())) == alone
-        np.save(tmp_path / "x.npy", many)
-        with pytest.raises(DeadlineError):  # split, and more than can be answered so soon
-            client.predict(MODEL, tmp_path / "x.npy", deadline=2.0)
+
+
+def test_a_file_of_more_bytes_than_a_request_may_hold_is_split_before_it_is_sent(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((30_000, 64), np.float32))
+    assert (tmp_path / "x.npy").stat().st_size > MOST_BYTES
+    sent = []
+
+    def send(call):
+        if len(call.payload.content) > MOST_BYTES:
+            raise RequestError(413, too_large(len(call.payload.content)))
+        sent.append(np.load(io.BytesIO(call.payload.content)))
+        return [answer("1")] * len(sent[-1])
+
+    assert len(run(asking("m", tmp_path / "x.npy", {}, PATIENCE, {}), send)) == 30_000
+    assert len(sent) == 2
 
 
 @pytest.mark.parametrize("kind", [Client, GrpcClient])
@@ -127,7 +142,7 @@ def test_what_is_no_file_of_a_size_is_refused_at_once(nobody, tmp_path, make):
     for client in nobody:
         for file in (tmp_path / "x.npy", [tmp_path / "x.npy"] * 2):
             with pytest.raises(ServingError, match=r"x\.npy (is a|has \d+ bytes).*; expected"):
-                client.predict(MODEL, file, deadline=1)
+                client.predict(MODEL, file)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +366,7 @@ def test_numbers_of_other_libraries_are_options_too_and_a_key_may_end_with_a_lin
             top_k=np.int64(2),
             threshold=np.float32(0.25),
             probabilities=np.bool_(True),
-            deadline=torch.tensor(10.0),
+            deadline=torch.tensor(PATIENCE),
         )
         assert len(found.top) == 2
         assert found.label_probabilities

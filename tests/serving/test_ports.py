@@ -1,8 +1,10 @@
 """Only a port that is taken moves, and stays where it moved to."""
 
 import json
+import os
 import socket
 from contextlib import ExitStack, suppress
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,15 @@ from eideticnet.serving.home.addresses import Network, Ports
 from eideticnet.serving.supervise.ports import OPTIONS, USUAL, free_ports, moved, taken
 
 USES = list(Ports.model_fields)
+NUMBERS = count(100 * os.getpid())
+
+
+def nobodys():
+    """Ports that this machine gives to nobody who asks for any, as other tests and their clients do."""
+    while True:
+        ports = Ports(**{use: 20_000 + next(NUMBERS) % 10_000 for use in USES})
+        if not taken(ports, Network()):
+            return ports
 
 
 def listening(stack, port, host="127.0.0.1"):
@@ -23,7 +34,7 @@ def listening(stack, port, host="127.0.0.1"):
 @settings(max_examples=20, deadline=None)
 @given(st.sets(st.sampled_from(USES)))
 def test_ports_of_before_stay_but_for_those_that_are_taken(busy):
-    before = free_ports(prefer_usual=False)
+    before = nobodys()
     with ExitStack() as stack:
         for use in busy:
             listening(stack, getattr(before, use))
@@ -36,7 +47,7 @@ def test_ports_of_before_stay_but_for_those_that_are_taken(busy):
 
 
 def test_a_port_counts_as_taken_at_the_address_that_it_is_for():
-    before = free_ports(prefer_usual=False)
+    before = nobodys()
     with ExitStack() as stack:
         listening(stack, before.inference, "127.0.0.2")
         assert free_ports(Network(), before).inference == before.inference
@@ -50,7 +61,7 @@ def test_an_address_of_another_machine_is_named():
 
 
 def test_a_port_that_is_asked_for_is_had_or_the_option_that_asked_is_named():
-    before, other = free_ports(prefer_usual=False), free_ports(prefer_usual=False)
+    before, other = nobodys(), nobodys()
     for use, option in OPTIONS.items():
         port = getattr(other, use)
         now = free_ports(Network(), before, asked={use: port})
@@ -67,7 +78,7 @@ def test_a_port_that_is_asked_for_is_had_or_the_option_that_asked_is_named():
 
 
 def test_a_server_listens_where_it_is_asked_to_and_refuses_a_port_that_is_taken(versions, tmp_path):
-    home, asked = tmp_path / "home", free_ports(prefer_usual=False)
+    home, asked = tmp_path / "home", nobodys()
     options = [x for use, option in OPTIONS.items() for x in (option, getattr(asked, use))]
     with ExitStack() as stack:
         listening(stack, asked.control)
@@ -85,7 +96,7 @@ def test_a_server_listens_where_it_is_asked_to_and_refuses_a_port_that_is_taken(
 
 
 def test_a_server_keeps_its_ports_over_restarts_and_one_that_is_taken_moves_alone(versions, tmp_path):
-    home, before = tmp_path / "home", free_ports(prefer_usual=False)
+    home, before = tmp_path / "home", nobodys()
     home.mkdir()
     before.write(home / "ports.json")
 

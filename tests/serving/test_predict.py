@@ -63,7 +63,7 @@ def told(store, tmp_path_factory):
     start = [*shlex.split(PREDICT)[:3], "start", str(digits.path), str(folder / "pictures-1.0.mar")]
     command = [*start, "--home", str(folder / "home"), "--run", f"{sys.executable} {script}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=200)
+    subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
     read = {n: [(folder / f"{n}.{e}").read_text() for e in ("rc", "out", "err")] for n in commands}
     return {name: (int(rc), out, err) for name, (rc, out, err) in read.items()}
 

@@ -1,16 +1,14 @@
 """A model goes from a server that serves others; and what is said of a server that only starts."""
 
 import json
-import signal
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
-from served import MODEL, ROOT, SERVING, Served, serving, until
+from served import MODEL, PATIENCE, ROOT, Served, changed, serving, until
 
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
@@ -19,38 +17,37 @@ from eideticnet.serving.home.store import admit
 ROW = {"data": [0.5] * 6}
 
 
-def ask(server, model, over, row):
-    """Statuses of requests to ``model`` one after another."""
+def ask(server, model, over, row, got):
+    """Send requests to ``model`` one after another; their statuses go to ``got``."""
     headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
     url = f"{server.running['inference']}/predictions/{model}"
-    got = []
-    with httpx.Client(headers=headers, timeout=30, trust_env=False) as http:
+    with httpx.Client(headers=headers, timeout=PATIENCE, trust_env=False) as http:
         while not over.is_set():
             got.append(http.post(url, json=row).status_code)
-    return got
 
 
 def test_a_model_is_removed_under_traffic_and_the_others_answer_as_before(versions, archive, tmp_path):
     with Served(tmp_path / "home", versions["1.0"], archive.path) as server:
-        over = threading.Event()
+        over, kept, gone = threading.Event(), [[], []], [[], []]
         with ThreadPoolExecutor(4) as pool:
-            kept = [pool.submit(ask, server, MODEL, over, ROW) for _ in range(2)]
-            gone = [pool.submit(ask, server, archive.name, over, {"data": [0] * 64}) for _ in range(2)]
-            time.sleep(0.5)
-            done = server.command("remove", "--name", archive.name)
-            time.sleep(0.5)
-            over.set()
+            asking = [pool.submit(ask, server, MODEL, over, ROW, got) for got in kept]
+            asking += [pool.submit(ask, server, archive.name, over, {"data": [0] * 64}, got) for got in gone]
+            try:
+                until(lambda: all(200 in got for got in kept + gone))
+                done = server.command("remove", "--name", archive.name)
+                until(lambda: all(404 in got for got in gone))
+            finally:
+                over.set()
+            assert [one.result() for one in asking] == [None] * 4
         assert done.returncode == 0, done.stderr
         assert json.loads(Path(done.stdout.strip()).read_text())["outcome"] == "done"
-        assert {status for found in kept for status in found.result()} == {200}
-        for found in gone:  # answered, then refused for ever
-            statuses = found.result()
+        assert {status for statuses in kept for status in statuses} == {200}
+        for statuses in gone:  # answered, then refused for ever
             assert set(statuses) <= {200, 503, 404}
             assert statuses == sorted(statuses, key=[200, 503, 404].index)
-            assert {200, 404} <= set(statuses)
         assert list(server.state()) == [MODEL]
         assert len(list((server.home / "store").glob("*.mar"))) == 1
-        assert server.control("/ready").status_code == 200
+        until(lambda: server.control("/ready").status_code == 200)
         last = server.command("remove", "--name", MODEL)
         assert (last.returncode, "only model" in last.stderr) == (1, True)
         other = server.command("remove", "--name", "cats")
@@ -71,22 +68,24 @@ def test_a_model_is_removed_from_the_folder_of_a_server_that_does_not_run(versio
     assert "only model" in serving("remove", "--name", MODEL, "--home", home.root).stderr
 
 
+STARTS = "import signal; import eideticnet.serving.launch as l; l.TorchServe = lambda *a, **k: signal.pause()"
+"""As long as is looked."""
+
+
 def test_a_server_that_starts_is_told_and_can_be_stopped(versions, tmp_path):
     home = tmp_path / "home"
-    command = [*SERVING, "start", str(versions["1.0"]), "--home", str(home)]
+    command = [*changed(STARTS), "start", str(versions["1.0"]), "--home", str(home)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        until(lambda: (home / "server.lock").exists() and Home(home).served())
-        process.send_signal(signal.SIGSTOP)  # so that it starts for as long as is looked
+        until((home / "state.json").exists)
         found = serving("status", "--home", home, "--json")
         assert found.returncode == 3
         assert json.loads(found.stdout)["starting"]["pid"] == process.pid
         assert f"a server is starting: process {process.pid}" in serving("status", "--home", home).stdout
         refused = serving("deploy", versions["2.0"], "--home", home)
         assert f"is starting in {home} (process {process.pid}" in refused.stderr
-        process.send_signal(signal.SIGCONT)
         assert serving("stop", "--home", home).stdout == f"stopped process {process.pid}\n"
-        assert process.wait(40) is not None
+        assert process.wait(PATIENCE) is not None
     finally:
         process.kill()
         process.communicate()

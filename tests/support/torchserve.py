@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import psutil
+import served
 
 from eideticnet.client import Client
 from eideticnet.export.archive import Archive
@@ -17,17 +18,19 @@ from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe, give_up, wait_for_keys
 
 
-def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float) -> Client:
+def wait_until_ready(
+    server: TorchServe, archives: Sequence[Archive], seconds: float = served.PATIENCE
+) -> Client:
     """Wait until this very version of every archive has answered a prediction; a client with the token.
 
     Raises ``ServingError`` with the end of TorchServe's log if it dies or takes too long.
     """
     deadline = time.monotonic() + seconds
-    key = wait_for_keys(server, seconds)["inference"]
+    key = wait_for_keys(server, served.PATIENCE)["inference"]
     with Prober(server.network.inference_url(server.ports), key) as prober:
         for archive in archives:
             _wait(server, prober, archive, deadline, seconds)
-    return Client(server.ports.inference_url, key)
+    return Client(server.ports.inference_url, key, timeout=served.PATIENCE)
 
 
 def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float, seconds: float) -> None:
@@ -44,25 +47,23 @@ def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float,
 @contextmanager
 def started(archives: Sequence[Archive], **options: Any) -> Iterator[TorchServe]:
     """A TorchServe on free ports that has answered for every archive."""
-    with TorchServe(archives, free_ports(prefer_usual=False), **options) as running:
-        wait_until_ready(running, archives, 120).close()
-        yield running
+    with ExitStack() as stack:
+        for tries in (2, 1, 0):
+            try:
+                server = TorchServe(archives, free_ports(prefer_usual=False), **options)
+                wait_until_ready(stack.enter_context(server), archives).close()
+                break
+            except ServingError as error:  # another program may have taken a port in between
+                stack.close()
+                if not tries or "Address already in use" not in str(error):
+                    raise
+        yield server
 
 
 def workers(server: TorchServe) -> list[psutil.Process]:
-    return [p for p in psutil.Process(server.pid).children(recursive=True) if "python" in p.name()]
+    return served.workers(server.pid)
 
 
-@contextmanager
-def asleep(server: TorchServe) -> Iterator[None]:
+def asleep(server: TorchServe) -> AbstractContextManager[None]:
     """The workers take requests and answer none."""
-    found = workers(server)
-    assert found
-    for worker in found:
-        worker.suspend()
-    try:
-        yield
-    finally:
-        for worker in found:
-            with suppress(psutil.NoSuchProcess):  # a test may have killed it
-                worker.resume()
+    return served.asleep(workers(server))
