@@ -5,15 +5,22 @@ from pathlib import Path
 
 import pytest
 from examples import ALL
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from once import once
 from scheduling import FIRST, Together
 
 ROOT = Path(__file__).parents[1]
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 
-# No shrinking: every example trains networks, and the failing one is small enough to read.
-settings.register_profile(ALL, phases=[Phase.explicit, Phase.reuse, Phase.generate], print_blob=True)
+# No shrinking: every example trains networks, and the failing one is small enough to read. No deadline and
+# no complaint that drawing takes long: no test depends on how fast a machine is.
+settings.register_profile(
+    ALL,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.register_profile("default", settings.get_profile(ALL), max_examples=40)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))

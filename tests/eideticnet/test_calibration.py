@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import QUICK, task_loader, trained
 
@@ -46,7 +46,6 @@ def test_calibration_lowers_error_and_likelihood_of_an_overconfident_router(deci
     assert errors[1] < errors[0] / 2
 
 
-@settings(deadline=None)
 @given(factor=st.floats(0.05, 50), seed=st.integers(0, 1000))
 def test_calibration_never_makes_the_likelihood_worse(factor, seed):
     heads, router, task, label = overconfident(100, seed, factor)
@@ -55,7 +54,6 @@ def test_calibration_never_makes_the_likelihood_worse(factor, seed):
     assert nll(fitted, heads, router, task) <= nll(bare, heads, router, task) + 1e-6
 
 
-@settings(deadline=None)
 @given(factor=st.floats(0.05, 50), seed=st.integers(0, 1000))
 def test_calibration_never_changes_a_hard_decision(factor, seed):
     heads, router, task, label = overconfident(50, seed, factor)
@@ -81,7 +79,6 @@ def test_the_calibration_error_of_known_cases():
     assert expected_calibration_error(mixed, torch.tensor([True, True, False, False])) == pytest.approx(0.1)
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(st.floats(0, 1, width=32), min_size=1, max_size=60),
     share=st.floats(0, 0.99),

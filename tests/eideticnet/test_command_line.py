@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import torch
 from nets import task_data
 from project import CONFIG, TASKS
+from served import until
 
 from eideticnet import EideticNetwork
 
@@ -113,9 +113,7 @@ def train_until_killed(project, changes):
     start = "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
     code = f"{start}{changes}__main__.app()\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=project, env=environment, check=False, timeout=60
-    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=project, env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
 
 
@@ -172,11 +170,9 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
     process = subprocess.Popen(
         command, cwd=project, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not (project / "runs/mine/journal.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)  # it is training once there is a journal
+    until((project / "runs/mine/journal.safetensors").exists)  # it is training then
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert errors == "interrupted: what is learned is in runs/mine; the same command goes on from there\n"
 
@@ -344,7 +340,7 @@ def test_two_programs_never_work_on_one_run_at_a_time(project, run):
         subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in "ab"
     ]
-    outputs = [p.communicate(timeout=100)[0] for p in both]
+    outputs = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert sum("is complete" in o for o in outputs) == 1
     EideticNetwork.load(project / "runs/mine").verify()

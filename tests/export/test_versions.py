@@ -92,15 +92,14 @@ HISTORIES = {
 }
 
 
-@settings(max_examples=1, deadline=None)
+@settings(max_examples=1)
 @given(**HISTORIES)
 def test_no_history_moves_a_bit_of_an_earlier_task(trunk, widths, steps, seed, tmp_path_factory):
     live(trunk, widths, steps, seed, tmp_path_factory.mktemp("history"))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(**HISTORIES)
 def test_no_history_of_many_moves_a_bit(trunk, widths, steps, seed, tmp_path_factory):
     live(trunk, widths, steps, seed, tmp_path_factory.mktemp("history"))

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from graphs import network
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from worker import Worker, make_bundle
 
@@ -28,7 +28,6 @@ def worker(tmp_path_factory):
     return Worker(folder)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["good", "bad", "refused", "many"]), min_size=1, max_size=12))
 def test_a_request_that_the_graph_fails_on_disturbs_nobody(worker, kinds):
     requests = {

@@ -10,7 +10,7 @@ import torch
 from eidetic_device import ON_CUDA, Settings
 from eidetic_graph import Graph, pad, pieces
 from eidetic_onnx import OnnxGraph
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tolerances import EXPORTED
 from worker import make_bundle
@@ -81,7 +81,6 @@ def test_the_whole_graph_runs_where_it_is_asked_for(graph):
     assert "task_probs" in graph(*inputs([0, 0]), whole=True)
 
 
-@settings(deadline=None)
 @given(tasks=st.lists(st.integers(-1, 2), min_size=1, max_size=40), seed=st.integers(0, 99))
 def test_padding_gives_the_bits_of_any_other_batch_of_that_size(bucketed, plain, tasks, seed):
     padded = bucketed(*inputs(tasks, seed), whole=True)
@@ -94,7 +93,6 @@ def test_padding_gives_the_bits_of_any_other_batch_of_that_size(bucketed, plain,
             assert value[start:stop].tobytes() == unpadded[name][: len(x)].tobytes(), name
 
 
-@settings(deadline=None)
 @given(rows=st.integers(1, 50), seed=st.integers(0, 99))
 def test_padded_answers_are_the_unpadded_ones_within_the_tolerance(bucketed, plain, rows, seed):
     padded, unpadded = bucketed(*inputs([-1] * rows, seed)), plain(*inputs([-1] * rows, seed))

@@ -61,7 +61,7 @@ def as_torchserve_reads(message, cuts):
     return [(ids[i], h.get_request_properties(), fields[i]) for i, h in enumerate(headers)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(request, max_size=4) | one_client, st.data())
 def test_a_batch_is_read_as_torchserve_reads_it_however_it_is_cut(requests, data):
     message = written(requests)
@@ -86,7 +86,7 @@ class Bytewise:
         return self.message[self.at - 1 : self.at]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(request, max_size=2))
 def test_a_batch_that_comes_byte_by_byte_is_read(requests):
     assert len(eidetic_wire.read_batch(Bytewise(written(requests)))) == len(requests)
@@ -191,7 +191,6 @@ def answered(replies):
     return sent, bytes(own)
 
 
-@settings(deadline=None)
 @given(st.lists(REPLIES, min_size=1, max_size=4))
 def test_a_batch_is_answered_as_torchserve_would_and_only_then_watched(replies):
     ours, own = answered(replies)

@@ -150,7 +150,6 @@ def served(archives, home, *commands):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=200,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -3,6 +3,7 @@
 import grpc
 import httpx
 import pytest
+from served import PATIENCE
 
 from eideticnet.serving.torchserve import services
 
@@ -52,7 +53,7 @@ def wrong(server, use):
     ("use", "calls"), [("inference", INFERENCE + MANAGEMENT), ("management", MANAGEMENT + INFERENCE)]
 )
 def test_every_call_over_http_refuses_every_wrong_key(server, use, calls):
-    with httpx.Client(base_url=server.running[use], trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=server.running[use], trust_env=False, timeout=PATIENCE) as client:
         for method, path in calls:
             for headers in wrong(server, use):
                 answer = client.request(method, path, headers=headers)
@@ -65,7 +66,7 @@ def test_the_key_for_predictions_is_no_key_for_management_on_either_port(server)
     headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
     for base in (server.running["inference"], server.running["management"]):
         for method, path in MANAGEMENT:
-            answer = httpx.request(method, base + path, headers=headers, trust_env=False, timeout=30)
+            answer = httpx.request(method, base + path, headers=headers, trust_env=False, timeout=PATIENCE)
             assert answer.status_code >= 400, (base, path)
     assert server.default() == "1.0"
 
@@ -81,7 +82,7 @@ def test_every_method_over_grpc_refuses_every_wrong_key(server, use, service):
             for headers in wrong(server, use):
                 metadata = [(name.lower(), value) for name, value in headers.items()]
                 with pytest.raises(grpc.RpcError) as error:
-                    answer = call(metadata, 30)
+                    answer = call(metadata, PATIENCE)
                     if hasattr(answer, "__next__"):  # a stream refuses with its first item
                         next(answer)
                 assert error.value.code() == grpc.StatusCode.PERMISSION_DENIED, method.name
@@ -91,6 +92,6 @@ def test_every_method_over_grpc_refuses_every_wrong_key(server, use, service):
 def test_what_needs_no_key_is_a_description_of_torchserve_alone(server, archives):
     for use in ("inference", "management"):
         for method, path in (("OPTIONS", "/"), ("GET", "/api-description")):
-            text = httpx.request(method, server.running[use] + path, trust_env=False).text
+            text = httpx.request(method, server.running[use] + path, timeout=PATIENCE, trust_env=False).text
             assert "TorchServe" in text
             assert not [word for word in ("picture", "task 0", *server.keys().values()) if word in text]

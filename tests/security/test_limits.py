@@ -3,17 +3,20 @@
 import gzip
 import io
 import json
+import re
 import socket
 import struct
 import threading
+import time
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import numpy as np
-import psutil
 import pytest
-from served import until
+from collected import collected
+from served import PATIENCE, until
 
 from eideticnet.client import GrpcClient
 from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError
@@ -24,16 +27,17 @@ ROW = {"data": [0] * 6}
 def post(server, model, content, kind="application/octet-stream", headers=(), path="/predictions/"):
     usual = [("Authorization", f"Bearer {server.keys()['inference']}"), ("Content-Type", kind)]
     url = server.running["inference"] + path + model
-    return httpx.post(url, content=content, headers=[*usual, *headers], trust_env=False, timeout=30)
+    return httpx.post(url, content=content, headers=[*usual, *headers], trust_env=False, timeout=PATIENCE)
 
 
 def kind(answer):
     return answer.status_code, answer.json()["error"]["kind"]
 
 
-def memory(server):
-    top = psutil.Process(server.running["frontend"])
-    return sum(p.memory_info().rss for p in [top, *top.children(recursive=True)])
+def peaks(server):
+    """The most memory that the workers ever took, in bytes."""
+    statuses = [Path(f"/proc/{worker.pid}/status").read_text() for worker in server.workers()]
+    return sum(int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024 for status in statuses)
 
 
 def chunks(count):
@@ -43,12 +47,13 @@ def chunks(count):
 
 def test_a_body_over_the_limit_is_refused_with_413_and_takes_no_memory(server):
     assert post(server, "net", bytes(MOST_BYTES - 1000)).status_code in (400, 413)
-    before = memory(server)
+    held, before = collected(server.running["frontend"]), peaks(server)
     for _ in range(5):
         assert post(server, "net", bytes(MOST_BYTES + 1)).status_code == 413
         with suppress(httpx.TransportError):  # closed while we were still sending
             assert post(server, "net", chunks(700)).status_code == 413
-    assert memory(server) - before < 150 << 20  # 380 MB were sent
+    assert collected(server.running["frontend"]) - held < 30 << 20  # 380 MB were sent
+    assert peaks(server) - before < 30 << 20
     assert server.predict(ROW).status_code == 200
 
 
@@ -90,11 +95,11 @@ def bomb(width, height):
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(server):
     assert post(server, "picture", bomb(100, 100), "image/png").status_code == 200
-    before = memory(server)
+    before = peaks(server)
     for size in ((101, 100), (20_000, 20_000), (2**31 - 1, 2**31 - 1)):
         assert kind(post(server, "picture", bomb(*size), "image/png"))[0] in (400, 413), size
     assert kind(post(server, "picture", bomb(20_000, 20_000), "image/png")) == (413, "too_large")
-    assert memory(server) - before < 50 << 20
+    assert peaks(server) - before < 50 << 20
 
 
 def test_no_pickle_in_a_npy_file_is_loaded_by_the_server(server, tmp_path):
@@ -135,7 +140,7 @@ def test_an_option_smuggled_beside_another_is_refused_or_the_only_one(server):
 def raw(server, head, body=b""):
     """All answers on one connection, to bytes that no library would send."""
     port = int(server.running["inference"].rpartition(":")[2])
-    with socket.create_connection(("127.0.0.1", port), 10) as s:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as s:
         s.sendall(head.encode("latin-1") + b"\r\n\r\n" + body)
         s.settimeout(1.5)
         found = b""
@@ -206,14 +211,15 @@ def test_an_odd_request_without_a_key_costs_one_short_line_of_the_log(server, he
 
 
 def test_any_number_of_odd_requests_without_a_key_costs_few_lines_of_the_log(server):
+    """Fifty at once, and one a second."""
     log = server.home / "logs/torchserve.log"
-    before = log.stat().st_size
+    before, began = log.stat().st_size, time.monotonic()
     port = int(server.running["inference"].rpartition(":")[2])
     for _ in range(400):
-        with socket.create_connection(("127.0.0.1", port), 10) as s:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as s:
             s.sendall(f"{ODD[0]}\r\n\r\n".encode())
             assert s.recv(1)
-    assert log.read_bytes()[before:].count(b"\n") < 80
+    assert log.read_bytes()[before:].count(b"\n") < 60 + time.monotonic() - began
 
 
 def test_a_form_whose_part_has_another_name_and_a_packed_body_are_understood(server):
@@ -236,7 +242,7 @@ def test_a_form_whose_part_has_another_name_and_a_packed_body_are_understood(ser
 def test_a_client_that_sends_nothing_keeps_nobody_from_an_answer(server):
     """TorchServe lets slow clients wait for ever, but they cost one connection each and no worker."""
     port = int(server.running["inference"].rpartition(":")[2])
-    slow = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(200)]
+    slow = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(200)]
     try:
         for s in slow:
             s.sendall(b"POST /predictions/net HTTP/1.1\r\nContent-Length: 100\r\n")

@@ -31,7 +31,7 @@ def listening(stack, port, host="127.0.0.1"):
     stack.enter_context(socket.create_server((host, port)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.sampled_from(USES)))
 def test_ports_of_before_stay_but_for_those_that_are_taken(busy):
     before = nobodys()

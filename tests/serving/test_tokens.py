@@ -81,7 +81,7 @@ def _own_link(path):
     path.symlink_to(path)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(-(10**9), 10**9), max_size=20))
 def test_wherever_the_clock_goes_the_keys_in_the_file_are_always_right(tmp_path_factory, jumps):
     java = Java(tmp_path_factory.mktemp("keys"))

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+from served import PATIENCE
 
 from eideticnet.client.options import patience
 from eideticnet.serving.errors import DeadlineError
@@ -20,7 +21,7 @@ class GrpcManagement:
     """One method for each of the service's; ``key`` is the management token or ``keys.json``."""
 
     def __init__(
-        self, target: str, key: str | Path, *, timeout: float = 120.0, ca: Path | None = None
+        self, target: str, key: str | Path, *, timeout: float = PATIENCE, ca: Path | None = None
     ) -> None:
         self.target, self._key, self._timeout = target, Key(key, "management"), patience(timeout)
         self._channel = services.open_channel(target, ca)

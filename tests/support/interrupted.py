@@ -26,11 +26,11 @@ def _until(folder: Path, archive: Path | None, step: str, number: int) -> None:
                     os.kill(os.getpid(), number)
 
 
-def broken_off(home: Path, archive: Path | None, step: str, number: int) -> int | None:
+def broken_off(home: Path, archive: Path | None, step: str, number: int) -> int:
     """Deploy ``archive``, or roll back, and get the signal ``number`` after ``step``; the exit code."""
     process: Any = multiprocessing.get_context("fork").Process(
         target=_until, args=(home, archive, step, number)
     )
     process.start()
-    process.join(120)
-    return int(process.exitcode) if process.exitcode is not None else None
+    process.join()
+    return int(process.exitcode)

@@ -96,6 +96,6 @@ def killed(path: Path, after: int, by: int = signal.SIGKILL, **options: Any) -> 
         begun().save(folder)
         child = context.Process(target=_child, args=(Path(folder), path, after, by, options))
         child.start()
-        child.join(60)
+        child.join()
     assert child.exitcode in (0, 1, -by), child.exitcode
     return child.exitcode != 0
