@@ -42,13 +42,13 @@ $(VENV)/installed: pyproject.toml setup.py requirements/constraints.txt
 $(RUNS)/digits/network.json: FORCE | setup
 	@$(PY) -m eideticnet train experiments/digits.toml --out $(RUNS)/digits
 
-$(RUNS)/digits/report.html: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*.html)
+$(RUNS)/digits/report.html: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*/*.py eideticnet/*/*.html)
 	@$(PY) -m eideticnet report $(RUNS)/digits
 
 report: $(RUNS)/digits/report.html
 
 # The archive's name holds its version, so a file beside it remembers the name.
-$(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py export/*.py handlers/*.py)
+$(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*/*.py export/*.py handlers/*.py)
 	@mkdir -p $(STORE)
 	@archive="$$($(PY) -m eideticnet.export build $(RUNS)/digits --store $(STORE) --replace)" && echo "$$archive" > $@
 

@@ -25,13 +25,14 @@ from benchmarks.routers import CACHE, learn_tasks, votes
 from eideticnet import EideticNetwork, Routing
 from eideticnet.arithmetic import arithmetic
 from eideticnet.block import Block
+from eideticnet.decision import decide
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.session import session
 from eideticnet.export.tail import PINNED, THRESHOLD
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.models import mlp
 from eideticnet.program import HEAD
-from eideticnet.routing import LEAST, PRUNED, decide
+from eideticnet.route.options import LEAST, PRUNED
 from eideticnet.rules import with_taps
 
 BATCH, ROUNDS = 32, 301

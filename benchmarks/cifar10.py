@@ -10,8 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.report import publish
-from eideticnet import EideticNetwork, history
+from eideticnet import EideticNetwork
 from eideticnet.__main__ import cli
+from eideticnet.runs import history
 
 CONFIG = Path(__file__).parents[1] / "experiments/cifar10.toml"
 RUN = Path("runs/cifar10")

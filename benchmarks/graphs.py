@@ -20,6 +20,7 @@ from torch import nn
 
 from eideticnet import EideticNetwork
 from eideticnet.block import Block
+from eideticnet.decision import FittedRouting
 from eideticnet.export.body import Body, example, owners
 from eideticnet.export.dense import Dense
 from eideticnet.export.onnx_body import to_onnx
@@ -27,7 +28,6 @@ from eideticnet.export.session import Run
 from eideticnet.export.tail import Rule, X, attach
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD
-from eideticnet.routing import FittedRouting
 
 CLASSES = 2
 CALLS = 10

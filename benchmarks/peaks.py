@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from eideticnet import EideticNetwork, Pruning, Training, batches
-from eideticnet.data import Loader
+from eideticnet.data.rows import Loader
+from eideticnet.learn.training import adam
 from eideticnet.models import convnet
-from eideticnet.training import adam
 
 ROUNDS, EPOCHS, CLASSES, WIDTHS = 5, 2, 2, (48, 48, 96, 96)
 WAYS = ("eidetic", "plain")

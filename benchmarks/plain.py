@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from benchmarks.problems import Problem, Split
 from eideticnet import batches
-from eideticnet.experts import weigh
+from eideticnet.learn.training import Classify, Lesson, converge
 from eideticnet.models import mlp
+from eideticnet.route.experts import weigh
 from eideticnet.seeding import seeded
-from eideticnet.training import Classify, Lesson, converge
 
 
 def train(problem: Problem, seed: int, split: Split) -> tuple[nn.Module, float]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.train import INPUTS, TASKS
 from eideticnet import Inputs, Pruning, Training, batches
-from eideticnet.data import Loader
+from eideticnet.data.rows import Loader
 
 NAMES = [f"{a} or {b}" for a, b in TASKS]
 DATA = "EIDETIC_DATA"

@@ -22,9 +22,9 @@ from benchmarks.report import interval, publish
 from benchmarks.settle import validation_oracle
 from benchmarks.train import INPUTS, PRUNING, TASKS, TRAINING, Split, plain
 from eideticnet import EideticNetwork, Event, Pruning
+from eideticnet.learn.schedules import SCHEDULES
+from eideticnet.learn.scores import SCORES
 from eideticnet.models import mlp
-from eideticnet.schedules import SCHEDULES
-from eideticnet.scores import SCORES
 
 SEEDS = range(4)
 UNSEEN = range(12, 32)

@@ -17,11 +17,12 @@ from benchmarks.plain import mean_over_classes
 from benchmarks.problems import NAMES, Part, Problem, Split
 from benchmarks.train import TASKS
 from eideticnet import EideticNetwork, FittedRouting, Journal, Pruning, Routing
-from eideticnet.calibration import calibrate, expected_calibration_error
+from eideticnet.data.memory import choose
+from eideticnet.decision import Decision, RouterKind, decide
 from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.memory import choose
 from eideticnet.models import mlp
-from eideticnet.routing import LEAST, PRUNED, Decision, RouterKind, Width, decide
+from eideticnet.route.calibration import calibrate, expected_calibration_error
+from eideticnet.route.options import LEAST, PRUNED, Width
 
 CACHE = Path("runs/bench-routing")
 MOMENTS = 1024

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from eideticnet import EideticNetwork, Pruning, Training, batches
 from eideticnet.block import Block
-from eideticnet.data import Loader
+from eideticnet.data.rows import Loader
+from eideticnet.learn.learning import logits_over
+from eideticnet.learn.training import Classify, Lesson, adam, train_epoch
 from eideticnet.learned import Learned
-from eideticnet.learning import logits_over
 from eideticnet.models import convnet, mlp, resnet50
 from eideticnet.program import HEAD
-from eideticnet.tracing import trace
-from eideticnet.training import Classify, Lesson, adam, train_epoch
+from eideticnet.trace.tracing import trace
 
 BLOCKS, CLASSES, ROUNDS = 5, 10, 7
 

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from benchmarks import peaks, steps
 from benchmarks.report import interval, publish
 from eideticnet import EideticNetwork, Inputs, Pruning, Routing, Training, batches
-from eideticnet.data import Loader
-from eideticnet.evaluation import evaluate
+from eideticnet.data.rows import Loader
+from eideticnet.learn.training import Classify, Lesson, converge
 from eideticnet.models import mlp
+from eideticnet.runs.evaluation import evaluate
 from eideticnet.seeding import seeded
-from eideticnet.training import Classify, Lesson, converge
 
 SEEDS = range(10)
 TASKS = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]

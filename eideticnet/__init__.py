@@ -7,7 +7,9 @@ import eideticnet.signals  # noqa: F401 - first, for Ctrl-C while torch is impor
 
 if TYPE_CHECKING:
     from eideticnet.answering import Named as Named
-    from eideticnet.data import batches as batches
+    from eideticnet.data.rows import batches as batches
+    from eideticnet.decision import FittedRouting as FittedRouting
+    from eideticnet.decision import Output as Output
     from eideticnet.errors import BudgetWarning as BudgetWarning
     from eideticnet.errors import BusyError as BusyError
     from eideticnet.errors import CapacityError as CapacityError
@@ -22,38 +24,37 @@ if TYPE_CHECKING:
     from eideticnet.errors import TrunkWarning as TrunkWarning
     from eideticnet.errors import UnderfitWarning as UnderfitWarning
     from eideticnet.errors import UnsupportedError as UnsupportedError
-    from eideticnet.evaluation import TaskReport as TaskReport
-    from eideticnet.evaluation import evaluate as evaluate
     from eideticnet.inputs import ImageInput as ImageInput
     from eideticnet.inputs import Inputs as Inputs
-    from eideticnet.journal import Journal as Journal
+    from eideticnet.learn.journal import Journal as Journal
+    from eideticnet.learn.pruning import Pruning as Pruning
+    from eideticnet.learn.training import Event as Event
+    from eideticnet.learn.training import Training as Training
+    from eideticnet.learn.training import adam as adam
     from eideticnet.learned import Task as Task
     from eideticnet.network import EideticNetwork as EideticNetwork
-    from eideticnet.progress import Display as Display
-    from eideticnet.pruning import Pruning as Pruning
-    from eideticnet.routing import FittedRouting as FittedRouting
-    from eideticnet.routing import Output as Output
-    from eideticnet.routing import Routing as Routing
-    from eideticnet.training import Event as Event
-    from eideticnet.training import Training as Training
-    from eideticnet.training import adam as adam
+    from eideticnet.route.options import Routing as Routing
+    from eideticnet.runs.evaluation import TaskReport as TaskReport
+    from eideticnet.runs.evaluation import evaluate as evaluate
+    from eideticnet.runs.progress import Display as Display
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "answering": "Named",
-    "data": "batches",
+    "data.rows": "batches",
+    "decision": "FittedRouting Output",
     "errors": "BudgetWarning BusyError CapacityError CheckpointError ConfigError DamagedError DataError "
     "DataWarning DivergedError EideticError NotReadyError TrunkWarning UnderfitWarning UnsupportedError",
-    "evaluation": "TaskReport evaluate",
     "inputs": "ImageInput Inputs",
-    "journal": "Journal",
     "learned": "Task",
     "network": "EideticNetwork",
-    "progress": "Display",
-    "pruning": "Pruning",
-    "routing": "FittedRouting Output Routing",
-    "training": "Event Training adam",
+    "learn.journal": "Journal",
+    "learn.pruning": "Pruning",
+    "learn.training": "Event Training adam",
+    "route.options": "Routing",
+    "runs.evaluation": "TaskReport evaluate",
+    "runs.progress": "Display",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)

@@ -16,13 +16,13 @@ import torch
 import typer
 from rich.console import Console
 
-from eideticnet import run
-from eideticnet.config import Config, read_config, read_tasks
 from eideticnet.errors import ConfigError, DataWarning, EideticError, MissingExtraError, UnderfitWarning
+from eideticnet.learn.threads import using
 from eideticnet.network import EideticNetwork
-from eideticnet.progress import Display, results
+from eideticnet.runs import run
+from eideticnet.runs.config import Config, read_config, read_tasks
+from eideticnet.runs.progress import Display, results
 from eideticnet.signals import heeding_signals, stoppable
-from eideticnet.threads import using
 from eideticnet.users_code import blame, forget, theirs
 
 DEBUG = "EIDETIC_DEBUG"
@@ -132,7 +132,7 @@ def report(
 ) -> None:
     """Show RUN as one HTML page: accuracy over time, capacity, pruning, routing."""
     try:
-        from eideticnet.report import write_report
+        from eideticnet.runs.report import write_report
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"a report needs {error.name}: pip install 'eideticnet[report]'") from error
     page = _named(out) or folder / "report.html"

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from eideticnet import checkpoint
 from eideticnet.arithmetic import Capacity, arithmetic
-from eideticnet.data import Loader, Rows
+from eideticnet.checkpoint import Parts
+from eideticnet.data.pairs import asked, for_each
+from eideticnet.data.rows import Loader, Rows
+from eideticnet.decision import Output, answer, decide
 from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Ids, Inputs, refuse
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.names import expected
-from eideticnet.pairs import asked, for_each
 from eideticnet.program import HEAD, INPUT, Program
-from eideticnet.routing import Output, answer, decide
 from eideticnet.turns import in_full_precision
 
 Network = TypeVar("Network", bound="Answering")
@@ -45,34 +46,19 @@ class Answering(nn.Module):
     planned_tasks: int | None
     _anchor: Tensor
 
-    def _start(
-        self,
-        program: Program,
-        inputs: Inputs,
-        seed: int,
-        learned: Learned,
-        metadata: dict[str, Any],
-        planned_tasks: int | None = None,
-    ) -> None:
-        self.program, self.inputs, self.seed = program, inputs, seed
-        self.learned, self.metadata, self.planned_tasks = learned, metadata, planned_tasks
+    def _start(self, parts: Parts) -> None:
+        self.program, self.inputs, self.seed = parts.program, parts.inputs, parts.seed
+        self.learned, self.metadata = parts.learned, parts.metadata
+        self.planned_tasks = parts.planned_tasks
         self._saved: dict[str, str] = {}
         self.register_buffer("_anchor", torch.empty(0), persistent=False)
 
     @classmethod
-    def restore(
-        cls: type[Network],
-        program: Program,
-        inputs: Inputs,
-        seed: int,
-        learned: Learned,
-        metadata: dict[str, Any],
-        planned_tasks: int | None = None,
-    ) -> Network:
+    def restore(cls: type[Network], parts: Parts) -> Network:
         """A network put together from its parts, as a checkpoint holds them."""
         net = cls.__new__(cls)
         nn.Module.__init__(net)
-        net._start(program, inputs, seed, learned, metadata, planned_tasks)
+        net._start(parts)
         return net
 
     @property
@@ -185,7 +171,9 @@ class Answering(nn.Module):
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a checkpoint, whole or not at all; a damaged network is not written."""
-        self._saved[os.path.realpath(folder)] = checkpoint.save(self, folder)
+        learned, program = self.learned, self.program  # in this order: the program is never the older one
+        parts = Parts(program, self.inputs, self.seed, learned, self.metadata, self.planned_tasks)
+        self._saved[os.path.realpath(folder)] = checkpoint.save(parts, folder, self.saved_as(folder))
 
     def saved_as(self, folder: str | PathLike[str]) -> str | None:
         """SHA-256 of the state in which ``folder`` was last saved or loaded by this network, if it was."""
@@ -195,6 +183,6 @@ class Answering(nn.Module):
     def load(cls: type[Network], folder: str | PathLike[str]) -> Network:
         """Read a checkpoint; every tensor is compared with the SHA-256 of when it was frozen."""
         parts, state = checkpoint.load(folder)
-        net = cls.restore(*parts)
+        net = cls.restore(parts)
         net._saved[os.path.realpath(folder)] = state
         return net

@@ -7,9 +7,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 import torch
 from torch import Tensor, nn
 
-from eideticnet.columns import Widths, kept_columns
 from eideticnet.hashing import tensor_hash
-from eideticnet.program import HEAD, INPUT, Program, Step, ends
+from eideticnet.program import HEAD, INPUT, Program, Step, Widths, ends, kept_columns
 from eideticnet.rules import RULES
 
 Pieces = Mapping[str, Tensor]

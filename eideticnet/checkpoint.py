@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -24,19 +24,16 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from eideticnet.block import Block
+from eideticnet.data.memory import Examples
+from eideticnet.decision import FittedRouting
 from eideticnet.errors import CheckpointError, ConfigError
 from eideticnet.files import sync, write_whole
 from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
-from eideticnet.memory import Examples
 from eideticnet.moments import Moments
 from eideticnet.program import Program
-from eideticnet.routing import FittedRouting
 from eideticnet.rules import check_program
-
-if TYPE_CHECKING:
-    from eideticnet.answering import Answering
 
 SCHEMA = 2
 MANIFEST = "network.json"
@@ -45,20 +42,31 @@ _TENSOR_FILE = re.compile(
 )
 
 
-def save(net: Answering, folder: str | PathLike[str]) -> str:
+class Parts(NamedTuple):
+    """All that a network is made of."""
+
+    program: Program
+    inputs: Inputs
+    seed: int
+    learned: Learned
+    metadata: dict[str, Any]
+    planned_tasks: int | None = None
+
+
+def save(net: Parts, folder: str | PathLike[str], known: str | None) -> str:
     """Write ``net`` into ``folder``, which keeps its previous state until the new one is whole; the
-    SHA-256 of the new one.
+    SHA-256 of the new one. ``known``: that of the state in which the network last saw the folder.
 
     ``CheckpointError`` if somebody else has saved there since the network was loaded from or saved to
     that folder, and a task of theirs would be lost.
     """
-    learned, program = net.learned, net.program  # in this order: the program is never the older one
+    learned, program = net.learned, net.program
     learned.verify()
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder, fcntl.LOCK_EX):
-            _check_nothing_is_lost(folder, learned.digests(net.inputs, program), net.saved_as(folder))
+            _check_nothing_is_lost(folder, learned.digests(net.inputs, program), known)
             manifest = _write_tensors(net, learned, program, folder)
             manifest["sha256"] = _manifest_hash(manifest)
             sync(folder)
@@ -98,7 +106,7 @@ def _check_nothing_is_lost(folder: Path, ours: Mapping[str, str], known: str | N
         )
 
 
-def _write_tensors(net: Answering, learned: Learned, program: Program, folder: Path) -> dict[str, Any]:
+def _write_tensors(net: Parts, learned: Learned, program: Program, folder: Path) -> dict[str, Any]:
     blocks = []
     for owner, block in ((o, learned.block(o)) for o in learned.blocks):
         blocks.append(
@@ -169,9 +177,6 @@ def _remove_unused(folder: Path, manifest: Mapping[str, Any]) -> None:
             path.unlink(missing_ok=True)
 
 
-Parts = tuple[Program, Inputs, int, Learned, dict[str, Any], int | None]
-
-
 def load(folder: str | PathLike[str]) -> tuple[Parts, str]:
     """The parts of the network in ``folder``, its tensors and tasks checked by SHA-256, and the SHA-256
     of all."""
@@ -218,7 +223,7 @@ def _load(folder: Path) -> tuple[Parts, str]:
                 "restore it from a copy"
             )
         planned = manifest.get("planned_tasks")
-        return (program, inputs, seed, learned, manifest["metadata"], planned), manifest["sha256"]
+        return Parts(program, inputs, seed, learned, manifest["metadata"], planned), manifest["sha256"]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, ConfigError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is not a valid checkpoint: {error!r}") from error
 

@@ -27,7 +27,7 @@ LAYOUTS = ("CHW", "flat")
 
 @dataclass(frozen=True)
 class ImageInput:
-    """How a PNG or JPEG file becomes one input; ``eideticnet.images`` does it.
+    """How a PNG or JPEG file becomes one input; ``eideticnet.runs.images`` does it.
 
     ``mode`` is Pillow's name of the colours; ``size`` (height, width) in pixels, which an image of another
     size is resized to, or refused for with ``resize`` "none"; ``layout`` is the order of x, channels

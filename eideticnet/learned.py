@@ -13,13 +13,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from eideticnet.block import Block, Pieces, together
+from eideticnet.data.memory import Examples
+from eideticnet.decision import FittedRouting
 from eideticnet.errors import DamagedError
 from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
-from eideticnet.memory import Examples
 from eideticnet.moments import Moments
 from eideticnet.program import HEAD, Program
-from eideticnet.routing import FittedRouting
 
 ROUTER = "router"
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from eideticnet.block import Block
-from eideticnet.data import Rows
+from eideticnet.data.rows import Rows
 from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
 from eideticnet.program import HEAD
 from eideticnet.seeding import seeded
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 FEATURES = 1024
 """How many random features there are where nobody says it."""

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.answering import Answering
-from eideticnet.data import Loader, Rows
+from eideticnet.checkpoint import Parts
+from eideticnet.data.memory import choose
+from eideticnet.data.pairs import fitting
+from eideticnet.data.repeats import check_apart
+from eideticnet.data.rows import Loader, Rows
+from eideticnet.decision import FittedRouting
 from eideticnet.errors import BusyError, DataError
-from eideticnet.experts import joined
 from eideticnet.inputs import Inputs
-from eideticnet.journal import Journal
-from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.learning import (
+from eideticnet.learn.journal import Journal
+from eideticnet.learn.learning import (
     Plan,
     Room,
     WhenFull,
@@ -29,15 +32,16 @@ from eideticnet.learning import (
     sharers,
     with_room,
 )
-from eideticnet.memory import choose
+from eideticnet.learn.pruning import Pruning
+from eideticnet.learn.reading import Reads, resolve
+from eideticnet.learn.training import Classify, Event, Lesson, Objective, Training
+from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.moments import Moments, check_features, gather
 from eideticnet.names import class_names, expected, plain, same, task_name, whole
-from eideticnet.pairs import fitting
 from eideticnet.program import Program
-from eideticnet.pruning import Pruning
-from eideticnet.reading import Reads, resolve
-from eideticnet.repeats import check_apart
-from eideticnet.router import (
+from eideticnet.route.experts import joined
+from eideticnet.route.options import Routing
+from eideticnet.route.router import (
     calibrated,
     doubt_whose,
     kind_of,
@@ -47,13 +51,11 @@ from eideticnet.router import (
     router_plan,
     validation_lesson,
 )
-from eideticnet.routing import FittedRouting, Routing
 from eideticnet.seeding import derive
-from eideticnet.selfcheck import ROWS
-from eideticnet.tracing import trace
-from eideticnet.training import Classify, Event, Lesson, Objective, Training
+from eideticnet.trace.selfcheck import ROWS
+from eideticnet.trace.tracing import trace
+from eideticnet.trace.unwrapping import unwrapped
 from eideticnet.turns import Turns, able_to_learn, alone
-from eideticnet.unwrapping import unwrapped
 
 Report = Callable[[Event], Any]
 PROBES = 8
@@ -107,7 +109,7 @@ class EideticNetwork(Answering):
         unranged = inputs.dtype == "float32" and inputs.low is None and inputs.high is None
         rows = None if unranged else inputs.to_try(ROWS)
         program = trace(trunk, inputs.normalise(example_input), rows)
-        self._start(program, inputs, seed, Learned(), {})
+        self._start(Parts(program, inputs, seed, Learned(), {}))
 
     @alone
     def train_task(
@@ -346,9 +348,9 @@ class EideticNetwork(Answering):
             learned = calibrated(learned, self.inputs, self.device, held_out, routing.false_rejections)
         self._commit(before, program, learned)
 
-    def _start(self, *parts: Any) -> None:
+    def _start(self, parts: Parts) -> None:
         self.turns = Turns("network")
-        super()._start(*parts)
+        super()._start(parts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         with self.turns.take("moving or casting it"):

@@ -33,9 +33,9 @@ from eideticnet.export.prefix import prefix
 from eideticnet.export.real_inputs import Real, check_indices, read_inputs
 from eideticnet.export.session import session
 from eideticnet.export.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
-from eideticnet.history import read
-from eideticnet.images import MAX_PIXELS, usual_pixels
 from eideticnet.learned import ROUTER
+from eideticnet.runs.history import read
+from eideticnet.runs.images import MAX_PIXELS, usual_pixels
 
 Json = dict[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

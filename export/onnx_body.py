@@ -12,7 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from eideticnet.draws import tracing
+from eideticnet.data.draws import tracing
 from eideticnet.export.errors import ExportError
 from eideticnet.export.prefix import cut
 from eideticnet.export.tail import X, logits_name

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from eideticnet.columns import Widths
-from eideticnet.program import Features
+from eideticnet.program import Features, Widths
 
 
 class Places:

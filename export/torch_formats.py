@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from eideticnet import EideticNetwork
-from eideticnet.draws import tracing
+from eideticnet.data.draws import tracing
+from eideticnet.decision import answer, decide
 from eideticnet.export.body import example, owners
 from eideticnet.export.errors import ExportError
-from eideticnet.routing import answer, decide
 
 
 class Answer(nn.Module):

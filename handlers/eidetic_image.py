@@ -1,4 +1,4 @@
-"""From a PNG or JPEG to one input, by the same formula as in training (``eideticnet/images.py``).
+"""From a PNG or JPEG to one input, by the same formula as in training (``eideticnet/runs/images.py``).
 
 What a file may cost is bounded before anything is decoded: a few kilobytes can ask for seconds.
 """

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from torch.fx import Node
 
-from eideticnet.calls import Call, batch_dim, shape_of
 from eideticnet.program import INPUT, Features, Program, Step
 from eideticnet.rules.attention import AttentionRule
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import Call, batch_dim, shape_of
 from eideticnet.rules.choosing import GatherRule, IndexRule
 from eideticnet.rules.elementwise import (
     CastRule,

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from eideticnet.calls import Call, shape_of
-from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import Call, shape_of
+from eideticnet.rules.groups import Groups
 from eideticnet.rules.products import HEADS, multiplied, spread
 
 

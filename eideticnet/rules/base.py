@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from eideticnet.calls import Call
-from eideticnet.groups import Groups
 from eideticnet.program import Step
+from eideticnet.rules.calls import Call
+from eideticnet.rules.groups import Groups
 
 Axis = Literal["in", "out", "gates"] | None
 

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from eideticnet.calls import Call, batch_dim, shape_of
-from eideticnet.constants import counts_rows
-from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import Call, batch_dim, counts_rows, shape_of
+from eideticnet.rules.groups import Groups
 
 ALL = "all of them, or a layer that writes fewer"
 

@@ -7,11 +7,11 @@ import ast
 import torch
 from torch import Tensor, nn
 
-from eideticnet.calls import Call, batch_dim, unpacked
-from eideticnet.groups import Groups
 from eideticnet.program import INPUT, Step
 from eideticnet.rules.base import Axis, Rule
+from eideticnet.rules.calls import Call, batch_dim, unpacked
 from eideticnet.rules.elementwise import overload
+from eideticnet.rules.groups import Groups
 
 
 class ConstantRule(Rule):

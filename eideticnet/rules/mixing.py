@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from eideticnet.calls import Call, shape_of
-from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Axis, Rule
+from eideticnet.rules.calls import Call, shape_of
 from eideticnet.rules.given import shown
+from eideticnet.rules.groups import Groups
 from eideticnet.rules.own import OwnRule
 
 CONVS: dict[str, type[Any]] = {

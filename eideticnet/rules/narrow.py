@@ -6,10 +6,10 @@ import sys
 
 from torch import Tensor, nn
 
-from eideticnet.calls import Call
-from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import Call
+from eideticnet.rules.groups import Groups
 
 
 class NarrowRule(Rule):

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
 
-from eideticnet.calls import Call
-from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Axis, Rule
+from eideticnet.rules.calls import Call
+from eideticnet.rules.groups import Groups
 
 BATCH_NORMS = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNorm3d": nn.BatchNorm3d}
 _BY_RANK = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from eideticnet.calls import Call, shape_of
-from eideticnet.groups import Groups
 from eideticnet.program import Step
 from eideticnet.rules.base import Axis, Rule
+from eideticnet.rules.calls import Call, shape_of
+from eideticnet.rules.groups import Groups
 
 _KINDS: dict[str, type[nn.Module]] = {
     **{kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.PReLU)}

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eideticnet.calls import Call, batch_dim
-from eideticnet.groups import Groups
 from eideticnet.program import INPUT, Features, Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import Call, batch_dim
 from eideticnet.rules.elementwise import combined, run_literal
+from eideticnet.rules.groups import Groups
 from eideticnet.rules.narrow import NarrowRule
 
 

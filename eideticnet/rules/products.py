@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from eideticnet.calls import BARE, Call, batch_dim, shape_of
-from eideticnet.groups import Groups
 from eideticnet.program import Features, Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import BARE, Call, batch_dim, shape_of
+from eideticnet.rules.groups import Groups
 from eideticnet.rules.mixing import LinearRule
 
 HEADS = "heads: x.view(N, S, heads, size).transpose(1, 2)"

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eideticnet.calls import Call, batch_dim, shape_of
-from eideticnet.groups import Groups
 from eideticnet.program import Features, Run, Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import Call, batch_dim, shape_of
 from eideticnet.rules.elementwise import combined
+from eideticnet.rules.groups import Groups
 from eideticnet.rules.narrow import NarrowRule
 from eideticnet.rules.positions import PositionsRule
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from eideticnet.calls import writes
 from eideticnet.program import Step
 from eideticnet.rules.base import Rule
+from eideticnet.rules.calls import writes
 from eideticnet.rules.elementwise import overload
 from eideticnet.seeding import drawing
 

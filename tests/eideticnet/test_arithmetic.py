@@ -11,9 +11,9 @@ from zoo import ZOO
 from zoo_nets import zoo_net
 
 from eideticnet import EideticNetwork, Pruning, Routing, batches
-from eideticnet.config import PruningConfig, RoutingConfig
 from eideticnet.learned import ROUTER
-from eideticnet.routing import PRUNED
+from eideticnet.route.options import PRUNED
+from eideticnet.runs.config import PruningConfig, RoutingConfig
 
 HIDDEN = ("lstm", "transformer")
 """What torch runs fused on a CPU, where no product is seen."""

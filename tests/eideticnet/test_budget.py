@@ -20,16 +20,16 @@ from eideticnet import (
     EideticNetwork,
     Pruning,
     Training,
-    history,
-    pruning,
 )
 from eideticnet.block import Block
-from eideticnet.history import Recorder
-from eideticnet.pruning import prune
-from eideticnet.report import render
-from eideticnet.schedules import SCHEDULES
-from eideticnet.scores import SCORES
-from eideticnet.training import Classify
+from eideticnet.learn import pruning
+from eideticnet.learn.pruning import prune
+from eideticnet.learn.schedules import SCHEDULES
+from eideticnet.learn.scores import SCORES
+from eideticnet.learn.training import Classify
+from eideticnet.runs import history
+from eideticnet.runs.history import Recorder
+from eideticnet.runs.report import render
 
 ALWAYS = Pruning(step=0.5, threshold=0.999, recovery_epochs=0)
 NEVER = Pruning(step=0.5, threshold=0.0, recovery_epochs=0)

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from nets import QUICK, task_loader, trained
 
 from eideticnet import DataError, FittedRouting, Routing
-from eideticnet.calibration import (
+from eideticnet.decision import decide
+from eideticnet.route.calibration import (
     calibrate,
     expected_calibration_error,
     head_temperature,
     threshold_for,
 )
-from eideticnet.evaluation import calibration_error
-from eideticnet.routing import decide
+from eideticnet.runs.evaluation import calibration_error
 
 
 def overconfident(rows=2000, seed=0, factor=6.0):

@@ -192,8 +192,8 @@ def test_a_program_that_imports_the_library_keeps_its_own_ctrl_c(tmp_path):
 def test_every_command_ends_with_the_status_of_the_signal_and_says_what_comes_then(
     project, run, monkeypatch, number
 ):
-    from eideticnet import report
-    from eideticnet import run as runs
+    from eideticnet.runs import report
+    from eideticnet.runs import run as runs
 
     def stop(*args):
         before = signal.getsignal(number)

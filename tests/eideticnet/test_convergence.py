@@ -10,10 +10,11 @@ from nets import names, task_data
 from torch import nn
 from trunks import FEATURES
 
-from eideticnet import EideticNetwork, Training, UnderfitWarning, batches, history
-from eideticnet.convergence import Course
-from eideticnet.history import Recorder
-from eideticnet.report import render
+from eideticnet import EideticNetwork, Training, UnderfitWarning, batches
+from eideticnet.learn.convergence import Course
+from eideticnet.runs import history
+from eideticnet.runs.history import Recorder
+from eideticnet.runs.report import render
 
 ADAM = partial(torch.optim.Adam, lr=1e-2)
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from trunks import FEATURES, TRUNKS
 
 from eideticnet import DataError, EideticNetwork, Inputs, Journal, Routing, batches
-from eideticnet.calibration import best_temperature
-from eideticnet.experts import REACH, product, weigh
 from eideticnet.program import HEAD
+from eideticnet.route.calibration import best_temperature
+from eideticnet.route.experts import REACH, product, weigh
 
 EXPERTS = Routing("experts")
 

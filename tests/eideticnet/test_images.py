@@ -17,13 +17,13 @@ from pictures import IMAGE, INPUTS, TASKS, network, picture, write_pictures
 from PIL import Image
 
 from eideticnet import EideticNetwork, ImageInput, Inputs
-from eideticnet.config import Config, TaskConfig
 from eideticnet.errors import DataError, DataWarning
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.contract import problem_of, read_bundle
-from eideticnet.images import read_folder, read_image, usual_pixels
-from eideticnet.run import open_data
-from eideticnet.sources import open_task
+from eideticnet.runs.config import Config, TaskConfig
+from eideticnet.runs.images import read_folder, read_image, usual_pixels
+from eideticnet.runs.run import open_data
+from eideticnet.runs.sources import open_task
 
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 IMAGES = st.builds(

@@ -18,7 +18,7 @@ from nets import names, task_loader
 from trunks import FEATURES, Mlp
 
 from eideticnet import DataError, EideticNetwork, Journal, Pruning, Training
-from eideticnet.described import described
+from eideticnet.learn.described import described
 
 PRUNINGS = {
     "plain": Pruning(step=0.4, threshold=0.05, recovery_epochs=2),
@@ -314,14 +314,14 @@ def test_a_course_that_differs_from_the_journal_begins_again(tmp_path, monkeypat
     """As when the code changed in between."""
     path, lines = tmp_path / "journal.safetensors", []
     interrupt(path)
-    monkeypatch.setattr("eideticnet.learning.converge", twice(monkeypatch))
+    monkeypatch.setattr("eideticnet.learn.learning.converge", twice(monkeypatch))
     expected = bits(learn(None))
     assert bits(learn(Journal(path, say=lines.append))) == expected
     assert "does not fit" in lines[0]
 
 
 def twice(monkeypatch):
-    from eideticnet.training import converge
+    from eideticnet.learn.training import converge
 
     def changed(lesson, module, phase, patience):
         lesson.journal.phase("another")

@@ -31,10 +31,10 @@ from torch.utils.data import (
 from trunks import FEATURES, Mlp
 
 from eideticnet import DataError, DataWarning, EideticNetwork, Inputs, Journal, Routing, Training, batches
-from eideticnet.data import Rows
-from eideticnet.evaluation import calibration_error, evaluate
-from eideticnet.history import Recorder, read
-from eideticnet.interleaving import interleaved
+from eideticnet.data.interleaving import interleaved
+from eideticnet.data.rows import Rows
+from eideticnet.runs.evaluation import calibration_error, evaluate
+from eideticnet.runs.history import Recorder, read
 
 INPUTS = Inputs((FEATURES,))
 ONCE = Training(QUICK.optimizer, patience=1, settle_patience=1, max_epochs=1)
@@ -826,7 +826,7 @@ class Lengthy(Slow):
     ],
 )
 def test_a_pass_that_may_have_no_end_is_told_once_with_what_to_do(stream, told, monkeypatch):
-    monkeypatch.setattr("eideticnet.data.LONG", 0.05)
+    monkeypatch.setattr("eideticnet.data.rows.LONG", 0.05)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         list(Rows("t", DataLoader(stream, 4), ("a", "b"), INPUTS).batches("once"))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 
 from eideticnet import CheckpointError, DataError, EideticNetwork, Inputs, Routing, batches
-from eideticnet.data import Rows
-from eideticnet.interleaving import interleaved
-from eideticnet.memory import choose
+from eideticnet.data.interleaving import interleaved
+from eideticnet.data.memory import choose
+from eideticnet.data.rows import Rows
 from eideticnet.moments import Moments, gather, router_block
 
 DATALESS = Routing("none", "entropy")

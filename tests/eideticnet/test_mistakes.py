@@ -17,8 +17,8 @@ from project import CONFIG, TASKS
 from typer.testing import CliRunner
 
 from eideticnet import ConfigError, EideticNetwork
-from eideticnet.config import Config
-from eideticnet.problems import validate
+from eideticnet.runs.config import Config
+from eideticnet.runs.problems import validate
 
 ROOT = Path(__file__).parents[2]
 ODD = """import torch

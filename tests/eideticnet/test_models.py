@@ -8,7 +8,7 @@ from nets import LIGHT, QUICK, names
 from ready import SMALL, inputs
 
 from eideticnet import EideticNetwork, Routing, batches, models
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 
 @pytest.mark.parametrize("kind", SMALL)

@@ -15,11 +15,11 @@ from transformers import ViTConfig, ViTModel
 from trunks import Net, flat, images, lin, sequences
 
 from eideticnet import DataError, EideticNetwork, Pruning, TrunkWarning, UnsupportedError, batches
-from eideticnet.normal import as_named
 from eideticnet.program import Program
 from eideticnet.rules import check_program
-from eideticnet.selfcheck import one_block
-from eideticnet.tracing import trace
+from eideticnet.trace.normal import as_named
+from eideticnet.trace.selfcheck import one_block
+from eideticnet.trace.tracing import trace
 
 
 def two():

@@ -13,7 +13,7 @@ from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from trunks import FEATURES, TRUNKS
 
 from eideticnet import EideticNetwork, Pruning, Routing, Training
-from eideticnet.routing import RouterKind
+from eideticnet.decision import RouterKind
 
 
 class OneForAll:

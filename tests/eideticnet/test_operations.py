@@ -13,10 +13,10 @@ from eideticnet.export.body import Body
 from eideticnet.export.dense import Dense
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.session import session
-from eideticnet.normal import as_named
 from eideticnet.rules import check_program
-from eideticnet.selfcheck import one_block
-from eideticnet.tracing import trace
+from eideticnet.trace.normal import as_named
+from eideticnet.trace.selfcheck import one_block
+from eideticnet.trace.tracing import trace
 
 WIDTH = 8
 

@@ -10,11 +10,11 @@ from trunks import FEATURES, Mlp, Residual
 
 from eideticnet import ConfigError, EideticNetwork, Pruning, Training, batches
 from eideticnet.block import Block
+from eideticnet.learn.pruning import choose
+from eideticnet.learn.scores import OVERALL, SCORES, importance
+from eideticnet.learn.training import Classify
 from eideticnet.models import mlp
-from eideticnet.pruning import choose
-from eideticnet.scores import OVERALL, SCORES, importance
 from eideticnet.seeding import seeded
-from eideticnet.training import Classify
 
 
 @given(

@@ -12,11 +12,12 @@ from one_block import assert_one_block_is
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from eideticnet import EideticNetwork, UnsupportedError, batches, tracing
+from eideticnet import EideticNetwork, UnsupportedError, batches
 from eideticnet.block import Block
 from eideticnet.program import HEAD
 from eideticnet.rules import with_taps
-from eideticnet.tracing import trace
+from eideticnet.trace import tracing
+from eideticnet.trace.tracing import trace
 
 WIDTH = 8
 

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import trained
 
-from eideticnet import EideticNetwork, Routing, history, plots
+from eideticnet import EideticNetwork, Routing
 from eideticnet.__main__ import cli
-from eideticnet.evaluation import evaluate
-from eideticnet.report import render, write_report
-from eideticnet.run import load, open_data
+from eideticnet.runs import history, plots
+from eideticnet.runs.evaluation import evaluate
+from eideticnet.runs.report import render, write_report
+from eideticnet.runs.run import load, open_data
 
 ROOT = Path(__file__).parents[2]
 ODD = '<b>&" $x_1$'

@@ -13,11 +13,11 @@ from trunks import FEATURES, TRUNKS
 
 from eideticnet import CheckpointError, ConfigError, EideticNetwork, FittedRouting, Routing
 from eideticnet.block import Block
+from eideticnet.decision import Decision, RouterKind, decide
 from eideticnet.learned import ROUTER
 from eideticnet.program import HEAD, Features, Step
-from eideticnet.routing import Decision, RouterKind, decide
 from eideticnet.rules import RULES, with_taps
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 KINDS = get_args(RouterKind)
 

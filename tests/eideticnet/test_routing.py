@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nets import held_out, task_loader, trained
 
-from eideticnet.evaluation import evaluate
-from eideticnet.routing import RouteByLabel, answer, task_log_probabilities
+from eideticnet.decision import RouteByLabel, answer, task_log_probabilities
+from eideticnet.runs.evaluation import evaluate
 
 counts_strategy = st.lists(st.integers(2, 5), min_size=1, max_size=5)
 

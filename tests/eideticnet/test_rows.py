@@ -7,10 +7,10 @@ from torch import nn
 from trunks import Net, flat, images, lin, sequences
 
 from eideticnet import UnsupportedError
-from eideticnet.exported import exported
-from eideticnet.normal import as_named
-from eideticnet.selfcheck import check_rows
-from eideticnet.tracing import trace
+from eideticnet.trace.exported import exported
+from eideticnet.trace.normal import as_named
+from eideticnet.trace.selfcheck import check_rows
+from eideticnet.trace.tracing import trace
 
 
 def over_rows(m, x):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from nets import QUICK, names, task_loader
 from trunks import FEATURES, Mlp
 
-from eideticnet import EideticNetwork, Pruning, pruning
-from eideticnet.schedules import SCHEDULES
-from eideticnet.scores import SCORES
+from eideticnet import EideticNetwork, Pruning
+from eideticnet.learn import pruning
+from eideticnet.learn.schedules import SCHEDULES
+from eideticnet.learn.scores import SCORES
 
 
 class Sizes:

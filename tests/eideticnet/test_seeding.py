@@ -18,8 +18,8 @@ from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Pruning, Routing, batches
 from eideticnet.errors import UnsupportedError
+from eideticnet.learn.threads import number, using
 from eideticnet.seeding import _random_functions, derive, seeded
-from eideticnet.threads import number, using
 
 BRIEF = replace(QUICK, max_epochs=1)
 TRUNK = Mlp((8, 8))

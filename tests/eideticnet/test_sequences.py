@@ -13,7 +13,7 @@ from zoo import tokens
 
 from eideticnet import EideticNetwork, UnsupportedError, batches
 from eideticnet.program import HEAD
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 LENGTH, WIDTH, HEADS = 7, 12, 3
 DOUBLE_ROUNDING = 1e-12

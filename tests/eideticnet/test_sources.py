@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from eideticnet import DataError, DataWarning, Inputs
-from eideticnet.config import TaskConfig, read_tasks
-from eideticnet.sources import open_task
+from eideticnet.runs.config import TaskConfig, read_tasks
+from eideticnet.runs.sources import open_task
 
 X, Y = task_data(1, 3, 60)
 CLASSES = ("cod", "eel", "ray")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eideticnet.hashing import tensor_hash
-from eideticnet.states import NotStorableError, pack, unpack
+from eideticnet.learn.states import NotStorableError, pack, unpack
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 TENSORS = st.lists(st.floats(width=32), max_size=4).map(torch.tensor)

@@ -10,7 +10,7 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils import weight_norm as old_weight_norm
 
 from eideticnet import UnsupportedError
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 
 def images(rows=4):

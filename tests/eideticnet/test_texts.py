@@ -9,7 +9,7 @@ from one_block import assert_one_block_is, assert_onnx_agrees
 from torch import nn
 
 from eideticnet import UnsupportedError
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 LENGTH, WIDTH, HEADS, PAD = 6, 16, 4, 1
 

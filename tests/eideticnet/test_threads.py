@@ -8,7 +8,8 @@ from nets import LIGHT, QUICK, names, task_loader
 from torch import nn
 from trunks import FEATURES
 
-from eideticnet import EideticNetwork, Journal, threads
+from eideticnet import EideticNetwork, Journal
+from eideticnet.learn import threads
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from trunks import FEATURES, TRUNKS, Mlp, Normalised, Residual
 from eideticnet import EideticNetwork, UnsupportedError
 from eideticnet.models import mlp
 from eideticnet.program import Program
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 
 def example(rows=2):

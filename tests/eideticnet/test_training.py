@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 from eideticnet import DataError, EideticNetwork, Inputs, batches
-from eideticnet.training import Classify, Lesson, accuracy, train_epoch
+from eideticnet.learn.training import Classify, Lesson, accuracy, train_epoch
 
 ONE_VALUE = {
     "of rows": lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 6), nn.BatchNorm1d(6)),
@@ -63,7 +63,7 @@ def test_a_task_with_a_row_left_over_is_learned(norm):
 
 def rows_measured(monkeypatch, most, loader):
     """The classes on which accuracy is measured, twice, where ``most`` rows are enough."""
-    monkeypatch.setattr("eideticnet.training.MEASURED", most)
+    monkeypatch.setattr("eideticnet.learn.training.MEASURED", most)
     lesson = Lesson("t", loader, Classify(10), Inputs((1,)), QUICK, (0,), lambda module, x: module(x))
     module, measured = nn.Linear(1, 10), []
     module.register_forward_hook(lambda module, args, out: measured.append(args[0][:, 0].tolist()))

@@ -8,7 +8,7 @@ from torch import nn
 from trunks import Net
 
 from eideticnet import UnsupportedError
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 
 def lin(a=5, b=6):

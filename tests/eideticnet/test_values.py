@@ -17,12 +17,12 @@ from zoo_nets import zoo_inputs, zoo_loader, zoo_net
 
 from eideticnet import EideticNetwork, Journal, Pruning, Routing, batches, evaluate
 from eideticnet.block import Block
-from eideticnet.evaluation import calibration_error
-from eideticnet.learning import logits_over
+from eideticnet.learn.learning import logits_over
+from eideticnet.learn.scores import importance
+from eideticnet.learn.training import Classify, Lesson, accuracy, adam, train_epoch
 from eideticnet.program import HEAD
-from eideticnet.scores import importance
+from eideticnet.runs.evaluation import calibration_error
 from eideticnet.seeding import seeded
-from eideticnet.training import Classify, Lesson, accuracy, adam, train_epoch
 
 
 @contextmanager

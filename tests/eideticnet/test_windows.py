@@ -9,7 +9,7 @@ from one_block import assert_one_block_is, assert_onnx_agrees
 from torch import Tensor, nn
 
 from eideticnet import UnsupportedError
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 WIDTH, HEADS, SIDE, POSITIONS = 8, 2, 2, 4
 

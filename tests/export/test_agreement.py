@@ -13,6 +13,7 @@ from torch import nn
 import eideticnet.export.graph
 import eideticnet.export.onnx_body
 from eideticnet import EideticNetwork, Inputs, Routing, batches
+from eideticnet.checkpoint import Parts
 from eideticnet.export.agreement import Trial
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ExportError
@@ -247,7 +248,7 @@ def test_a_range_that_the_network_can_not_compute_is_told_when_exporting(tmp_pat
     net.fit_router({"one": data}, training=QUICK, routing=Routing("linear", "joint"))
     wide = replace(net.inputs, high=9)
     with pytest.raises(ExportError, match=r"fails on inputs that its contract allows .*high=9"):
-        write(EideticNetwork.restore(net.program, wide, net.seed, net.learned, {}), tmp_path)
+        write(EideticNetwork.restore(Parts(net.program, wide, net.seed, net.learned, {})), tmp_path)
 
 
 def test_what_was_in_the_folder_stays_when_an_export_fails(tmp_path, monkeypatch):

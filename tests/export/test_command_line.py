@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from eideticnet.export.archive import read_archive
 from eideticnet.export.commands import app
-from eideticnet.history import History, read
+from eideticnet.runs.history import History, read
 from eideticnet.serving.show import task_table
 
 ROOT = Path(__file__).parents[2]

@@ -157,13 +157,13 @@ def test_a_name_that_would_not_do_in_a_path_is_refused(name, tmp_path):
 
 @pytest.mark.parametrize("label", ["a\nb", "\x1b[31m", "", "  ", "x" * 201])
 def test_class_names_with_control_characters_are_refused(label, tmp_path):
-    net = EideticNetwork.restore(*_parts(trained(1), (label, "猫")))
+    net = EideticNetwork.restore(_parts(trained(1), (label, "猫")))
     with pytest.raises(ExportError, match="printable"):
         write_bundle(net, tmp_path, name="net", model_version="1.0")
 
 
 def test_class_names_in_any_script_are_welcome(tmp_path):
-    net = EideticNetwork.restore(*_parts(trained(1), ("ñandú", "猫")))
+    net = EideticNetwork.restore(_parts(trained(1), ("ñandú", "猫")))
     write_bundle(net, tmp_path, name="net", model_version="1.0", format="torchscript")
     assert json.loads((tmp_path / "bundle.json").read_text())["tasks"][0]["classes"] == ["ñandú", "猫"]
 
@@ -171,10 +171,11 @@ def test_class_names_in_any_script_are_welcome(tmp_path):
 def _parts(net, classes):
     from dataclasses import replace
 
+    from eideticnet.checkpoint import Parts
     from eideticnet.learned import Learned
 
     tasks = [replace(net.tasks[0], classes=classes)]
-    return (
+    return Parts(
         net.program,
         net.inputs,
         net.seed,

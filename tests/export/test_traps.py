@@ -24,7 +24,7 @@ from eideticnet.export.body import body, example, owners
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.onnx_body import to_onnx
-from eideticnet.tracing import trace
+from eideticnet.trace.tracing import trace
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}

@@ -13,7 +13,7 @@ from pictures import IMAGE, picture
 from protos import INFERENCE, Caller
 from torchserve import workers
 
-from eideticnet.images import read_image
+from eideticnet.runs.images import read_image
 
 ROOT = Path(__file__).parents[2]
 JSON, RAW, NPY, PNG = "application/json", "application/octet-stream", "application/x-npy", "image/png"

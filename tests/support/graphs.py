@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from zoo import ZOO
 
 from eideticnet import EideticNetwork, Routing, batches, models
-from eideticnet.data import Loader
+from eideticnet.data.rows import Loader
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.session import Run, session
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet import EideticNetwork
-from eideticnet.normal import as_named
 from eideticnet.program import HEAD, Features, Step
+from eideticnet.trace.normal import as_named
 
 
 def masked_logits(net: EideticNetwork, trunk: Callable[[], nn.Module], x: Tensor) -> dict[str, Tensor]:

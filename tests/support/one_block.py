@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from eideticnet.block import Block
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.session import session
-from eideticnet.normal import as_named
 from eideticnet.program import HEAD
-from eideticnet.tracing import trace
+from eideticnet.trace.normal import as_named
+from eideticnet.trace.tracing import trace
 
 
 @torch.no_grad()

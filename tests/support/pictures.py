@@ -10,7 +10,7 @@ from nets import LIGHT, QUICK
 from PIL import Image
 
 from eideticnet import EideticNetwork, ImageInput, Inputs, Routing, batches, models
-from eideticnet.images import read_folder
+from eideticnet.runs.images import read_folder
 
 IMAGE = ImageInput((6, 5), "RGB", "bilinear", "CHW", 255.0)
 INPUTS = Inputs(IMAGE.shape, low=0, high=1, image=IMAGE)

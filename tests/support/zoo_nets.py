@@ -11,7 +11,7 @@ from torch import Tensor
 from zoo import ZOO
 
 from eideticnet import EideticNetwork, Routing, batches
-from eideticnet.data import Loader
+from eideticnet.data.rows import Loader
 
 
 def zoo_loader(kind: str, seed: int, classes: int = 2, rows: int = 24) -> Loader:

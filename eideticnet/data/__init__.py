@@ -1,0 +1,1 @@
+"""What a loader gives: converted, checked, seeded, mixed, and kept."""

@@ -1,0 +1,262 @@
+"""What is remembered of a run while it goes on, so that a report needs no data.
+
+It is kept in ``net.metadata["history"]``: part of the checkpoint, continued when a run is resumed or a
+task is added. All accuracies are fractions of 1 on held-out data, means over a task's classes; only a
+pruning curve's are those that pruning decides by: training accuracies, of a router on validation data
+where every task has some.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from eideticnet.data.rows import Loader, Rows
+from eideticnet.errors import CheckpointError
+from eideticnet.hashing import json_hash, tensor_hash
+from eideticnet.learn.pruning import overdrawn
+from eideticnet.learn.training import BUDGET, LAST_PHASE, Event
+from eideticnet.learned import ROUTER
+from eideticnet.network import EideticNetwork
+from eideticnet.route.options import Routing
+from eideticnet.runs.evaluation import TaskReport, mean_over_classes
+
+BINS = 10
+
+
+class Moment(BaseModel):
+    """How the tasks stood after ``learned``, a task or the router, was learned. ``drift``: largest
+    |change| of an earlier task's logits since it was learned, or since the run was continued."""
+
+    learned: str
+    at: str
+    made_with: dict[str, str]
+    oracle: dict[str, float]
+    routed: dict[str, float] = {}
+    drift: dict[str, float] = {}
+
+
+class Step(BaseModel):
+    """A size that pruning tried: the neurons left in each feature group, and the accuracy reached."""
+
+    neurons: dict[str, int]
+    accuracy: float
+
+
+class Curve(BaseModel):
+    """How one task, or the router, was pruned: ``steps`` in the order of trying, the unpruned block
+    first; ``chosen`` is what it kept, ``target`` the least accuracy that the threshold allowed. ``budget``:
+    the most neurons that it might keep, where it had more, and ``after`` its accuracy within that."""
+
+    steps: list[Step]
+    chosen: dict[str, int]
+    target: float
+    budget: dict[str, int] = {}
+    after: float | None = None
+
+    @property
+    def cost(self) -> str:
+        """Training accuracy before and after it was pruned to a budget; "" where there was none."""
+        return "" if self.after is None else f"{self.steps[0].accuracy:.1%} to {self.after:.1%}"
+
+    @property
+    def overdrawn(self) -> str:
+        """What speaks against the budget; "" if nothing does."""
+        before = self.steps[0].accuracy
+        return "" if self.after is None else overdrawn(before, self.after, self.target)
+
+
+class Bin(BaseModel):
+    """Held-out inputs whose routing was about equally confident; ``confidence`` is their mean."""
+
+    count: int
+    confidence: float
+    right: float
+
+
+class Answers(BaseModel):
+    """Where held-out inputs were sent. ``confusion[i][j]`` counts inputs of task i that were answered
+    as task j, or as none of them in the last column; ``bins`` of equal width over 0 to 1."""
+
+    tasks: list[str]
+    confusion: list[list[int]]
+    bins: list[Bin]
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error: mean |share right - confidence| over all inputs."""
+        total = sum(b.count for b in self.bins)
+        return sum(b.count * abs(b.right - b.confidence) for b in self.bins) / max(total, 1)
+
+
+class History(BaseModel):
+    """All that is remembered; ``held_out`` counts each task's inputs, ``routing`` is the last one.
+    ``doubts``: what speaks for more training, by the task or router that ended too early."""
+
+    moments: list[Moment] = []
+    pruning: dict[str, Curve] = {}
+    doubts: dict[str, str] = {}
+    held_out: dict[str, int] = {}
+    routing: Answers | None = None
+
+
+def read(net: EideticNetwork) -> History:
+    """The network's history, empty if none was kept."""
+    try:
+        history = History.model_validate(net.metadata.get("history", {}))
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+        raise CheckpointError(f"the history in the checkpoint is damaged at {fields}") from None
+    revised = {task.name for task in net.tasks if task.revision}  # by hand, which answers a doubt
+    return history.model_copy(
+        update={"doubts": {n: d for n, d in history.doubts.items() if n not in revised}}
+    )
+
+
+class Recorder:
+    """Continues the history of a network. ``data``: held-out inputs, raw (x, y), of the tasks that are
+    to be measured: those whose old data is gone are left out."""
+
+    def __init__(self, net: EideticNetwork, data: Mapping[str, Loader]) -> None:
+        self.net, self.data = net, data
+        self._events: list[Event] = []
+        self._first = {name: _answers(net, rows) for name, rows in self._learned().items()}
+
+    def event(self, event: Event) -> None:
+        """Called after each epoch and each pruning step."""
+        if event.phase in ("train", "prune", LAST_PHASE, BUDGET):
+            self._events.append(event)
+
+    def task_learned(self, name: str, threshold: float | None) -> None:
+        """Measure all tasks, now that ``name`` was learned with this pruning threshold, if any."""
+        self._remember(name, threshold, {}, None)
+
+    def router_learned(self, reports: Mapping[str, TaskReport], routing: Routing) -> None:
+        """The same for the router that was asked for so, whose accuracies are ``reports``."""
+        pruned = routing.pruned if self.net.learned.owned().get(ROUTER) else None
+        threshold = None if pruned is None else pruned.threshold
+        start = self.net.program.groups if routing.width == "trunk" else None
+        routed = {name: report.routed for name, report in reports.items()}
+        learned = {name: rows.loader for name, rows in self._learned().items()}
+        self._remember(ROUTER, threshold, routed, measure_routing(self.net, learned), start)
+
+    def _remember(
+        self,
+        name: str,
+        threshold: float | None,
+        routed: dict[str, float],
+        routing: Answers | None,
+        start: dict[str, int] | None = None,
+    ) -> None:
+        history = read(self.net)
+        moment = self._moment(name)
+        curves = {**history.pruning, name: self._curve(name, threshold, start)}
+        doubts = {**history.doubts, name: "".join(e.doubt for e in self._events)}
+        after = History(
+            moments=[*history.moments, moment.model_copy(update={"routed": routed})],
+            pruning={n: c for n, c in curves.items() if c is not None},
+            doubts={n: d for n, d in doubts.items() if d},
+            held_out={n: len(first.y) for n, first in self._first.items()},
+            routing=routing,
+        )
+        self._events = []
+        self.net.metadata = {**self.net.metadata, "history": after.model_dump()}
+
+    def _learned(self) -> dict[str, Rows]:
+        return self.net.rows({t.name: self.data[t.name] for t in self.net.tasks if t.name in self.data})
+
+    def _moment(self, name: str) -> Moment:
+        oracle, drift = {}, {}
+        for task, rows in self._learned().items():
+            now, first = _answers(self.net, rows), self._first.get(task)
+            oracle[task] = float(mean_over_classes(now.logits.argmax(1) == now.y, now.y))
+            if task != name and first is not None and first.inputs == now.inputs:
+                drift[task] = largest_change(first.logits, now.logits)
+            else:  # learned just now, or on other rows, whose logits can't be compared
+                self._first[task] = now
+        at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        return Moment(learned=name, at=at, made_with=_made_with(self.net), oracle=oracle, drift=drift)
+
+    def _curve(self, name: str, threshold: float | None, start: dict[str, int] | None) -> Curve | None:
+        """None without pruning, or without the events that say where it began; ``start``: with how many
+        neurons, all that were free if None."""
+        trained = [e.accuracy for e in self._events if e.phase == "train"]
+        if not trained or threshold is None:
+            return None
+        rows, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
+        capacity = {group: rows[group] for group in self.net.program.groups}
+        free = {group: row["total"] - sum(row.get(t, 0) for t in tasks) for group, row in capacity.items()}
+        steps = [Step(neurons=start or free, accuracy=max(trained))]
+        steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
+        chosen = {group: row.get(name, 0) for group, row in capacity.items()}
+        curve = Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
+        for event in (e for e in self._events if e.phase == BUDGET):
+            curve = curve.model_copy(update={"budget": event.neurons, "after": event.accuracy})
+        return curve
+
+
+def largest_change(before: Tensor, after: Tensor) -> float:
+    """Largest |difference| of two tensors, exactly 0 only if they are equal; NaN counts as infinite."""
+    if torch.equal(before, after):
+        return 0.0
+    return float((after.double() - before.double()).abs().nan_to_num(nan=torch.inf).max())
+
+
+@torch.no_grad()
+def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Answers:
+    """Where the router sends held-out inputs, and how sure it is when it is right."""
+    net.eval()
+    names = [t.name for t in net.tasks]
+    confusion = torch.zeros(len(names), len(names) + 1, dtype=torch.int64)
+    sums = torch.zeros(3, BINS, dtype=torch.float64)
+    for name, rows in net.rows(data).items():
+        index = names.index(name)
+        for x, _ in rows.batches(name):
+            out = net(x.to(net.device))
+            confusion[index] += torch.bincount(out.task.cpu() % (len(names) + 1), minlength=len(names) + 1)
+            confidence, likeliest = out.task_probs.cpu().double().max(1)
+            place = (confidence * BINS).long().clamp(0, BINS - 1)
+            weights = (torch.ones_like(confidence), confidence, (likeliest == index).double())
+            sums += torch.stack([torch.bincount(place, w, BINS) for w in weights])
+    count = sums[0].clamp(min=1)
+    bins = zip(sums[0].tolist(), (sums[1] / count).tolist(), (sums[2] / count).tolist(), strict=True)
+    return Answers(
+        tasks=names,
+        confusion=confusion.tolist(),
+        bins=[Bin(count=int(n), confidence=c, right=r) for n, c, r in bins],
+    )
+
+
+class _Answers(NamedTuple):
+    """One task's logits (N, C) on its held-out data and the labels (N,), on the CPU; the inputs as a hash."""
+
+    logits: Tensor
+    y: Tensor
+    inputs: str
+
+
+@torch.no_grad()
+def _answers(net: EideticNetwork, rows: Rows) -> _Answers:
+    net.eval()
+    logits, labels, hashes = list[Tensor](), list[Tensor](), list[str]()
+    for x, y in rows.batches(rows.task):
+        logits.append(net.task_logits(x.to(net.device), rows.task).cpu())
+        labels.append(y.cpu())
+        hashes.append(tensor_hash(x))
+    return _Answers(torch.cat(logits), torch.cat(labels), json_hash(hashes))
+
+
+def _made_with(net: EideticNetwork) -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "device": _device(net)}
+
+
+def _device(net: EideticNetwork) -> str:
+    if net.device.type == "cuda":
+        return f"{net.device} ({torch.cuda.get_device_name(net.device)})"
+    return f"{net.device} ({platform.machine()})"
