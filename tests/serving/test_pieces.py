@@ -15,12 +15,10 @@ from relay import Relay
 from served import PATIENCE
 
 from eideticnet.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
-from eideticnet.client.answers import too_large
 from eideticnet.client.options import Options
 from eideticnet.client.payload import numbers
 from eideticnet.client.pieces import asking, run
-from eideticnet.serving.errors import RequestError, ServingError
-from eideticnet.serving.torchserve.settings import MOST_BYTES
+from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError, too_large
 
 MODEL = "digits-onnx"
 SAME = {

@@ -1,0 +1,108 @@
+"""All of serving but its engine runs on another engine, which knows the three protocols alone."""
+
+import json
+import threading
+from collections import Counter
+
+import httpx
+import pytest
+from pretended import Pretended
+from served import PATIENCE
+
+from eideticnet.export import archive as reader
+from eideticnet.export import verify as proof
+from eideticnet.serving.deploys.deploy import deploy, remove, rollback
+from eideticnet.serving.deploys.policy import Policy
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home import store
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.state import State
+from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.start import prepared, started
+
+POLICY = Policy(accept_unmeasured_routing=True)
+
+
+@pytest.fixture
+def supervisor(versions, tmp_path):
+    home, options = Home(tmp_path / "home"), Options(Pretended(), workers=2, startup_seconds=PATIENCE)
+    with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:
+        yield supervisor
+
+
+def served(supervisor):
+    """By version, how many workers; and which is the default."""
+    model = supervisor.server.management.model("net")
+    return model.default, {label: held.ready for label, held in model.versions.items()}
+
+
+def test_versions_take_over_go_back_and_are_removed_on_an_engine_that_is_a_dictionary(supervisor, versions):
+    server, engine = supervisor.server, supervisor.options.engine
+    assert served(supervisor) == ("1.0", {"1.0": 2})
+    steps = [step.name for step in deploy(server, versions["2.0"], POLICY)]
+    order = ["admit", "prove", "register", "probe", "commit", "set-default", "drain", "unregister"]
+    assert [step for step in order if step in steps] == order
+    assert served(supervisor) == ("2.0", {"2.0": 2})
+    assert engine.asked[-2:] == [("set_default", "net", "2.0"), ("drain", "net", "1.0")]
+    list(rollback(server))
+    assert served(supervisor) == ("1.0", {"1.0": 2})
+    with pytest.raises(ServingError, match="the only model here"):
+        list(remove(server, "net"))
+
+
+def test_what_may_not_take_over_leaves_another_engine_as_it_was(supervisor, forgetful, namesake):
+    before = State.load(supervisor.home.state)
+    for archive, words in (
+        (forgetful, "does not keep what the old one does"),
+        (namesake, "Pretended can't hold two of one version"),
+    ):
+        with pytest.raises(ServingError, match=words):
+            list(deploy(supervisor.server, archive, POLICY))
+        assert served(supervisor) == ("1.0", {"1.0": 2})
+        assert State.load(supervisor.home.state) == before
+
+
+def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor, caplog):
+    control = supervisor.server.running.control
+    ready = httpx.get(f"{control}/ready", trust_env=False)
+    assert (ready.status_code, ready.text) == (200, "ready\n")
+    assert "How often Pretended was started again" in httpx.get(f"{control}/metrics", trust_env=False).text
+    document = httpx.get(f"{control}/openapi.json", trust_env=False).json()
+    assert document["components"]["schemas"]["FrontEndError"] == {"type": "null"}
+    before = supervisor.process.pid
+    supervisor.process.end()
+    supervisor.run(lambda: supervisor.process.pid != before)
+    assert served(supervisor) == ("1.0", {"1.0": 2})
+    assert "Pretended ended: it is started again" in caplog.text
+    assert json.loads(supervisor.home.running.read_text())["frontend"] == supervisor.process.pid
+
+
+def test_a_server_that_stops_takes_no_more_work_on_any_engine(versions, tmp_path):
+    home, options = Home(tmp_path / "home"), Options(Pretended(), startup_seconds=PATIENCE, stop_seconds=0)
+    with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:
+        process = supervisor.process
+    assert not process.running
+    assert options.engine.asked[-2:] == [("set_default", "net", "_stopping"), ("drain", "net", "1.0")]
+
+
+def test_a_deploy_reads_and_checks_its_new_archive_once(supervisor, versions, monkeypatch):
+    """What engine and watch read, as other processes do, is read in other threads here."""
+    read, deploying = Counter(), threading.current_thread()
+
+    def counted(module, name):
+        true = getattr(module, name)
+
+        def once_more(path, *arguments):
+            if threading.current_thread() is deploying:
+                read[path.name.partition("-2.0")[1]] += 1
+            return true(path, *arguments)
+
+        monkeypatch.setattr(module, name, once_more)
+
+    counted(reader, "read_members")
+    counted(store, "file_sha256")
+    counted(proof, "file_sha256")
+    steps = list(deploy(supervisor.server, versions["2.0"], POLICY))
+    (report,) = [step.found["proof"] for step in steps if step.proof]
+    assert report["new"]["sha256"] == State.load(supervisor.home.state).models["net"].default.sha256
+    assert read["-2.0"] == 1
