@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
-from examples import ALL
 from hypothesis import HealthCheck, Phase, settings
-from once import once
-from scheduling import FIRST, Together
+
+from tests.support.example_counts import ALL
+from tests.support.made_once import once
+from tests.support.xdist_scheduling import FIRST, Together
 
 ROOT = Path(__file__).parents[1]
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}

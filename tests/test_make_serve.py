@@ -11,7 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from served import alive, until
+
+from tests.support.served_process import alive
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import QUICK, task_data, task_loader, trained
-from tolerances import EXPORTED
 
 from eideticnet import EideticNetwork, Routing
+from tests.support.small_networks import QUICK, task_data, task_loader, trained
+from tests.support.tolerances import EXPORTED
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

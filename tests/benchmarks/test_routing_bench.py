@@ -5,7 +5,6 @@ import onnxruntime
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import trained
 from torch import nn
 
 from benchmarks.answers import widest
@@ -17,6 +16,7 @@ from eideticnet.export.onnx_body import to_onnx
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.program import HEAD
 from eideticnet.rules import with_taps
+from tests.support.small_networks import trained
 
 rows = st.lists(st.tuples(st.floats(0.9, 1.0), st.floats(0.1, 4.0)), min_size=1, max_size=6)
 

@@ -1,7 +1,8 @@
 """What the tests of the command line share."""
 
 import pytest
-from project import Result, write_project
+
+from tests.support.user_project import Result, write_project
 
 
 @pytest.fixture

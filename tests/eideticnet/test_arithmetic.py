@@ -4,16 +4,16 @@ import tomllib
 
 import pytest
 import torch
-from nets import QUICK, task_loader, trained
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import ZOO
-from zoo_nets import zoo_net
 
 from eideticnet import EideticNetwork, Pruning, Routing, batches
 from eideticnet.learned import ROUTER
 from eideticnet.route.options import PRUNED
 from eideticnet.runs.config import PruningConfig, RoutingConfig
+from tests.support.layer_zoo import ZOO
+from tests.support.small_networks import QUICK, task_loader, trained
+from tests.support.zoo_networks import zoo_net
 
 HIDDEN = ("lstm", "transformer")
 """What torch runs fused on a CPU, where no product is seen."""

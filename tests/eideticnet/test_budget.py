@@ -4,12 +4,8 @@ import json
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, names, task_loader, trained
-from project import CONFIG, TASKS
-from trunks import FEATURES, Mlp, Residual
 
 from eideticnet import (
     BudgetWarning,
@@ -30,6 +26,10 @@ from eideticnet.learn.training import Classify
 from eideticnet.runs import history
 from eideticnet.runs.history import Recorder
 from eideticnet.runs.report import render
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, names, task_loader, trained
+from tests.support.small_trunks import FEATURES, Mlp, Residual
+from tests.support.user_project import CONFIG, TASKS
 
 ALWAYS = Pruning(step=0.5, threshold=0.999, recovery_epochs=0)
 NEVER = Pruning(step=0.5, threshold=0.0, recovery_epochs=0)

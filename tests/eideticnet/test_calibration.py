@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import QUICK, task_loader, trained
 
 from eideticnet import DataError, FittedRouting, Routing
 from eideticnet.decision import decide
@@ -16,6 +15,7 @@ from eideticnet.route.calibration import (
     threshold_for,
 )
 from eideticnet.runs.evaluation import calibration_error
+from tests.support.small_networks import QUICK, task_loader, trained
 
 
 def overconfident(rows=2000, seed=0, factor=6.0):

@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
-from trunks import TRUNKS
 
 from eideticnet import CheckpointError, EideticNetwork
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tests.support.small_trunks import TRUNKS
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
@@ -146,12 +147,13 @@ def test_no_checkpoint_is_a_clear_error(tmp_path):
         EideticNetwork.load(tmp_path / "nowhere")
 
 
+ROOT = Path(__file__).parents[2]
 KILLED = """
 import os, shutil, sys
 import torch
 torch.set_num_threads(1)
 sys.path[:0] = {path!r}
-from nets import *
+from tests.support.small_networks import *
 from eideticnet import EideticNetwork
 
 def dying(function, left):
@@ -180,7 +182,7 @@ for call in range(1, 15):
 def test_a_process_killed_at_any_write_leaves_the_state_before_or_after(tmp_path):
     net = trained(1)
     net.save(tmp_path / "before")
-    script = KILLED.format(path=sys.path, before=str(tmp_path / "before"), folder=str(tmp_path / "after"))
+    script = KILLED.format(path=[str(ROOT)], before=str(tmp_path / "before"), folder=str(tmp_path / "after"))
     child = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     codes = [int(line) for line in child.stdout.split()]
     assert codes == sorted(codes, reverse=True), "first the calls that were killed, then those past the last"

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import task_data
-from project import CONFIG, TASKS
-from served import until
 
 from eideticnet import EideticNetwork
+from tests.support.small_networks import task_data
+from tests.support.user_project import CONFIG, TASKS
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,15 +6,15 @@ from functools import partial
 
 import pytest
 import torch
-from nets import names, task_data
 from torch import nn
-from trunks import FEATURES
 
 from eideticnet import EideticNetwork, Training, UnderfitWarning, batches
 from eideticnet.learn.convergence import Course
 from eideticnet.runs import history
 from eideticnet.runs.history import Recorder
 from eideticnet.runs.report import render
+from tests.support.small_networks import names, task_data
+from tests.support.small_trunks import FEATURES
 
 ADAM = partial(torch.optim.Adam, lr=1e-2)
 

@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 import torch
-from nets import LIGHT, QUICK, held_out, names, task_loader, trained
 from torch import nn
-from zoo_nets import add, fit, zoo_inputs, zoo_loader, zoo_net
 
 from eideticnet import DamagedError, DataError, DivergedError, EideticNetwork, Pruning, Routing, Training
+from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_loader, trained
+from tests.support.zoo_networks import add, fit, zoo_inputs, zoo_loader, zoo_net
 
 MORE = ["lstm", "transformer", "separable", "gru both ways", "grouped"]
 KINDS = ["residual", *(pytest.param(kind, marks=pytest.mark.slow) for kind in MORE)]

@@ -8,10 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from accepted import X, Y, lessons
-from examples import examples
 from hypothesis import given
-from nets import LIGHT, QUICK, held_out, names, task_loader, trained
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -28,6 +25,9 @@ from eideticnet import (
 )
 from eideticnet.export.contract import names_problem
 from eideticnet.names import class_names, task_name
+from tests.support.drawn_lessons import X, Y, lessons
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_loader, trained
 
 
 def learn(net, name="new", classes=("a", "b"), **options):

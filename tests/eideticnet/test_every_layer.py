@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from masked import masked_logits
-from one_block import assert_one_block_is
-from zoo import REPEATED, ZOO
-from zoo_nets import add, fit, zoo_inputs, zoo_net
 
 from eideticnet import EideticNetwork
 from eideticnet.program import HEAD
+from tests.support.layer_zoo import REPEATED, ZOO
+from tests.support.masked_twin import masked_logits
+from tests.support.one_block import assert_one_block_is
+from tests.support.zoo_networks import add, fit, zoo_inputs, zoo_net
 
 DOUBLE_ROUNDING = 1e-12
 RARE = {*REPEATED, "rnn", "fused attention", "convolutions", "conv1d"}

@@ -4,18 +4,18 @@ from functools import cache
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import QUICK, held_out, names, task_loader, trained
 from torch import nn
 from torch.nn import functional as F
-from trunks import FEATURES, TRUNKS
 
 from eideticnet import DataError, EideticNetwork, Inputs, Journal, Routing, batches
 from eideticnet.program import HEAD
 from eideticnet.route.calibration import best_temperature
 from eideticnet.route.experts import REACH, product, weigh
+from tests.support.example_counts import examples
+from tests.support.small_networks import QUICK, held_out, names, task_loader, trained
+from tests.support.small_trunks import FEATURES, TRUNKS
 
 EXPERTS = Routing("experts")
 

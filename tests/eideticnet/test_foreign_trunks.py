@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from foreign import FOREIGN, pixels
-from nets import LIGHT, QUICK, names
-from one_block import assert_one_block_is
 
 from eideticnet import EideticNetwork, Routing, batches
+from tests.support.hugging_face import FOREIGN, pixels
+from tests.support.one_block import assert_one_block_is
+from tests.support.small_networks import LIGHT, QUICK, names
 
 
 def loader(seed, size):

@@ -7,13 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from bombs import COSTLY
 from eidetic_contract import Contract
 from eidetic_errors import BadRequest
 from eidetic_image import from_image
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import IMAGE, INPUTS, TASKS, network, picture, write_pictures
 from PIL import Image
 
 from eideticnet import EideticNetwork, ImageInput, Inputs
@@ -24,6 +22,8 @@ from eideticnet.runs.config import Config, TaskConfig
 from eideticnet.runs.images import read_folder, read_image, usual_pixels
 from eideticnet.runs.run import open_data
 from eideticnet.runs.sources import open_task
+from tests.support.costly_pictures import COSTLY
+from tests.support.pictures import IMAGE, INPUTS, TASKS, network, picture, write_pictures
 
 SIZES = st.tuples(st.integers(1, 20), st.integers(1, 20))
 IMAGES = st.builds(

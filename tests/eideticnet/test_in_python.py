@@ -5,15 +5,15 @@ import io
 import numpy as np
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 from rich.console import Console
-from trunks import FEATURES, Mlp
 
 import eideticnet
 from eideticnet import DataError, Display, EideticNetwork, Inputs, TaskReport, batches, evaluate
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
+from tests.support.small_trunks import FEATURES, Mlp
 
 
 def test_an_answer_is_told_by_the_names_of_task_and_label():

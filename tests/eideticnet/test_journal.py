@@ -6,20 +6,22 @@ import signal
 import subprocess
 import sys
 from functools import cache, partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from lessons import OPTIMIZERS, STEPS, killed, learn
-from nets import names, task_loader
-from trunks import FEATURES, Mlp
 
 from eideticnet import DataError, EideticNetwork, Journal, Pruning, Training
 from eideticnet.learn.described import described
+from tests.support.example_counts import examples
+from tests.support.killed_lessons import OPTIMIZERS, STEPS, killed, learn
+from tests.support.small_networks import names, task_loader
+from tests.support.small_trunks import FEATURES, Mlp
 
+ROOT = Path(__file__).parents[2]
 PRUNINGS = {
     "plain": Pruning(step=0.4, threshold=0.05, recovery_epochs=2),
     "taylor": Pruning("taylor", 0.3, 0.02, 2, lr_factor=0.5),
@@ -262,7 +264,7 @@ def test_what_makes_an_optimizer_is_told_apart_by_all_that_it_names_and_is_the_s
     monkeypatch,
 ):
     script = (
-        f"import json, sys; from importlib import util; sys.path[:] = {sys.path}; "
+        f"import json, sys; from importlib import util; sys.path[:] = {[str(ROOT), *sys.path]}; "
         f"spec = util.spec_from_file_location({__name__!r}, {__file__!r}); "
         "module = sys.modules[spec.name] = util.module_from_spec(spec); spec.loader.exec_module(module); "
         "print(json.dumps(module.words_of_factories()))"

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from masked import masked_logits
-from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
-from trunks import FEATURES, TRUNKS, Mlp, Residual
-from zoo import ZOO
-from zoo_nets import add, zoo_inputs, zoo_net
 
 from eideticnet import CapacityError, DataError, EideticNetwork, Routing
 from eideticnet.models import mlp
 from eideticnet.program import HEAD
+from tests.support.example_counts import examples
+from tests.support.layer_zoo import ZOO
+from tests.support.masked_twin import masked_logits
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tests.support.small_trunks import FEATURES, TRUNKS, Mlp, Residual
+from tests.support.zoo_networks import add, zoo_inputs, zoo_net
 
 DOUBLE_ROUNDING = 1e-12
 OPTIONS = {"training": QUICK, "pruning": LIGHT}

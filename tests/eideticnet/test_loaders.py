@@ -10,10 +10,8 @@ from time import sleep
 import numpy as np
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, names, task_data, task_loader, trained
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
@@ -28,13 +26,15 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
 )
-from trunks import FEATURES, Mlp
 
 from eideticnet import DataError, DataWarning, EideticNetwork, Inputs, Journal, Routing, Training, batches
 from eideticnet.data.interleaving import interleaved
 from eideticnet.data.rows import Rows
 from eideticnet.runs.evaluation import calibration_error, evaluate
 from eideticnet.runs.history import Recorder, read
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, names, task_data, task_loader, trained
+from tests.support.small_trunks import FEATURES, Mlp
 
 INPUTS = Inputs((FEATURES,))
 ONCE = Training(QUICK.optimizer, patience=1, settle_patience=1, max_epochs=1)

@@ -4,16 +4,16 @@ import json
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 
 from eideticnet import CheckpointError, DataError, EideticNetwork, Inputs, Routing, batches
 from eideticnet.data.interleaving import interleaved
 from eideticnet.data.memory import choose
 from eideticnet.data.rows import Rows
 from eideticnet.moments import Moments, gather, router_block
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 
 DATALESS = Routing("none", "entropy")
 

@@ -13,12 +13,12 @@ import torch
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from project import CONFIG, TASKS
 from typer.testing import CliRunner
 
 from eideticnet import ConfigError, EideticNetwork
 from eideticnet.runs.config import Config
 from eideticnet.runs.problems import validate
+from tests.support.user_project import CONFIG, TASKS
 
 ROOT = Path(__file__).parents[2]
 ODD = """import torch

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nets import LIGHT, QUICK, names
-from ready import SMALL, inputs
 
 from eideticnet import EideticNetwork, Routing, batches, models
 from eideticnet.trace.tracing import trace
+from tests.support.ready_trunks import SMALL, inputs
+from tests.support.small_networks import LIGHT, QUICK, names
 
 
 @pytest.mark.parametrize("kind", SMALL)

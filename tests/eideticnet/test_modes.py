@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from foreign import FirstToken
-from nets import QUICK, names
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import ViTConfig, ViTModel
-from trunks import Net, flat, images, lin, sequences
 
 from eideticnet import DataError, EideticNetwork, Pruning, TrunkWarning, UnsupportedError, batches
 from eideticnet.program import Program
@@ -20,6 +17,9 @@ from eideticnet.rules import check_program
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import one_block
 from eideticnet.trace.tracing import trace
+from tests.support.hugging_face import FirstToken
+from tests.support.small_networks import QUICK, names
+from tests.support.small_trunks import Net, flat, images, lin, sequences
 
 
 def two():

@@ -6,14 +6,14 @@ from typing import get_args
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
-from trunks import FEATURES, TRUNKS
 
 from eideticnet import EideticNetwork, Pruning, Routing, Training
 from eideticnet.decision import RouterKind
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tests.support.small_trunks import FEATURES, TRUNKS
 
 
 class OneForAll:

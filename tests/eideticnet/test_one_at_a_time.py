@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
-from served import until
 
 from eideticnet import BusyError, CheckpointError, EideticNetwork, Journal, Training
 from eideticnet.learned import Learned
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tests.support.waiting import until
 
 
 def learn(net, name="new", seed=5, **options):

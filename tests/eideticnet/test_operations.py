@@ -3,9 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import LIGHT, QUICK, names
-from one_block import TwoBlocks, assert_kept_columns_compute_what_they_did, assert_one_block_is
-from tolerances import EXPORTED
 from torch import nn
 
 from eideticnet import EideticNetwork, batches
@@ -17,6 +14,9 @@ from eideticnet.rules import check_program
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import one_block
 from eideticnet.trace.tracing import trace
+from tests.support.one_block import TwoBlocks, assert_kept_columns_compute_what_they_did, assert_one_block_is
+from tests.support.small_networks import LIGHT, QUICK, names
+from tests.support.tolerances import EXPORTED
 
 WIDTH = 8
 

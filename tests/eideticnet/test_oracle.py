@@ -4,12 +4,13 @@ from functools import partial
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from masked import masked_logits
-from nets import held_out, trained
-from trunks import TRUNKS, Functional, Mlp, Normalised, Residual
+
+from tests.support.example_counts import examples
+from tests.support.masked_twin import masked_logits
+from tests.support.small_networks import held_out, trained
+from tests.support.small_trunks import TRUNKS, Functional, Mlp, Normalised, Residual
 
 DOUBLE_ROUNDING = 1e-12
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import assert_a_further_task_changes_no_bit
-from one_block import assert_one_block_is, assert_onnx_agrees
 from torch import nn
+
+from tests.support.one_block import assert_one_block_is, assert_onnx_agrees
+from tests.support.small_networks import assert_a_further_task_changes_no_bit
 
 LENGTH, WIDTH, HEADS = 7, 8, 2
 

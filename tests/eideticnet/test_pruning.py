@@ -2,11 +2,8 @@
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import QUICK, names, task_data, task_loader, trained
-from trunks import FEATURES, Mlp, Residual
 
 from eideticnet import ConfigError, EideticNetwork, Pruning, Training, batches
 from eideticnet.block import Block
@@ -15,6 +12,9 @@ from eideticnet.learn.scores import OVERALL, SCORES, importance
 from eideticnet.learn.training import Classify
 from eideticnet.models import mlp
 from eideticnet.seeding import seeded
+from tests.support.example_counts import examples
+from tests.support.small_networks import QUICK, names, task_data, task_loader, trained
+from tests.support.small_trunks import FEATURES, Mlp, Residual
 
 
 @given(

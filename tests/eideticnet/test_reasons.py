@@ -7,8 +7,6 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import LIGHT, QUICK, names
-from one_block import assert_one_block_is
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -18,6 +16,8 @@ from eideticnet.program import HEAD
 from eideticnet.rules import with_taps
 from eideticnet.trace import tracing
 from eideticnet.trace.tracing import trace
+from tests.support.one_block import assert_one_block_is
+from tests.support.small_networks import LIGHT, QUICK, names
 
 WIDTH = 8
 

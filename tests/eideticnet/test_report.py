@@ -11,11 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from examples import examples
-from files import write_tasks
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import trained
 
 from eideticnet import EideticNetwork, Routing
 from eideticnet.__main__ import cli
@@ -23,6 +20,9 @@ from eideticnet.runs import history, plots
 from eideticnet.runs.evaluation import evaluate
 from eideticnet.runs.report import render, write_report
 from eideticnet.runs.run import load, open_data
+from tests.support.example_counts import examples
+from tests.support.small_networks import trained
+from tests.support.task_files import write_tasks
 
 ROOT = Path(__file__).parents[2]
 ODD = '<b>&" $x_1$'

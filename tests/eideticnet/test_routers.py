@@ -4,12 +4,9 @@ from typing import get_args
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 from torch import nn
-from trunks import FEATURES, TRUNKS
 
 from eideticnet import CheckpointError, ConfigError, EideticNetwork, FittedRouting, Routing
 from eideticnet.block import Block
@@ -18,6 +15,9 @@ from eideticnet.learned import ROUTER
 from eideticnet.program import HEAD, Features, Step
 from eideticnet.rules import RULES, with_taps
 from eideticnet.trace.tracing import trace
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
+from tests.support.small_trunks import FEATURES, TRUNKS
 
 KINDS = get_args(RouterKind)
 

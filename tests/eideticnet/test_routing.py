@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import held_out, task_loader, trained
 
 from eideticnet.decision import RouteByLabel, answer, task_log_probabilities
 from eideticnet.runs.evaluation import evaluate
+from tests.support.small_networks import held_out, task_loader, trained
 
 counts_strategy = st.lists(st.integers(2, 5), min_size=1, max_size=5)
 

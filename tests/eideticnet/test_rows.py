@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from trunks import Net, flat, images, lin, sequences
 
 from eideticnet import UnsupportedError
 from eideticnet.trace.exported import exported
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import check_rows
 from eideticnet.trace.tracing import trace
+from tests.support.small_trunks import Net, flat, images, lin, sequences
 
 
 def over_rows(m, x):

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from examples import ALL
+
+from tests.support.example_counts import ALL
 
 ROOT = Path(__file__).parents[2]
 # After each hidden layer, what the last block computed is mixed into what the earlier ones did: recycled
@@ -54,8 +55,8 @@ def run_property_test(folder: Path, edits: list[tuple[str, str, str]]) -> subpro
         text = path.read_text()
         assert text.count(old) == 1, f"{file} has changed; adapt this test: {old!r}"
         path.write_text(text.replace(old, new))
-    for source in (*(ROOT / "tests/support").glob("*.py"), ROOT / "tests/eideticnet/test_never_forgets.py"):
-        shutil.copy(source, folder)
+    shutil.copytree(ROOT / "tests/support", folder / "tests/support")
+    shutil.copy(ROOT / "tests/eideticnet/test_never_forgets.py", folder)
     (folder / "pytest.ini").write_text("[pytest]\n")
     command = [
         sys.executable,

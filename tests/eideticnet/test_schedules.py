@@ -4,16 +4,16 @@ import math
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import QUICK, names, task_loader
-from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Pruning
 from eideticnet.learn import pruning
 from eideticnet.learn.schedules import SCHEDULES
 from eideticnet.learn.scores import SCORES
+from tests.support.example_counts import examples
+from tests.support.small_networks import QUICK, names, task_loader
+from tests.support.small_trunks import FEATURES, Mlp
 
 
 class Sizes:

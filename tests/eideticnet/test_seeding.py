@@ -9,17 +9,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from nets import LIGHT, QUICK, names, task_data
-from served import until
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
-from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Pruning, Routing, batches
 from eideticnet.errors import UnsupportedError
 from eideticnet.learn.threads import number, using
 from eideticnet.seeding import _random_functions, derive, seeded
+from tests.support.small_networks import LIGHT, QUICK, names, task_data
+from tests.support.small_trunks import FEATURES, Mlp
+from tests.support.waiting import until
 
 BRIEF = replace(QUICK, max_epochs=1)
 TRUNK = Mlp((8, 8))

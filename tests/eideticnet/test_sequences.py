@@ -5,15 +5,15 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from masked import masked_logits
-from nets import LIGHT, QUICK, names
-from one_block import assert_one_block_is
 from torch import nn
-from zoo import tokens
 
 from eideticnet import EideticNetwork, UnsupportedError, batches
 from eideticnet.program import HEAD
 from eideticnet.trace.tracing import trace
+from tests.support.layer_zoo import tokens
+from tests.support.masked_twin import masked_logits
+from tests.support.one_block import assert_one_block_is
+from tests.support.small_networks import LIGHT, QUICK, names
 
 LENGTH, WIDTH, HEADS = 7, 12, 3
 DOUBLE_ROUNDING = 1e-12

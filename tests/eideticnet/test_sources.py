@@ -8,13 +8,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from nets import task_data
 from safetensors.torch import save_file
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from eideticnet import DataError, DataWarning, Inputs
 from eideticnet.runs.config import TaskConfig, read_tasks
 from eideticnet.runs.sources import open_task
+from tests.support.small_networks import task_data
 
 X, Y = task_data(1, 3, 60)
 CLASSES = ("cod", "eel", "ray")

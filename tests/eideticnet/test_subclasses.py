@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from one_block import assert_one_block_is
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 from torch.nn.utils import spectral_norm as old_spectral_norm
@@ -11,6 +10,7 @@ from torch.nn.utils import weight_norm as old_weight_norm
 
 from eideticnet import UnsupportedError
 from eideticnet.trace.tracing import trace
+from tests.support.one_block import assert_one_block_is
 
 
 def images(rows=4):

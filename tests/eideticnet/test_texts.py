@@ -4,12 +4,12 @@ positions, keys that several heads share, the last token of each text."""
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import assert_a_further_task_changes_no_bit
-from one_block import assert_one_block_is, assert_onnx_agrees
 from torch import nn
 
 from eideticnet import UnsupportedError
 from eideticnet.trace.tracing import trace
+from tests.support.one_block import assert_one_block_is, assert_onnx_agrees
+from tests.support.small_networks import assert_a_further_task_changes_no_bit
 
 LENGTH, WIDTH, HEADS, PAD = 6, 16, 4, 1
 

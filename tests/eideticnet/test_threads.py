@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from nets import LIGHT, QUICK, names, task_loader
 from torch import nn
-from trunks import FEATURES
 
 from eideticnet import EideticNetwork, Journal
 from eideticnet.learn import threads
+from tests.support.small_networks import LIGHT, QUICK, names, task_loader
+from tests.support.small_trunks import FEATURES
 
 
 @pytest.fixture

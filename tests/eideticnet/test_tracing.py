@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from trunks import FEATURES, TRUNKS, Mlp, Normalised, Residual
 
 from eideticnet import EideticNetwork, UnsupportedError
 from eideticnet.models import mlp
 from eideticnet.program import Program
 from eideticnet.trace.tracing import trace
+from tests.support.small_trunks import FEATURES, TRUNKS, Mlp, Normalised, Residual
 
 
 def example(rows=2):

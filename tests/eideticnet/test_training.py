@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from nets import LIGHT, QUICK, names
 from torch import nn
 from torch.utils.data import SequentialSampler
 
 from eideticnet import DataError, EideticNetwork, Inputs, batches
 from eideticnet.learn.training import Classify, Lesson, accuracy, train_epoch
+from tests.support.small_networks import LIGHT, QUICK, names
 
 ONE_VALUE = {
     "of rows": lambda: nn.Sequential(nn.Flatten(), nn.Linear(32, 6), nn.BatchNorm1d(6)),

@@ -2,11 +2,8 @@
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, fit, held_out, names, task_data, task_loader, trained
-from trunks import FEATURES, Mlp
 
 from eideticnet import (
     CapacityError,
@@ -21,6 +18,9 @@ from eideticnet import (
     Training,
     batches,
 )
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_data, task_loader, trained
+from tests.support.small_trunks import FEATURES, Mlp
 
 
 def state_of(net):

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from one_block import assert_one_block_is
 from torch import nn
-from trunks import Net
 
 from eideticnet import UnsupportedError
 from eideticnet.trace.tracing import trace
+from tests.support.one_block import assert_one_block_is
+from tests.support.small_trunks import Net
 
 
 def lin(a=5, b=6):

@@ -6,14 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, names, task_loader, trained
 from torch import Tensor, nn
-from trunks import TRUNKS
-from zoo import ZOO
-from zoo_nets import zoo_inputs, zoo_loader, zoo_net
 
 from eideticnet import EideticNetwork, Journal, Pruning, Routing, batches, evaluate
 from eideticnet.block import Block
@@ -23,6 +18,11 @@ from eideticnet.learn.training import Classify, Lesson, accuracy, adam, train_ep
 from eideticnet.program import HEAD
 from eideticnet.runs.evaluation import calibration_error
 from eideticnet.seeding import seeded
+from tests.support.example_counts import examples
+from tests.support.layer_zoo import ZOO
+from tests.support.small_networks import LIGHT, QUICK, names, task_loader, trained
+from tests.support.small_trunks import TRUNKS
+from tests.support.zoo_networks import zoo_inputs, zoo_loader, zoo_net
 
 
 @contextmanager

@@ -2,17 +2,17 @@
 
 import json
 
-from accepted import lessons
 from eidetic_contract import Contract
-from examples import examples
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from small import ROOT
 
 from eideticnet import DataError
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.verify import verify
+from tests.support.drawn_lessons import lessons
+from tests.support.example_counts import examples
+from tests.support.smallest_archive import ROOT
 
 
 @examples(8, 25)

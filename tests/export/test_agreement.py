@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from nets import LIGHT, QUICK, names, trained
 from onnx import numpy_helper
 from torch import nn
 
@@ -18,6 +17,7 @@ from eideticnet.export.agreement import Trial
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ExportError
 from eideticnet.export.trials import trial_inputs
+from tests.support.small_networks import LIGHT, QUICK, names, trained
 
 
 class Pooled(nn.Module):

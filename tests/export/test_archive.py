@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nets import trained
 
 from eideticnet.export.archive import SERVING, read_archive, read_files, write_archive
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ArchiveError
+from tests.support.small_networks import trained
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = ROOT / "handlers"

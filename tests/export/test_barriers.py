@@ -3,13 +3,13 @@
 import onnx
 import pytest
 import torch
-from histories import archived
-from nets import QUICK, names
 from torch import nn
 
 from eideticnet import EideticNetwork, Pruning, Routing, batches
 from eideticnet.export.archive import read_files
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import archived
+from tests.support.small_networks import QUICK, names
 
 LEAST = Pruning(step=0.5, threshold=0.99, recovery_epochs=0, min_width=1)
 

@@ -12,9 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ctrl_c import interrupted
-from histories import add_task, archived, normalised
-from nets import LIGHT, QUICK, fit, task_loader
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -22,6 +19,9 @@ from eideticnet.export.archive import read_archive
 from eideticnet.export.commands import app
 from eideticnet.runs.history import History, read
 from eideticnet.serving.show import task_table
+from tests.support.archived_networks import add_task, archived, normalised
+from tests.support.interrupted_commands import interrupted
+from tests.support.small_networks import LIGHT, QUICK, fit, task_loader
 
 ROOT = Path(__file__).parents[2]
 

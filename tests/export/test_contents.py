@@ -7,7 +7,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from eideticnet.export.archive import read_archive, read_files
 from eideticnet.export.container import read_members, write_members
 from eideticnet.export.contents import CONFIG, check_contents, limit
 from eideticnet.export.errors import ArchiveError
+from tests.support.example_counts import examples
 
 BASE = Path(__file__).parent / "attacks/base.mar"
 

@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from eideticnet.export.contract import CONTRACT, SCHEMA, names_problem, read_bundle
 from eideticnet.export.errors import ArchiveError
+from tests.support.example_counts import examples
 
 ATTACKS = Path(__file__).parent / "attacks"
 ANY_JSON = st.recursive(

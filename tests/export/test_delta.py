@@ -6,11 +6,8 @@ import zipfile
 from hashlib import sha256
 
 import pytest
-from examples import examples
-from histories import add_task, archived, normalised
 from hypothesis import example, given
 from hypothesis import strategies as st
-from nets import fit
 from typer.testing import CliRunner
 
 from eideticnet.export.archive import read_files
@@ -18,6 +15,9 @@ from eideticnet.export.commands import app
 from eideticnet.export.container import write_members
 from eideticnet.export.delta import apply_delta, write_delta
 from eideticnet.export.errors import ArchiveError
+from tests.support.archived_networks import add_task, archived, normalised
+from tests.support.example_counts import examples
+from tests.support.small_networks import fit
 
 
 @pytest.fixture(scope="module")

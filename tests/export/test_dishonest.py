@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from histories import add_task, archived, edited, normalised
-from nets import LIGHT, QUICK, fit, task_loader
 from onnx import numpy_helper
-from zoo_nets import zoo_net
 
 from eideticnet.export.digest import digests
 from eideticnet.export.prefix import cut
 from eideticnet.export.tail import ROUTER, Rule, attach, detach, logits_name
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import add_task, archived, edited, normalised
+from tests.support.small_networks import LIGHT, QUICK, fit, task_loader
+from tests.support.zoo_networks import zoo_net
 
 
 @pytest.fixture(scope="module")

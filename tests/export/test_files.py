@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from small import BASE, small_archive
 
 from eideticnet.export.archive import read_archive
 from eideticnet.export.delta import apply_delta, write_delta
@@ -25,6 +24,7 @@ from eideticnet.export.files import scratch_folder, whole_file, whole_folder
 from eideticnet.export.real_inputs import read_inputs
 from eideticnet.export.verify import verify
 from eideticnet.serving.home.store import admit
+from tests.support.smallest_archive import BASE, small_archive
 
 ROOT = Path(__file__).parents[2]
 

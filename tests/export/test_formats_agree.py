@@ -8,17 +8,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from examples import examples
-from graphs import graph_of
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
-from tolerances import EXPORTED
-from trunks import TRUNKS
 
 from eideticnet import EideticNetwork, NotReadyError, Routing
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ExportError
+from tests.support.example_counts import examples
+from tests.support.exported_networks import graph_of
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tests.support.small_trunks import TRUNKS
+from tests.support.tolerances import EXPORTED
 
 FORMATS = ["onnx", "torchscript", "pt2"]
 

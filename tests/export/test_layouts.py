@@ -7,16 +7,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from examples import examples
-from histories import add_task, archived, normalised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, fit, held_out, names, task_loader, trained
-from tolerances import EXPORTED
-from trunks import FEATURES, TRUNKS
 from typer.testing import CliRunner
-from zoo import ZOO
-from zoo_nets import zoo_inputs, zoo_net
 
 from eideticnet import EideticNetwork, Routing
 from eideticnet.export.archive import read_archive
@@ -28,6 +21,13 @@ from eideticnet.export.errors import ExportError
 from eideticnet.export.layout import CLEARLY, decide
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import add_task, archived, normalised
+from tests.support.example_counts import examples
+from tests.support.layer_zoo import ZOO
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tests.support.small_trunks import FEATURES, TRUNKS
+from tests.support.tolerances import EXPORTED
+from tests.support.zoo_networks import zoo_inputs, zoo_net
 
 SLOW = {"rnn", "lstm two layers both ways", "gru both ways", "transformer", "residual", "conv1d"}
 
@@ -79,9 +79,8 @@ def test_any_history_gives_the_nested_logits(trunk, steps, router):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["resnet", "mobilenet", "vit"])
 def test_models_that_nobody_here_wrote_give_the_nested_logits(kind):
-    from foreign import FOREIGN, pixels
-
     from eideticnet import batches
+    from tests.support.hugging_face import FOREIGN, pixels
 
     trunk, size = FOREIGN[kind]
     torch.manual_seed(0)

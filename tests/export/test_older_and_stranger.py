@@ -4,11 +4,11 @@ import copy
 import json
 
 import pytest
-from histories import archived, edited, normalised
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import archived, edited, normalised
 
 
 @pytest.fixture(scope="module")

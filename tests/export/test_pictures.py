@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from histories import normalised
-from pictures import IMAGE, network
 
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ExportError
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import normalised
+from tests.support.pictures import IMAGE, network
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,16 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from examples import examples
-from histories import add_task, archived, normalised
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import fit, held_out, task_data, trained
 from safetensors.numpy import save_file
-from tolerances import HALF
-from trunks import Functional, Mlp, Normalised
 from typer.testing import CliRunner
-from zoo_nets import zoo_net
 
 from eideticnet import EideticNetwork
 from eideticnet.export.body import body, example, owners
@@ -30,6 +24,12 @@ from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.precision import quantised
 from eideticnet.export.session import session
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import add_task, archived, normalised
+from tests.support.example_counts import examples
+from tests.support.small_networks import fit, held_out, task_data, trained
+from tests.support.small_trunks import Functional, Mlp, Normalised
+from tests.support.tolerances import HALF
+from tests.support.zoo_networks import zoo_net
 
 
 def written(folder, net=None, **options):

@@ -10,13 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from histories import add_task, archived, edited, normalised
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, fit, names, task_data
 from scipy.stats import binomtest
 from torch import nn
-from trunks import FEATURES
 from typer.testing import CliRunner
 
 from eideticnet import EideticNetwork, Routing, batches
@@ -25,6 +22,9 @@ from eideticnet.export.doubts import interval
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.real_inputs import check_indices, read_inputs, real_inputs
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import add_task, archived, edited, normalised
+from tests.support.small_networks import LIGHT, QUICK, fit, names, task_data
+from tests.support.small_trunks import FEATURES
 
 WELL = replace(QUICK, max_epochs=12)
 FLOATS = {"shape": [2], "dtype": "float32", "low": None, "high": None}

@@ -13,10 +13,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import graph, graph_of, held_out, learn, network, pinned, route
-from nets import held_out as random_rows
-from nets import trained
-from tolerances import EXPORTED
 from torch import nn
 
 from eideticnet import DataError, EideticNetwork, Inputs, UnsupportedError
@@ -25,6 +21,10 @@ from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.trace.tracing import trace
+from tests.support.exported_networks import graph, graph_of, held_out, learn, network, pinned, route
+from tests.support.small_networks import held_out as random_rows
+from tests.support.small_networks import trained
+from tests.support.tolerances import EXPORTED
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}

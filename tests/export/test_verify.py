@@ -6,11 +6,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from examples import examples
-from histories import add_task, archived, edited, normalised
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, fit, task_data, task_loader
 from onnx import numpy_helper
 
 from eideticnet import Routing
@@ -19,6 +16,9 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.prefix import cut
 from eideticnet.export.tail import logits_name
 from eideticnet.export.verify import verify
+from tests.support.archived_networks import add_task, archived, edited, normalised
+from tests.support.example_counts import examples
+from tests.support.small_networks import LIGHT, QUICK, fit, task_data, task_loader
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import BRIEF, COARSE, graph, held_out, learn, network, pinned, route
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import fit, names, task_loader
-from nets import held_out as random_rows
-from trunks import FEATURES, TRUNKS
-from zoo import ZOO
 
 from eideticnet import EideticNetwork
 from eideticnet.export.digest import digests
 from eideticnet.export.session import session
 from eideticnet.export.tail import detach, logits_name
+from tests.support.exported_networks import BRIEF, COARSE, graph, held_out, learn, network, pinned, route
+from tests.support.layer_zoo import ZOO
+from tests.support.small_networks import fit, names, task_loader
+from tests.support.small_networks import held_out as random_rows
+from tests.support.small_trunks import FEATURES, TRUNKS
 
 ROWS = (1, 7, 32)
 DEFAULT = {"conv1d", "gated"}

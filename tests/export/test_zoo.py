@@ -6,9 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from graphs import FOREIGN, READY, graph, graph_of, held_out, learn, network, pinned, route
-from tolerances import EXPORTED
-from zoo import REPEATED, ZOO
 
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.digest import digests
@@ -16,6 +13,19 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.onnx_body import OPSET
 from eideticnet.export.session import session
 from eideticnet.export.tail import logits_name
+from tests.support.exported_networks import (
+    FOREIGN,
+    READY,
+    graph,
+    graph_of,
+    held_out,
+    learn,
+    network,
+    pinned,
+    route,
+)
+from tests.support.layer_zoo import REPEATED, ZOO
+from tests.support.tolerances import EXPORTED
 
 KINDS = [*(f"zoo/{n}" for n in ZOO), *(f"ready/{n}" for n in READY), *(f"foreign/{n}" for n in FOREIGN)]
 

@@ -1,8 +1,10 @@
 """A server of two workers that the tests of one file harm in turn: each leaves it whole."""
 
 import pytest
-from served import Served, until
-from small import small_archives
+
+from tests.support.served_process import Served
+from tests.support.smallest_archive import small_archives
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="session")

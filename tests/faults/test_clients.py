@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from canary import KNOWN, Canary
-from collected import collected
-from served import PATIENCE, asleep, until
+
+from tests.support.canary import KNOWN, Canary
+from tests.support.java_heap import collected
+from tests.support.served_process import asleep
+from tests.support.waiting import PATIENCE, until
 
 CROWD = 250  # more than a queue of 100, and what two workers hold
 DEADLINE_SECONDS = 2.0

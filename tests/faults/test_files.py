@@ -7,8 +7,10 @@ import subprocess
 from contextlib import suppress
 
 import pytest
-from canary import KNOWN, Canary
-from served import Served, serving, until
+
+from tests.support.canary import KNOWN, Canary
+from tests.support.served_process import Served, serving
+from tests.support.waiting import until
 
 ROW = {"data": KNOWN[0]}
 UNMEASURED = "--accept-unmeasured-routing"

@@ -17,12 +17,8 @@ from dataclasses import replace
 import httpx
 import psutil
 import pytest
-from canary import Canary
-from collected import collected
-from fuzz import FORM, Request, grpc_inputs, requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from protos import INFERENCE, Caller
 from schemathesis import GenerationMode, openapi
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -30,8 +26,14 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from served import PATIENCE, asleep, until
-from verdict import FRONT_END, Verdicts
+
+from tests.support.answer_verdicts import FRONT_END, Verdicts
+from tests.support.canary import Canary
+from tests.support.java_heap import collected
+from tests.support.odd_requests import FORM, Request, grpc_inputs, requests
+from tests.support.served_process import asleep
+from tests.support.torchserve_grpc import INFERENCE, Caller
+from tests.support.waiting import PATIENCE, until
 
 CHECKS = [
     not_a_server_error,

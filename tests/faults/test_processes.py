@@ -13,11 +13,12 @@ from functools import partial
 import numpy as np
 import psutil
 import pytest
-from canary import Canary, same
-from served import PATIENCE, alive, until
 
 from eideticnet.client import AsyncClient, AsyncGrpcClient, Client, GrpcClient
 from eideticnet.client.call import Call
+from tests.support.canary import Canary, same
+from tests.support.served_process import alive
+from tests.support.waiting import PATIENCE, until
 
 X = np.full(6, 0.5, np.float32)
 

@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from graphs import network
 from hypothesis import given
 from hypothesis import strategies as st
-from worker import Worker, make_bundle
 
 from eideticnet import Routing
+from tests.support.exported_networks import network
+from tests.support.handler_worker import Worker, make_bundle
 
 BAD, GOOD = [3, 50, 1, 2, 3, 4, 5], [3, 10, 1, 2, 3, 4, 5]
 

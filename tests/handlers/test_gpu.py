@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from eidetic_device import Settings
 from eidetic_graph import Graph
-from gpu import on_cuda
-from tolerances import EXPORTED
-from worker import make_bundle
+
+from tests.support.cuda import on_cuda
+from tests.support.handler_worker import make_bundle
+from tests.support.tolerances import EXPORTED
 
 pytestmark = pytest.mark.gpu
 

@@ -12,8 +12,9 @@ from eidetic_graph import Graph, pad, pieces
 from eidetic_onnx import OnnxGraph
 from hypothesis import given
 from hypothesis import strategies as st
-from tolerances import EXPORTED
-from worker import make_bundle
+
+from tests.support.handler_worker import make_bundle
+from tests.support.tolerances import EXPORTED
 
 CLASSES = [2, 3, 2]
 

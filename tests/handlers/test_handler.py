@@ -7,14 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from context import HTTP, Context
 from eidetic_handler import EideticHandler
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from small import small_archive
 
 from eideticnet.export.archive import read_archive
+from tests.support.example_counts import examples
+from tests.support.handler_context import HTTP, Context
+from tests.support.smallest_archive import small_archive
 
 
 @pytest.fixture(scope="module", params=["onnx", "torchscript"])

@@ -7,10 +7,11 @@ import re
 import pytest
 from eidetic_log import LOG, JsonLines
 from eidetic_watch import SLOW
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from worker import Worker, make_bundle
+
+from tests.support.example_counts import examples
+from tests.support.handler_worker import Worker, make_bundle
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 GOOD = {"data": [0.5] * 6}

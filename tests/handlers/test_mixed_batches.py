@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from context import HTTP, Context
 from eidetic_handler import EideticHandler
 from eidetic_image import from_image
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import network, picture
 
 from eideticnet.export.archive import write_archive
 from eideticnet.export.bundle import write_bundle
+from tests.support.example_counts import examples
+from tests.support.handler_context import HTTP, Context
+from tests.support.pictures import network, picture
 
 ROOT = Path(__file__).parents[2]
 JSON, RAW, NPY, PNG = "application/json", "application/octet-stream", "application/x-npy", "image/png"

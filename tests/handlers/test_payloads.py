@@ -10,13 +10,14 @@ import zlib
 
 import numpy as np
 import pytest
-from bombs import COSTLY, black
 from eidetic_errors import STATUS, BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, PngImagePlugin
-from reading import read
+
+from tests.support.costly_pictures import COSTLY, black
+from tests.support.read_requests import read
 
 RAW, NPY = "application/octet-stream", "application/x-npy"
 BUNDLE = {

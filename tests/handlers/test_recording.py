@@ -13,11 +13,11 @@ from eidetic_record import FOLDER, ROWS, Ring, open_ring, ring_name
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
-from served import until
 
 from eideticnet.export.real_inputs import read_inputs
 from eideticnet.serving.deploys.recording import newest, prune, read
 from eideticnet.serving.errors import ServingError
+from tests.support.waiting import until
 
 SPEC = {"shape": [4], "dtype": "float32", "low": None, "high": None}
 

@@ -9,7 +9,8 @@ from eidetic_answer import encode
 from eidetic_errors import BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
-from reading import read
+
+from tests.support.read_requests import read
 
 BUNDLE = {
     "input": {"shape": [2, 2], "dtype": "float32", "low": 0.0, "high": 16.0},

@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from worker import make_bundle
 
+from tests.support.handler_worker import make_bundle
+
+ROOT = Path(__file__).parents[2]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ASK = """
 import json, sys
 from pathlib import Path
-from worker import Worker
+from tests.support.handler_worker import Worker
 worker = Worker(Path(sys.argv[1]))
 replies = worker.ask([{"data": [0.5] * 6}, b"{"], [{"traceparent": sys.argv[2]}, {}])
 print(json.dumps([r.headers.get("traceparent") for r in replies]), file=sys.stderr)
@@ -26,7 +29,7 @@ def folder(tmp_path_factory):
 
 def ask(folder, **environment):
     """The ``traceparent`` of two replies, the first to a request that had one; the spans; the log."""
-    paths = os.pathsep.join(p for p in sys.path if p)
+    paths = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
     env = {**os.environ, "PYTHONPATH": paths, "EIDETIC_LOG": str(folder / "log"), **environment}
     (folder / "log").unlink(missing_ok=True)
     command = [sys.executable, "-W", "ignore", "-c", ASK, str(folder), TRACE]

@@ -224,10 +224,9 @@ def test_a_version_deployed_under_load_loses_no_request(digits_run, store, tmp_p
 
 @pytest.mark.slow
 def test_users_send_pictures_to_a_network_that_takes_them(tmp_path):
-    import pictures
-
     from eideticnet.export.archive import write_archive
     from eideticnet.export.bundle import write_bundle
+    from tests.support import pictures
 
     (tmp_path / "bundle").mkdir()
     write_bundle(

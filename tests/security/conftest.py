@@ -6,8 +6,9 @@ import json
 import subprocess
 
 import pytest
-from served import Served
-from small import small_archive, small_archives
+
+from tests.support.served_process import Served
+from tests.support.smallest_archive import small_archive, small_archives
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@
 import grpc
 import httpx
 import pytest
-from served import PATIENCE
 
 from eideticnet.serving.torchserve import services
+from tests.support.waiting import PATIENCE
 
 INFERENCE = [
     ("GET", "/ping"),

@@ -5,13 +5,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from served import Served, serving
 
 from eideticnet.export.errors import ArchiveError
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import admit, opened
+from tests.support.served_process import Served, serving
 
 
 @pytest.fixture

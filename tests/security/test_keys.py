@@ -9,10 +9,11 @@ from pathlib import Path
 
 import httpx
 import psutil
-from served import PATIENCE, serving
 
 from eideticnet.client import Client, GrpcClient
 from eideticnet.serving.key import Key
+from tests.support.served_process import serving
+from tests.support.waiting import PATIENCE
 
 ROW = {"data": [0] * 6}
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from collected import collected
-from served import PATIENCE, until
 
 from eideticnet.client import GrpcClient
 from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError
+from tests.support.java_heap import collected
+from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0] * 6}
 

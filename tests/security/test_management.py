@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from grpc_management import GrpcManagement
-from served import PATIENCE, until
 
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.home import Home
+from tests.support.grpc_management import GrpcManagement
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture

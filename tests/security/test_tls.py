@@ -10,12 +10,13 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from grpc_management import GrpcManagement
-from served import PATIENCE, Served, until
 
 from eideticnet.client import Client, GrpcClient
 from eideticnet.serving.errors import DeadlineError, NoAnswerError, ServingError
 from eideticnet.serving.torchserve.tls import check
+from tests.support.grpc_management import GrpcManagement
+from tests.support.served_process import Served
+from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0] * 6}
 

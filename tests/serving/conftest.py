@@ -5,18 +5,18 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import pictures
 import pytest
-from histories import add_task, archived, edited, normalised
-from nets import fit
-from once import once
 from onnx import numpy_helper
-from served import PATIENCE
-from torchserve import started
 
 from eideticnet.client import Client
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle
+from tests.support import pictures
+from tests.support.archived_networks import add_task, archived, edited, normalised
+from tests.support.bare_torchserve import started
+from tests.support.made_once import once
+from tests.support.small_networks import fit
+from tests.support.waiting import PATIENCE
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 

@@ -1,12 +1,12 @@
 """What a server is to serve when it starts: what it served before, and archives that are new to it."""
 
 import pytest
-from served import serving
 
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.store import prune
 from eideticnet.serving.supervise.start import adopt
+from tests.support.served_process import serving
 
 
 @pytest.fixture

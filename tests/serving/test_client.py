@@ -12,14 +12,10 @@ import numpy as np
 import psutil
 import pytest
 from eidetic_options import from_text
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
-from relay import Relay
-from served import PATIENCE, until
-from torchserve import asleep, wait_until_ready
 
 from eideticnet.client import Answer, AsyncClient, Client, GrpcClient
 from eideticnet.client.options import as_text, timed
@@ -27,6 +23,10 @@ from eideticnet.client.tracing import trace_headers
 from eideticnet.serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe
+from tests.support.bare_torchserve import asleep, wait_until_ready
+from tests.support.example_counts import examples
+from tests.support.tcp_relay import Relay
+from tests.support.waiting import PATIENCE, until
 
 MODEL = "digits-onnx"
 RAW = "application/octet-stream"

@@ -4,9 +4,8 @@ import os
 import subprocess
 import sys
 
-from served import Served
-
 from eideticnet.serving.supervise.cores import fitting, usable
+from tests.support.served_process import Served
 
 
 def test_there_are_never_more_workers_than_cores():

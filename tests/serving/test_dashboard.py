@@ -12,10 +12,11 @@ import promql_parser
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from served import PATIENCE, Served, until
 
 from eideticnet.export.archive import read_archive
 from eideticnet.serving.supervise.ports import free_ports
+from tests.support.served_process import Served
+from tests.support.waiting import PATIENCE, until
 
 FOLDER = Path(__file__).parents[2] / "operations"
 DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())

@@ -11,9 +11,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from histories import edited
-from interrupted import TERMS, broken_off
-from served import MODEL, PATIENCE, Served, until
 
 from eideticnet.export.archive import read_archive
 from eideticnet.serving.deploys.connection import Limits, connect
@@ -23,6 +20,10 @@ from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import find
 from eideticnet.serving.home.state import Model, State
 from eideticnet.serving.home.store import admit, prune
+from tests.support.archived_networks import edited
+from tests.support.interrupted_deploys import TERMS, broken_off
+from tests.support.served_process import MODEL, Served
+from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
 UNMEASURED = "--accept-unmeasured-routing"

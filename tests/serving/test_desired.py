@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from served import PATIENCE, Served, until
 
 from eideticnet.serving.errors import Unavailable
 from eideticnet.serving.home.home import Home
@@ -17,6 +16,8 @@ from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import prune
 from eideticnet.serving.supervise.trouble import Trouble
 from eideticnet.serving.supervise.watch import Watch
+from tests.support.served_process import Served
+from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
 PIPE = "pipe"

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from served import until
 
 from eideticnet.serving.torchserve import drain
+from tests.support.waiting import until
 
 
 def process(code):

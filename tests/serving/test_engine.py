@@ -6,8 +6,6 @@ from collections import Counter
 
 import httpx
 import pytest
-from pretended import Pretended
-from served import PATIENCE
 
 from eideticnet.export import archive as reader
 from eideticnet.export import verify as proof
@@ -19,6 +17,8 @@ from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
 from eideticnet.serving.supervise.launch import Options
 from eideticnet.serving.supervise.start import prepared, started
+from tests.support.pretended_engine import Pretended
+from tests.support.waiting import PATIENCE
 
 POLICY = Policy(accept_unmeasured_routing=True)
 

@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
-from served import PATIENCE, ROOT, SERVING, Served, serving, until
 
 from eideticnet.serving.errors import Unavailable
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.processes.folder import MARK, clean_up
 from eideticnet.serving.torchserve.process import private_folder
+from tests.support.served_process import ROOT, SERVING, Served, serving
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture

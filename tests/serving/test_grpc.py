@@ -6,18 +6,18 @@ import time
 
 import numpy as np
 import pytest
-from examples import examples
-from grpc_management import GrpcManagement
 from hypothesis import given
 from hypothesis import strategies as st
-from protos import compiled
-from relay import Relay
-from served import PATIENCE
-from torchserve import asleep
 
 from eideticnet.client import AsyncGrpcClient, GrpcClient, OpenInference
 from eideticnet.serving.errors import DeadlineError, NoAnswerError, RequestError, WrongKeyError
 from eideticnet.serving.torchserve import services
+from tests.support.bare_torchserve import asleep
+from tests.support.example_counts import examples
+from tests.support.grpc_management import GrpcManagement
+from tests.support.tcp_relay import Relay
+from tests.support.torchserve_grpc import compiled
+from tests.support.waiting import PATIENCE
 
 MODEL, SERVED = "digits-onnx", ["colours", "digits-onnx", "digits-torchscript"]
 RAW = "application/octet-stream"

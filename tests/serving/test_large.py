@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import LIGHT, QUICK
-from served import Served, serving
 from torch import nn
 
 from eideticnet import EideticNetwork, Inputs, Routing, batches
@@ -15,6 +13,8 @@ from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle
 from eideticnet.serving.deploys.probes import as_json, example
 from eideticnet.serving.errors import MOST_BYTES
+from tests.support.served_process import Served, serving
+from tests.support.small_networks import LIGHT, QUICK
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 ANSWER = {"task": "t", "unknown": False, "model_version": "1.0"}

@@ -13,10 +13,11 @@ from prometheus_client import generate_latest
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
-from served import Served, until
 
 from eideticnet.serving.supervise.metrics import WorkerMetrics, registry
 from eideticnet.serving.supervise.watch import Watch
+from tests.support.served_process import Served
+from tests.support.waiting import until
 
 WORKER = """
 import numpy as np, sys

@@ -7,8 +7,9 @@ import grpc as grpcio
 import httpx
 import numpy as np
 import pytest
-from protos import OPEN_INFERENCE, Caller
-from torchserve import workers
+
+from tests.support.bare_torchserve import workers
+from tests.support.torchserve_grpc import OPEN_INFERENCE, Caller
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from pictures import picture
 from referencing import Registry, Resource
 from schemathesis import openapi
 
 from eideticnet.serving.supervise.openapi import document, example, page
 from eideticnet.serving.torchserve.words import ERROR_SCHEMA
+from tests.support.pictures import picture
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import IMAGE, picture
-from protos import INFERENCE, Caller
-from torchserve import workers
 
 from eideticnet.runs.images import read_image
+from tests.support.bare_torchserve import workers
+from tests.support.pictures import IMAGE, picture
+from tests.support.torchserve_grpc import INFERENCE, Caller
 
 ROOT = Path(__file__).parents[2]
 JSON, RAW, NPY, PNG = "application/json", "application/octet-stream", "application/x-npy", "image/png"

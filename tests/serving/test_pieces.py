@@ -5,20 +5,20 @@ import io
 import os
 
 import numpy as np
-import pictures
 import pytest
 import torch
-from examples import examples
 from hypothesis import given
 from hypothesis import strategies as st
-from relay import Relay
-from served import PATIENCE
 
 from eideticnet.client import Answer, AsyncClient, AsyncGrpcClient, Client, GrpcClient
 from eideticnet.client.options import Options
 from eideticnet.client.payload import numbers
 from eideticnet.client.pieces import asking, run
 from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError, too_large
+from tests.support import pictures
+from tests.support.example_counts import examples
+from tests.support.tcp_relay import Relay
+from tests.support.waiting import PATIENCE
 
 MODEL = "digits-onnx"
 SAME = {

@@ -9,11 +9,11 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import serving
 
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.addresses import Network, Ports
 from eideticnet.serving.supervise.ports import OPTIONS, USUAL, free_ports, moved, taken
+from tests.support.served_process import serving
 
 USES = list(Ports.model_fields)
 NUMBERS = count(100 * os.getpid())

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pictures
 import pytest
 
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle
+from tests.support import pictures
 
 ROOT = Path(__file__).parents[2]
 PREDICT = f"{sys.executable} -m eideticnet.serving predict"

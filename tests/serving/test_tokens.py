@@ -11,7 +11,6 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import PATIENCE, until
 
 from eideticnet.client import Client
 from eideticnet.serving.errors import ServingError, Unavailable, WrongKeyError
@@ -22,6 +21,7 @@ from eideticnet.serving.supervise.start import prepared, started
 from eideticnet.serving.torchserve.engine import TorchServeEngine
 from eideticnet.serving.torchserve.management import ManagementError
 from eideticnet.serving.torchserve.tokens import Tokens
+from tests.support.waiting import PATIENCE, until
 
 MINUTES = 100
 ROW = {"data": [0.5] * 6}

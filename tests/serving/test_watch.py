@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from served import until
 
 from eideticnet.serving.deploys.probes import PROBE_SECONDS
 from eideticnet.serving.supervise import watch as module
 from eideticnet.serving.supervise.watch import Watch
+from tests.support.waiting import until
 
 
 def server(models):

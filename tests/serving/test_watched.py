@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
-from served import PATIENCE, eventually, until
-from torchserve import started
-from worker import make_bundle
 
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.serving.deploys.recording import newest
+from tests.support.bare_torchserve import started
+from tests.support.handler_worker import make_bundle
+from tests.support.waiting import PATIENCE, eventually, until
 
 ROOT = Path(__file__).parents[2]
 SHADOW = {"eidetic-shadow": "1"}

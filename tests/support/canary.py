@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Any
 
 import httpx
-from served import MODEL, PATIENCE, Served, until
-from tolerances import EXPORTED
+
+from tests.support.served_process import MODEL, Served
+from tests.support.tolerances import EXPORTED
+from tests.support.waiting import PATIENCE, until
 
 KNOWN = [[round(random.Random(n).uniform(-1, 1), 3) for _ in range(6)] for n in range(20)]
 CHOSEN = ("task", "label", "unknown", "pinned", "model_version")

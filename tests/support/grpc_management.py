@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from served import PATIENCE
 
 from eideticnet.client.options import patience
 from eideticnet.serving.errors import DeadlineError
 from eideticnet.serving.key import Key
 from eideticnet.serving.torchserve import services
 from eideticnet.serving.torchserve.services import named
+from tests.support.waiting import PATIENCE
 
 
 class GrpcManagement:

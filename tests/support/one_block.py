@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from tolerances import EXPORTED
 from torch import Tensor, nn
 
 from eideticnet.block import Block
@@ -14,6 +13,7 @@ from eideticnet.export.session import session
 from eideticnet.program import HEAD
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.tracing import trace
+from tests.support.tolerances import EXPORTED
 
 
 @torch.no_grad()

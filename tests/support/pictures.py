@@ -6,11 +6,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-from nets import LIGHT, QUICK
 from PIL import Image
 
 from eideticnet import EideticNetwork, ImageInput, Inputs, Routing, batches, models
 from eideticnet.runs.images import read_folder
+from tests.support.small_networks import LIGHT, QUICK
 
 IMAGE = ImageInput((6, 5), "RGB", "bilinear", "CHW", 255.0)
 INPUTS = Inputs(IMAGE.shape, low=0, high=1, image=IMAGE)

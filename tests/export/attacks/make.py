@@ -415,11 +415,10 @@ for kind, names in {
 
 def make_base() -> bytes:
     """A good archive: one task of two classes on a trunk of 3 and 3 neurons."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
-    from nets import trained
-
+    sys.path.insert(0, str(ROOT))
     from eideticnet.export.archive import write_archive
     from eideticnet.export.bundle import write_bundle
+    from tests.support.small_networks import trained
 
     with tempfile.TemporaryDirectory() as temporary:
         folder, archive = Path(temporary) / "bundle", Path(temporary) / "base.mar"

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from hypothesis import strategies as st
-from nets import LIGHT, QUICK, task_data
 from torch import nn
-from trunks import FEATURES
 
 from eideticnet import EideticNetwork, Inputs, batches
+from tests.support.small_networks import LIGHT, QUICK, task_data
+from tests.support.small_trunks import FEATURES
 
 X, Y = task_data(0)
 NUMBERS = X.numpy()

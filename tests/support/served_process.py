@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,38 +16,17 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.waiting import PATIENCE, until
+
 ROOT = Path(__file__).parents[2]
 SERVING = [sys.executable, "-m", "eideticnet.serving"]
 MODEL = "net"
-PATIENCE = 180.0
-"""Seconds to wait for what comes in one or two: no machine is so slow, and who waits in vain still ends."""
 
 
 def serving(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """A command, to its end."""
     command = [*SERVING, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
-
-
-def until(true: Callable[[], Any]) -> Any:
-    """What ``true`` returns once it is not false."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := true()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
-def eventually(check: Callable[[], Any]) -> None:
-    """Until ``check`` passes; in the end what it found wrong last."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return check()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:

@@ -17,10 +17,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from nets import names, task_loader, trained
 
 from eideticnet import EideticNetwork, Journal, Pruning, Routing, Training
+from tests.support.small_networks import names, task_loader, trained
 
+ROOT = Path(__file__).parents[2]
 STEPS = [0]
 """Optimizer steps taken in this process."""
 
@@ -89,8 +90,8 @@ def _child(folder: Path, path: Path, after: int, by: int, options: dict[str, Any
 def killed(path: Path, after: int, by: int = signal.SIGKILL, **options: Any) -> bool:
     """Whether the lesson was killed at the ``after``-th event, rather than finished before it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["lessons", "torch._dynamo"])
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])):
         forkserver.ensure_running()  # which would not find the preloaded module otherwise
     with tempfile.TemporaryDirectory() as folder:
         begun().save(folder)

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import psutil
-import served
 
 from eideticnet.client import Client
 from eideticnet.export.archive import Archive
@@ -16,21 +15,21 @@ from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe, give_up, wait_for_keys
+from tests.support import served_process
+from tests.support.waiting import PATIENCE
 
 
-def wait_until_ready(
-    server: TorchServe, archives: Sequence[Archive], seconds: float = served.PATIENCE
-) -> Client:
+def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float = PATIENCE) -> Client:
     """Wait until this very version of every archive has answered a prediction; a client with the token.
 
     Raises ``ServingError`` with the end of TorchServe's log if it dies or takes too long.
     """
     deadline = time.monotonic() + seconds
-    key = wait_for_keys(server, served.PATIENCE)["inference"]
+    key = wait_for_keys(server, PATIENCE)["inference"]
     with Prober(server.network.inference_url(server.ports), key) as prober:
         for archive in archives:
             _wait(server, prober, archive, deadline, seconds)
-    return Client(server.ports.inference_url, key, timeout=served.PATIENCE)
+    return Client(server.ports.inference_url, key, timeout=PATIENCE)
 
 
 def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float, seconds: float) -> None:
@@ -61,9 +60,9 @@ def started(archives: Sequence[Archive], **options: Any) -> Iterator[TorchServe]
 
 
 def workers(server: TorchServe) -> list[psutil.Process]:
-    return served.workers(server.pid)
+    return served_process.workers(server.pid)
 
 
 def asleep(server: TorchServe) -> AbstractContextManager[None]:
     """The workers take requests and answer none."""
-    return served.asleep(workers(server))
+    return served_process.asleep(workers(server))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from nets import task_data
 from safetensors.torch import save_file
+
+from tests.support.small_networks import task_data
 
 
 def write_npz(path: Path, seed: int, classes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from files import write_tasks
+from tests.support.task_files import write_tasks
 
 CONFIG = """
 name = "mine"

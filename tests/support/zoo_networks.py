@@ -6,12 +6,12 @@ import copy
 from functools import cache
 
 import torch
-from nets import LIGHT, QUICK, names
 from torch import Tensor
-from zoo import ZOO
 
 from eideticnet import EideticNetwork, Routing, batches
 from eideticnet.data.rows import Loader
+from tests.support.layer_zoo import ZOO
+from tests.support.small_networks import LIGHT, QUICK, names
 
 
 def zoo_loader(kind: str, seed: int, classes: int = 2, rows: int = 24) -> Loader:

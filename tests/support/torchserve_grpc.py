@@ -1,5 +1,5 @@
 """gRPC calls of TorchServe by their names, for tests that send what our clients never would; and what its
-.proto files are compiled to. ``python tests/support/protos.py`` writes that anew, for another TorchServe."""
+.proto files are compiled to. Run as a script it writes that anew, for another TorchServe."""
 
 from __future__ import annotations
 

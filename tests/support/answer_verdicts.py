@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import httpx
-from fuzz import FORM, Request
 from jsonschema import Draft202012Validator
+
+from tests.support.odd_requests import FORM, Request
 
 STATUSES = {200, 400, 404, 408, 413, 415}
 

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import ready
 import torch
 from eidetic_device import Settings
 from eidetic_graph import Graph as HandlerGraph
-from nets import LIGHT, QUICK, names
 from torch import Tensor, nn
-from zoo import ZOO
 
 from eideticnet import EideticNetwork, Routing, batches, models
 from eideticnet.data.rows import Loader
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.session import Run, session
+from tests.support import ready_trunks
+from tests.support.layer_zoo import ZOO
+from tests.support.small_networks import LIGHT, QUICK, names
 
 BRIEF = replace(QUICK, max_epochs=1)
 COARSE = replace(LIGHT, step=0.8)
-READY = [*ready.SMALL, "resnet50"]
+READY = [*ready_trunks.SMALL, "resnet50"]
 FOREIGN = ["resnet", "mobilenet", "vit"]
 
 
@@ -43,13 +43,13 @@ def made(kind: str) -> tuple[Callable[[], nn.Module], Callable[[int], Tensor]]:
     if family == "zoo":
         return ZOO[name]
     if family == "foreign":
-        from foreign import FOREIGN, pixels  # late: transformers takes seconds to import
+        from tests.support.hugging_face import FOREIGN, pixels  # late: transformers takes seconds to import
 
         make, size = FOREIGN[name]
         return make, lambda rows: pixels(rows, size)
     if name == "resnet50":
         return lambda: models.resnet50(width=4, low_resolution=True), lambda rows: torch.randn(rows, 3, 8, 8)
-    return ready.SMALL[name], lambda rows: ready.inputs(name, rows)
+    return ready_trunks.SMALL[name], lambda rows: ready_trunks.inputs(name, rows)
 
 
 def held_out(kind: str, rows: int, seed: int = 99) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Pruning, Routing, Training, batches
 from eideticnet.data.rows import Loader
+from tests.support.small_trunks import FEATURES, Mlp
 
 QUICK = Training(partial(torch.optim.Adam, lr=2e-2), patience=1, settle_patience=1, max_epochs=3)
 LIGHT = Pruning(step=0.5, threshold=0.99, recovery_epochs=0, min_width=3)

@@ -13,14 +13,14 @@ from typing import Any
 
 import onnx
 import torch
-from nets import LIGHT, QUICK, fit, names, task_loader
-from trunks import FEATURES, Mlp
 
 from eideticnet import EideticNetwork, Inputs
 from eideticnet.export.archive import write_archive
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.container import write_members
 from eideticnet.export.contents import MANIFEST, manifest
+from tests.support.small_networks import LIGHT, QUICK, fit, names, task_loader
+from tests.support.small_trunks import FEATURES, Mlp
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
 INPUTS = Inputs((FEATURES,), mean=(0.1,), std=(1.5,))

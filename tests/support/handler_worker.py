@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from eidetic_handler import EideticHandler
-from nets import trained
 from ts.context import Context, RequestProcessor
 
 from eideticnet import EideticNetwork
 from eideticnet.export.bundle import write_bundle
+from tests.support.small_networks import trained
 
 
 @dataclass
