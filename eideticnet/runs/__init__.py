@@ -1,0 +1,1 @@
+"""A run from the command line: its configuration and data, its progress, history and report."""
