@@ -11,6 +11,13 @@ import pytest
 from tests.support.example_counts import ALL
 
 ROOT = Path(__file__).parents[2]
+HERE = """
+import sys
+sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
+import eideticnet
+assert eideticnet.__file__.startswith(__file__.removesuffix("conftest.py"))
+"""
+"""The package is the copy, and not the one that is installed here from its sources."""
 # After each hidden layer, what the last block computed is mixed into what the earlier ones did: recycled
 # neurons feed frozen ones.
 RESISTANCE = [
@@ -58,6 +65,7 @@ def run_property_test(folder: Path, edits: list[tuple[str, str, str]]) -> subpro
     shutil.copytree(ROOT / "tests/support", folder / "tests/support")
     shutil.copy(ROOT / "tests/eideticnet/test_never_forgets.py", folder)
     (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "conftest.py").write_text(HERE)
     command = [
         sys.executable,
         "-m",
