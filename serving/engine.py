@@ -91,40 +91,31 @@ class Management(Protocol):
 
     def models(self, seconds: float = ANSWER_SECONDS) -> Mapping[str, HeldModel]:
         """All that it holds, by the model's name: ours, and what somebody else gave it."""
-        ...
 
     def model(self, name: str, seconds: float = ANSWER_SECONDS) -> HeldModel | None:
         """One model, or None where it holds no version of it."""
-        ...
 
     def hold(self, name: str, version: Version, profile: Profile) -> None:
         """Begin to load a version from the store. The first of a model is its default."""
-        ...
 
     def scale(self, name: str, version: str, workers: int) -> None:
         """Begin to bring a version to so many workers."""
-        ...
 
     def set_default(self, name: str, version: str) -> None:
         """Let a version answer requests that name none. Requests that are on their way are answered."""
-        ...
 
     def refuse(self, name: str, seconds: float = ANSWER_SECONDS) -> None:
         """Take no more work: who asks for ``name`` and no version of it gets a 503 at once, and what was
         begun goes on. The version ``CLOSED``, without workers, is the default from then on."""
-        ...
 
     def drain(self, name: str, version: str, limit: float, seconds: float = ANSWER_SECONDS) -> Drained:
         """Wait until nothing of a version is waiting or being answered, ``limit`` seconds at most."""
-        ...
 
     def release(self, name: str, version: str, left: Drained) -> Drained:
         """End the workers that a drain ``left`` at work, so that who waits for them gets an answer."""
-        ...
 
     def forget(self, name: str, version: str) -> None:
         """Let a version go, with its workers. The default goes only as the last of its model."""
-        ...
 
 
 class Process(Protocol):
@@ -142,19 +133,15 @@ class Process(Protocol):
     def ready(self, running: Running, seconds: float) -> None:
         """Wait until it can be told what to hold, and clients find its tokens where ``running`` says.
         ``ServingError`` if it ends before, or takes longer."""
-        ...
 
     def tend(self) -> None:
         """Keep the tokens fresh, and right the files in which clients find them. Called once a second."""
-        ...
 
     def damaged(self) -> str:
         """What it lacks to start a worker or load a version, in a sentence; "" if nothing."""
-        ...
 
     def last_words(self, seconds: float = 1.0) -> str:
         """The last lines that it printed: all of them if it ends within ``seconds``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -182,18 +169,14 @@ class Engine(Protocol):
     def check(self, network: Network) -> list[str]:
         """What is to be said about these addresses and this certificate; ``ServingError`` where it can't use
         them."""
-        ...
 
     def check_place(self, root: Path, room: int) -> None:
         """``Unavailable`` where it can't have its private folder, in ``root``, for ``room`` bytes of
         archives."""
-        ...
 
     def start(self, setup: Setup) -> AbstractContextManager[Process]:
         """Start it without models. Leaving the context stops all of its processes and removes the files that
         it made; if this process is killed, the kernel ends it."""
-        ...
 
     def manage(self, home: Home, running: Running) -> AbstractContextManager[Management]:
         """The management of one that runs, also when it has other keys later."""
-        ...

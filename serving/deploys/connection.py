@@ -43,8 +43,8 @@ class Connection:
         return State.known(self.home.state)
 
     def for_one_change(self, known: dict[Version, Archive]) -> Connection:
-        """The same for whoever holds the home's lock: until it is let go an archive is read and checked once,
-        and those that are ``known`` not again."""
+        """The same for a single change, which reads and checks an archive once, and the ``known`` ones not
+        again."""
         return replace(self, known=known)
 
     def archive(self, name: str, version: Version) -> Archive:

@@ -42,8 +42,8 @@ def reconcile(server: Connection, state: State) -> Iterator[Done]:
 
 
 def settle(server: Connection, state: State) -> None:
-    """``reconcile`` to its end."""
-    for _ in reconcile(server, state):
+    """``reconcile`` to its end. Each archive is read and checked once."""
+    for _ in reconcile(server.for_one_change(server.known or {}), state):
         pass
 
 

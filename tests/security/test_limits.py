@@ -63,7 +63,7 @@ def test_a_message_over_the_limit_is_refused_over_grpc(server, monkeypatch):
             client.predict("net", np.zeros((300_000, 6), np.float32).tobytes())
         assert (error.value.status, error.value.kind) == (413, "too_large")
         with monkeypatch.context() as patch:  # a client that sends it all the same
-            patch.setattr("eideticnet.client.services.MOST_BYTES", 1 << 30)
+            patch.setattr("eideticnet.serving.torchserve.services.MOST_BYTES", 1 << 30)
             with pytest.raises(ServingError):
                 client.predict("net", np.zeros((300_000, 6), np.float32).tobytes())
         assert client.predict("net", ROW)["model_version"] == "1.0"

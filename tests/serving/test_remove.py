@@ -69,7 +69,8 @@ def test_a_model_is_removed_from_the_folder_of_a_server_that_does_not_run(versio
     assert "only model" in serving("remove", "--name", MODEL, "--home", home.root).stderr
 
 
-STARTS = "import signal; import eideticnet.serving.launch as l; l.TorchServe = lambda *a, **k: signal.pause()"
+STARTS = """import signal; from eideticnet.serving.torchserve import engine
+engine.TorchServe = lambda *a, **k: signal.pause()"""
 """As long as is looked."""
 
 

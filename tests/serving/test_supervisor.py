@@ -230,7 +230,7 @@ def test_a_server_killed_in_the_middle_of_a_deploy_comes_back_with_what_was_comm
         until(lambda: not alive(running["frontend"]))
 
 
-FOR_EVER = "import eideticnet.serving.supervisor as s; s._SECONDS_FOR_THEM = 1e6"
+FOR_EVER = "import eideticnet.serving.supervise.supervisor as s; s._SECONDS_FOR_THEM = 1e6"
 
 
 @pytest.mark.slow
