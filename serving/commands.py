@@ -34,7 +34,7 @@ from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import opened, prune
 from eideticnet.serving.show import announce, heedless, show_status, show_step, status_json
 from eideticnet.serving.supervise.cores import fitting
-from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.ports import OPTIONS, check_hosts
 from eideticnet.serving.supervise.start import prepared, run_beside, started
 
@@ -155,7 +155,7 @@ def start(
     for note in [*notes, *said]:
         typer.echo(note, err=True)
     asked = zip(OPTIONS, (http_port, management_port, grpc_port, control_port), strict=True)
-    options = Options(
+    options = ServerOptions(
         engine=engine,
         network=network,
         ports={use: port for use, port in asked if port is not None},
@@ -179,7 +179,7 @@ def start(
             raise typer.Exit(status)
 
 
-def _serve(home: Home, archives: list[Path], options: Options, replace: bool, run: str) -> int:
+def _serve(home: Home, archives: list[Path], options: ServerOptions, replace: bool, run: str) -> int:
     console = Console()
     with prepared(home, archives, options, replace=replace) as notes:
         for note in notes:

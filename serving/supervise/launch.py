@@ -23,7 +23,7 @@ _ENDING_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Options:
+class ServerOptions:
     """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept; after
     ``silence_seconds`` without an answer the engine is started again. ``ports``: those asked for, by use."""
 
@@ -49,7 +49,7 @@ class Launched:
 
 
 @contextmanager
-def launched(home: Home, options: Options, ports: Ports) -> Iterator[Launched]:
+def launched(home: Home, options: ServerOptions, ports: Ports) -> Iterator[Launched]:
     """An engine that serves what the home's state says. ``server.json`` tells of it.
 
     ``Unavailable`` if something of that is not there; any other ``ServingError`` is the engine's fault."""
@@ -80,7 +80,7 @@ def room(home: Home) -> int:
         raise Unavailable(f"an archive is gone: {error}") from error
 
 
-def _variables(home: Home, options: Options) -> dict[str, str]:
+def _variables(home: Home, options: ServerOptions) -> dict[str, str]:
     """What the handler finds in its environment."""
     found = {
         "PROMETHEUS_MULTIPROC_DIR": str(home.metrics.resolve()),
@@ -92,7 +92,7 @@ def _variables(home: Home, options: Options) -> dict[str, str]:
     return found
 
 
-def _described(home: Home, options: Options, ports: Ports, process: Process) -> Running:
+def _described(home: Home, options: ServerOptions, ports: Ports, process: Process) -> Running:
     network = options.network
     inside, outside = reachable(network.management_host), reachable(network.host)
     return Running(

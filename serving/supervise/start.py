@@ -20,7 +20,7 @@ from eideticnet.serving.processes.folder import clean_up
 from eideticnet.serving.processes.groups import end_group
 from eideticnet.serving.supervise import openapi
 from eideticnet.serving.supervise.control import Control
-from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.metrics import WorkerMetrics, registry
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.supervise.supervisor import Supervisor
@@ -31,7 +31,7 @@ _TAKEN = "Address already in use"
 
 @contextmanager
 def prepared(
-    home: Home, archives: Sequence[Path], options: Options, *, replace: bool = False
+    home: Home, archives: Sequence[Path], options: ServerOptions, *, replace: bool = False
 ) -> Iterator[list[str]]:
     """The home, held for a server that is to serve what it served before and ``archives``; notes on that.
     A home that was made for nothing does not stay."""
@@ -50,7 +50,7 @@ def prepared(
             clean_up(home)
 
 
-def _adopted(home: Home, archives: Sequence[Path], options: Options, replace: bool) -> list[str]:
+def _adopted(home: Home, archives: Sequence[Path], options: ServerOptions, replace: bool) -> list[str]:
     clean_up(home)
     WorkerMetrics(home.metrics).begin_anew()
     with home.changing():
@@ -63,7 +63,7 @@ def _adopted(home: Home, archives: Sequence[Path], options: Options, replace: bo
 
 
 @contextmanager
-def started(home: Home, options: Options) -> Iterator[Supervisor]:
+def started(home: Home, options: ServerOptions) -> Iterator[Supervisor]:
     """A server that answers, on the ports that it had before; another program may take one in between."""
     with ExitStack() as stack:
         for prefer_usual in (True, True, False):
@@ -87,7 +87,7 @@ def _ports_before(home: Home) -> Ports | None:
     return None
 
 
-def _up(stack: ExitStack, home: Home, options: Options, ports: Ports) -> Supervisor:
+def _up(stack: ExitStack, home: Home, options: ServerOptions, ports: Ports) -> Supervisor:
     watch = Watch(options.engine.name)
     workers = WorkerMetrics(home.metrics)
     pages = {"/openapi.json": openapi.page(lambda: openapi.served(home, options.engine))}

@@ -23,7 +23,7 @@ from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.addresses import Ports
 from eideticnet.serving.home.home import Home, Locked
 from eideticnet.serving.processes.groups import reap
-from eideticnet.serving.supervise.launch import Launched, Options, launched, room
+from eideticnet.serving.supervise.launch import Launched, ServerOptions, launched, room
 from eideticnet.serving.supervise.liveness import Liveness
 from eideticnet.serving.supervise.metrics import WorkerMetrics
 from eideticnet.serving.supervise.needs import Needs
@@ -48,7 +48,7 @@ class Supervisor:
     """
 
     def __init__(
-        self, home: Home, options: Options, ports: Ports, watch: Watch, workers: WorkerMetrics
+        self, home: Home, options: ServerOptions, ports: Ports, watch: Watch, workers: WorkerMetrics
     ) -> None:
         self.home, self.options, self.ports, self.watch = home, options, ports, watch
         self._workers = workers

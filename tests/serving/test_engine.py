@@ -15,7 +15,7 @@ from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home import store
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
-from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.start import prepared, started
 from tests.support.pretended_engine import Pretended
 from tests.support.waiting import PATIENCE
@@ -25,7 +25,7 @@ POLICY = Policy(accept_unmeasured_routing=True)
 
 @pytest.fixture
 def supervisor(versions, tmp_path):
-    home, options = Home(tmp_path / "home"), Options(Pretended(), workers=2, startup_seconds=PATIENCE)
+    home, options = Home(tmp_path / "home"), ServerOptions(Pretended(), workers=2, startup_seconds=PATIENCE)
     with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:
         yield supervisor
 
@@ -78,7 +78,10 @@ def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor,
 
 
 def test_a_server_that_stops_takes_no_more_work_on_any_engine(versions, tmp_path):
-    home, options = Home(tmp_path / "home"), Options(Pretended(), startup_seconds=PATIENCE, stop_seconds=0)
+    home, options = (
+        Home(tmp_path / "home"),
+        ServerOptions(Pretended(), startup_seconds=PATIENCE, stop_seconds=0),
+    )
     with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:
         process = supervisor.process
     assert not process.running

@@ -18,7 +18,7 @@ from eideticnet.serving.deploys.connection import connect
 from eideticnet.serving.deploys.deploy import deploy
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import find
-from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.metrics import WorkerMetrics
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.supervise.start import prepared
@@ -102,7 +102,7 @@ class Interrupted(Watch):
 
 
 def test_an_interrupt_at_the_end_of_starting_leaves_nothing_behind(versions, tmp_path):
-    home, options = Home(tmp_path / "home"), Options()
+    home, options = Home(tmp_path / "home"), ServerOptions()
     with prepared(home, [versions["1.0"]], options):
         starting = Supervisor(
             home, options, free_ports(prefer_usual=False), Interrupted(NAME), WorkerMetrics(home.metrics)

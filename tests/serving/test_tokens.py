@@ -16,7 +16,7 @@ from eideticnet.client import Client
 from eideticnet.serving.errors import ServingError, Unavailable, WrongKeyError
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Keys
-from eideticnet.serving.supervise.launch import Options
+from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.start import prepared, started
 from eideticnet.serving.torchserve.engine import TorchServeEngine
 from eideticnet.serving.torchserve.management import ManagementError
@@ -153,8 +153,8 @@ def test_a_client_is_answered_beyond_the_end_of_its_key_and_after_a_time_in_whic
                 time.sleep(0.2)
 
     with (
-        prepared(home, [versions["1.0"]], Options()),
-        started(home, Options(TorchServeEngine(token_minutes=1))) as supervisor,
+        prepared(home, [versions["1.0"]], ServerOptions()),
+        started(home, ServerOptions(TorchServeEngine(token_minutes=1))) as supervisor,
     ):
         frontend = supervisor.process.pid
         thread = threading.Thread(target=ask, args=(supervisor.server.running.inference, home.keys))
