@@ -1,10 +1,12 @@
 """What a routed answer costs and what it is worth: multiply-adds, time and accuracy, tasks, router and heads
 together, against the plain network of the trunk. Part of ``make bench-routing``.
 
-Digits are the network of ``make serve``, everything by default and no validation data; MNIST-5 has some,
-and its unpruned router is the product of experts. Points of the curve are routers that are pruned until the
-whole answer has that share of the plain network's multiply-adds, on tasks that keep fewer neurons where
-the share is small.
+Digits are the network of ``make serve``, everything by default and no validation data. MNIST-5 has some, and
+several points: how many neurons its tasks keep at least, and how far its router is pruned. **The rule for
+the answer that is published**: of the points that take neither more multiply-adds nor more time than the
+plain network, the one that is most accurate on validation data; all three are means over the seeds. Points
+of the curve are routers that are pruned until the whole answer has that share of the plain network's
+multiply-adds.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -45,21 +50,35 @@ DEFAULT, UNPRUNED = "default", "unpruned"
 @dataclass(frozen=True)
 class Point:
     """A router on tasks that keep ``least`` neurons a layer; ``share``: of the plain network's
-    multiply-adds that the whole answer may take, None for what ``routing`` gives."""
+    multiply-adds that the whole answer may take, None for what ``routing`` gives. ``judged``: it is pruned
+    by its accuracy on validation data, where there is some."""
 
     name: str
     least: int
     routing: Routing
     share: float | None = None
+    judged: bool = True
 
 
 def points(problem: Problem) -> list[Point]:
-    """All points of a problem; those of equal tasks stand side by side."""
-    many, few, fewest = (64, 32, 16) if problem.name == "mnist5" else (1, 1, 1)
-    before = Routing("experts" if problem.name == "mnist5" else "taps", pruning=None)
-    kept = zip(LEVELS, (many, few, fewest), strict=True)
-    curve = [Point(f"{level:g}", n, Routing(), level) for level, n in kept]
-    return [Point(UNPRUNED, many, before), Point(DEFAULT, many, Routing()), *curve]
+    """All points of a problem."""
+    if problem.name == "digits5":
+        curve = [Point(f"{level:g}", 1, Routing(), level) for level in LEVELS]
+        return [Point(UNPRUNED, 1, Routing("taps", pruning=None)), Point(DEFAULT, 1, Routing()), *curve]
+    kept = zip(LEVELS, (64, 32, 16), strict=True)
+    return [
+        Point(UNPRUNED, 64, Routing("experts", pruning=None)),
+        Point(DEFAULT, 64, Routing()),
+        *(Point(f"{level:g}", least, Routing(), level) for level, least in kept),
+        *(wide(least, width) for least, width in ((32, 128), (16, 160), (16, 200))),
+    ]
+
+
+def wide(least: int, width: int) -> Point:
+    """A router that keeps ``width`` neurons a layer, on narrow tasks. It is pruned by what it learned from:
+    validation data is there for choosing alone."""
+    pruning = replace(PRUNED, min_width=width)
+    return Point(f"{least} and {width}", least, Routing(pruning=pruning), judged=False)
 
 
 def of(problem: Problem) -> Problem:
@@ -68,32 +87,46 @@ def of(problem: Problem) -> Problem:
 
 
 def run(problem: Problem, seed: int) -> dict[str, Any]:
-    """All points of one seed, from the cache where the recipe is the same; the default's network is kept."""
-    path = CACHE / f"{problem.name}-answers-{seed}.json"
-    problem = of(problem)
-    recipe = f"{problem.recipe()} {points(problem)} {PRUNED} {LEAST}"
-    if path.exists() and (cached := json.loads(path.read_text()))["recipe"] == recipe:
-        return dict(cached)
-    start, split, found = time.perf_counter(), problem.split(seed), list[dict[str, Any]]()
-    tasks: dict[int, EideticNetwork] = {}
+    """All points of one seed, each from the cache where its recipe is the same; their networks are kept."""
+    found, split = list[dict[str, Any]](), cache(lambda: of(problem).split(seed))
     for point in points(problem):
-        if point.least not in tasks:
-            pruned = replace(problem, pruning=replace(problem.pruning, min_width=point.least))
-            tasks[point.least], _ = learn_tasks(pruned, seed, split)
-        net = tasks[point.least]
-        found.append(measured(net, point, problem, split))
-        if point.name == DEFAULT:
-            net.save(folder(problem, seed))
-    result = {"recipe": recipe, "seed": seed, "points": found, "seconds": time.perf_counter() - start}
-    CACHE.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result))
-    return result
+        path = Path(f"{folder(problem, seed, point.name)}.json")
+        if (result := cached(problem, seed, point)) is None:
+            net = with_tasks(problem, seed, point, split())
+            result = {"recipe": recipe(problem, point), **measured(net, point, of(problem), split())}
+            net.save(folder(problem, seed, point.name))
+            path.write_text(json.dumps(result))
+        found.append(result)
+    return {"seed": seed, "points": found}
+
+
+def recipe(problem: Problem, point: Point) -> str:
+    """What the results of a point depend on, as text."""
+    return f"{of(problem).recipe()} {point} {PRUNED} {LEAST}"
+
+
+def cached(problem: Problem, seed: int, point: Point) -> dict[str, Any] | None:
+    """The results of a point, if they are known."""
+    path = Path(f"{folder(problem, seed, point.name)}.json")
+    known = dict(json.loads(path.read_text())) if path.exists() else {}
+    return known if known.get("recipe") == recipe(problem, point) else None
+
+
+def with_tasks(problem: Problem, seed: int, point: Point, split: Split) -> EideticNetwork:
+    """The tasks that the point's router is on, from a point that has the same."""
+    for other in points(problem):
+        kept = folder(problem, seed, other.name)
+        if other.least == point.least and cached(problem, seed, other) and Path(kept).exists():
+            return EideticNetwork.load(kept)
+    network = of(problem)
+    pruned = replace(network, pruning=replace(network.pruning, min_width=point.least))
+    return learn_tasks(pruned, seed, split)[0]
 
 
 def measured(net: EideticNetwork, point: Point, problem: Problem, split: Split) -> dict[str, Any]:
     """Fit one router; its accuracies on both parts and what its answers cost."""
-    start, validates = time.perf_counter(), problem.name == "mnist5"
-    pruning = point.routing.pruning
+    start, pruning = time.perf_counter(), point.routing.pruning
+    validates = point.judged and problem.name == "mnist5"
     if point.share is not None:
         pruning = replace(PRUNED, threshold=CURVE, min_width=widest(net, point.share))
     net.fit_router(
@@ -102,17 +135,17 @@ def measured(net: EideticNetwork, point: Point, problem: Problem, split: Split) 
         validation=split.validation.tasks(problem.batch_size) if validates else {},
         training=problem.training,
     )
-    fitted, found = net.learned.routing, dict[str, float]()
+    fitted, accuracies = net.learned.routing, dict[str, float]()
     assert fitted is not None
     for name in ("validation", "test"):
         seen = votes(net, getattr(split, name))
-        found[name] = seen.routed(decide(fitted, seen.heads, seen.router).argmax(1))
-        found[f"{name}.oracle"] = seen.routed(seen.task)
+        accuracies[name] = seen.routed(decide(fitted, seen.heads, seen.router).argmax(1))
+        accuracies[f"{name}.oracle"] = seen.routed(seen.task)
     capacity = net.capacity()
     return {
         "name": point.name,
         "least": point.least,
-        **found,
+        **accuracies,
         "share": capacity.arithmetic.share,
         "tasks": sum(capacity.arithmetic.tasks.values()) / capacity.arithmetic.plain,
         "neurons": [row.get(ROUTER, 0) for row in capacity.values()],
@@ -139,9 +172,9 @@ def _share(net: EideticNetwork, width: int) -> float:
     return arithmetic(Learned(tasks, [*blocks, router]), net.program, net.inputs).share
 
 
-def folder(problem: Problem, seed: int) -> str:
-    """Where the default's network lies."""
-    return str(CACHE / f"{problem.name}-answers-{seed}")
+def folder(problem: Problem, seed: int, point: str = DEFAULT) -> str:
+    """Where the network of a point lies."""
+    return str(CACHE / "answers" / f"{problem.name}-{seed}" / point)
 
 
 def of_plain(problem: Problem) -> nn.Module:
@@ -150,9 +183,9 @@ def of_plain(problem: Problem) -> nn.Module:
     return nn.Sequential(mlp(problem.pixels, problem.hidden), head).eval()
 
 
-def time_of(problem: Problem, seed: int) -> float:
+def time_of(problem: Problem, seed: int, point: str) -> float:
     """The whole served graph against the plain network in ONNX Runtime, one thread, in turns."""
-    net = EideticNetwork.load(folder(problem, seed))
+    net = EideticNetwork.load(folder(problem, seed, point))
     plain = to_onnx(of_plain(problem), torch.zeros(3, problem.pixels), ["plain"])
     whole, alone = session(routed(net)), session(plain)
     x = rows(net, BATCH)
@@ -161,22 +194,40 @@ def time_of(problem: Problem, seed: int) -> float:
     return ratio(taken, "answer", "plain")
 
 
-def figures(
-    results: Mapping[str, Sequence[dict[str, Any]]], chosen: Sequence[Problem]
-) -> dict[str, list[float]]:
-    """``answer.*``: a value for each seed, differences paired by seed; losses in percentage points."""
-    found: dict[str, list[float]] = {}
-    for problem in chosen:
-        name, seeds = problem.name, results[problem.name]
-        for point in points(problem):
-            each = [next(p for p in seed["points"] if p["name"] == point.name) for seed in seeds]
-            before = [next(p for p in seed["points"] if p["name"] == UNPRUNED) for seed in seeds]
-            prefix = f"answer.{name}" if point.name == DEFAULT else f"answer.{name}.{point.name}"
-            found[f"{prefix}.madds"] = [p["share"] for p in each]
-            found[f"{prefix}.routed"] = [p["test"] for p in each]
-            for part, key in (("test", "loss"), ("validation", "validation_loss")):
-                found[f"{prefix}.{key}"] = [
-                    100 * (b[part] - p[part]) for p, b in zip(each, before, strict=True)
-                ]
-        found[f"answer.{name}.time"] = [time_of(of(problem), seed["seed"]) for seed in seeds]
-    return found
+Columns = dict[str, list[float]]
+"""Of each figure a value for each seed."""
+
+
+def columns(problem: Problem, seeds: Sequence[dict[str, Any]]) -> dict[str, Columns]:
+    """Of each point: accuracy, multiply-adds, and what it loses, paired by seed and in percentage points; of
+    those that may be published, time."""
+    by_name = [{p["name"]: p for p in seed["points"]} for seed in seeds]
+    spent = dict[str, Columns]()
+    for name in by_name[0]:
+        pairs = [(seed[name], seed[UNPRUNED]) for seed in by_name]
+        spent[name] = {
+            "madds": [p["share"] for p, _ in pairs],
+            "routed": [p["test"] for p, _ in pairs],
+            "validation": [p["validation"] for p, _ in pairs],
+            "loss": [100 * (before["test"] - p["test"]) for p, before in pairs],
+            "validation_loss": [100 * (before["validation"] - p["validation"]) for p, before in pairs],
+        }
+    cheap = [name for name, column in spent.items() if fmean(column["madds"]) <= 1]
+    for name in [DEFAULT] if problem.name == "digits5" else cheap:
+        spent[name]["time"] = [time_of(of(problem), seed["seed"], name) for seed in seeds]
+    return spent
+
+
+def published(spent: Mapping[str, Columns]) -> str:
+    """The point that the rule takes of those whose time is known: one that is no slower than the plain
+    network, if there is one."""
+    timed = [name for name, column in spent.items() if "time" in column]
+    fast = [name for name in timed if fmean(spent[name]["time"]) <= 1]
+    return max(fast or timed, key=lambda name: fmean(spent[name]["validation"]))
+
+
+def figures(problem: Problem, spent: Mapping[str, Columns]) -> Columns:
+    """``answer.*``: the published point's under the problem's own name."""
+    chosen, mine = published(spent), f"answer.{problem.name}"
+    prefixes = {name: mine if name == chosen else f"{mine}.{name}" for name in spent}
+    return {f"{prefixes[p]}.{key}": values for p, column in spent.items() for key, values in column.items()}

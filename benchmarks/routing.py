@@ -113,18 +113,20 @@ def main() -> None:
             for seed in progress.track(problem.seeds, description=problem.name):
                 costs.setdefault(problem.name, []).append(answers.run(problem, seed))
                 results.setdefault(problem.name, []).append(run(problem, seed))
-    spent = answers.figures(costs, wanted)
+    spent = {problem.name: answers.columns(problem, costs[problem.name]) for problem in wanted}
+    answered = {k: v for problem in wanted for k, v in answers.figures(problem, spent[problem.name]).items()}
+    published = {name: answers.published(points) for name, points in spent.items()}
+    details = {"seeds": results, "answers": costs, "spent": spent, "published": published}
     if only:
-        curve(f"routing_cost_{only}", costs)
-        publish(f"routing_{only}", means(spent), {"answers": costs, "spent": spent, "seeds": results})
+        curve(f"routing_cost_{only}", costs, published)
+        publish(f"routing_{only}", means(answered), details)
         return
     default, without = choose(results, "all"), choose(results, "none")
-    details = {"default": default, "memory0": without, "seeds": results, "answers": costs, "spent": spent}
-    found = figures(results, default, without) | means(spent)
+    found = figures(results, default, without) | means(answered)
     table("routing", results, default, without)
     draw("routing", results)
-    curve("routing_cost", costs)
-    publish("routing", found, details)
+    curve("routing_cost", costs, published)
+    publish("routing", found, {"default": default, "memory0": without, **details})
 
 
 if __name__ == "__main__":

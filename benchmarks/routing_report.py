@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -113,16 +113,19 @@ def draw(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
     plt.close(figure)
 
 
-def curve(name: str, costs: dict[str, list[dict[str, Any]]]) -> None:
-    """Write ``results/NAME.svg``: routed accuracy on test data against the whole answer's multiply-adds."""
-    figure, axes = plt.subplots(1, len(costs), figsize=(6 * len(costs), 4), squeeze=False)
+def curve(name: str, costs: dict[str, list[dict[str, Any]]], published: Mapping[str, str]) -> None:
+    """Write ``results/NAME.svg``: routed accuracy on test data against the whole answer's multiply-adds;
+    the ``published`` point of each problem in another colour."""
+    figure, axes = plt.subplots(1, len(costs), figsize=(7 * len(costs), 5), squeeze=False)
     for axis, (problem, seeds) in zip(axes[0], costs.items(), strict=True):
         for i, point in enumerate(seeds[0]["points"]):
             each = [seed["points"][i] for seed in seeds]
             shares, reached = [p["share"] for p in each], [100 * p["test"] for p in each]
             at, height = sum(shares) / len(shares), sum(reached) / len(reached)
-            axis.errorbar(at, height, yerr=interval(reached), fmt="o", capsize=3, color="tab:blue")
-            label = point["name"] if point["name"] in ("default", "unpruned") else f"at most {point['name']}"
+            colour = "tab:orange" if point["name"] == published[problem] else "tab:blue"
+            axis.errorbar(at, height, yerr=interval(reached), fmt="o", capsize=3, color=colour)
+            level = point["name"].replace(".", "").isdigit()
+            label = f"at most {point['name']}" if level else point["name"]
             axis.annotate(
                 f"{label}, tasks {point['tasks']:.2f}", (at, height), (5, 5), textcoords="offset points"
             )

@@ -3,6 +3,7 @@ it beside its plain network, exported and packed as any other."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from benchmarks import answers
 from benchmarks.graphs import equal_tasks
 from benchmarks.problems import DATA, problems
+from benchmarks.report import RESULTS
 from eideticnet import EideticNetwork
 from eideticnet.export.archive import write_archive
 from eideticnet.export.build import HANDLERS
@@ -47,16 +49,17 @@ def pack(name: str, store: Path, versions: tuple[str, ...] = ("1.0",)) -> Path:
 
 
 def routed(store: Path) -> EideticNetwork:
-    """MNIST-5 with the default router, from the cache of ``make bench-routing`` or trained as there; its
-    plain network is left in ``store`` as a graph."""
+    """MNIST-5 as ``make bench-routing`` published it, from its cache or trained as there; its plain network
+    is left in ``store`` as a graph."""
     found = [problem for problem in problems() if problem.name == "mnist5"]
     if not found:
         raise SystemExit(f"served.vs_plain needs MNIST: {DATA} has to name its folder")
     (problem,) = found
     answers.run(problem, problem.seeds[0])
+    published = json.loads((RESULTS / "routing.json").read_text())["details"]["published"]
     body = to_onnx(answers.of_plain(problem), torch.zeros(3, problem.pixels), ["plain"])
     (store / f"{PLAIN}.onnx").write_bytes(as_served(body).SerializeToString())
-    return EideticNetwork.load(answers.folder(problem, problem.seeds[0]))
+    return EideticNetwork.load(answers.folder(problem, problem.seeds[0], published["mnist5"]))
 
 
 def as_served(body: onnx.ModelProto) -> onnx.ModelProto:
