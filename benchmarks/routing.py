@@ -39,8 +39,8 @@ def column(result: Sequence[dict[str, Any]], key: Key, what: str) -> list[float]
     return [float(r[what]) for seed in result for r in seed["rows"] if tuple(r[k] for k in KEYS) == key]
 
 
-def choose(results: Results, data: str) -> Key:
-    """The cheapest row within ``LOSS`` of the best validation accuracy, among those that learn from
+def choose(results: Results, data: str, loss: float = LOSS) -> Key:
+    """The cheapest row within ``loss`` of the best validation accuracy, among those that learn from
     ``data`` on every problem; of equally cheap ones the most accurate."""
     keys = [[tuple(row[k] for k in KEYS) for row in r[0]["rows"]] for r in results.values()]
     candidates = [key for key in keys[0] if key[2] == data and all(key in others for others in keys)]
@@ -49,7 +49,7 @@ def choose(results: Results, data: str) -> Key:
         return mean(mean(column(r, key, what)) for r in results.values())
 
     reached = {key: over_problems(key, "validation") for key in candidates}
-    enough = [key for key in candidates if reached[key] >= max(reached.values()) - LOSS]
+    enough = [key for key in candidates if reached[key] >= max(reached.values()) - loss]
     return min(enough, key=lambda key: (over_problems(key, "multiply_adds"), -reached[key]))
 
 
@@ -59,17 +59,21 @@ def mean(values: Iterable[float]) -> float:
     return sum(values) / len(values)
 
 
-def figures(results: Results, default: Key, without: Key) -> dict[str, float]:
-    """Means over the seeds with their 95 % intervals, differences paired by seed."""
+def figures(results: Results, default: Key, best: Key, without: Key) -> dict[str, float]:
+    """Means over the seeds with their 95 % intervals, differences paired by seed; of the default, the
+    router that is ``best`` on validation data whatever it costs, and the one without old data."""
     found: dict[str, float] = {}
     for name, result in results.items():
         plain = [seed["plain"]["test"] for seed in result]
-        routed, blind = column(result, default, "test"), column(result, without, "test")
+        routed, dear, blind = (column(result, key, "test") for key in (default, best, without))
         columns = {
             "oracle": [seed["oracle"] for seed in result],
             "routed": routed,
             "plain": plain,
             "routed_minus_plain": [a - b for a, b in zip(routed, plain, strict=True)],
+            "best.routed": dear,
+            "best.routed_minus_plain": [a - b for a, b in zip(dear, plain, strict=True)],
+            "best.madds": column(result, best, "multiply_adds"),
             "memory0.routed": blind,
             "memory0.routed_minus_plain": [a - b for a, b in zip(blind, plain, strict=True)],
             "ece.before": column(result, default, "ece_before"),
@@ -113,20 +117,21 @@ def main() -> None:
             for seed in progress.track(problem.seeds, description=problem.name):
                 costs.setdefault(problem.name, []).append(answers.run(problem, seed))
                 results.setdefault(problem.name, []).append(run(problem, seed))
-    spent = {problem.name: answers.columns(problem, costs[problem.name]) for problem in wanted}
-    answered = {k: v for problem in wanted for k, v in answers.figures(problem, spent[problem.name]).items()}
-    published = {name: answers.published(points) for name, points in spent.items()}
+    spent, published, answered = dict[str, Any](), dict[str, str](), answers.Columns()
+    for problem in wanted:
+        published[problem.name], spent[problem.name] = answers.answer(problem, costs[problem.name])
+        answered |= answers.figures(problem, published[problem.name], spent[problem.name])
     details = {"seeds": results, "answers": costs, "spent": spent, "published": published}
     if only:
         curve(f"routing_cost_{only}", costs, published)
         publish(f"routing_{only}", means(answered), details)
         return
-    default, without = choose(results, "all"), choose(results, "none")
-    found = figures(results, default, without) | means(answered)
+    default, best, without = choose(results, "all"), choose(results, "all", 0), choose(results, "none")
+    found = figures(results, default, best, without) | means(answered)
     table("routing", results, default, without)
     draw("routing", results)
     curve("routing_cost", costs, published)
-    publish("routing", found, {"default": default, "memory0": without, **details})
+    publish("routing", found, {"default": default, "best": best, "memory0": without, **details})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmarks.answers import widest
+from benchmarks.answers import published, widest
 from benchmarks.routing import LOSS, choose
 from benchmarks.serving.nets import as_served
 from eideticnet.arithmetic import arithmetic
@@ -32,6 +32,20 @@ def test_the_rule_takes_the_cheapest_router_within_the_stated_loss_of_the_best(r
     best = max(v for v, _ in rows)
     assert rows[index][0] >= best - LOSS
     assert all(m >= rows[index][1] for v, m in rows if v >= best - LOSS)
+
+
+@given(st.lists(st.tuples(st.floats(0.9, 1.0), st.floats(0.5, 2.0), st.floats(0.5, 2.0)), min_size=1))
+def test_the_answer_that_is_published_is_the_most_accurate_of_those_no_dearer_than_the_plain_network(points):
+    points[0] = (*points[0][:2], 0.9)  # one at least multiplies no more
+    spent = {
+        str(i): {"validation": [v - 0.01, v + 0.01], "madds": [madds] * 2}
+        for i, (v, _, madds) in enumerate(points)
+    }
+    chosen = int(published(spent, lambda name: {"time": [points[int(name)][1]] * 2}))
+    cheap = [i for i, (*_, madds) in enumerate(points) if madds <= 1]
+    fast = [i for i in cheap if points[i][1] <= 1]
+    assert chosen in (fast or cheap)
+    assert points[chosen][0] >= max(points[i][0] for i in fast or cheap) - 1e-9
 
 
 def test_a_point_of_the_curve_is_as_wide_as_its_share_allows():
