@@ -118,9 +118,14 @@ def test_the_routing_and_step_tables_are_those_of_the_committed_results():
     for words, key in rows.items():
         keys = [f"{p}.{key}{ci}" for p in problems for ci in ("", ".ci95")]
         assert shown(words, 2) == [round(100 * routing[k], 2) for k in keys], words
-    for words, key in {"default router's answer": "madds", "most accurate router's answer": "best.madds"}.items():
-        assert shown(words, 2) == [round(routing[f"{p}.{key}"], 2) for p in problems], words
-    answers = {"multiply-adds of an answer": "madds", "its time": "time", "unpruned, multiply": "unpruned.madds"}
+    for words, key in {"default router's": "madds", "most accurate router's": "best.madds"}.items():
+        found = shown(f"multiply-adds of the {words}", 2)
+        assert found == [round(routing[f"{p}.{key}"], 2) for p in problems], words
+    answers = {
+        "multiply-adds of an answer": "madds",
+        "its time": "time",
+        "unpruned, multiply": "unpruned.madds",
+    }
     for words, key in answers.items():
         assert shown(words, 2) == [round(routing[f"answer.{p}.{key}"], 2) for p in problems], words
     for words, key in {"routed, %": "routed", "unpruned, routed": "unpruned.routed"}.items():
