@@ -11,6 +11,7 @@ SERVER_HOME ?= server_home
 
 VENV := .venv
 PY := $(VENV)/bin/python
+EIDETIC := $(VENV)/bin/eidetic
 PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS := -c requirements/constraints.txt
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -33,38 +34,38 @@ $(VENV)/installed: pyproject.toml setup.py requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(CONSTRAINTS) pip
 	$(if $(TORCH_INDEX),$(PIP) install -q $(CONSTRAINTS) --no-deps --index-url $(TORCH_INDEX) torch)
-	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),report,export,serve,experiments,dev]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,loadtest,experiments,dev]'
 	@touch $@
 
 # Training goes on where it stopped and does nothing when it is complete, so it is always asked.
 # Precious, because make deletes a target whose recipe is interrupted: half a run is worth keeping.
 .PRECIOUS: $(RUNS)/digits/network.json
 $(RUNS)/digits/network.json: FORCE | setup
-	@$(PY) -m eideticnet train experiments/digits.toml --out $(RUNS)/digits
+	@$(EIDETIC) train experiments/digits.toml --out $(RUNS)/digits
 
 $(RUNS)/digits/report.html: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*/*.py eideticnet/*/*.html)
-	@$(PY) -m eideticnet report $(RUNS)/digits
+	@$(EIDETIC) report $(RUNS)/digits
 
 report: $(RUNS)/digits/report.html
 
 # The archive's name holds its version, so a file beside it remembers the name.
 $(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*/*.py export/*.py handlers/*.py)
 	@mkdir -p $(STORE)
-	@archive="$$($(PY) -m eideticnet.export build $(RUNS)/digits --store $(STORE) --replace)" && echo "$$archive" > $@
+	@archive="$$($(EIDETIC) export $(RUNS)/digits --store $(STORE) --replace)" && echo "$$archive" > $@
 
 ifeq ($(wildcard $(shell cat $(STORE)/.digits 2>/dev/null)),)
 $(shell rm -f $(STORE)/.digits)
 endif
 
 serve: $(STORE)/.digits $(RUNS)/digits/report.html
-	@exec $(PY) -m eideticnet.serving start "$$(cat $(STORE)/.digits)" --home $(SERVER_HOME) --replace
+	@exec $(EIDETIC) serve "$$(cat $(STORE)/.digits)" --home $(SERVER_HOME) --replace
 
 # A minute of load with a deploy in the middle: the same network once more, as version 5.1.
 loadtest: $(STORE)/.digits
 	@rm -rf $(RUNS)/loadtest_home  # which serves what was deployed last
-	@next="$$($(PY) -m eideticnet.export build $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1 --replace)" && \
-	$(PY) -m eideticnet.serving start "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
-	  --run "$(PY) -m eideticnet.loadtest --deploy $$next --accept-unmeasured-routing"
+	@next="$$($(EIDETIC) export $(RUNS)/digits --store $(RUNS)/loadtest_store --model-version 5.1 --replace)" && \
+	$(EIDETIC) serve "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
+	  --run "$(EIDETIC) loadtest --deploy $$next --accept-unmeasured-routing"
 
 test: setup
 	$(PY) -m pytest $(PARALLEL)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.report import publish
 from eideticnet import EideticNetwork
-from eideticnet.__main__ import cli
+from eideticnet.__main__ import main as eidetic
 from eideticnet.runs import history
 
 CONFIG = Path(__file__).parents[1] / "experiments/cifar10.toml"
@@ -37,7 +37,7 @@ def figures(net: EideticNetwork) -> dict[str, float]:
 def main() -> None:
     """Learn what is not learned yet, and publish."""
     try:
-        cli(["train", str(CONFIG), "--out", str(RUN)])
+        eidetic(["train", str(CONFIG), "--out", str(RUN)])
     except SystemExit as end:
         if end.code:
             raise

@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import eideticnet.signals  # noqa: F401 - first, for Ctrl-C while torch is imported
-
 if TYPE_CHECKING:
     from eideticnet.answering import Named as Named
     from eideticnet.data.rows import batches as batches

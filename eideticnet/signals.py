@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM on the command line: one line that says what comes then, and no traceback."""
+"""Ctrl-C and the other signals that end a command: one line that says what comes then, and no traceback."""
 
 from __future__ import annotations
 
@@ -7,19 +7,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-_run = next((after for word, after in pairwise(sys.orig_argv) if word == "-m"), "")
-
-if (sys.argv[:1], _run) == (["-m"], "eideticnet") and signal.getsignal(
-    signal.SIGINT
-) is signal.default_int_handler:
-    # `python -m eideticnet` imports torch for some seconds: until it heeds signals, Ctrl-C ends it as it
-    # ends a program in C.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_again = [signal.SIG_DFL]
+"""What the next ones do once the first has begun the end: the last entry counts."""
 
 
 @contextmanager
@@ -39,18 +31,34 @@ def heeding_signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """What is done inside ends in good order, however many more of them come after the first."""
+    _again.append(signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        _again.pop()
+
+
+def heed(number: signal.Signals) -> None:
+    """Heed a signal that this process was told to ignore, as what a shell starts in the background is."""
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, _stop)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     for each in _SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+        signal.signal(each, _again[-1])
     raise KeyboardInterrupt(number)
 
 
 @contextmanager
-def stoppable(then: str) -> Iterator[None]:
+def stoppable(then: str = "") -> Iterator[None]:
     """Let an interrupt end the program with what comes ``then``, and with the status that shells know."""
     try:
         yield
     except KeyboardInterrupt as stop:
         number = int(stop.args[0]) if stop.args else signal.SIGINT
-        print(f"interrupted: {then}", file=sys.stderr)
+        print(f"interrupted: {then}" if then else "interrupted", file=sys.stderr)
         raise SystemExit(128 + number) from None

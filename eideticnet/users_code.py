@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -21,8 +21,9 @@ from eideticnet.errors import ConfigError, EideticError
 TARGET = re.compile(r"(.*/)?([\w.]+):(\w+)")
 """``module:callable``, maybe with the folder in front that the module lies in."""
 
+_PARTS = [importlib.util.find_spec(f"{__package__}{part}") for part in ("", ".export", ".serving", ".client")]
 _OTHERS = (
-    str(Path(__file__).parent),
+    *(place for part in _PARTS if part for place in part.submodule_search_locations or ()),
     *(sysconfig.get_path(p) for p in ("stdlib", "platstdlib", "purelib", "platlib")),
 )
 _brought: dict[str, dict[str, ModuleType]] = {}

@@ -106,8 +106,6 @@ def check_there(path: Path) -> None:
     try:
         read_regular(path).close()
     except FileNotFoundError:
-        raise ArchiveError(
-            f"{path}: there is no such file; python -m eideticnet.export build makes archives"
-        ) from None
+        raise ArchiveError(f"{path}: there is no such file; eidetic export makes archives") from None
     except OSError as error:
         raise ArchiveError(f"{path} can't be read: {error.strerror}") from error

@@ -48,7 +48,7 @@ def check(net: EideticNetwork) -> None:
     net.verify()
     if net.learned.routing is None:
         raise NotReadyError(
-            "the network has no router for its present tasks: python -m eideticnet train (or add-task), once "
+            "the network has no router for its present tasks: eidetic train (or add-task), once "
             "more, goes on with a run that was interrupted; in Python, call fit_router"
         )
 

@@ -1,14 +1,14 @@
-"""The commands: ``build RUN``, ``verify NEW --against OLD``, ``delta``, ``apply``."""
+"""The commands of archives: ``export RUN``, ``verify NEW --against OLD``, ``delta``, ``apply``."""
 
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from eideticnet import __version__
 from eideticnet.export.archive import read_archive
 from eideticnet.export.delta import apply_delta, write_delta
 from eideticnet.export.errors import ArchiveError
@@ -17,11 +17,10 @@ from eideticnet.export.releases import RELEASES, release
 from eideticnet.export.show import show, show_build
 from eideticnet.export.verify import MAX_DROP, NO_VERDICT, STATUS
 from eideticnet.export.verify import verify as prove
+from eideticnet.signals import stoppable
 
+_stoppable = stoppable("no file was left half-written")
 HANDLERS = Path(__file__).parent.parent / "handlers"
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
 Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
 Replace = Annotated[
     bool,
@@ -37,13 +36,8 @@ Buckets = Annotated[
 ]
 
 
-@app.callback()
-def main() -> None:
-    """Turn checkpoints into model archives, prove that one may replace another, make deltas."""
-
-
-@app.command()
-def build(
+@_stoppable
+def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained network.")],
     name: Annotated[str, typer.Option(help="The model's name; default: the run folder's.")] = "",
     model_version: Annotated[str, typer.Option(help="Default: the number of tasks, as N.0.")] = "",
@@ -84,9 +78,10 @@ def build(
     bucket: Buckets = [],  # noqa: B006
     replace: Replace = False,
 ) -> None:
-    """Export RUN to a bundle and pack it into STORE/NAME-VERSION.mar, whose path is printed.
+    """Export RUN and pack it into an archive.
 
-    An archive that is there with other content stays, unless --replace is given.
+    It is STORE/NAME-VERSION.mar, whose path is printed. An archive that is there with other content
+    stays, unless --replace is given.
     """
     from eideticnet.export.build import build as export_run  # late: the other commands need no torch
 
@@ -112,7 +107,7 @@ def build(
     show_build(read_archive(archive).bundle)
 
 
-@app.command()
+@_stoppable
 def verify(
     new: Annotated[
         Path,
@@ -131,8 +126,9 @@ def verify(
     ] = MAX_DROP,
     report: Annotated[Path | None, typer.Option(help="Also write the JSON report to this file.")] = None,
 ) -> None:
-    """Prove that NEW holds every task of the archive AGAINST unchanged, and routes as well.
+    """Prove that NEW forgets nothing.
 
+    It has to hold every task of the archive AGAINST unchanged, and to route as well.
     Exit status: 0 proven, 1 refused, 3 not comparable; 2 where there is no verdict or it can't be kept,
     for a file that the command names can't be read or written. The JSON report goes to standard output.
     """
@@ -148,25 +144,28 @@ def verify(
             with whole_file(report) as file:
                 file.write(f"{text}\n".encode())
     except (ArchiveError, OSError) as error:
-        failed(error)
+        typer.secho(f"error: {error}", err=True, fg="red")
         raise typer.Exit(NO_VERDICT) from None
     raise typer.Exit(STATUS[found.verdict])
 
 
-@app.command()
+@_stoppable
 def delta(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="An archive.")],
     against: Annotated[Path, typer.Option(help="The earlier archive that receivers have.")],
     out: Annotated[Path, typer.Option(help="The delta's file.")],
 ) -> None:
-    """Write what NEW adds to the archive AGAINST, and say how large it is."""
+    """Write what NEW adds to another archive.
+
+    That is the archive AGAINST; how large the delta is, is said.
+    """
     check_writable(out)
     write_delta(against, new, out)
     sizes = out.stat().st_size, new.stat().st_size
     typer.echo(f"{out}: {sizes[0]} bytes, {sizes[0] / sizes[1]:.1%} of the {sizes[1]} bytes of {new}")
 
 
-@app.command()
+@_stoppable
 def apply(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="The archive that the delta was made against.")],
     delta: Annotated[Path, typer.Argument(metavar="DELTA", help="The delta.")],
@@ -177,7 +176,10 @@ def apply(
     ] = None,
     replace: Replace = False,
 ) -> None:
-    """Make the new archive from OLD and DELTA, byte for byte, in STORE; its path is printed."""
+    """Make the new archive from OLD and DELTA.
+
+    Byte for byte, in STORE; its path is printed.
+    """
     with scratch_folder(store / f"{delta.stem}.mar") as temporary:
         made = temporary / "new.mar"
         apply_delta(old, delta, made, max_bytes)
@@ -188,13 +190,10 @@ def apply(
     typer.echo(destination)
 
 
-@app.command()
 def release_handlers() -> None:
-    """Add the files in handlers/ to the released handlers, the only code that an archive may carry."""
-    added = release(HANDLERS, version("eideticnet"))
+    """Let archives carry these handlers.
+
+    Adds the files in handlers/ to the released ones, the only code that an archive may carry.
+    """
+    added = release(HANDLERS, __version__)
     typer.echo(f"{RELEASES}: {'added' if added else 'they are in it already'}")
-
-
-def failed(error: Exception) -> None:
-    """Say what went wrong, in one line on standard error."""
-    typer.secho(f"error: {error}", err=True, fg="red")

@@ -12,15 +12,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from jsonschema import Draft202012Validator, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from eideticnet.export.errors import ArchiveError
 
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
 SCHEMA = "1.4.0"
 CONTRACT = json.loads(Path(__file__).with_name("bundle.schema.json").read_text(encoding="utf-8"))
-_VALIDATOR = Draft202012Validator(CONTRACT)
 _INT64 = 1 << 63
 _LONGEST = 200
 _LONGEST_MESSAGE = 300
@@ -103,7 +103,9 @@ def problem_of(bundle: Any) -> str:
             f"bundle.json has schema {version}; this version reads schema {SCHEMA[0]}, "
             "so use the release that wrote it, or export again"
         )
-    error = next(_VALIDATOR.iter_errors(bundle), None)
+    from jsonschema import Draft202012Validator  # late: who only reads JSON does without
+
+    error = next(Draft202012Validator(CONTRACT).iter_errors(bundle), None)
     if error:
         return _told(error)
     return _name_problem(bundle) or _owner_problem(bundle) or _image_problem(bundle["input"])

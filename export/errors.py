@@ -1,23 +1,15 @@
-"""What can go wrong while a network is exported or an archive is read, and letting any terminal tell it."""
+"""What can go wrong while a network is exported or an archive is read."""
 
-import sys
-from io import TextIOWrapper
+from eideticnet.errors import EideticError
 
 
-class ExportError(Exception):
+class ExportError(EideticError):
     """The network can't be exported as asked."""
 
 
-class ArchiveError(Exception):
+class ArchiveError(EideticError):
     """A model archive that can't be written or read."""
 
 
 class InputsError(ArchiveError):
     """Real inputs that can't be read, or that no request to the archive could hold."""
-
-
-def spell_out() -> None:
-    """Letters that the encoding of an output doesn't have are spelled out there, instead of an error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")

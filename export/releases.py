@@ -1,7 +1,7 @@
 """Which handler code an archive may carry: the releases listed in ``handlers.json``, by SHA-256.
 
 The list only grows, so an archive that was exported once can be deployed, or rolled back to, after
-any upgrade. ``python -m eideticnet.export release-handlers`` adds the present files.
+any upgrade. ``eidetic release-handlers`` adds the present files.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def check_released(files: Mapping[str, bytes], listed: Path = RELEASES) -> None:
     what = f"{', '.join(map(repr, strange))} is" if strange else "its handler files together are"
     raise ArchiveError(
         f"{what} not of a released handler (export/handlers.json); code from elsewhere is never served. "
-        "If it was built by other code than this: python -m eideticnet.export build makes it anew. "
-        "For a handler of your own: python -m eideticnet.export release-handlers"
+        "If it was built by other code than this: eidetic export makes it anew. "
+        "For a handler of your own: eidetic release-handlers"
     )
 
 

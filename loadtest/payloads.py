@@ -25,7 +25,7 @@ class Inputs:
 
     @classmethod
     def from_environment(cls) -> Inputs:
-        """What ``serving start --run`` says about the served model."""
+        """What ``eidetic serve --run`` says about the served model."""
         example = np.load(os.environ["EIDETIC_EXAMPLE"], allow_pickle=False)
         return cls(example, json.loads(os.environ.get("EIDETIC_INPUT", "{}")))
 

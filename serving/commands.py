@@ -1,4 +1,4 @@
-"""The command line: ``start | stop | status | deploy | rollback | remove | predict``."""
+"""The commands of a server: ``serve``, ``deploy``, ``rollback``, ``remove``, ``status``, ``stop``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eideticnet.client.command import predict
 from eideticnet.client.options import LONGEST
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable
@@ -37,13 +36,9 @@ from eideticnet.serving.supervise.cores import fitting
 from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.ports import OPTIONS, check_hosts
 from eideticnet.serving.supervise.start import prepared, run_beside, started
+from eideticnet.signals import heed, unhurried
 
 NOT_RUNNING = 3
-
-app = typer.Typer(
-    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
-)
-app.command()(predict)
 
 
 def _named(value: str) -> Path:
@@ -93,13 +88,7 @@ MOST_RECORDED = 1_000_000
 """Instances of each worker, whose room on the disk is taken at once."""
 
 
-@app.callback()
-def main() -> None:
-    """Serve model archives with TorchServe; let new versions take over with a proof."""
-
-
-@app.command()
-def start(
+def serve(
     archives: Annotated[
         list[Path],
         typer.Argument(
@@ -135,7 +124,10 @@ def start(
     silence_seconds: SilenceSeconds = 30.0,
     run: Run = "",
 ) -> None:
-    """Serve in the foreground until Ctrl-C or SIGTERM, then leave nothing behind but HOME."""
+    """Serve archives until Ctrl-C or SIGTERM.
+
+    In the foreground; nothing is left behind but HOME.
+    """
     if (tls_cert is None) != (tls_key is None):
         raise ServingError("--tls-cert and --tls-key go together")
     engine, network = default_engine(java_heap), Network(host, management_host, tls_cert, tls_key)
@@ -170,7 +162,8 @@ def start(
     )
     if callable(signal.getsignal(signal.SIGHUP)):  # a terminal that closes, or logrotate: logs that were
         signal.signal(signal.SIGHUP, lambda *_: None)  # moved away are begun anew by whoever writes them
-    with heedless():
+    heed(signal.SIGINT)
+    with heedless(), unhurried():
         try:
             status = _serve(Home(home), archives, options, replace, run)
         except KeyboardInterrupt:
@@ -195,21 +188,25 @@ def _serve(home: Home, archives: list[Path], options: ServerOptions, replace: bo
     return 0
 
 
-@app.command()
 def stop(
     home: HomeFolder = DEFAULT_HOME,
     seconds: Annotated[float, _wait("How long to wait for its end.")] = 60.0,
 ) -> None:
-    """Stop the server that runs or is starting in HOME, after it has answered what it has begun."""
+    """Stop the server.
+
+    The one that runs or is starting in HOME, after it has answered what it has begun.
+    """
     typer.echo(f"stopped process {stop_server(Home(home), seconds)}")
 
 
-@app.command()
 def status(
     home: HomeFolder = DEFAULT_HOME,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Models, versions, workers and queues. Exit status 3 if no server runs in HOME, or it still starts."""
+    """Show models, versions, workers and queues.
+
+    Exit status 3 if no server runs in HOME, or it still starts.
+    """
     place = Home(home)
     try:
         running = find(place)
@@ -228,7 +225,6 @@ def status(
         raise typer.Exit(NOT_RUNNING)
 
 
-@app.command()
 def deploy(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The new version's archive.")],
     home: HomeFolder = DEFAULT_HOME,
@@ -259,9 +255,10 @@ def deploy(
     ready_seconds: ReadySeconds = 120.0,
     drain_seconds: DrainSeconds = 30.0,
 ) -> None:
-    """Let ARCHIVE take over on the running server, if it is proven to forget nothing.
+    """Let ARCHIVE take over on the running server.
 
-    Anything wrong, and the version that is served goes on as if nothing had been tried.
+    It has to be proven to forget nothing. Anything wrong, and the version that is served goes on as if
+    nothing had been tried.
     """
     if max_shadow_changes is not None and shadow is None:
         raise ServingError("--max-shadow-changes needs --shadow FILE")
@@ -272,13 +269,15 @@ def deploy(
         _carry_out("deploy", server, deploy_steps(server, archive, policy, shadowing, name))
 
 
-@app.command()
-def recorded(
+def record(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new .safetensors file.")],
     home: HomeFolder = DEFAULT_HOME,
     name: Name = "",
 ) -> None:
-    """Keep the requests of `start --record` in OUT, for `deploy --shadow` and `--routing-data`."""
+    """Keep the requests that a server recorded in OUT.
+
+    Those of `serve --record`, for `deploy --shadow` and `--routing-data`.
+    """
     if out.suffix != ".safetensors" or out.exists():
         raise ServingError(f"{out} is no new .safetensors file")
     place = Home(home)
@@ -290,7 +289,6 @@ def recorded(
     typer.echo(f"{len(found)} requests to {name} in {out}")
 
 
-@app.command()
 def rollback(
     home: HomeFolder = DEFAULT_HOME,
     name: Name = "",
@@ -303,15 +301,15 @@ def rollback(
         _carry_out("rollback", server, rollback_steps(server, name))
 
 
-@app.command()
 def remove(
     name: Annotated[str, typer.Option(help="The model.")],
     home: HomeFolder = DEFAULT_HOME,
     drain_seconds: DrainSeconds = 30.0,
 ) -> None:
-    """Serve a model no more: it answers what it has begun, and goes. Its next archive needs no proof.
+    """Serve a model no more.
 
-    Works on a server that runs, and on the folder of one that doesn't. A server's last model stays.
+    It answers what it has begun, and goes. Its next archive needs no proof. Works on a server that runs,
+    and on the folder of one that doesn't. A server's last model stays.
     """
     place = Home(home)
     if place.served():
@@ -331,7 +329,7 @@ def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:
     """Take the steps and show them; the report is kept however it ends, and its path printed."""
     console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
     try:
-        with closing(steps), heedless():  # type: ignore[type-var]
+        with closing(steps), heedless(), unhurried():  # type: ignore[type-var]
             for step in steps:
                 report.add(step.name, step.text, step.found)
                 show_step(console, step, report.seconds)
@@ -340,7 +338,7 @@ def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:
         outcome = f"failed: {error}"
         raise
     finally:
-        with heedless():
+        with heedless(), unhurried():
             _keep(report, server.home.reports, outcome)
 
 
@@ -350,8 +348,3 @@ def _keep(report: DeployReport, folder: Path, outcome: str) -> None:
         typer.echo(report.write(folder, outcome))
     except ServingError as error:
         typer.secho(f"warning: {outcome}, and the report is lost: {error}", err=True, fg="yellow")
-
-
-def failed(error: BaseException) -> None:
-    """Say what went wrong, in one line on standard error."""
-    typer.secho(f"error: {error}", err=True, fg="red")

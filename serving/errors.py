@@ -5,11 +5,13 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from eideticnet.errors import EideticError
+
 MOST_BYTES = 6_553_500
 """The largest body of a request."""
 
 
-class ServingError(Exception):
+class ServingError(EideticError):
     """The server can't do what was asked; the message says why and what to do."""
 
 

@@ -37,14 +37,14 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def train_digits(folder):
-    from eideticnet.__main__ import cli
+    from eideticnet.__main__ import main
 
     text = (ROOT / "experiments/digits.toml").read_text()
     head, *tasks = text.replace("hidden = [256, 256]", "hidden = [48, 48]").split("[[tasks]]")
     coarse = "[pruning]\nstep = 0.3\n[router_pruning]\nstep = 0.3\nthreshold = 0.002\n"
     (folder / "config.toml").write_text("[[tasks]]".join([head + coarse, *tasks[:3]]))
     with pytest.raises(SystemExit) as end:
-        cli(["train", str(folder / "config.toml"), "--out", str(folder / "run")])
+        main(["train", str(folder / "config.toml"), "--out", str(folder / "run")])
     assert not end.value.code
 
 

@@ -2,21 +2,16 @@
 
 import ast
 import re
-import shutil
 import subprocess
 import sys
-import tomllib
-import zipfile
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 import eideticnet
+from tests.support.clone import FOLDERS, PROJECT, ROOT, tracked
 
-ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-FOLDERS = dict(sorted(PROJECT["tool"]["setuptools"]["package-dir"].items(), reverse=True))
 PARTS = "export|serving|loadtest|handlers"
 STANDARD = set(sys.stdlib_module_names)
 COMMAND_LINE = {"typer", "rich", "pydantic"}
@@ -85,6 +80,8 @@ READER = {
     *("export.archive", "export.container", "export.contents", "export.contract"),
     *("export.errors", "export.files", "export.hashing", "export.releases", "export.show", "export.verify"),
 }
+# What every part may know: errors and signals, and no library.
+BASE = {"eideticnet", "eideticnet.errors", "eideticnet.signals"}
 METHOD_FLOORS = (
     {"errors", "hashing", "program", "seeding", "signals", "models"},
     {"decision", "files", "names", "rules", "turns", "users_code"},
@@ -97,6 +94,7 @@ METHOD_FLOORS = (
     {"answering", "route"},
     {"network"},
     {"runs"},
+    {"menu"},
     {"__main__"},
 )
 """The rooms of the method, modules and folders; each may know those of the floors before it."""
@@ -120,13 +118,6 @@ def folder_of(module: str) -> str:
     return module
 
 
-def tracked() -> list[str]:
-    """The names of the project's files, without those that were only moved away here."""
-    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return [name for name in names if (ROOT / name).is_file()]
-
-
 @pytest.mark.parametrize("part", MAY_IMPORT)
 def test_a_part_imports_only_what_it_may_know(part):
     others, libraries = MAY_IMPORT[part]
@@ -135,7 +126,11 @@ def test_a_part_imports_only_what_it_may_know(part):
     for path in files:
         for module in imports(path):
             top = module.partition(".")[0]
-            own = top == part or (part in ("handlers", "benchmarks") and top.startswith("eidetic_"))
+            own = (
+                top == part
+                or module in BASE
+                or (part in ("handlers", "benchmarks") and top.startswith("eidetic_"))
+            )
             assert own or top in STANDARD | others | libraries, f"{path.name} imports {module}"
 
 
@@ -143,9 +138,10 @@ def test_serving_reads_archives_through_the_reader_alone():
     for path in (ROOT / "serving").rglob("*.py"):
         assert {m for m in imports(path) if m.startswith("export")} <= READER, path.name
     for module in READER:
-        assert not {"torch", "eideticnet"} & {
-            m.partition(".")[0] for m in imports(ROOT / f"{module.replace('.', '/')}.py")
-        }
+        known = imports(ROOT / f"{module.replace('.', '/')}.py") - BASE
+        assert not {"torch", "eideticnet"} & {m.partition(".")[0] for m in known}
+    for module in BASE - {"eideticnet"}:
+        assert imports(ROOT / f"{module.replace('.', '/')}.py") <= STANDARD | {"collections.abc"}
 
 
 def rooms(path: Path) -> set[str]:
@@ -158,7 +154,7 @@ def rooms(path: Path) -> set[str]:
             found |= {f"eideticnet.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-    return {name.split(".")[1] for name in found if name.startswith("eideticnet.")}
+    return {name.split(".")[1] for name in found if name.startswith("eideticnet.")} - {"__version__"}
 
 
 def test_data_flows_one_way_through_the_rooms_of_the_method():
@@ -172,7 +168,7 @@ def test_data_flows_one_way_through_the_rooms_of_the_method():
 
 def test_the_method_itself_needs_no_command_line_library():
     for path in (ROOT / "eideticnet").rglob("*.py"):
-        if path.parent.name != "runs" and path.name != "__main__.py":
+        if path.parent.name != "runs" and path.name not in ("__main__.py", "menu.py"):
             tops = {module.partition(".")[0] for module in imports(path)}
             assert not tops & (COMMAND_LINE | REPORT), path.name
 
@@ -208,46 +204,6 @@ def test_what_is_imported_by_name_is_what_type_checkers_see():
     assert named == {name: f"eideticnet.{module}" for name, module in eideticnet._HOME.items()}
     assert all(getattr(eideticnet, name) for name in eideticnet.__all__)
     assert set(eideticnet.__all__) <= set(dir(eideticnet))
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone in a folder that has the package's name. (Builds leave files that the next one takes up.)"""
-    folder = tmp_path_factory.mktemp("beside") / "eideticnet"
-    for name in tracked():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
-def built(what, clone, folder):
-    code = f"import setuptools.build_meta as s; s.build_{what}({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True)
-    (wheel,) = folder.glob("*.whl")
-    return zipfile.ZipFile(wheel)
-
-
-def test_the_wheel_holds_every_part_and_nothing_else(clone, tmp_path):
-    names = {n for n in built("wheel", clone, tmp_path).namelist() if ".dist-info/" not in n}
-    expected = set()
-    for package, folder in FOLDERS.items():
-        inside = [name for name in tracked() if name.startswith(f"{folder}/")]
-        expected |= {name.replace(folder, package.replace(".", "/"), 1) for name in inside}
-    expected = {n for n in expected if not n.startswith("eideticnet/serving/client/")}
-    assert names == expected
-    assert "eideticnet/py.typed" in names
-
-
-def test_a_script_beside_a_clone_finds_the_package_and_not_the_folder_of_the_clone(clone, tmp_path):
-    built("editable", clone, tmp_path).extractall(tmp_path / "site")
-    script = clone.with_name("script.py")
-    script.write_text(
-        f"import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
-        "from importlib.util import find_spec\n"
-        "print(find_spec('eideticnet').origin, find_spec('eideticnet.client').origin)"
-    )
-    found = subprocess.run([sys.executable, "-S", script], capture_output=True, text=True, check=True)
-    assert found.stdout == f"{clone}/eideticnet/__init__.py {clone}/serving/client/__init__.py\n"
 
 
 def test_the_project_speaks_of_itself_alone():

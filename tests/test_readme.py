@@ -1,7 +1,6 @@
 """What the README shows is true: its figures, its Python, its user's road from files to curl."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,8 @@ import pytest
 import torch
 
 from eideticnet import EideticNetwork, Routing
-from tests.support.small_networks import QUICK, task_data, task_loader, trained
+from tests.support.eidetic_command import EIDETIC
+from tests.support.small_networks import QUICK, task_loader, trained
 from tests.support.tolerances import EXPORTED
 
 ROOT = Path(__file__).parents[1]
@@ -190,35 +190,12 @@ def test_the_python_example_runs(tmp_path):
     assert (tmp_path / "runs/three/network.json").exists()
 
 
-def test_a_users_own_trunk_and_files_go_from_the_configuration_to_curl(tmp_path):
-    """The README's configuration as it stands, files of our own making, the README's commands."""
-    (config,) = blocks("toml")
-    (tmp_path / "animals.toml").write_text(config)
-    (trunk,) = [b for b in blocks("python") if "def build(" in b]
-    (tmp_path / "my_trunk.py").write_text(trunk)
-    for seed, (name, classes) in enumerate({"birds": 2, "fish": 3}.items()):
-        x, y = task_data(seed, classes, 120)
-        np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
-    commands = re.findall(r"^\.venv/bin/python (-m \S+ .*?)(?: {2,}#.*)?$", README, re.MULTILINE)
-    train, build, start = commands[:3]
-    for command in (train, build):
-        assert_runs([sys.executable, *command.split()], tmp_path)
-    curl = (
-        'curl -sS -H "@$EIDETIC_HOME/authorization.txt" -H "Content-Type: application/json" '
-        "-d '{\"data\": [0, 0, 0, 0, 0, 0]}' $EIDETIC_URL/predictions/animals"
-    )
-    output = assert_runs([sys.executable, *start.split(), "--run", curl], tmp_path)
-    answer = json.loads(output)
-    assert answer["task"] in ("birds", "fish")
-    assert answer["model_version"] == "2.0"
-
-
 def test_the_client_example_prints_an_answer_for_each_row(digits_run, tmp_path):
     (code,) = [b for b in blocks("python") if "eideticnet.client" in b]
     (tmp_path / "client.py").write_text(code)
-    build = [sys.executable, "-m", "eideticnet.export", "build", str(digits_run), "--name", "digits"]
+    build = [EIDETIC, "export", str(digits_run), "--name", "digits"]
     assert_runs(build, tmp_path)
-    start = [sys.executable, "-m", "eideticnet.serving", "start", "model_store/digits-3.0.mar", "--run"]
+    start = [EIDETIC, "serve", "model_store/digits-3.0.mar", "--run"]
     output = assert_runs([*start, f"{sys.executable} client.py"], tmp_path)
     answers = [line for line in output.splitlines() if "Choice(" in line]
     assert len(answers) == 5, output
@@ -227,11 +204,11 @@ def test_the_client_example_prints_an_answer_for_each_row(digits_run, tmp_path):
 
 def test_the_plain_onnx_runtime_example_gives_the_networks_answers(digits_run, tmp_path):
     section = README.split("### Answers with plain ONNX Runtime")[1].split("\n#")[0]
-    (command,) = re.findall(r"^\.venv/bin/python (-m eideticnet.export build .*)$", section, re.MULTILINE)
+    (command,) = re.findall(r"^\.venv/bin/eidetic (export .*)$", section, re.MULTILINE)
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/digits").symlink_to(digits_run)
-    assert_runs([sys.executable, *command.split()], tmp_path)
+    assert_runs([EIDETIC, *command.split()], tmp_path)
     code += "\nnp.savez('answers', x=x, task=task, label=label, task_probs=task_probs)"
     assert_runs([sys.executable, "-c", code], tmp_path)
     answers = np.load(tmp_path / "answers.npz")
@@ -255,7 +232,6 @@ def test_the_error_example_is_what_the_handler_says():
 
 
 def assert_runs(command, folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -71,7 +71,7 @@ def served(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
 
 
 def start(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
-    """Seconds from ``serving start`` to the first answer, the median of three."""
+    """Seconds from ``eidetic serve`` to the first answer, the median of three."""
     seconds, net = [], nets["mlp"]
     asked = questions(Bare(net.graph), SHAPES["mlp"], 1, seed=0)
     for turn in range(3):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from benchmarks.serving.client import Load, load
 from benchmarks.serving.compare import Names, Net, console
 from benchmarks.serving.nets import SHAPES
 from benchmarks.serving.payloads import RAW, Bare, Questions, questions
-from benchmarks.serving.servers import BENCHMARKS, Ours, ours
+from benchmarks.serving.servers import BENCHMARKS, EIDETIC, Ours, ours
 
 VERSIONS = ("1.0", "2.0")
 CLIENTS, DEPLOYS, OPEN_DEPLOYS = 16, 20, 5
@@ -49,7 +48,7 @@ class Deploys:
         for i in range(self.count):
             version = VERSIONS[(VERSIONS.index(self.default) + 1 + i) % 2]
             begun = time.perf_counter()
-            command = [sys.executable, "-m", "eideticnet.serving", "deploy", str(self.net.archive(version))]
+            command = [EIDETIC, "deploy", str(self.net.archive(version))]
             command += ["--home", str(self.server.home), "--accept-unmeasured-routing"]
             done = subprocess.run(command, cwd=BENCHMARKS.parent, capture_output=True, text=True)
             if done.returncode:

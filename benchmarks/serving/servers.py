@@ -19,6 +19,7 @@ from eideticnet.serving.home.running import Running
 from eideticnet.serving.processes.groups import end_group
 
 BENCHMARKS = Path(__file__).parents[1]
+EIDETIC = str(Path(sys.executable).with_name("eidetic"))
 PEERS_PYTHON = BENCHMARKS.parent / ".venv-peers" / "bin" / "python"
 _START_SECONDS = 60.0
 
@@ -34,17 +35,8 @@ class Ours:
 
 @contextmanager
 def ours(archive: Path, home: Path, *options: str) -> Iterator[Ours]:
-    """``python -m eideticnet.serving start``; ``started`` is when it was called (``time.perf_counter``)."""
-    command = [
-        sys.executable,
-        "-m",
-        "eideticnet.serving",
-        "start",
-        str(archive),
-        "--home",
-        str(home),
-        *options,
-    ]
+    """``eidetic serve``; ``started`` is when it was called (``time.perf_counter``)."""
+    command = [EIDETIC, "serve", str(archive), "--home", str(home), *options]
     started = time.perf_counter()
     with (home.parent / f"{home.name}.log").open("wb") as log:
         process = subprocess.Popen(

@@ -31,7 +31,7 @@ def spent(root: int) -> dict[str, float]:
 
 def _add(found: defaultdict[str, float], process: psutil.Process) -> None:
     java, command = process.name() == "java", " ".join(process.cmdline())
-    rest = "front end: the rest" if java else "supervisor" if "-m eideticnet.serving" in command else "worker"
+    rest = "front end: the rest" if java else "supervisor" if "eidetic serve" in command else "worker"
     for task in Path(f"/proc/{process.pid}/task").iterdir():
         with suppress(OSError):
             name = (task / "comm").read_text()

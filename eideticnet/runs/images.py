@@ -181,7 +181,7 @@ def read_folder(
     y = [label for label, paths in enumerate(files) for _ in paths]
     if large := sum(map(bool, pixels)):
         found = f"{large} of {len(y)} pictures are larger than a server takes"
-        how = f"`export build --max-pixels {max(pixels)}` makes one that does"
+        how = f"`eidetic export --max-pixels {max(pixels)}` makes one that does"
         warnings.warn(f"{folder}: {found}; {how}", DataWarning, stacklevel=2)
     return torch.stack(x), torch.tensor(y)
 

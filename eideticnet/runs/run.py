@@ -39,7 +39,7 @@ from eideticnet.runs.sources import TaskData, open_task
 from eideticnet.users_code import blamed, call, nearest, unlocated
 
 ENOUGH = 200
-"""Held-out inputs of a task by which `export verify` judges its routing."""
+"""Held-out inputs of a task by which `eidetic verify` judges its routing."""
 JOURNAL = "journal.safetensors"
 
 
@@ -84,7 +84,7 @@ def load(folder: Path) -> tuple[EideticNetwork, Config]:
 def recorded_config(net: EideticNetwork, folder: Path) -> Config:
     """The configuration that the network of ``folder`` was begun with, further tasks included."""
     if "config" not in net.metadata:
-        raise ConfigError(f"{folder} was not made by `python -m eideticnet train`: it names no data")
+        raise ConfigError(f"{folder} was not made by `eidetic train`: it names no data")
     return validate(Config, net.metadata["config"], folder / MANIFEST)
 
 

@@ -1,4 +1,4 @@
-"""``python -m eideticnet.serving predict FILE``: ask a running server about what a file holds."""
+"""``eidetic predict FILE``: ask a running server about what a file holds."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def predict(
     type: Annotated[str, typer.Option(help="raw, json or npy, where the file doesn't tell.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each instance.")] = False,
 ) -> None:
-    """Show what a running server answers to the instances in FILE."""
+    """Show what a running server answers to FILE."""
     target = _given(url, keys, model) if url else _served(home, model)
     options: Options = {
         "task": task or None,

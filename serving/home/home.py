@@ -148,7 +148,7 @@ class Home:
     @contextmanager
     def held(self) -> Iterator[None]:
         """The lock of the server that runs here; ``Locked`` names the one that does."""
-        other = f"python -m eideticnet.serving deploy ARCHIVE --home {self.root} gives it another version, "
+        other = f"eidetic deploy ARCHIVE --home {self.root} gives it another version, "
         other += "and another --home is another server"
         with _locked(self.server_lock, _LOOK_SECONDS, f"a server runs in {self.root} already", other):
             yield

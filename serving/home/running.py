@@ -79,9 +79,7 @@ class Starting(ServingError):
 def find(home: Home) -> Running:
     """The server that runs in ``home``; ``ServingError`` if there is none, ``Starting`` if there will be."""
     if not home.served():
-        raise ServingError(
-            f"no server runs in {home.root}; python -m eideticnet.serving start --home {home.root}"
-        )
+        raise ServingError(f"no server runs in {home.root}; eidetic serve --home {home.root}")
     pid, since = home.holder()
     running = Running.read(home.running) if home.running.exists() else None
     if running is None or pid not in (0, running.pid):  # which a server that was killed has left

@@ -108,5 +108,5 @@ def _check_format(archive: Archive, name: str, allow_torch: bool) -> None:
     if archive.bundle["format"] != "onnx" and not allow_torch:
         raise ServingError(
             f"{name} holds {archive.bundle['format']}, which can run any code when it is loaded; "
-            "ONNX archives hold none. If you trust who made it: serving start --allow-torch"
+            "ONNX archives hold none. If you trust who made it: eidetic serve --allow-torch"
         )

@@ -1,4 +1,4 @@
-"""``serving start``: from a home folder and archives to a server that is watched until it is stopped."""
+"""``eidetic serve``: from a home folder and archives to a server that is watched until it is stopped."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def adopt(
         elif not seen:
             raise ServingError(
                 f"{path} is new here, and {name} is served already, version {known.default.version}. Start "
-                f"without it, then: python -m eideticnet.serving deploy {path} --home {home.root}, which "
+                f"without it, then: eidetic deploy {path} --home {home.root}, which "
                 "proves that nothing is forgotten; or --replace, without a proof"
             )
         elif known.default.sha256 != version.sha256:

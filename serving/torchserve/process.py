@@ -177,7 +177,7 @@ def _command(java_home: Path, home: Path, store: Path, heap: int) -> list[str]:
     """The command line that the ``torchserve`` launcher would run, without its pid file."""
     spec = importlib.util.find_spec("ts")
     if spec is None or spec.origin is None:
-        raise ServingError("torchserve is not installed here; run make setup")
+        raise ServingError("torchserve is not installed here: pip install 'eideticnet[serve]'")
     package = Path(spec.origin).parent
     return [
         str(java_home / "bin" / "java"),

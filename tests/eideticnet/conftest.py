@@ -16,11 +16,13 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def run(capsys):
     """Run a command line in this process; starting another takes seconds."""
-    from eideticnet.__main__ import cli
+    from eideticnet.__main__ import main
+    from eideticnet.users_code import forget
 
     def call(*arguments, check=True):
+        forget(all_of_it=True)  # of what an earlier command imported here
         with pytest.raises(SystemExit) as end:
-            cli(arguments)
+            main(arguments)
         captured = capsys.readouterr()
         result = Result(int(end.value.code or 0), captured.out, captured.err)
         assert not check or result.returncode == 0, result

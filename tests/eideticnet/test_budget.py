@@ -309,9 +309,9 @@ def test_what_can_not_fit_is_said_before_the_first_task_is_trained(project, run,
 def test_budgets_that_are_more_than_there_is_are_a_warning(project, run):
     over = "warning: config.toml: 2 tasks with a [pruning] budget of 14 neurons of 0 are more than it has"
     configured(project, ("threshold = 0.3", "threshold = 0.3\nbudget = 0.6"))
-    assert over in run("train", "config.toml").stdout
+    assert over in run("train", "config.toml").stderr
     configured(project, PLANNED, ("threshold = 0.3", "threshold = 0.3\nbudget = 0.6"))
-    assert "are more than it has" not in run("train", "config.toml", "--out", "other").stdout
+    assert "are more than it has" not in run("train", "config.toml", "--out", "other").stderr
 
 
 def test_trained_networks_without_a_plan_are_what_they_were():

@@ -1,7 +1,6 @@
 """``train`` and ``add-task`` as a user runs them, on the user's own files."""
 
 import errno
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from eideticnet import EideticNetwork
+from tests.support.eidetic_command import EIDETIC
 from tests.support.small_networks import task_data
 from tests.support.user_project import CONFIG, TASKS
 from tests.support.waiting import until
@@ -110,10 +110,9 @@ def test_a_run_that_keeps_moments_needs_no_old_file_and_no_neuron_for_its_router
 
 def train_until_killed(project, changes):
     """Run ``train config.toml`` in a process of its own whose code is changed to kill it."""
-    start = "import sys, os; sys.path.insert(0, ''); sys.argv = ['eideticnet', 'train', 'config.toml']\n"
-    code = f"{start}{changes}__main__.app()\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([sys.executable, "-c", code], cwd=project, env=environment, check=False)
+    start = "import sys, os; sys.argv = ['eidetic', 'train', 'config.toml']\n"
+    code = f"{start}{changes}__main__.main()\n"
+    killed = subprocess.run([sys.executable, "-c", code], cwd=project, check=False)
     assert killed.returncode == -signal.SIGKILL
 
 
@@ -165,10 +164,9 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
     (project / "config.toml").write_text(
         CONFIG.replace("max_epochs = 4", "max_epochs = 100000\n").replace("patience = 2", "patience = 90000")
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "eideticnet", "train", "config.toml"]
+    command = [EIDETIC, "train", "config.toml"]
     process = subprocess.Popen(
-        command, cwd=project, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     until((project / "runs/mine/journal.safetensors").exists)  # it is training then
     process.send_signal(signal.SIGINT)
@@ -184,8 +182,7 @@ def test_a_program_that_imports_the_library_keeps_its_own_ctrl_c(tmp_path):
     shows = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
     (package / "__main__.py").write_text(shows)
     command = [sys.executable, "-m", "mine", "-m", "eideticnet"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.check_output(command, cwd=tmp_path, env=environment) == b"True\n"
+    assert subprocess.check_output(command, cwd=tmp_path) == b"True\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -306,9 +303,7 @@ def test_a_full_disk_keeps_what_was_saved_and_says_so_of_nothing_else(project, r
 
 
 def test_help_lists_the_commands():
-    text = subprocess.run(
-        [sys.executable, "-m", "eideticnet", "--help"], capture_output=True, text=True, check=True
-    ).stdout
+    text = subprocess.run([EIDETIC, "--help"], capture_output=True, text=True, check=True).stdout
     assert "train" in text
     assert "add-task" in text
 
@@ -334,12 +329,8 @@ def test_a_setting_that_no_learned_task_depends_on_may_change(project, run):
 
 
 def test_two_programs_never_work_on_one_run_at_a_time(project, run):
-    command = [sys.executable, "-m", "eideticnet", "train", "config.toml"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    both = [
-        subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in "ab"
-    ]
+    command = [EIDETIC, "train", "config.toml"]
+    both = [subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True) for _ in "ab"]
     outputs = [p.communicate()[0] for p in both]
     assert [p.returncode for p in both] == [0, 0]
     assert sum("is complete" in o for o in outputs) == 1

@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eideticnet import EideticNetwork, Routing
-from eideticnet.__main__ import cli
+from eideticnet.__main__ import main
 from eideticnet.runs import history, plots
 from eideticnet.runs.evaluation import evaluate
 from eideticnet.runs.report import render, write_report
 from eideticnet.runs.run import load, open_data
+from tests.support.eidetic_command import EIDETIC
 from tests.support.example_counts import examples
 from tests.support.small_networks import trained
 from tests.support.task_files import write_tasks
@@ -68,7 +69,7 @@ def build():
 
 def call(*arguments):
     with pytest.raises(SystemExit) as end:
-        cli([str(a) for a in arguments])
+        main([str(a) for a in arguments])
     return int(end.value.code or 0)
 
 
@@ -155,8 +156,8 @@ def test_names_are_shown_as_they_are_and_never_as_markup(page):
 
 def test_the_same_run_gives_the_same_bytes_whatever_surrounds_it(project, page, tmp_path):
     (tmp_path / "matplotlibrc").write_text("axes.linewidth: 5\naxes.labelsize: 30\n")
-    surroundings = {"PYTHONHASHSEED": "7", "MPLCONFIGDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "eideticnet", "report", str(project / "run"), "--out", "again.html"]
+    surroundings = {"PYTHONHASHSEED": "7", "MPLCONFIGDIR": str(tmp_path)}
+    command = [EIDETIC, "report", str(project / "run"), "--out", "again.html"]
     subprocess.run(
         command,
         cwd=tmp_path,
@@ -258,13 +259,13 @@ def test_a_pruning_curve_begins_unpruned_and_its_choice_holds_the_target(project
 def test_a_missing_library_is_named_with_the_extra_and_training_does_without(project, tmp_path):
     code = (
         "import sys; sys.modules['matplotlib'] = sys.modules['jinja2'] = None\n"
-        "from eideticnet.__main__ import cli\n"
-        "cli(sys.argv[1:])\n"
+        "from eideticnet.__main__ import main\n"
+        "main(sys.argv[1:])\n"
     )
 
     def bare(*arguments):
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{project}"}
+        environment = {**os.environ, "PYTHONPATH": str(project)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     trained = bare("train", project / "config.toml", "--out", tmp_path / "run")
@@ -272,7 +273,8 @@ def test_a_missing_library_is_named_with_the_extra_and_training_does_without(pro
     refused = bare("report", tmp_path / "run")
     assert refused.returncode == 1
     assert re.fullmatch(
-        r"error: a report needs (jinja2|matplotlib): pip install 'eideticnet\[report\]'\n", refused.stderr
+        r"error: eidetic report needs (jinja2|matplotlib): pip install 'eideticnet\[train,report\]'\n",
+        refused.stderr,
     )
     assert not (tmp_path / "run/report.html").exists()
 

@@ -13,6 +13,7 @@ import yaml
 from eideticnet.export.archive import SERVING, read_archive, read_files, write_archive
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ArchiveError
+from tests.support.eidetic_command import EIDETIC
 from tests.support.small_networks import trained
 
 ROOT = Path(__file__).parents[2]
@@ -173,7 +174,7 @@ def test_reading_an_archive_needs_neither_torch_nor_the_method():
 
 
 def test_the_command_line_says_in_one_line_what_is_wrong(tmp_path):
-    command = [sys.executable, "-m", "eideticnet.export", "build", str(tmp_path / "nothing")]
+    command = [EIDETIC, "export", str(tmp_path / "nothing")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith("error: no checkpoint in")

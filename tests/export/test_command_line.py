@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +15,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from eideticnet.export.archive import read_archive
-from eideticnet.export.commands import app
+from eideticnet.menu import app
 from eideticnet.runs.history import History, read
 from eideticnet.serving.show import task_table
 from tests.support.archived_networks import add_task, archived, normalised
-from tests.support.interrupted_commands import interrupted
+from tests.support.eidetic_command import EIDETIC, interrupted
 from tests.support.small_networks import LIGHT, QUICK, fit, task_loader
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +48,7 @@ def invoke(*arguments):
 
 def module(*arguments, **options):
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "eideticnet.export", *map(str, arguments)]
+    command = [EIDETIC, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
@@ -107,14 +106,14 @@ def test_a_verdict_whose_report_can_not_be_kept_is_printed_all_the_same(versions
 
 @pytest.mark.parametrize("module", ["typer", "onnx", "torch", "eideticnet.checkpoint"])
 def test_an_interrupt_while_modules_are_imported_shows_no_traceback(tmp_path, module):
-    result = interrupted("eideticnet.export", module, "build", str(tmp_path))
+    result = interrupted(module, "export", str(tmp_path))
     assert result.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in result.stderr
 
 
 def test_an_interrupted_command_says_so_and_ends_with_130(versions):
     old, new = map(str, versions)
-    result = interrupted("eideticnet.export", old, "verify", new, "--against", old)
+    result = interrupted(old, "verify", new, "--against", old)
     assert result.returncode == 130
     assert result.stderr == "interrupted: no file was left half-written\n"
 
@@ -151,7 +150,7 @@ def test_apply_does_not_replace_the_archive_that_it_starts_from(versions, tmp_pa
 
 def test_a_bundle_is_kept_with_the_rights_of_any_other_new_folder(run_folder, tmp_path):
     store, kept, other = tmp_path / "store", tmp_path / "a" / "bundle", tmp_path / "other"
-    result = module("build", run_folder, "--store", store, "--bundle", kept, "--prefix", 1)
+    result = module("export", run_folder, "--store", store, "--bundle", kept, "--prefix", 1)
     assert result.returncode == 0, result.stderr
     other.mkdir()
     assert kept.stat().st_mode == other.stat().st_mode
@@ -167,28 +166,28 @@ def test_a_build_that_fails_leaves_neither_bundle_nor_archive(run_folder, tmp_pa
     real = tmp_path / "real.npz"
     real.write_bytes(b"PK\3\4 no such file")
     store, kept = tmp_path / "store", tmp_path / "bundle"
-    result = module("build", run_folder, "--store", store, "--bundle", kept, "--validation", real)
+    result = module("export", run_folder, "--store", store, "--bundle", kept, "--validation", real)
     assert result.returncode == 1
     assert f"error: can't read validation data {real}" in result.stderr
     assert list(tmp_path.iterdir()) == [real]
     store.write_text("no folder")
-    result = module("build", run_folder, "--store", store, "--bundle", kept)
+    result = module("export", run_folder, "--store", store, "--bundle", kept)
     assert result.returncode == 1
     assert sorted(tmp_path.iterdir()) == [real, store]
 
 
 def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_folder, tmp_path):
     folder = Path(shutil.copytree(run_folder, tmp_path / "my run"))
-    result = module("build", folder, "--store", tmp_path / "store")
+    result = module("export", folder, "--store", tmp_path / "store")
     assert result.returncode == 1
     assert "the name 'my run' can't be part of a URL: give --name" in result.stderr
-    result = module("build", run_folder, "--store", tmp_path / "store", "--model-version", "1/2")
+    result = module("export", run_folder, "--store", tmp_path / "store", "--model-version", "1/2")
     assert "the model version '1/2' can't be part of a URL: give --model-version" in result.stderr
     assert not (tmp_path / "store").exists()
 
 
 def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
-    command = [sys.executable, "-m", "eideticnet.export", "build", run_folder, "--store", tmp_path]
+    command = [EIDETIC, "export", run_folder, "--store", tmp_path]
     both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
     assert [(p.wait(), p.communicate()[1]) for p in both] == [(0, b"")] * 2
     assert [p.name for p in tmp_path.iterdir()] == ["net-2.0.mar"]
@@ -197,19 +196,19 @@ def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
 
 def test_an_archive_of_other_content_stays_unless_it_is_to_be_replaced(run_folder, tmp_path):
     store, other = tmp_path / "store", tmp_path / "other" / "net"
-    (path,) = invoke("build", run_folder, "--store", store).stdout.splitlines()
+    (path,) = invoke("export", run_folder, "--store", store).stdout.splitlines()
     content = Path(path).read_bytes()
     net = normalised(2)
     net.learned = net.learned.with_routing(replace(net.learned.routing, threshold=0.25))
     net.save(other)
-    again = invoke("build", run_folder, "--store", store)
+    again = invoke("export", run_folder, "--store", store)
     assert (again.exit_code, again.stdout) == (0, f"{path}\n")
-    refused = module("build", other, "--store", store)
+    refused = module("export", other, "--store", store)
     assert refused.returncode == 1
     assert f"{path} is there already, with other content: --replace" in refused.stderr
     assert Path(path).read_bytes() == content
     assert [p.name for p in store.iterdir()] == [Path(path).name]
-    assert invoke("build", other, "--store", store, "--replace").exit_code == 0
+    assert invoke("export", other, "--store", store, "--replace").exit_code == 0
     assert Path(path).read_bytes() != content
 
 
@@ -218,7 +217,7 @@ def test_what_training_leaves_in_doubt_is_in_the_bundle_and_in_the_tables(tmp_pa
     doubts = {"task 0": told, "router": told}
     net.metadata = {**net.metadata, "history": History(doubts=doubts).model_dump()}
     net.save(tmp_path / "net")
-    result = invoke("build", tmp_path / "net", "--store", tmp_path)
+    result = invoke("export", tmp_path / "net", "--store", tmp_path)
     assert result.exit_code == 0, result.output
     assert [f"warning: {name}: {told}" for name in doubts] == result.stderr.splitlines()
     archive = read_archive(Path(result.stdout.strip()))

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eideticnet.export.archive import read_files
-from eideticnet.export.commands import app
 from eideticnet.export.container import write_members
 from eideticnet.export.delta import apply_delta, write_delta
 from eideticnet.export.errors import ArchiveError
+from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples
 from tests.support.small_networks import fit

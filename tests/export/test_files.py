@@ -166,9 +166,7 @@ def test_real_inputs_are_read_from_regular_files_only(suffix, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_told_so(tmp_path):
-    with pytest.raises(
-        ArchiveError, match=r"none\.mar: there is no such file; python -m eideticnet.export build"
-    ):
+    with pytest.raises(ArchiveError, match=r"none\.mar: there is no such file; eidetic export"):
         read_archive(tmp_path / "none.mar")
 
 

@@ -15,12 +15,12 @@ from eideticnet import EideticNetwork, Routing
 from eideticnet.export.archive import read_archive
 from eideticnet.export.body import Body, example, owners
 from eideticnet.export.bundle import write_bundle
-from eideticnet.export.commands import app
 from eideticnet.export.dense import Dense
 from eideticnet.export.errors import ExportError
 from eideticnet.export.layout import CLEARLY, decide
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.verify import verify
+from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples
 from tests.support.layer_zoo import ZOO
@@ -175,7 +175,7 @@ def test_auto_measures_both_layouts_and_says_which_it_took(format, tmp_path):
 
 def test_the_command_line_says_which_layout_it_took_and_why(tmp_path):
     trained(2).save(tmp_path / "run")
-    command = ["build", str(tmp_path / "run"), "--store", str(tmp_path), "--format", "torchscript"]
+    command = ["export", str(tmp_path / "run"), "--store", str(tmp_path), "--format", "torchscript"]
     result = CliRunner().invoke(app, [*command, "--layout", "auto"])
     assert result.exit_code == 0
     measured = read_archive(tmp_path / "run-2.0.mar").bundle["layout_measured"]

@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from eideticnet import EideticNetwork
 from eideticnet.export.body import body, example, owners
 from eideticnet.export.bundle import write_bundle
-from eideticnet.export.commands import app
 from eideticnet.export.errors import ExportError
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.precision import quantised
 from eideticnet.export.session import session
 from eideticnet.export.verify import verify
+from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples
 from tests.support.small_networks import fit, held_out, task_data, trained
@@ -241,7 +241,7 @@ def test_the_command_line_shows_the_figures_and_warns_of_int8(tmp_path):
     net.save(tmp_path / "run")
     data = real_inputs(EideticNetwork.load(tmp_path / "run"))
     np.savez(tmp_path / "real.npz", **data)
-    command = ["build", str(tmp_path / "run"), "--store", str(tmp_path), "--precision", "int8"]
+    command = ["export", str(tmp_path / "run"), "--store", str(tmp_path), "--precision", "int8"]
     result = CliRunner().invoke(app, [*command, "--routing-data", str(tmp_path / "real.npz")])
     assert result.exit_code == 0
     assert result.stdout.strip() == str(tmp_path / "run-2.0.mar")

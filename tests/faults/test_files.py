@@ -66,7 +66,7 @@ def test_half_an_archive_is_named_at_deploy_and_at_start(full, archives, tmp_pat
     assert done.returncode == 1
     assert (full.state(), full.held(), sorted((full.home / "store").iterdir())) == before
     assert "half.mar" in done.stderr
-    done = serving("start", half, "--home", tmp_path / "home")
+    done = serving("serve", half, "--home", tmp_path / "home")
     assert done.returncode == 1
     assert not (tmp_path / "home").exists()
     assert "half.mar" in done.stderr
@@ -76,19 +76,19 @@ def test_half_an_archive_is_named_at_deploy_and_at_start(full, archives, tmp_pat
 def test_a_restart_names_the_stored_archive_that_is_gone_or_half_written(archives, tmp_path):
     """TorchServe is not started for that. Once the archive is whole again, so is the server."""
     home = tmp_path / "home"
-    done = serving("start", archives["1"], "--home", home, "--run", "true")
+    done = serving("serve", archives["1"], "--home", home, "--run", "true")
     assert done.returncode == 0, done.stderr
     (stored,) = (home / "store").glob("*.mar")
     whole, log = stored.read_bytes(), (home / "logs/torchserve.log").read_bytes()
     for harm in (stored.unlink, lambda: stored.write_bytes(whole[:1000])):
         harm()
-        done = serving("start", "--home", home, "--run", "true")
+        done = serving("serve", "--home", home, "--run", "true")
         assert done.returncode == 1
         assert stored.name in done.stderr.replace("\n", "")
         assert "Traceback" not in done.stderr
         assert (home / "logs/torchserve.log").read_bytes() == log
     stored.write_bytes(whole)
-    done = serving("start", "--home", home, "--run", "true")
+    done = serving("serve", "--home", home, "--run", "true")
     assert done.returncode == 0, done.stderr
 
 

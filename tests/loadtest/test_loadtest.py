@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +15,7 @@ from eideticnet.loadtest.objectives import Measured, Objectives, Plan, read_plan
 from eideticnet.loadtest.payloads import Checked, Inputs, is_answer
 from eideticnet.loadtest.results import Hotload, Samples, summary
 from eideticnet.loadtest.shapes import SHAPES, users_at
+from tests.support.eidetic_command import EIDETIC
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = Objectives(max_p50_ms=10, max_p99_ms=50, max_error_rate=0.01, min_requests=100)
@@ -144,7 +144,7 @@ def test_what_was_on_its_way_during_a_deploy_is_judged_by_itself():
 
 def served(archives, home, *commands):
     """What the commands wrote that ran beside a server."""
-    start = [sys.executable, "-m", "eideticnet.serving", "start", *map(str, archives), "--home", str(home)]
+    start = [EIDETIC, "serve", *map(str, archives), "--home", str(home)]
     result = subprocess.run(
         [*start, "--run", "; ".join(commands)],
         cwd=ROOT,
@@ -160,9 +160,8 @@ def loadtest(folder, text, *options):
     folder.mkdir()
     (folder / "plan.toml").write_text(text)
     command = [
-        sys.executable,
-        "-m",
-        "eideticnet.loadtest",
+        EIDETIC,
+        "loadtest",
         "--plan",
         folder / "plan.toml",
         "--out",
@@ -243,7 +242,7 @@ def test_users_send_pictures_to_a_network_that_takes_them(tmp_path):
 
 
 def test_a_plan_with_objectives_for_a_deploy_is_refused_without_one():
-    command = [sys.executable, "-m", "eideticnet.loadtest"]
+    command = [EIDETIC, "loadtest"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "--deploy ARCHIVE" in result.stderr
@@ -253,13 +252,13 @@ def test_make_loadtest_deploys_another_version_in_the_middle():
     command = ["make", "-n", "loadtest"]
     made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--model-version 5.1" in made
-    assert "-m eideticnet.loadtest --deploy $next" in made
+    assert "eidetic loadtest --deploy $next" in made
 
 
 def test_without_a_server_the_load_test_says_how_to_get_one():
     clean = {name: value for name, value in os.environ.items() if not name.startswith("EIDETIC_")}
     result = subprocess.run(
-        [sys.executable, "-m", "eideticnet.loadtest", "--deploy", "x.mar"],
+        [EIDETIC, "loadtest", "--deploy", "x.mar"],
         cwd=ROOT,
         env=clean,
         capture_output=True,
@@ -267,5 +266,5 @@ def test_without_a_server_the_load_test_says_how_to_get_one():
         check=False,
     )
     assert result.returncode == 1
-    assert "serving start" in result.stderr
+    assert "eidetic serve" in result.stderr
     assert "EIDETIC_GRPC" in result.stderr

@@ -38,7 +38,7 @@ def trusted(pickled, tmp_path):
 
 def test_pickled_archives_are_refused_at_start_and_at_deploy(pickled, server, tmp_path):
     words = "which can run any code"
-    start = serving("start", pickled, "--home", tmp_path / "fresh")
+    start = serving("serve", pickled, "--home", tmp_path / "fresh")
     assert start.returncode == 1
     assert words in start.stderr.replace("\n", " ")
     deploy = server.command("deploy", pickled)
@@ -55,7 +55,7 @@ def test_a_pickled_archive_that_was_trusted_once_is_judged_anew(trusted):
 
 @pytest.mark.slow
 def test_a_restart_without_the_permission_refuses_what_was_served_with_it(trusted):
-    again = serving("start", "--home", trusted[0].root)
+    again = serving("serve", "--home", trusted[0].root)
     assert again.returncode == 1
     assert "which can run any code" in again.stderr.replace("\n", " ")
 
@@ -127,7 +127,7 @@ def test_a_server_whose_stored_archive_was_replaced_does_not_start(archives, tmp
     with Served(home, archives["1"]) as served:
         stored = home / "store" / served.state()["net"]["default"]["file"]
     stored.write_bytes(archives["2"].read_bytes())
-    again = serving("start", "--home", home)
+    again = serving("serve", "--home", home)
     assert again.returncode == 1
     assert "was changed after it was admitted" in again.stderr.replace("\n", " ")
     assert json.loads((home / "state.json").read_text())["models"]["net"]["default"]["version"] == "1.0"

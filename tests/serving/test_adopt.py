@@ -34,7 +34,7 @@ def test_an_empty_home_needs_an_archive_and_then_none(home, versions):
 def test_another_archive_of_a_model_that_is_served_is_refused_each_time_and_deploy_is_named(home, versions):
     started(home, versions["1.0"])
     for _ in range(2):
-        with pytest.raises(ServingError, match=f"python -m eideticnet.serving deploy {versions['2.0']}"):
+        with pytest.raises(ServingError, match=f"eidetic deploy {versions['2.0']}"):
             started(home, versions["2.0"])
         assert started(home) == ("1.0", [])
 

@@ -13,7 +13,8 @@ from eideticnet.serving.errors import Unavailable
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.processes.folder import MARK, clean_up
 from eideticnet.serving.torchserve.process import private_folder
-from tests.support.served_process import ROOT, SERVING, Served, serving
+from tests.support.eidetic_command import EIDETIC
+from tests.support.served_process import ROOT, Served, serving
 from tests.support.waiting import PATIENCE, until
 
 
@@ -52,7 +53,7 @@ def test_a_disk_that_no_torchserve_can_run_on_is_named_before_it_is_started(moun
 
 def test_a_start_on_such_a_disk_ends_with_that_line_before_java_is_started(mounted, versions):
     disk = mounted("size=16m,noexec")
-    done = serving("start", versions["1.0"], "--home", disk / "home")
+    done = serving("serve", versions["1.0"], "--home", disk / "home")
     assert done.returncode == 1
     assert "noexec" in done.stderr
     assert "Traceback" not in done.stderr
@@ -97,7 +98,7 @@ def test_a_home_with_a_long_path_serves_and_nothing_of_it_lies_among_the_tempora
 
 def begun(home, *archives):
     """A server whose TorchServe has just written its keys."""
-    command, left = [*SERVING, "start", *archives, "--home", home], set(home.glob("run/*/key_file.json"))
+    command, left = [EIDETIC, "serve", *archives, "--home", home], set(home.glob("run/*/key_file.json"))
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: set(home.glob("run/*/key_file.json")) - left)
     return process

@@ -49,5 +49,5 @@ def test_a_model_of_large_inputs_becomes_ready_and_its_printed_request_works(lar
 def test_a_command_beside_a_model_of_large_inputs_finds_an_example_of_them(large, tmp_path):
     command = 'curl -sS -H "@$EIDETIC_HOME/authorization.txt" -H "Content-Type: application/x-npy" '
     command += '--data-binary "@$EIDETIC_EXAMPLE" $EIDETIC_URL/predictions/$EIDETIC_MODEL'
-    done = serving("start", large, "--home", tmp_path / "home", "--run", command)
+    done = serving("serve", large, "--home", tmp_path / "home", "--run", command)
     assert ANSWER.items() <= json.loads(done.stdout).items(), done.stderr

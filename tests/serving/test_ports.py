@@ -82,11 +82,11 @@ def test_a_server_listens_where_it_is_asked_to_and_refuses_a_port_that_is_taken(
     options = [x for use, option in OPTIONS.items() for x in (option, getattr(asked, use))]
     with ExitStack() as stack:
         listening(stack, asked.control)
-        told = serving("start", versions["1.0"], "--home", home, *options)
+        told = serving("serve", versions["1.0"], "--home", home, *options)
         assert told.returncode == 1
         assert f"--control-port {asked.control} was asked for" in told.stderr.replace("\n", " ")
     told = serving(
-        "start", versions["1.0"], "--home", home, *options, "--run", "echo $EIDETIC_URL $EIDETIC_GRPC"
+        "serve", versions["1.0"], "--home", home, *options, "--run", "echo $EIDETIC_URL $EIDETIC_GRPC"
     )
     assert told.returncode == 0, told.stderr
     assert f"http://127.0.0.1:{asked.inference} 127.0.0.1:{asked.grpc_inference}" in told.stdout
@@ -101,7 +101,7 @@ def test_a_server_keeps_its_ports_over_restarts_and_one_that_is_taken_moves_alon
     before.write(home / "ports.json")
 
     def run(*arguments):
-        told = serving("start", *arguments, "--home", home, "--run", "cat $EIDETIC_HOME/server.json")
+        told = serving("serve", *arguments, "--home", home, "--run", "cat $EIDETIC_HOME/server.json")
         assert told.returncode == 0, told.stderr
         return json.loads(told.stdout[told.stdout.index("{\n") :])
 

@@ -1,8 +1,7 @@
-"""``serving predict`` asks a real server about files, and shows what it answers."""
+"""``eidetic predict`` asks a real server about files, and shows what it answers."""
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +12,19 @@ import pytest
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle
 from tests.support import pictures
+from tests.support.eidetic_command import EIDETIC
 
 ROOT = Path(__file__).parents[2]
-PREDICT = f"{sys.executable} -m eideticnet.serving predict"
+PREDICT = f"{EIDETIC} predict"
 SCRIPT = """
 # One process, because importing what the command line knows takes seconds.
 import os, shlex
 from pathlib import Path
 from typer.testing import CliRunner
-from eideticnet.serving.commands import app
+from eideticnet.menu import app
 
 for name, command in {commands!r}.items():
-    result = CliRunner().invoke(app, shlex.split(os.path.expandvars(command))[3:])
+    result = CliRunner().invoke(app, shlex.split(os.path.expandvars(command))[1:])
     for kind, text in (("rc", result.exit_code), ("out", result.stdout), ("err", result.exception or "")):
         Path({folder!r}, name + "." + kind).write_text(str(text))
 """
@@ -60,7 +60,7 @@ def told(store, tmp_path_factory):
     }
     script = folder / "commands.py"
     script.write_text(SCRIPT.format(commands=commands, folder=str(folder)))
-    start = [*shlex.split(PREDICT)[:3], "start", str(digits.path), str(folder / "pictures-1.0.mar")]
+    start = [EIDETIC, "serve", str(digits.path), str(folder / "pictures-1.0.mar")]
     command = [*start, "--home", str(folder / "home"), "--run", f"{sys.executable} {script}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)

@@ -76,7 +76,7 @@ engine.TorchServe = lambda *a, **k: signal.pause()"""
 
 def test_a_server_that_starts_is_told_and_can_be_stopped(versions, tmp_path):
     home = tmp_path / "home"
-    command = [*changed(STARTS), "start", str(versions["1.0"]), "--home", str(home)]
+    command = [*changed(STARTS), "serve", str(versions["1.0"]), "--home", str(home)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         until((home / "state.json").exists)

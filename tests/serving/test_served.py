@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from eideticnet.export.archive import read_archive, read_files
 from eideticnet.export.container import write_members
 from eideticnet.export.errors import ArchiveError
-from eideticnet.serving.commands import app
+from eideticnet.menu import app
 from eideticnet.serving.errors import RequestError, ServingError
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe
 from tests.support.bare_torchserve import wait_until_ready, workers
+from tests.support.eidetic_command import EIDETIC
 from tests.support.served_process import alive
 from tests.support.waiting import until
 
@@ -173,7 +174,7 @@ def test_what_is_no_archive_is_refused_before_anything_starts(tmp_path):
 def test_a_server_that_could_not_start_is_refused_before_its_home_is_made(options, words, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     options = [option.format(tmp=tmp_path) for option in options]
-    result = CliRunner().invoke(app, ["start", "--home", str(tmp_path / "home"), *options])
+    result = CliRunner().invoke(app, ["serve", "--home", str(tmp_path / "home"), *options])
     assert result.exit_code != 0
     assert words in f"{result.output} {result.exception}"
     assert not (tmp_path / "home").exists()
@@ -182,7 +183,7 @@ def test_a_server_that_could_not_start_is_refused_before_its_home_is_made(option
 def test_an_archive_that_was_tampered_with_is_refused_before_anything_starts():
     attack = ROOT / "tests/export/attacks/flipped-bit-with-its-checksum.mar"
     result = subprocess.run(
-        [sys.executable, "-m", "eideticnet.serving", "start", str(attack)],
+        [EIDETIC, "serve", str(attack)],
         cwd=ROOT,
         capture_output=True,
         text=True,

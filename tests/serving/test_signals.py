@@ -11,8 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.interrupted_commands import interrupted
-from tests.support.served_process import ROOT, SERVING, Served, changed, serving
+from tests.support.eidetic_command import EIDETIC, interrupted
+from tests.support.served_process import ROOT, Served, changed, serving
 from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
@@ -36,7 +36,7 @@ def test_a_hang_up_ends_no_server_and_logs_that_were_moved_away_are_begun_anew(v
 
 def test_a_server_under_nohup_goes_on_ignoring_hang_ups(versions, tmp_path):
     """Bit 0 of the ignored signals is that of SIGHUP."""
-    command = f"nohup {' '.join(SERVING)} start {versions['1.0']} --home {tmp_path}/home --run"
+    command = f"nohup {EIDETIC} serve {versions['1.0']} --home {tmp_path}/home --run"
     ask = "'kill -HUP $PPID; sleep 1; grep SigIgn /proc/$PPID/status'"
     done = subprocess.run(
         f"{command} {ask} < /dev/null", shell=True, cwd=ROOT, capture_output=True, text=True
@@ -54,14 +54,14 @@ def test_a_quit_from_the_keyboard_leaves_as_little_as_another_stop(versions, tmp
 
 @pytest.mark.parametrize("module", ["typer", "httpx", "numpy"])
 def test_an_interrupt_while_modules_are_imported_shows_no_traceback(module):
-    result = interrupted("eideticnet.serving", module, "status")
+    result = interrupted(module, "status")
     assert result.returncode in (-signal.SIGINT, 130)
     assert "Traceback" not in result.stderr
 
 
 def test_an_interrupted_command_says_so_and_ends_with_130(tmp_path):
     (tmp_path / "state.json").write_text("{}")
-    result = interrupted("eideticnet.serving", str(tmp_path), "status", "--home", str(tmp_path))
+    result = interrupted(str(tmp_path), "status", "--home", str(tmp_path))
     assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
@@ -87,7 +87,7 @@ def test_a_server_that_is_process_1_waits_for_no_dead_and_keeps_no_zombies(versi
     if tried.returncode:
         pytest.skip(f"no container can be made here: {tried.stderr.strip()}")
     home = tmp_path / "home"
-    command = [*alone, *changed(PATIENT), "start", versions["1.0"], "--home", home]
+    command = [*alone, *changed(PATIENT), "serve", versions["1.0"], "--home", home]
     with (tmp_path / "log").open("w") as log:
         outside = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:

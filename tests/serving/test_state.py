@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from eideticnet.export.errors import ArchiveError
 from eideticnet.files import write_whole as write_file
-from eideticnet.serving.commands import app
+from eideticnet.menu import app
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Ports
 from eideticnet.serving.home.files import write_whole

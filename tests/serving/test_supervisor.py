@@ -71,12 +71,9 @@ def test_only_archives_of_the_store_can_be_registered(server, versions):
 
 
 def test_a_second_server_on_one_home_is_refused_and_the_first_is_named(server):
-    done = serving("start", "--home", server.home)
+    done = serving("serve", "--home", server.home)
     assert done.returncode == 1
-    assert (
-        f"already: process {server.process.pid}; python -m eideticnet.serving deploy ARCHIVE --home"
-        in done.stderr
-    )
+    assert f"already: process {server.process.pid}; eidetic deploy ARCHIVE --home" in done.stderr
     assert server.predict(ROW).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""``python -m eideticnet.serving start`` in a process of its own, and requests to it."""
+"""``eidetic serve`` in a process of its own, and requests to it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.eidetic_command import EIDETIC
 from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
-SERVING = [sys.executable, "-m", "eideticnet.serving"]
 MODEL = "net"
 
 
 def serving(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """A command, to its end."""
-    command = [*SERVING, *map(str, arguments)]
+    command = [EIDETIC, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
@@ -62,16 +62,16 @@ def asleep(processes: Sequence[psutil.Process]) -> Iterator[None]:
 
 
 def changed(change: str) -> list[str]:
-    """``python -m eideticnet.serving`` in which ``change``, some Python, was run first."""
-    return [sys.executable, "-c", f"{change}\nfrom eideticnet.serving.__main__ import main\nmain()"]
+    """``eidetic`` in which ``change``, some Python, was run first."""
+    return [sys.executable, "-c", f"{change}\nfrom eideticnet.__main__ import main\nmain()"]
 
 
 class Served:
     """A server that was started and answers. A context manager: at its end nothing is left running."""
 
-    def __init__(self, home: Path, *arguments: Any, program: Sequence[str] = SERVING) -> None:
+    def __init__(self, home: Path, *arguments: Any, program: Sequence[str] = (EIDETIC,)) -> None:
         self.home, self.log = home, home.parent / f"{home.name}.log"
-        command = [*program, "start", *map(str, arguments), "--home", str(home)]
+        command = [*program, "serve", *map(str, arguments), "--home", str(home)]
         usual = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Command line: ``python -m eideticnet.loadtest`` loads the server that ``serving start --run`` tells of."""
+"""``eidetic loadtest`` loads the server that ``eidetic serve --run`` tells of."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from rich.table import Table
 
 from eideticnet.loadtest.objectives import Plan, read_plan
 from eideticnet.loadtest.results import Hotload, Samples, summary, write
+from eideticnet.serving.errors import ServingError
 
 HERE = Path(__file__).parent
 _NEEDED = ("EIDETIC_URL", "EIDETIC_KEYS", "EIDETIC_MODEL", "EIDETIC_EXAMPLE")
 
 
-def main(
+def loadtest(
     plan: Annotated[Path, typer.Option(help="Users, seconds and objectives.")] = HERE / "objectives.toml",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/loadtest"),
     deploy: Annotated[Path | None, typer.Option(help="Deploy this archive in the middle.")] = None,
@@ -28,13 +29,16 @@ def main(
         bool, typer.Option("--accept-unmeasured-routing", help="Passed on to the deploy.")
     ] = False,
 ) -> None:
-    """Load the server, write figures and plots to OUT; exit with 1 when an objective was missed."""
+    """Hold a running server to objectives.
+
+    Writes figures and plots to OUT; exits with 1 when an objective was missed.
+    """
     try:
         wanted = read_plan(plan)
     except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise ServingError(str(error)) from None
     if "hotload" in wanted.parts and deploy is None:
-        raise SystemExit(f"error: {plan} has objectives for a hot-load: --deploy ARCHIVE says of what")
+        raise ServingError(f"{plan} has objectives for a hot-load: --deploy ARCHIVE says of what")
     _check_environment(wanted, deploy)
     out.mkdir(parents=True, exist_ok=True)
     command = ["deploy", str(deploy)] if deploy else []
@@ -55,9 +59,9 @@ def _check_environment(plan: Plan, deploy: Path | None) -> None:
     needed += ["EIDETIC_GRPC"] if "grpc" in plan.kinds else []
     needed += ["EIDETIC_HOME"] if deploy else []
     if missing := [name for name in needed if name not in os.environ]:
-        raise SystemExit(
-            f"error: {', '.join(missing)} not set; run "
-            "`python -m eideticnet.serving start ARCHIVE --run 'python -m eideticnet.loadtest --deploy NEXT'`"
+        raise ServingError(
+            f"{', '.join(missing)} not set; run "
+            "`eidetic serve ARCHIVE --run 'eidetic loadtest --deploy NEXT'`"
         )
 
 
@@ -74,7 +78,7 @@ def _load(plan: Path, wanted: Plan, samples: Path, deploy: list[str]) -> Hotload
     try:
         hotload = _hotload(deploy, samples, 0.4 * wanted.seconds, locust) if deploy else None
         if locust.wait():
-            raise SystemExit(f"error: locust ended with status {locust.returncode}")
+            raise ServingError(f"locust ended with status {locust.returncode}")
     finally:
         locust.kill()
     return hotload
@@ -87,7 +91,7 @@ def _hotload(deploy: list[str], samples: Path, seconds: float, locust: subproces
     time.sleep(seconds)
     home = os.environ["EIDETIC_HOME"]
     began = time.time()
-    status = subprocess.call([sys.executable, "-m", "eideticnet.serving", *deploy, "--home", home])
+    status = subprocess.call([sys.argv[0], *deploy, "--home", home])
     return Hotload(deploy[1], began, time.time(), status)
 
 
@@ -116,7 +120,3 @@ def _show(found: dict[str, Any], out: Path) -> None:
     if not found["missed"]:
         print("all objectives met")
     print(f"results: {out}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,0 +1,190 @@
+"""The wheel is the whole project: its files, what its parts need, a user's road from a file to a server."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eideticnet import __version__
+from tests.support.clone import FOLDERS, PROJECT, ROOT, tracked
+from tests.support.small_networks import task_data
+from tests.support.waiting import until
+
+README = (ROOT / "README.md").read_text()
+FROGS = '[[tasks]]\nname = "frogs"\nclasses = ["common", "tree"]\ndata = "frogs.npz"\n'
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone in a folder that has the package's name. (Builds leave files that the next one takes up.)"""
+    folder = tmp_path_factory.mktemp("beside") / "eideticnet"
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def built(what, clone, folder):
+    code = f"import setuptools.build_meta as s; s.build_{what}({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=clone, check=True, capture_output=True, timeout=120)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def wheel(clone, tmp_path_factory):
+    return built("wheel", clone, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def programs(wheel, tmp_path_factory):
+    """The programs of a new environment: our wheel, and the libraries of this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))  # whose own .pth files are not read
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder / "bin/python"]
+    subprocess.run([*pip, "install", "-q", "--no-index", "--no-deps", "--no-compile", wheel], check=True)
+    return folder / "bin"
+
+
+def test_the_wheel_holds_every_part_and_nothing_else(wheel):
+    names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
+    expected = set()
+    for package, folder in FOLDERS.items():
+        inside = [name for name in tracked() if name.startswith(f"{folder}/")]
+        expected |= {name.replace(folder, package.replace(".", "/"), 1) for name in inside}
+    expected = {n for n in expected if not n.startswith("eideticnet/serving/client/")}
+    assert names == expected
+    assert "eideticnet/py.typed" in names
+
+
+def test_a_script_beside_a_clone_finds_the_package_and_not_the_folder_of_the_clone(clone, tmp_path):
+    zipfile.ZipFile(built("editable", clone, tmp_path)).extractall(tmp_path / "site")
+    script = clone.with_name("script.py")
+    script.write_text(
+        f"import site; site.addsitedir({str(tmp_path / 'site')!r})\n"
+        "from importlib.util import find_spec\n"
+        "print(find_spec('eideticnet').origin, find_spec('eideticnet.client').origin)"
+    )
+    found = subprocess.run([sys.executable, "-S", script], capture_output=True, text=True, check=True)
+    assert found.stdout == f"{clone}/eideticnet/__init__.py {clone}/serving/client/__init__.py\n"
+
+
+def test_a_users_own_trunk_and_files_go_from_the_configuration_to_a_deploy(programs, tmp_path):
+    """The README's configuration and commands as they stand, with files of our own making."""
+    (config,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "animals.toml").write_text(config)
+    (tmp_path / "frogs.toml").write_text(FROGS)
+    (trunk,) = re.findall(r"```python\n([^`]*def build\(.*?)```", README, re.DOTALL)
+    (tmp_path / "my_trunk.py").write_text(trunk)
+    for seed, (name, classes) in enumerate({"birds": 2, "fish": 3, "frogs": 2}.items()):
+        x, y = task_data(seed, classes, 120)
+        np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
+    commands = re.findall(r"^\.venv/bin/(eidetic \S+ .*?)(?: {2,}#.*)?$", README, re.MULTILINE)
+    train, export, serve = commands[:3]
+
+    def run(command, status=0):
+        command = f"{programs}/{command}" if command.startswith("eidetic") else command
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+    run(train)
+    assert run(export).splitlines() == ["model_store/animals-2.0.mar"]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        command = [programs / "eidetic", *serve.split()[1:]]
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
+    try:
+        run("eidetic add-task runs/animals frogs.toml")
+        run("eidetic export runs/animals")
+        until(lambda: "Ctrl-C stops everything" in log.read_text() or server.poll() is not None)
+        (curl,) = re.findall(r"^curl .*", log.read_text(), re.MULTILINE)
+        assert json.loads(run(curl))["model_version"] == "2.0"
+        run("eidetic deploy model_store/animals-3.0.mar --accept-unmeasured-routing")
+        assert json.loads(run(curl))["model_version"] == "3.0"
+        run("eidetic status")
+        run("eidetic stop")
+        assert server.wait(30) == 0, log.read_text()
+    finally:
+        server.kill()
+    run("eidetic status", status=3)
+
+
+def needed(names, found):
+    """Add to ``found`` the distributions that some bring, themselves included."""
+    for name in {plain(re.split(r"[^\w.-]", need)[0]) for need in names if "extra ==" not in need} - found:
+        with suppress(PackageNotFoundError):  # where a marker says that it isn't needed here
+            needs = requires(name)
+            found.add(name)
+            needed(needs or [], found)
+
+
+def plain(name):
+    return name.lower().replace("_", "-")
+
+
+WITHOUT = """
+import sys
+class Without:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Without)
+from eideticnet.__main__ import main
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Runs code with the libraries that the package brings without any extra."""
+    kept = set()
+    needed(PROJECT["project"]["dependencies"], kept)
+    missing = {
+        module
+        for module, brought in packages_distributions().items()
+        if not {plain(name) for name in brought} & {*kept, "eideticnet"}
+    }
+    assert {"torch", "ts", "onnx", "onnxruntime", "jsonschema", "yaml", "safetensors"} <= missing
+
+    def run(code):
+        command = [sys.executable, "-c", WITHOUT.format(missing=missing) + code]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_what_a_client_needs_is_all_that_comes_without_an_extra(bare):
+    names = "AsyncClient, AsyncGrpcClient, Client, GrpcClient, OpenInference"
+    done = bare(f"from eideticnet.client import {names}; main(['predict', '--help'])")
+    assert done.returncode == 0, done.stderr
+    assert "Show what a running server answers" in done.stdout
+    assert bare("main(['--help'])").returncode == 0
+    assert bare("main(['--version'])").stdout == f"eidetic {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("train x.toml", "pip install 'eideticnet[train]'"),
+        ("export runs/x", "pip install 'eideticnet[train,export,cpu]'"),
+        ("serve x.mar", "pip install 'eideticnet[serve,cpu]'"),
+    ],
+)
+def test_a_command_names_the_extra_that_it_needs(bare, command, said):
+    done = bare(f"main({command.split()!r})")
+    name = command.split()[0]
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"error: eidetic {name} needs \w+: {re.escape(said)}\n", done.stderr)
