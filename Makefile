@@ -14,7 +14,9 @@ PY := $(VENV)/bin/python
 EIDETIC := $(VENV)/bin/eidetic
 PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS := -c requirements/constraints.txt
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# One process more than there are cores, since tests of servers wait for them; four at most.
+PROCESSES := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
+PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 TYPES := $(VENV)/types
 CODE := $(TYPES)/eideticnet handlers benchmarks experiments
 

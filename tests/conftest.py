@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from tests.support.example_counts import ALL
 from tests.support.made_once import once
-from tests.support.xdist_scheduling import FIRST, Together
+from tests.support.xdist_scheduling import Together, begins
 
 ROOT = Path(__file__).parents[1]
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
@@ -22,13 +22,13 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("default", settings.get_profile(ALL), max_examples=40)
+settings.register_profile("default", settings.get_profile(ALL), max_examples=25)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in FIRST)
+    items.sort(key=lambda item: begins(item.path))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -32,7 +32,7 @@ from eideticnet.data.interleaving import interleaved
 from eideticnet.data.rows import Rows
 from eideticnet.runs.evaluation import calibration_error, evaluate
 from eideticnet.runs.history import Recorder, read
-from tests.support.example_counts import examples
+from tests.support.example_counts import examples, often
 from tests.support.small_networks import LIGHT, QUICK, names, task_data, task_loader, trained
 from tests.support.small_trunks import FEATURES, Mlp
 
@@ -143,7 +143,18 @@ def counted(pairs):
     return Counter((*row, label) for x, y in pairs for row, label in zip(x.tolist(), y.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+OFTEN = (
+    "a sampler of some rows",
+    "a sampler of batches",
+    "several datasets",
+    "a collate_fn",
+    "an overridden item",
+    "a stream",
+    "one buffer for all batches",
+)
+
+
+@pytest.mark.parametrize("kind", often(KINDS, OFTEN))
 def test_whoever_reads_a_loader_reads_what_it_gives_and_nothing_else(kind, tmp_path):
     """Rows that a loader does not give are NaN, so that anybody who reads one fails."""
     loaders = {f"task {i}": KINDS[kind](*poisoned(i)) for i in range(2)}

@@ -14,6 +14,7 @@ from eideticnet.rules import check_program
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import one_block
 from eideticnet.trace.tracing import trace
+from tests.support.example_counts import often
 from tests.support.one_block import TwoBlocks, assert_kept_columns_compute_what_they_did, assert_one_block_is
 from tests.support.small_networks import LIGHT, QUICK, names
 from tests.support.tolerances import EXPORTED
@@ -395,10 +396,11 @@ KINDS = {**{name: of(function) for name, function in FUNCTIONS.items()}, **LAYER
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     torch.manual_seed(0)
-    trunk = KINDS[kind]().eval()
-    assert_one_block_is(trunk, images())
-    check_program(trace(trunk, images()))
-    assert_kept_columns_compute_what_they_did(trunk, images())
+    trunk, x = KINDS[kind]().eval(), images()
+    program = trace(trunk, x)
+    check_program(program)
+    assert_one_block_is(trunk, x, program)
+    assert_kept_columns_compute_what_they_did(program, x)
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
@@ -424,11 +426,18 @@ class All(nn.Module):
         return torch.cat([kind(x) for kind in self.kinds], 1)
 
 
+GRAPHS = 6
+"""Kinds share a graph, and so what an export takes by itself; one graph of all would take more than six."""
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("number", often(range(GRAPHS), [0, 3]))
 @torch.no_grad()
-def test_every_operation_is_exported_to_onnx_and_torchscript():
+def test_every_operation_is_exported_to_onnx_and_torchscript(number):
+    """Kinds of one sort stand beside each other, so each graph has some of every sort."""
     torch.manual_seed(0)
-    body, x = TwoBlocks(All({**KINDS, **BY_HAND}), images()).eval(), images(5)
+    kinds = dict(list({**KINDS, **BY_HAND}.items())[number::GRAPHS])
+    body, x = TwoBlocks(All(kinds), images()).eval(), images(5)
     run = session(to_onnx(body, images(), ["t0", "t1"]))
     onnx_logits = run({"x": x.numpy()})
     traced = torch.jit.freeze(torch.jit.trace(body, (images(),), check_trace=False))

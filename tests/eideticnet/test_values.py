@@ -18,7 +18,7 @@ from eideticnet.learn.training import Classify, Lesson, accuracy, adam, train_ep
 from eideticnet.program import HEAD
 from eideticnet.runs.evaluation import calibration_error
 from eideticnet.seeding import seeded
-from tests.support.example_counts import examples
+from tests.support.example_counts import examples, often
 from tests.support.layer_zoo import ZOO
 from tests.support.small_networks import LIGHT, QUICK, names, task_loader, trained
 from tests.support.small_trunks import TRUNKS
@@ -59,8 +59,7 @@ def lesson_on(net, loader):
     return lesson, block
 
 
-RARE = ("lstm two layers both ways", "gru both ways", "transformer post-norm", "conv1d", "rnn", "gru")
-KINDS = [pytest.param(k, marks=pytest.mark.slow) if k in RARE else k for k in ZOO]
+KINDS = often(ZOO, ("residual", "separable", "lstm", "transformer", "layer norms", "grouped"))
 
 
 @examples(4, 40)

@@ -17,6 +17,7 @@ from eideticnet.export.agreement import Trial
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ExportError
 from eideticnet.export.trials import trial_inputs
+from tests.support.example_counts import often
 from tests.support.small_networks import LIGHT, QUICK, names, trained
 
 
@@ -74,7 +75,10 @@ POOLS = {
 }
 
 
-@pytest.mark.parametrize("kind", POOLS)
+OFTEN = ("one that hangs over the edge", "one of volumes", "5 averages of 16", "5 x 4 maxima of 16 x 8")
+
+
+@pytest.mark.parametrize("kind", often(POOLS, OFTEN))
 def test_what_the_exporter_lacks_or_gets_wrong_is_written_so_that_it_agrees(kind, tmp_path):
     spatial, pool, size = POOLS[kind]
     write(learned(Pooled(spatial, pool), 2, *size), tmp_path)

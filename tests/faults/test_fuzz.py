@@ -189,7 +189,7 @@ def test_odd_requests_get_what_the_document_says_and_disturb_nobody(server, roun
     java = psutil.Process(server.running["frontend"])
     started, memories = time.monotonic(), []
     with Canary(server, 3) as canary, Fuzz(server) as fuzz:
-        fuzz.round(999)
+        fuzz.round(999, ROUND // 4)
         fuzz.one_over_grpc("net", {"data": b'{"data": [0, 0, 0, 0, 0, 0]}'})  # of those drawn few are good
         warm = fuzz.seen.total()
         memories.append(memory(server))

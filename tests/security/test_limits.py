@@ -225,7 +225,7 @@ def test_any_number_of_odd_requests_without_a_key_costs_few_lines_of_the_log(ser
 def test_a_form_whose_part_has_another_name_and_a_packed_body_are_understood(server):
     content, key = json.dumps(ROW).encode(), {"Authorization": f"Bearer {server.keys()['inference']}"}
     url = server.running["inference"] + "/predictions/net"
-    answer = httpx.post(url, files={"file": content}, headers=key, trust_env=False)
+    answer = httpx.post(url, files={"file": content}, headers=key, timeout=PATIENCE, trust_env=False)
     assert kind(answer) == (400, "bad_request")
     assert "expected a part or entry called data" in answer.json()["error"]["message"]
     for coding, pack, status in (

@@ -18,7 +18,7 @@ from eideticnet.serving.home.state import State
 from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.start import prepared, started
 from tests.support.pretended_engine import Pretended
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 POLICY = Policy(accept_unmeasured_routing=True)
 
@@ -64,10 +64,12 @@ def test_what_may_not_take_over_leaves_another_engine_as_it_was(supervisor, forg
 
 def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor, caplog):
     control = supervisor.server.running.control
-    ready = httpx.get(f"{control}/ready", trust_env=False)
-    assert (ready.status_code, ready.text) == (200, "ready\n")
-    assert "How often Pretended was started again" in httpx.get(f"{control}/metrics", trust_env=False).text
-    document = httpx.get(f"{control}/openapi.json", trust_env=False).json()
+    until(lambda: httpx.get(f"{control}/ready", timeout=PATIENCE, trust_env=False).text == "ready\n")
+    assert (
+        "How often Pretended was started again"
+        in httpx.get(f"{control}/metrics", timeout=PATIENCE, trust_env=False).text
+    )
+    document = httpx.get(f"{control}/openapi.json", timeout=PATIENCE, trust_env=False).json()
     assert document["components"]["schemas"]["FrontEndError"] == {"type": "null"}
     before = supervisor.process.pid
     supervisor.process.end()

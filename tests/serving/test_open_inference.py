@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.bare_torchserve import workers
 from tests.support.torchserve_grpc import OPEN_INFERENCE, Caller
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,9 @@ def test_tensors_go_in_and_out(call, open_server, archive, x, datatype):
     rows = np.array(values, np.float32).reshape(shape.shape).tolist()
     url = f"{open_server.ports.inference_url}/predictions/digits-onnx"
     key = {"Authorization": f"Bearer {open_server.keys()['inference']}"}
-    expected = httpx.post(url, json={"instances": rows}, headers=key, trust_env=False).json()["predictions"]
+    expected = httpx.post(
+        url, json={"instances": rows}, headers=key, timeout=PATIENCE, trust_env=False
+    ).json()["predictions"]
     assert [json.loads(row) for row in output(response, "answer")[1]] == expected
     tasks, labels = output(response, "task")[1], output(response, "label")[1]
     names = [archive.tasks[t]["name"] for t in tasks]
@@ -150,10 +153,12 @@ def test_over_http_it_answers_and_errs_as_over_grpc(open_server, x):
     def ask(shape, *options):
         sent = {"name": "x", "datatype": "FP32", "shape": shape, "data": x.ravel().tolist()}
         body = {"id": "7", "inputs": [sent, *options]}
-        return httpx.post(url, json=body, headers=key, trust_env=False)
+        return httpx.post(url, json=body, headers=key, timeout=PATIENCE, trust_env=False)
 
     predictions = f"{open_server.ports.inference_url}/predictions/digits-onnx"
-    plain = httpx.post(predictions, json={"instances": x.tolist()}, headers=key, trust_env=False).json()
+    plain = httpx.post(
+        predictions, json={"instances": x.tolist()}, headers=key, timeout=PATIENCE, trust_env=False
+    ).json()
     found = ask(list(x.shape))
     assert found.status_code == 200
     outputs = {t["name"]: t["data"] for t in found.json()["outputs"]}
@@ -161,5 +166,7 @@ def test_over_http_it_answers_and_errs_as_over_grpc(open_server, x):
     wrong = ask([len(x), 63])
     assert wrong.status_code == 400
     assert wrong.json()["error"]["field"] == "x"
-    assert httpx.post(url, json={}, headers=key, trust_env=False).status_code == 400
-    assert httpx.post(url, json={"inputs": []}, trust_env=False).status_code == 400  # without the key
+    assert httpx.post(url, json={}, headers=key, timeout=PATIENCE, trust_env=False).status_code == 400
+    assert (
+        httpx.post(url, json={"inputs": []}, timeout=PATIENCE, trust_env=False).status_code == 400
+    )  # without the key

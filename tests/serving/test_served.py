@@ -23,7 +23,7 @@ from eideticnet.serving.torchserve.process import TorchServe
 from tests.support.bare_torchserve import wait_until_ready, workers
 from tests.support.eidetic_command import EIDETIC
 from tests.support.served_process import alive
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 FORMATS = ["onnx", "torchscript"]
@@ -85,7 +85,7 @@ def test_many_instances_and_a_pinned_task(client, model):
 def test_a_bad_request_gets_a_4xx_that_names_the_field(server, model, content, status, field, words):
     url = f"{server.ports.inference_url}/predictions/{model.name}"
     headers = {"Authorization": f"Bearer {server.keys()['inference']}", "Content-Type": "application/json"}
-    response = httpx.post(url, content=content, headers=headers, trust_env=False)
+    response = httpx.post(url, content=content, headers=headers, timeout=PATIENCE, trust_env=False)
     assert response.status_code == status
     assert response.headers["content-type"].startswith("application/json")
     assert response.json()["error"]["field"] == field
@@ -116,7 +116,7 @@ def test_bad_requests_among_good_ones_sent_at_once_disturb_nobody(client, model)
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
 def test_without_the_token_nothing_is_answered(server, model, headers):
     url = f"{server.ports.inference_url}/predictions/{model.name}"
-    response = httpx.post(url, json={"data": [0] * 64}, headers=headers, trust_env=False)
+    response = httpx.post(url, json={"data": [0] * 64}, headers=headers, timeout=PATIENCE, trust_env=False)
     assert response.status_code == 400
     assert "label" not in response.text
 

@@ -45,6 +45,7 @@ def test_a_server_under_nohup_goes_on_ignoring_hang_ups(versions, tmp_path):
     assert int(done.stdout.split()[-1], 16) & 1
 
 
+@pytest.mark.slow
 def test_a_quit_from_the_keyboard_leaves_as_little_as_another_stop(versions, tmp_path):
     with Served(tmp_path / "home", versions["1.0"]) as server:
         server.process.send_signal(signal.SIGQUIT)

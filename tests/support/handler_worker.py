@@ -6,14 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eidetic_handler import EideticHandler
 from ts.context import Context, RequestProcessor
 
-from eideticnet import EideticNetwork
-from eideticnet.export.bundle import write_bundle
-from tests.support.small_networks import trained
+if TYPE_CHECKING:
+    from eideticnet import EideticNetwork
 
 
 @dataclass
@@ -51,6 +50,9 @@ class Worker:
 
 def make_bundle(folder: Path, net: EideticNetwork | None = None, **options: Any) -> Path:
     """The bundle of a small trained network of three tasks, of 2, 3 and 2 classes, in the new ``folder``."""
+    from eideticnet.export.bundle import write_bundle  # late: a worker needs no torch
+    from tests.support.small_networks import trained
+
     folder.mkdir(parents=True)
     write_bundle(net or trained(3), folder, **{"name": "small", "model_version": "3.0", **options})
     return folder

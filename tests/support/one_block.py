@@ -10,21 +10,21 @@ from torch import Tensor, nn
 from eideticnet.block import Block
 from eideticnet.export.onnx_body import to_onnx
 from eideticnet.export.session import session
-from eideticnet.program import HEAD
+from eideticnet.program import HEAD, Program
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.tracing import trace
 from tests.support.tolerances import EXPORTED
 
 
 @torch.no_grad()
-def assert_one_block_is(plain: nn.Module, x: Tensor) -> Tensor:
+def assert_one_block_is(plain: nn.Module, x: Tensor, program: Program | None = None) -> Tensor:
     """The features (N, F) of such a block: bit for bit those of ``plain`` in normal form, and what
-    ``plain`` itself computes up to rounding."""
-    program = trace(plain, x)
+    ``plain`` itself computes up to rounding. ``program``: its trace, where that is known."""
+    program, named = program or trace(plain, x), as_named(plain)
     block = Block(program, "t0", (), {"t0": {**program.groups, HEAD: 2}}).eval()
-    block.adopt(as_named(plain))
+    block.adopt(named)
     features = block(x, {})[program.steps[-1].inputs[0]]
-    assert torch.equal(features, as_named(plain)(x))
+    assert torch.equal(features, named(x))
     assert torch.allclose(features, plain(x), rtol=0, atol=1e-6)
     return features
 
@@ -58,9 +58,8 @@ def assert_onnx_agrees(plain: nn.Module, inputs: Callable[[int], Tensor]) -> Non
         assert torch.allclose(torch.from_numpy(logits), expected, rtol=0, atol=EXPORTED)
 
 
-def assert_kept_columns_compute_what_they_did(plain: nn.Module, x: Tensor) -> None:
+def assert_kept_columns_compute_what_they_did(program: Program, x: Tensor) -> None:
     """A block without its last neurons, whose weights nobody reads, gives what the whole one gives."""
-    program = trace(plain, x)
     widths = {"t0": {**program.groups, HEAD: 2}}
     whole = Block(program, "t0", (), widths).eval()
     keep = {group: torch.arange(max(1, n - n // 2)) for group, n in program.groups.items()}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from xdist.scheduler import LoadFileScheduling
 
 _SHARED = {
     "servers": {"serving": ["client", "grpc", "open_inference", "openapi", "payloads", "served"]},
     "servers to harm": {"faults": ["clients", "fuzz", "processes"]},
     "networks of the zoo": {
-        "eideticnet": ["disturbances", "every_layer", "life", "values"],
+        "eideticnet": ["arithmetic", "disturbances", "every_layer", "life", "values"],
         "export": ["layouts"],
     },
 }
@@ -18,8 +20,21 @@ TOGETHER = {
     for folder, names in folders.items()
     for name in names
 }
-FIRST = ("test_make_serve.py", "test_readme.py")
-"""Long tests of one process: begun last, the others would wait for them."""
+_LONG = {
+    "": ["make_serve", "readme"],
+    "serving": ["client", "supervisor", "deploy", "desired", "ports", "remove"],
+    "faults": ["clients", "files"],
+    "eideticnet": ["values", "operations", "command_line", "loaders", "seeding"],
+    "export": ["command_line", "agreement", "barriers", "dishonest"],
+}
+_BEGIN = [f"{folder}/test_{name}.py".lstrip("/") for folder, names in _LONG.items() for name in names]
+
+
+def begins(path: Path) -> int:
+    """The place of a file among those that are run: the long ones first, since all would wait for one that
+    is begun last."""
+    names = [name for name in _BEGIN if path.match(f"tests/{name}")]
+    return _BEGIN.index(names[0]) if names else len(_BEGIN)
 
 
 class Together(LoadFileScheduling):  # type: ignore[misc]
