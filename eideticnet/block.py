@@ -7,8 +7,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 import torch
 from torch import Tensor, nn
 
+from eideticnet.columns import kept_columns
 from eideticnet.hashing import tensor_hash
-from eideticnet.program import HEAD, INPUT, Program, Step, Widths, ends, kept_columns
+from eideticnet.program import HEAD, INPUT, Program, Step, Widths, ends
 from eideticnet.rules import RULES
 
 Pieces = Mapping[str, Tensor]
@@ -47,6 +48,9 @@ class Block(nn.Module):
         self.layers = nn.Module()
         for path, layer in (self._fresh_layers() if layers is None else layers).items():
             self.layers.add_module(_attribute(path), layer)
+            if path in program.layers:
+                step = program.layers[path]
+                RULES[step.rule].settle(step, layer, program, self.widths[owner])
 
     def _fresh_layers(self) -> dict[str, nn.Module]:
         """A stock layer for each layer of the trunk in which this block owns something."""

@@ -6,14 +6,10 @@ its checkpoint without the Python class that it was traced from.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from math import prod
 from typing import Any
-
-import torch
-from torch import Tensor
 
 INPUT = "input"
 HEAD = "task_head"
@@ -22,10 +18,21 @@ HEAD = "task_head"
 @dataclass(frozen=True)
 class Run:
     """``repeat`` consecutive columns for each neuron of ``group``: one for a plain neuron, more
-    where a neuron is an attention head or where positions were flattened."""
+    where a neuron is an attention head or where positions were flattened.
+
+    ``places``: which columns of the plain trunk these are, where runs lie among one another because
+    channels were shuffled; all runs of a value have them then. Somebody's fewer columns lie in the order
+    in which the trunk's first ones do.
+    """
 
     group: str
     repeat: int = 1
+    places: tuple[int, ...] = ()
+
+    def times(self, count: int) -> Run:
+        """The same with every column so many times, one beside the other."""
+        places = tuple(p * count + i for p in self.places for i in range(count))
+        return Run(self.group, self.repeat * count, places)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class Features:
     def raw(self) -> bool:
         return not self.runs
 
+    @property
+    def placed(self) -> bool:
+        """Whether the runs lie among one another."""
+        return any(run.places for run in self.runs)
+
     def columns(self, widths: Mapping[str, int]) -> int:
         """How many columns someone with so many neurons in each group has."""
         return self.tile * sum(widths[run.group] * run.repeat for run in self.runs)
@@ -55,7 +67,7 @@ class Features:
 
     def repeated(self, times: int) -> Features:
         """The same neurons with every column so many times, one beside the other."""
-        return Features(self.dim, tuple(Run(r.group, r.repeat * times) for r in self.runs), self.tile)
+        return Features(self.dim, tuple(run.times(times) for run in self.runs), self.tile)
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,19 @@ class Program:
         return {s.layer: s for s in reversed(self.steps) if s.layer is not None}
 
     @cached_property
+    def kin(self) -> list[list[str]]:
+        """The groups of each layer together, where channels are shuffled and the neurons of one layer are cut
+        into many small groups; elsewhere each group alone."""
+        parts = {str(s.layer): str(s.layer).rpartition(".")[0] for s in self.steps if s.rule == "conv_part"}
+        if not parts and not any(step.features.placed for step in self.steps):
+            return [[group] for group in self.groups]
+        found: dict[str, list[str]] = {}
+        for group in self.groups:
+            path = group.partition("[")[0]
+            found.setdefault(parts.get(path, path), []).append(group)
+        return list(found.values())
+
+    @cached_property
     def last_read(self) -> dict[str, int]:
         """The place of the last step that reads each value, or of its own where nobody does."""
         places = {step.name: place for place, step in enumerate(self.steps)}
@@ -110,10 +135,10 @@ class Program:
     @cached_property
     def steps_json(self) -> list[dict[str, Any]]:
         """The steps as JSON; every digest needs them."""
-        return [asdict(step) for step in self.steps]
+        return [asdict(step, dict_factory=_said) for step in self.steps]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self, dict_factory=_said)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Program:
@@ -131,37 +156,27 @@ def ends(programs: Iterable[Program]) -> list[list[str]]:
     return over
 
 
+def spread(count: int, there: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int]:
+    """So many of a layer's neurons by group: what each needs at ``least`` of those that are ``there``, then
+    wherever most are left."""
+    given = dict.fromkeys(there, 0)
+    for _ in range(min(count, sum(there.values()))):
+        needed = [g for g, n in there.items() if given[g] < min(n, least.get(g, 0))]
+        given[max(needed or there, key=lambda g: there[g] - given[g])] += 1
+    return given
+
+
+def _said(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a dataclass; a run's places only where it has some."""
+    return {name: value for name, value in pairs if name != "places" or value}
+
+
 def _step(data: dict[str, Any]) -> Step:
     features = data["features"]
-    runs = tuple(Run(**run) for run in features["runs"])
+    runs = tuple(Run(r["group"], r["repeat"], tuple(r.get("places", ()))) for r in features["runs"])
     where = Features(features["dim"], runs, features["tile"])
     return Step(**{**data, "inputs": tuple(data["inputs"]), "features": where})
 
 
 Widths = Mapping[str, int]
 """Neurons owned in each feature group, and under ``HEAD`` the number of classes."""
-
-
-def kept_columns(features: Features, widths: Widths, keep: Mapping[str, Tensor]) -> Tensor:
-    """Indices of the columns that the kept neurons fill; ``keep`` holds sorted indices by group,
-    a group that is not in it is kept whole."""
-    kept, start = [], 0
-    for run in features.runs:
-        width = widths[run.group]
-        neurons = keep.get(run.group, torch.arange(width)).cpu()
-        kept.append((start + neurons[:, None] * run.repeat + torch.arange(run.repeat)).flatten())
-        start += width * run.repeat
-    once = torch.cat(kept)
-    return (torch.arange(features.tile)[:, None] * start + once).flatten()
-
-
-def by_neuron(features: Features, widths: Widths, values: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """``values`` (columns, ...) taken apart: for each run its group and (n, whatever a neuron has)."""
-    tiles = values.reshape(features.tile, -1, *values.shape[1:])
-    start = 0
-    for run in features.runs:
-        width = widths[run.group]
-        mine = tiles[:, start : start + width * run.repeat]
-        each = run.repeat * prod(values.shape[1:])
-        yield run.group, mine.reshape(features.tile, width, each).transpose(0, 1).flatten(1)
-        start += width * run.repeat

@@ -15,8 +15,8 @@ from eideticnet.rules import RULES
 
 FUSED = frozenset(
     {
-        *("linear", "conv", "grouped_conv", "embedding", "parameter", "learned", "buffer", "narrow"),
-        *("batch_norm", "instance_norm", "group_norm"),
+        *("linear", "conv", "conv_part", "grouped_conv", "embedding", "parameter", "learned", "buffer"),
+        *("narrow", "choose", "batch_norm", "instance_norm", "group_norm"),
     }
 )
 """Rules whose layers, one for each block, are together a wider layer of the same kind."""
@@ -39,6 +39,7 @@ def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program)
     with torch.device("meta"):  # no random numbers drawn for weights to replace
         layer = rule.build(step, wide, places.width(step.features))
     assert layer is not None
+    rule.settle(step, layer, program, places.whole)
     assert step.layer is not None
     state = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in layer.state_dict().items()}
     for block in blocks:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from eideticnet.columns import lie
 from eideticnet.program import Features, Widths
 
 
@@ -17,7 +18,8 @@ class Places:
     """``widths``: the neurons of each owner by group, owners in the order of learning.
 
     A whole value is laid out like the plain trunk's: run by run, in each run owner by owner, all
-    that ``tile`` times. So what the trunk does to its values can be done to whole ones.
+    that ``tile`` times; where runs lie among one another, as if all owners were one. So what the trunk
+    does to its values can be done to whole ones.
     """
 
     def __init__(self, widths: Mapping[str, Widths]) -> None:
@@ -38,12 +40,12 @@ class Places:
 
     def columns(self, features: Features, owner: str) -> list[int]:
         """Where the owner's columns are, in the order of its piece."""
-        once, start = list[int](), 0
-        for run in features.runs:
-            first = start + self.starts[owner][run.group] * run.repeat
-            once += range(first, first + self.widths[owner][run.group] * run.repeat)
-            start += self.whole[run.group] * run.repeat
-        return [tile * start + column for tile in range(features.tile) for column in once]
+        found, runs = dict[int, int](), features.runs * features.tile
+        mine, whole = lie(features, self.widths[owner]), lie(features, self.whole)
+        for run, own, all_of_it in zip(runs, mine, whole, strict=True):
+            first = self.starts[owner][run.group] * run.repeat
+            found |= zip(own, all_of_it[first : first + len(own)], strict=True)
+        return [found[column] for column in range(len(found))]
 
     def cut(self, value: Tensor, features: Features, owner: str) -> Tensor:
         """The owner's piece of a whole value."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from math import ceil
 from types import MappingProxyType
@@ -22,7 +22,8 @@ from eideticnet.learn.reading import Reading
 from eideticnet.learn.threads import using, worth
 from eideticnet.learn.training import BUDGET, LAST_PHASE, Event, Lesson, converge
 from eideticnet.learned import ROUTER, Learned
-from eideticnet.program import HEAD, Program
+from eideticnet.program import HEAD, Program, spread
+from eideticnet.rules import floors
 from eideticnet.seeding import seeded
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import ROWS, check_adopted
@@ -52,24 +53,36 @@ def sharers(learned: Learned, name: str, planned: int | None) -> int:
 @dataclass(frozen=True)
 class Room:
     """What is free for a number of ``tasks``, an equal share for each, of which each needs the ``least``
-    (1, where that is silent). What one of them leaves is for those after it."""
+    (1, where that is silent). What one of them leaves is for those after it. ``alone``: without the features
+    of all earlier tasks."""
 
     learned: Learned
     tasks: int = 1
     least: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    alone: bool = True
 
     def share(self, program: Program) -> dict[str, int]:
         """Neurons of each group that the first of them may own."""
-        return {g: n // self.tasks for g, n in free(self.learned, program).items()}
+        there, shares = free(self.learned, program), dict[str, int]()
+        for kin in program.kin:
+            left = {g: there[g] for g in kin}
+            shares |= spread(sum(left.values()) // self.tasks, left, floors(program))
+        return {g: shares[g] for g in program.groups}
 
     def lacking(self, program: Program) -> list[str]:
-        """The groups whose share is too small."""
-        return [g for g, n in self.share(program).items() if n < self.least.get(g, 1)]
+        """The groups whose share is too small. Of a layer's many groups some may be empty for a task that has
+        the features of all earlier ones."""
+        share, needed, found = self.share(program), floors(program), list[str]()
+        for kin in program.kin:
+            small = [g for g in kin if share[g] < self.least.get(g, min(needed[g], 1))]
+            enough = len(kin) > 1 and not self.alone and any(share[g] for g in kin)
+            found += [] if enough else small
+        return found
 
     def found(self, program: Program) -> str:
         """What is lacking, in words."""
         there = free(self.learned, program)
-        if full := [g for g, n in there.items() if n == 0]:
+        if full := [g for g in self.lacking(program) if there[g] == 0]:
             return f"no free neuron in {', '.join(full)}"
         group, tasks = self.lacking(program)[0], f"{self.tasks} tasks" if self.tasks > 1 else "the task"
         needed = self.least.get(group, 1)
@@ -80,10 +93,11 @@ class Room:
 def with_room(room: Room, program: Program, wanted_by: str, reading: Reading, when_full: WhenFull) -> Program:
     """``program``, its full groups half as wide again where the user wants that; ``CapacityError``
     where they don't and what is learned could not do with the features there are."""
+    everyone = bool(room.learned.tasks) and reading.reads_everyone(room.learned)
+    room = replace(room, alone=not everyone)
     while (full := room.lacking(program)) and when_full == "widen":
         program = program.widened({g: ceil(program.groups[g] / 2) for g in full})
-    reuse = when_full == "reuse" and room.learned.tasks and reading.reads_everyone(room.learned)
-    if full and not reuse:
+    if full and not (when_full == "reuse" and everyone):
         found = f"{wanted_by}: {room.found(program)}"
         if room.tasks > 1:
             raise CapacityError(found, 'plan fewer tasks, call widen, or pass when_full="widen"')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, floor
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from eideticnet.learn.schedules import PACES, SCHEDULES, STEADY, Schedule
 from eideticnet.learn.scores import OVERALL, SCORES, Score, Scores, importance
 from eideticnet.learn.training import Event, Lesson, measured, recover
 from eideticnet.names import plain
-from eideticnet.program import Program
+from eideticnet.program import Program, spread
 from eideticnet.rules import floors, producers
 
 Number = TypeVar("Number", bound=float)
@@ -73,13 +73,24 @@ class Pruning:
         ``ConfigError`` for a name that ``program`` does not have, and where the budget is below what
         ``min_width`` or the operations need."""
         asked = _by_group("min_width", self.min_width, program, max)
-        least = {g: max(needed, asked.get(g, 1)) for g, needed in floors(program).items()}
-        budget = _by_group("budget", self.budget, program, min)
-        most = {g: floor(budget.get(g, 1.0) * n + ROUNDING) for g, n in program.groups.items()}
+        budget, needed = _by_group("budget", self.budget, program, min), floors(program)
+        least, most = dict[str, int](), dict[str, int]()
+        for kin in program.kin:
+            wanted = max(sum(needed[g] for g in kin), *(asked.get(g, 1) for g in kin))
+            count = floor(
+                min(budget.get(g, 1.0) for g in kin) * sum(program.groups[g] for g in kin) + ROUNDING
+            )
+            if len(kin) == 1:
+                least[kin[0]], most[kin[0]] = wanted, count
+            else:
+                there = {g: min(program.groups[g], share.get(g, program.groups[g])) for g in kin}
+                least |= spread(wanted, there, needed)
+                most |= spread(count, there, least)
         for group, total in program.groups.items():
             if most[group] < min(least[group], total):
+                share_of = budget.get(group, 1.0)
                 raise ConfigError(
-                    f"budget {budget[group]} of the {total} neurons of {group!r} is {most[group]}, and "
+                    f"budget {share_of} of the {total} neurons of {group!r} is {most[group]}, and "
                     f"min_width or its operations keep {least[group]}; raise the budget, or widen the trunk"
                 )
         most = {g: min(n, share.get(g, n)) for g, n in most.items()}
@@ -101,7 +112,8 @@ class Limits:
 
 
 def _layers(program: Program, group: str) -> list[str]:
-    return [step.layer for step in producers(program, group) if step.layer]
+    paths = {s.layer: s.rule for s in producers(program, group) if s.layer}
+    return [*paths, *(path.rpartition(".")[0] for path, rule in paths.items() if rule == "conv_part")]
 
 
 def _check_share(share: object) -> None:
@@ -175,7 +187,7 @@ class _Trials:
 
         def gone() -> dict[str, list[int]] | None:
             scores = importance(self.lesson, block, self.pruning.score)
-            keep = choose(scores, share, least, self.overall)
+            keep = choose(scores, share, least, self.overall, block.program.kin)
             if keep is None:
                 return None
             return {g: _without(block.own[g], kept).tolist() for g, kept in keep.items()}
@@ -203,11 +215,13 @@ def _without(count: int, some: Tensor) -> Tensor:
     return indices[~torch.isin(indices, some)]
 
 
-def choose(scores: Scores, share: float, least: Mapping[str, int], overall: bool) -> dict[str, Tensor] | None:
+def choose(
+    scores: Scores, share: float, least: Mapping[str, int], overall: bool, kin: Iterable[Sequence[str]] = ()
+) -> dict[str, Tensor] | None:
     """Sorted indices of the neurons that stay in each group; None if none may go.
 
-    The lowest ``share`` of all neurons goes, or of each group's if not ``overall``: at least one,
-    and none where a group has no more than ``least``.
+    The lowest ``share`` of all neurons goes, or of each group's if not ``overall``, ``kin`` being one: at
+    least one, and none where a group has no more than ``least``.
     """
     spare = {g: max(len(s) - least[g], 0) for g, s in scores.items()}
     if not any(spare.values()):
@@ -216,6 +230,8 @@ def choose(scores: Scores, share: float, least: Mapping[str, int], overall: bool
         gone = _lowest_overall(scores, spare, share)
     else:
         gone = {g: min(max(int(len(s) * share), 1), spare[g]) for g, s in scores.items()}
+        for groups in (there for kind in kin if len(there := [g for g in kind if g in scores]) > 1):
+            gone |= _lowest_overall({g: scores[g] for g in groups}, spare, share)
     return {g: s.argsort(stable=True)[gone[g] :].sort().values for g, s in scores.items()}
 
 

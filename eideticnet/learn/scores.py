@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from eideticnet.block import Block
+from eideticnet.columns import by_neuron
 from eideticnet.learn.training import Lesson, device_of
-from eideticnet.program import HEAD, Features, by_neuron
+from eideticnet.program import HEAD, Features
 from eideticnet.rules import RULES
 from eideticnet.seeding import seeded
 

@@ -215,5 +215,6 @@ def router_plan(
         own = free(learned, program)
     pruning = routing.pruned
     if pruning is not None and routing.pruning == "auto":
-        pruning = replace(pruning, min_width={g: math.ceil(LEAST * n) for g, n in program.groups.items()})
+        widths = {g: sum(program.groups[other] for other in kin) for kin in program.kin for g in kin}
+        pruning = replace(pruning, min_width={g: math.ceil(LEAST * n) for g, n in widths.items()})
     return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), pruning

@@ -15,6 +15,7 @@ from eideticnet.program import INPUT, Features, Program, Step
 from eideticnet.rules.attention import AttentionRule
 from eideticnet.rules.base import Rule
 from eideticnet.rules.calls import Call, batch_dim, shape_of
+from eideticnet.rules.choose import ChooseRule
 from eideticnet.rules.choosing import GatherRule, IndexRule
 from eideticnet.rules.elementwise import (
     CastRule,
@@ -26,6 +27,7 @@ from eideticnet.rules.elementwise import (
 )
 from eideticnet.rules.given import AgainRule, BufferRule, ConstantRule, LearnedRule, ParameterRule
 from eideticnet.rules.mixing import (
+    ConvPartRule,
     ConvRule,
     ConvWeightingRule,
     EmbeddingRule,
@@ -64,6 +66,7 @@ RULES: dict[str, Rule] = {
     "weighting": WeightingRule(),
     "taps": TapsRule(),
     "conv": ConvRule(),
+    "conv_part": ConvPartRule(),
     "conv_weighting": ConvWeightingRule(),
     "grouped_conv": GroupedConvRule(),
     "embedding": EmbeddingRule(),
@@ -97,6 +100,7 @@ RULES: dict[str, Rule] = {
     "unsqueeze": UnsqueezeRule(),
     "part": PartRule(),
     "narrow": NarrowRule(),
+    "choose": ChooseRule(),
     "glu": GluRule(),
     "stack": StackRule(),
     "pixel_shuffle": ShuffleRule(),
@@ -196,8 +200,13 @@ def producers(program: Program, group: str) -> list[Step]:
 
 
 def floors(program: Program) -> dict[str, int]:
-    """The fewest neurons of each group with which the operations on it make sense."""
-    least = dict.fromkeys(program.groups, 1)
+    """The fewest neurons of each group with which the operations on it make sense. Of a layer's many groups
+    some may be empty, as long as every layer has something to read."""
+    least = {group: int(len(kin) == 1) for kin in program.kin for group in kin}
+    for step in program.steps:
+        for read in (program.features[name] for name in step.inputs if RULES[step.rule].reads_prefix):
+            if read.runs and not any(least[run.group] for run in read.runs):
+                least[max((run.group for run in read.runs), key=program.groups.__getitem__)] = 1
     for step in program.steps:
         read = program.features[step.inputs[0]] if RULES[step.rule].floor > 1 else Features()
         for run in read.runs:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from eideticnet.program import Step
+from eideticnet.program import Program, Step, Widths
 from eideticnet.rules.calls import Call
 from eideticnet.rules.groups import Groups
 
@@ -38,6 +38,9 @@ class Rule:
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         """The layer of a block that reads and writes so many columns; None if it has none."""
         return None
+
+    def settle(self, step: Step, layer: nn.Module, program: Program, widths: Widths) -> None:
+        """Tell ``layer`` what it has to know beside the number of its columns; ``widths`` are its owner's."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         assert layer is not None

@@ -50,7 +50,7 @@ class Call:
     node; ``weights`` the dotted names of the trunk's tensors, by placeholder. ``index`` says which
     of several outputs is meant. ``twin`` is the same call in training mode. ``computed`` names a constant
     that is computed from parameters, once it has traced how. ``extra`` are steps that have to run before the
-    call's own.
+    call's own. ``source`` is what is read where the operation is the last of several.
     """
 
     node: Node
@@ -64,6 +64,7 @@ class Call:
     computed: Callable[[Call, Node, Features], str]
     index: int | None = None
     extra: list[Step] = field(default_factory=list)
+    source: Node | None = None
 
     @property
     def operands(self) -> list[Node]:
@@ -72,7 +73,8 @@ class Call:
 
     @property
     def activations(self) -> list[Node]:
-        return [n for n in self.node.all_input_nodes if n in self.values]
+        read = self.node.all_input_nodes if self.source is None else [self.source]
+        return [n for n in read if n in self.values]
 
     @property
     def inputs(self) -> tuple[str, ...]:

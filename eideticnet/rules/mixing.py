@@ -13,6 +13,7 @@ from eideticnet.rules.base import Axis, Rule
 from eideticnet.rules.calls import Call, shape_of
 from eideticnet.rules.given import shown
 from eideticnet.rules.groups import Groups
+from eideticnet.rules.narrow import NarrowRule
 from eideticnet.rules.own import OwnRule
 
 CONVS: dict[str, type[Any]] = {
@@ -207,10 +208,14 @@ class GroupedConvRule(_Conv):
             return Step(call.name, "grouped_conv", call.inputs, Features(), path, options)
         if call.features.dim != 1 - len(call.shape):
             raise call.refuse("convolves over the feature dimension")
+        if groups.layouts.shuffled and read > 1:
+            return ConvPartRule().all_of(call, groups)
         groups.need_unit(call.features, read, call)
         groups.read_alike(path, call.features)
         each = written // int(call.argument(6))
-        runs = tuple(Run(r.group, r.repeat // read * each) for r in call.features.runs)
+        runs = tuple(
+            r.times(each) if read == 1 else Run(r.group, r.repeat // read * each) for r in call.features.runs
+        )
         features = Features(call.features.dim, runs, call.features.tile)
         return Step(call.name, "grouped_conv", call.inputs, features, path, options)
 
@@ -223,6 +228,33 @@ class GroupedConvRule(_Conv):
             return ()
         back = "transpose" in step.options["kind"] and name == "weight"
         return ("in",) if back else self.axes[name]
+
+
+class ConvPartRule(ConvRule):
+    """One group of a grouped convolution, where channels are shuffled: a convolution of some columns, which
+    writes neurons of its own."""
+
+    def all_of(self, call: Call, groups: Groups) -> Step:
+        """The steps for all groups, side by side."""
+        path, (read, written), options = self._read(call)
+        number, dim = int(call.argument(6)), call.features.dim
+        options |= {"raw_columns": read, "parts": number}
+        groups.separate(call.features, [range(k * read, (k + 1) * read) for k in range(number)])
+        names, features = list[str](), list[Features]()
+        for k in range(number):
+            name, part = f"{call.name}_{k}", f"{path}.{k}"
+            source = NarrowRule().part(call, groups, f"{name}_read", k * read, (k + 1) * read)
+            groups.read_alike(part, source.features)
+            features.append(groups.written(part, written // number, dim))
+            call.extra.append(Step(name, "conv_part", (source.name,), features[-1], part, options))
+            names.append(name)
+        together = {"dim": dim, "like": 0, "expand": [False] * number}
+        return Step(call.name, "cat", tuple(names), groups.side_by_side(dim, features), None, together)
+
+    def adopt(self, step: Step, layer: nn.Module, trunk: nn.Module) -> dict[str, Tensor]:
+        path, _, k = str(step.layer).rpartition(".")
+        whole, parts = trunk.get_submodule(path), step.options["parts"]
+        return {name: whole.get_parameter(name).chunk(parts)[int(k)] for name in layer.state_dict()}
 
 
 class EmbeddingRule(Rule):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -27,6 +28,11 @@ class NarrowRule(Rule):
         end = sys.maxsize if second is None else int(second) + (start if names[1] == "length" else 0)
         end = min(end + columns if end < 0 else end, columns)
         return self.of(call, groups, start, end)
+
+    def part(self, call: Call, groups: Groups, name: str, start: int, end: int) -> Step:
+        """The step of that name for some columns, among those that run before the call's own."""
+        call.extra.append(self.of(replace(call, name=name), groups, start, end))
+        return call.extra[-1]
 
     def of(self, call: Call, groups: Groups, start: int, end: int) -> Step:
         """The step for the columns of the plain trunk from ``start`` to ``end``."""

@@ -80,8 +80,10 @@ def _reshaped(
         outer, rest = divmod(lead, passed)
         inner, more = divmod(new, size * outer) if outer else (0, 1)
         if not rest and not more and inner and trail % inner == 0:
-            runs = tuple(Run(r.group, r.repeat * inner) for r in old.runs)
-            return index, Features(index - len(after), runs, old.tile * outer), new // size, 1
+            features, where = old.repeated(inner), index - len(after)
+            if old.placed and outer > 1:
+                return index, groups.side_by_side(where, [features] * outer), new // size, 1
+            return index, Features(where, features.runs, old.tile * outer), new // size, 1
     for index, new, passed in reversed(places):
         if passed == lead and 1 < new < size:
             return _split(call, groups, after, index, size)
@@ -222,7 +224,7 @@ class CatRule(Rule):
                     "concatenates features with a value of the raw input, or with a parameter",
                     "a layer on the input first",
                 )
-            names, features = call.inputs, Features(dim, tuple(r for f in own for r in f.runs * f.tile))
+            names, features = call.inputs, groups.side_by_side(dim, own)
         order = [call.operands.index(n) for n in joined]
         batched = [call.operands[i] in call.values for i in order]
         if not all(batched) and batch_dim(call.shape) != 0:
@@ -289,7 +291,7 @@ class ShuffleRule(Rule):
         if not options["back"]:
             groups.need_unit(features, each, call)
         runs = tuple(
-            Run(r.group, r.repeat * each if options["back"] else r.repeat // each) for r in features.runs
+            r.times(each) if options["back"] else Run(r.group, r.repeat // each) for r in features.runs
         )
         features = Features(features.dim, runs, features.tile)
         return Step(call.name, "pixel_shuffle", call.inputs, features, None, options)

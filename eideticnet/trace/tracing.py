@@ -17,6 +17,7 @@ from eideticnet.errors import TrunkWarning, UnsupportedError
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, is_learned, rule_for
 from eideticnet.rules.calls import BARE, Call, Constant, shape_of, writes
+from eideticnet.rules.choose import ChooseRule
 from eideticnet.rules.groups import Groups, Layouts, Retrace
 from eideticnet.seeding import seeded
 from eideticnet.trace.asked import exported_asking, in_both_modes, settings
@@ -27,24 +28,9 @@ from eideticnet.trace.modes import Modes
 from eideticnet.trace.normal import as_named, fixed
 from eideticnet.trace.selfcheck import ROWS, check_program
 from eideticnet.trace.unwrapping import unwrapped
+from eideticnet.trace.views import Memory, base
 
 MOST_RETRACES = 1000
-_VIEWS = (
-    *("view", "reshape", "flatten", "transpose", "permute", "select", "slice", "squeeze", "expand"),
-    *(
-        "narrow",
-        "chunk",
-        "split",
-        "unbind",
-        "alias",
-        "detach",
-        "getitem",
-        "contiguous",
-        ".t.",
-        "aten.to.",
-        "dropout",
-    ),
-)
 
 
 def trace(trunk: nn.Module, example: Tensor, rows: Tensor | None = None) -> Program:
@@ -114,7 +100,31 @@ def _like(example: Tensor) -> Tensor:
 
 
 def _walked(trunk: nn.Module, graph: ExportedProgram, modes: Modes) -> Program:
-    layouts, memory, refused = Layouts(), _Memory(graph.graph), list[tuple[int, UnsupportedError]]()
+    memory, refused = Memory(graph.graph), list[tuple[int, UnsupportedError]]()
+    program = _walked_in(Layouts(), trunk, graph, modes, memory, refused)
+    if (program is None or _is_one_neuron(program)) and memory.shuffles:
+        again = _walked_in(Layouts(shuffled=True), trunk, graph, modes, memory, refused)
+        program = again or program
+    if program is None:
+        raise max(refused, key=operator.itemgetter(0))[1]  # of the walk that came furthest
+    return program
+
+
+def _is_one_neuron(program: Program) -> bool:
+    """Whether the many columns of a layer are all one neuron."""
+    runs = {(r.group, r.repeat * s.features.tile) for s in program.steps for r in s.features.runs if s.layer}
+    return any(n > 1 and program.groups.get(group) == 1 for group, n in runs)
+
+
+def _walked_in(
+    layouts: Layouts,
+    trunk: nn.Module,
+    graph: ExportedProgram,
+    modes: Modes,
+    memory: Memory,
+    refused: list[tuple[int, UnsupportedError]],
+) -> Program | None:
+    """The program, with what later operations tell of earlier ones; None after adding to ``refused``."""
     for _ in range(MOST_RETRACES):
         walk = _Walk(trunk, graph, modes, layouts, memory)
         try:
@@ -125,37 +135,18 @@ def _walked(trunk: nn.Module, graph: ExportedProgram, modes: Modes) -> Program:
             refused.append((len(walk.steps), error))
             if layouts.single <= layouts.shared:
                 break
-            layouts = Layouts(shared=frozenset(layouts.single))
-    if refused:
-        raise max(refused, key=operator.itemgetter(0))[1]  # of the walk that came furthest
-    raise UnsupportedError("the trunk's features can't be divided into neurons; simplify its reshapes")
-
-
-class _Memory:
-    """Which values of a graph show the same memory, and in which order they come."""
-
-    def __init__(self, graph: torch.fx.Graph) -> None:
-        self.place = {node: i for i, node in enumerate(graph.nodes)}
-        self.shown: dict[Node, list[Node]] = {}
-        for node in graph.nodes:
-            self.shown.setdefault(_base(node), []).append(node)
-
-    def refuse_views(self, changed: Node, by: Node) -> None:
-        """Nobody may read the memory that ``by`` writes to under another name than ``changed``."""
-        for other in self.shown[_base(changed)]:
-            earlier = other not in (changed, by) and self.place[other] < self.place[by]
-            if earlier and any(self.place[user] > self.place[by] for user in other.users):
-                raise UnsupportedError(
-                    f"{by.target} writes into a value of which there is a view (node {by.name}); "
-                    "use the operation that returns a new tensor"
-                )
+            layouts = Layouts(shared=frozenset(layouts.single), shuffled=layouts.shuffled)
+    else:
+        told = "the trunk's features can't be divided into neurons; simplify its reshapes"
+        refused.append((0, UnsupportedError(told)))
+    return None
 
 
 class _Walk:
     """One walk through an exported graph, in order of execution."""
 
     def __init__(
-        self, trunk: nn.Module, exported: ExportedProgram, modes: Modes, layouts: Layouts, memory: _Memory
+        self, trunk: nn.Module, exported: ExportedProgram, modes: Modes, layouts: Layouts, memory: Memory
     ) -> None:
         self.trunk, self.graph, self.modes, self.memory = trunk, exported.graph, modes, memory
         self.weights, self.tensors = tensors_of(exported), {**exported.state_dict, **exported.constants}
@@ -185,6 +176,8 @@ class _Walk:
 
     def _visit(self, node: Node) -> None:
         """Append the steps of one operation; an in-place one becomes its functional twin."""
+        if self.groups.layouts.shuffled and self._selects(node):
+            return
         source, index = node, None
         if node.target is operator.getitem:
             (source,), index = node.all_input_nodes, int(node.args[1])  # type: ignore[arg-type]
@@ -207,6 +200,19 @@ class _Walk:
         self.values[node] = step.name, step.features
         if operation != str(source.target):  # whoever reads what was written to reads this from now on
             self.values[changed] = self.values[node]
+
+    def _selects(self, node: Node) -> bool:
+        """Whether ``node`` is one of several that shuffle channels; the last of them appends the step."""
+        selected, inner = self.memory.selections
+        source, dim, columns = selected.get(node, (None, 0, []))
+        if source not in self.values:
+            return node in inner
+        values = self.values | dict.fromkeys(node.all_input_nodes, self.values[source])
+        call = dataclasses.replace(self._call(node, str(node.target), values, node.name), source=source)
+        step = ChooseRule().of(call, self.groups, dim, columns)
+        self.steps += [*call.extra, step]
+        self.values[node] = step.name, step.features
+        return True
 
     def _call(
         self,
@@ -290,7 +296,7 @@ class _Walk:
 
     def _refuse_side_effects(self, node: Node) -> None:
         """What writes into a tensor of the trunk would have to do so in every block."""
-        if writes(node) and (name := self.weights.get(_base(node).name)) is not None:
+        if writes(node) and (name := self.weights.get(base(node).name)) is not None:
             raise UnsupportedError(
                 f"{node.target} writes into {name!r}, a tensor of the trunk (node {node.name}); use a new "
                 "tensor, and max_norm=None in an embedding"
@@ -324,17 +330,6 @@ class _Walk:
             )
             raise UnsupportedError(f"the trunk {how}: it needs at least {layer}")
         return self._while_training(node)[values[0]]
-
-
-def _base(node: Node) -> Node:
-    """The value whose memory ``node`` shows, as far as names tell; dropout that is off shows its input."""
-    while node.op == "call_function" and node.all_input_nodes and (_is_view(node) or writes(node)):
-        node = node.all_input_nodes[0]
-    return node
-
-
-def _is_view(node: Node) -> bool:
-    return any(word in str(node.target) for word in _VIEWS)
 
 
 def _head(output: str, features: Features) -> Step:

@@ -44,12 +44,23 @@ class Twin:
     def columns(self, features: Features, owner: str) -> Tensor:
         """Where the owner's columns are in the dense tensor, in the order of its piece."""
         owned, found, start = self.net.learned.owned(), [], 0
+        if features.placed:
+            return self.places(features, owner)
         for run in features.runs:
             before = sum(owned[o][run.group] for o in list(owned)[: list(owned).index(owner)])
             mine = range(before, before + owned[owner][run.group])
             found += [start + n * run.repeat + i for n in mine for i in range(run.repeat)]
             start += self.program.groups[run.group] * run.repeat
         return torch.tensor([t * start + c for t in range(features.tile) for c in found], dtype=torch.long)
+
+    def places(self, features: Features, owner: str) -> Tensor:
+        """The same where runs lie among one another: a piece is in the order of the trunk's first columns."""
+        owned, found = self.net.learned.owned(), []
+        for run in features.runs:
+            first = run.repeat * sum(owned[o][run.group] for o in list(owned)[: list(owned).index(owner)])
+            mine = range(run.repeat * owned[owner][run.group])
+            found += [(run.places[c], run.places[first + c]) for c in mine]
+        return torch.tensor([column for _, column in sorted(found)], dtype=torch.long)
 
     def read(self, block, step: Step, features: Features) -> Tensor:
         owners = [*block.read_in(step), block.owner]
@@ -69,6 +80,21 @@ class Twin:
 
     fill_conv = fill_linear
 
+    def fill_conv_part(self, path: str, step: Step) -> None:
+        whole, _, k = path.rpartition(".")
+        dense, parts = self.plain.get_submodule(whole), step.options["parts"]
+        weight, bias = (t if t is None else t.data.chunk(parts)[int(k)] for t in (dense.weight, dense.bias))
+        for block, layer in self.owners(path):
+            rows = self.columns(step.features, block.owner)
+            weight[rows[:, None], self.read(block, step, self.source(step))] = layer.weight.double()
+            if bias is not None:
+                bias[rows] = layer.bias.double()
+
+    def fill_narrow(self, path: str, step: Step) -> None:
+        """The plain trunk does it by itself."""
+
+    fill_choose = fill_narrow
+
     def fill_vectors(self, path: str, step: Step) -> None:
         dense = self.plain.get_submodule(path)
         for block, layer in self.owners(path):
@@ -79,8 +105,8 @@ class Twin:
                     dense.state_dict()[name][where] = values.double()
 
     fill_grouped_conv = fill_batch_norm = fill_instance_norm = fill_group_norm = fill_layer_norm = (
-        fill_vectors
-    )
+        fill_prelu
+    ) = fill_vectors
 
     def fill_embedding(self, path: str, step: Step) -> None:
         dense = self.plain.get_submodule(path)
@@ -91,9 +117,8 @@ class Twin:
         dense = self.plain.get_parameter(path).data
         for block, layer in self.owners(path):
             columns = self.columns(step.features, block.owner)
-            dense.index_copy_(
-                step.features.dim, columns, layer.weight.double().reshape(*dense.shape[:-1], -1)
-            )
+            shape = dense.index_select(step.features.dim, columns).shape
+            dense.index_copy_(step.features.dim, columns, layer.weight.double().reshape(shape))
 
     def fill_prefix_norm(self, path: str, step: Step) -> None:
         norm = CumulativeNorm(self.program.layers[path].options)
