@@ -84,6 +84,7 @@ READER = {
 BASE = {"eideticnet", "eideticnet.errors", "eideticnet.signals"}
 METHOD_FLOORS = (
     {"errors", "hashing", "program", "seeding", "signals", "models"},
+    {"columns"},
     {"decision", "files", "names", "rules", "turns", "users_code"},
     {"block", "inputs"},
     {"data"},

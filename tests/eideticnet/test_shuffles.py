@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -195,7 +194,7 @@ NAMES = ["layer", "beside", "branch", "weigh", "deep", "grouped", "leave", "ever
 STEPS = st.tuples(st.sampled_from(["shuffle", *NAMES]), st.integers(1, 5))
 
 
-@examples(6, 200)
+@examples(4, 24)
 @given(st.lists(STEPS, min_size=2, max_size=7), st.integers(0, 100))
 def test_whatever_happens_to_channels_in_any_order_is_computed_bit_for_bit_or_refused(steps, seed):
     torch.manual_seed(seed)
@@ -207,20 +206,3 @@ def test_whatever_happens_to_channels_in_any_order_is_computed_bit_for_bit_or_re
         return
     assert_one_block_is(trunk, pixels(5))
     assert_kept_columns_compute_what_they_did(trunk, pixels(5))
-
-
-class Added(nn.Module):
-    """Channels that are added to themselves in another order."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
-
-    def forward(self, x):
-        x = torch.cat([self.a(x), self.b(self.a(x)).relu()], 1)
-        return (x + F.channel_shuffle(x, 5)).mean((2, 3))
-
-
-def test_neurons_that_are_added_to_others_are_refused():
-    with pytest.raises(UnsupportedError, match="features do not correspond one to one"):
-        trace(Added(), pixels(5))
