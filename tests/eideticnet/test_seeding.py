@@ -5,6 +5,7 @@ import threading
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -70,6 +71,12 @@ def learned(loader, seed=0):
     return net.digests(), moments, net.learned.routing_digest(), net.tasks[0].memory.x.tolist()
 
 
+@cache
+def alone(kind):
+    """What is learned where nothing else draws."""
+    return learned(LOADERS[kind]())
+
+
 @contextmanager
 def drawing_all_the_time():
     """Another thread draws from torch's process-wide generator, and seeds it."""
@@ -90,7 +97,7 @@ def drawing_all_the_time():
 
 @pytest.mark.parametrize("kind", LOADERS)
 def test_a_thread_that_draws_and_seeds_changes_nothing(kind):
-    quiet = learned(LOADERS[kind]())
+    quiet = alone(kind)
     with drawing_all_the_time():
         assert learned(LOADERS[kind]()) == quiet
 
@@ -117,7 +124,7 @@ def test_training_neither_moves_nor_seeds_the_generator_around_it(kind):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     EideticNetwork(trunk, torch.zeros(2, FEATURES))
-    learned(LOADERS[kind]())
+    assert learned(LOADERS[kind]()) == alone(kind)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.initial_seed() == 3
 

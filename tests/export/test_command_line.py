@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from eideticnet.__main__ import main
 from eideticnet.export.archive import read_archive
 from eideticnet.menu import app
 from eideticnet.runs.history import History, read
@@ -44,6 +46,17 @@ def run_folder(tmp_path_factory):
 
 def invoke(*arguments):
     return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def inside(*arguments):
+    """The command with its errors, in this process: another imports for seconds what exports."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        try:
+            main([str(argument) for argument in arguments])
+            status = 0
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def module(*arguments, **options):
@@ -150,7 +163,7 @@ def test_apply_does_not_replace_the_archive_that_it_starts_from(versions, tmp_pa
 
 def test_a_bundle_is_kept_with_the_rights_of_any_other_new_folder(run_folder, tmp_path):
     store, kept, other = tmp_path / "store", tmp_path / "a" / "bundle", tmp_path / "other"
-    result = module("export", run_folder, "--store", store, "--bundle", kept, "--prefix", 1)
+    result = inside("export", run_folder, "--store", store, "--bundle", kept, "--prefix", 1)
     assert result.returncode == 0, result.stderr
     other.mkdir()
     assert kept.stat().st_mode == other.stat().st_mode
@@ -166,22 +179,22 @@ def test_a_build_that_fails_leaves_neither_bundle_nor_archive(run_folder, tmp_pa
     real = tmp_path / "real.npz"
     real.write_bytes(b"PK\3\4 no such file")
     store, kept = tmp_path / "store", tmp_path / "bundle"
-    result = module("export", run_folder, "--store", store, "--bundle", kept, "--validation", real)
+    result = inside("export", run_folder, "--store", store, "--bundle", kept, "--validation", real)
     assert result.returncode == 1
     assert f"error: can't read validation data {real}" in result.stderr
     assert list(tmp_path.iterdir()) == [real]
     store.write_text("no folder")
-    result = module("export", run_folder, "--store", store, "--bundle", kept)
+    result = inside("export", run_folder, "--store", store, "--bundle", kept)
     assert result.returncode == 1
     assert sorted(tmp_path.iterdir()) == [real, store]
 
 
 def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_folder, tmp_path):
     folder = Path(shutil.copytree(run_folder, tmp_path / "my run"))
-    result = module("export", folder, "--store", tmp_path / "store")
+    result = inside("export", folder, "--store", tmp_path / "store")
     assert result.returncode == 1
     assert "the name 'my run' can't be part of a URL: give --name" in result.stderr
-    result = module("export", run_folder, "--store", tmp_path / "store", "--model-version", "1/2")
+    result = inside("export", run_folder, "--store", tmp_path / "store", "--model-version", "1/2")
     assert "the model version '1/2' can't be part of a URL: give --model-version" in result.stderr
     assert not (tmp_path / "store").exists()
 
@@ -203,7 +216,7 @@ def test_an_archive_of_other_content_stays_unless_it_is_to_be_replaced(run_folde
     net.save(other)
     again = invoke("export", run_folder, "--store", store)
     assert (again.exit_code, again.stdout) == (0, f"{path}\n")
-    refused = module("export", other, "--store", store)
+    refused = inside("export", other, "--store", store)
     assert refused.returncode == 1
     assert f"{path} is there already, with other content: --replace" in refused.stderr
     assert Path(path).read_bytes() == content

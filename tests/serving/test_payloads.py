@@ -161,7 +161,7 @@ def test_a_bad_request_gets_its_own_status(http, request_, status, kind):
     assert set(answer["error"]) == {"kind", "field", "message"}
 
 
-def test_a_thousand_good_and_bad_requests_of_every_payload_at_once_disturb_nobody(http, server, x):
+def test_hundreds_of_good_and_bad_requests_of_every_payload_at_once_disturb_nobody(http, server, x):
     alone = [ask(http, as_json(row), JSON)[1] for row in x]
     shades = [picture(c, i) for i, c in enumerate(("red", "blue"))]
     seen = [ask(http, sent, PNG, "colours")[1] for sent in shades]
@@ -182,7 +182,7 @@ def test_a_thousand_good_and_bad_requests_of_every_payload_at_once_disturb_nobod
         return same(ask(http, content, kind)[1], alone[which])
 
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
-        assert all(pool.map(send, range(1000)))
+        assert all(pool.map(send, range(400)))
     assert set(workers(server)) == before
 
 
