@@ -29,7 +29,7 @@ from eideticnet import EideticNetwork
 from eideticnet.export.bundle import write_bundle
 from eideticnet.models import mlp
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))  # flat files, as TorchServe imports them
+sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))  # as TorchServe imports them
 from eidetic_handler import EideticHandler
 from ts.context import Context, RequestProcessor
 
@@ -68,14 +68,14 @@ def figures(
         folder = Path(temporary)
         write_bundle(net, folder, name="bench", model_version="1", prefixes=(len(net.tasks),))
         served, on_cpu = (Worker(folder, where, rows) for where in (device, "cpu"))
-        if served.handler.graph.device != device:
-            raise RuntimeError(served.handler.graph.problem)
+        if served.handler.model.graph.device != device:
+            raise RuntimeError(served.handler.model.graph.problem)
         bare = _bare(folder / "model.onnx", device)
     threshold = np.zeros(batch, np.float32)
     routed, given = np.full(batch, -1), np.full(batch, len(net.tasks) - 1)
     runs: dict[str, Callable[[], Any]] = {
-        "routed": lambda: served.handler.graph(rows, routed, threshold),
-        "given": lambda: served.handler.graph(rows, given, threshold),
+        "routed": lambda: served.handler.model.graph(rows, routed, threshold),
+        "given": lambda: served.handler.model.graph(rows, given, threshold),
         "bare": lambda: bare([rows, routed, threshold]),
         "handler": served.ask,
         "cpu": on_cpu.ask,

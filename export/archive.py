@@ -61,7 +61,7 @@ def write_archive(
     *,
     replace: bool = True,
 ) -> None:
-    """Pack ``bundle`` and the flat Python files in ``handlers`` into ``destination``, whole or
+    """Pack ``bundle`` and the handler in ``handlers`` (``handler_files``) into ``destination``, whole or
     not at all; equal inputs give equal bytes. ``serving`` overrides keys of ``SERVING`` and, under
     "handler", of that section. What ``read_archive`` would refuse is not written, and another archive that is
     there stays unless it says ``replace``."""

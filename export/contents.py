@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from eideticnet.export.contract import parse_json, read_bundle
+from eideticnet.export.contract import minor, parse_json, read_bundle
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.real_inputs import Real, real_inputs
 from eideticnet.export.releases import HANDLER, check_released, is_handler
@@ -30,6 +30,8 @@ BUNDLE, PROBES, VALIDATION, CONFIG, MANIFEST = (
 _SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "pt2": ".pt2"}
 _LARGEST_TEXT, _LARGEST_PROBES, _LARGEST_GRAPH = 8 << 20, 256 << 20, 2 << 30
 _LARGEST_CONFIG = 64 << 10
+_FOLDERS = 5
+"""The minor version of the schema since which the handler's runtime is a folder."""
 
 Probes = dict[str, npt.NDArray[Any]]
 
@@ -67,6 +69,12 @@ def _check_listed(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
         raise ArchiveError(f"bundle.json calls {bundle['model']!r} a file of format {bundle['format']!r}")
     prefixes = {prefix["file"]: prefix["bytes"] for prefix in bundle.get("prefixes", [])}
     needed = {BUNDLE, PROBES, CONFIG, MANIFEST, HANDLER, bundle["model"], *prefixes}
+    folders = sorted(name for name in members if is_handler(name) and "/" in name)
+    if folders and minor(bundle) < _FOLDERS:
+        raise ArchiveError(
+            f"it holds {folders[0]!r}, and its bundle.json has schema {bundle['schema']}; "
+            f"a handler is flat files before 1.{_FOLDERS}.0: export it again"
+        )
     for name in sorted(needed - members.keys()):
         raise ArchiveError(f"it lacks {name!r}")
     for name in sorted(members.keys() - needed):

@@ -19,7 +19,7 @@ from eideticnet.export.errors import ArchiveError
 if TYPE_CHECKING:
     from jsonschema import ValidationError
 
-SCHEMA = "1.4.0"
+SCHEMA = "1.5.0"
 CONTRACT = json.loads(Path(__file__).with_name("bundle.schema.json").read_text(encoding="utf-8"))
 _INT64 = 1 << 63
 _LONGEST = 200

@@ -1,5 +1,8 @@
 """Which handler code an archive may carry: the releases listed in ``handlers.json``, by SHA-256.
 
+A handler is the engine's entry, which is flat files, and since schema 1.5.0 the folder of the runtime beside
+it. Those released before are flat files alone.
+
 The list only grows, so an archive that was exported once can be deployed, or rolled back to, after
 any upgrade. ``eidetic release-handlers`` adds the present files.
 """
@@ -7,24 +10,31 @@ any upgrade. ``eidetic release-handlers`` adds the present files.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
+import eidetic_runtime
 from eideticnet.export.errors import ArchiveError
 
 RELEASES = Path(__file__).with_name("handlers.json")
-HANDLER = "eidetic_handler.py"
+HANDLER, RUNTIME = "eidetic_handler.py", "eidetic_runtime"
+_NAME = re.compile(rf"eidetic_[^/]*\.py|{RUNTIME}/[^/]*\.py")
 
 
 def is_handler(name: str) -> bool:
     """Whether a file of this name in an archive would be part of its handler."""
-    return name.startswith("eidetic_") and name.endswith(".py") and "/" not in name
+    return _NAME.fullmatch(name) is not None
 
 
 def handler_files(folder: Path) -> dict[str, bytes]:
-    """The flat Python files in ``folder`` that go into an archive, by name."""
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("eidetic_*.py"))}
+    """What goes into an archive by name: the flat Python files in ``folder``, and those of the runtime, which
+    lies in it in a clone, and where it is imported from in an installation."""
+    runtime = folder / RUNTIME if (folder / RUNTIME).is_dir() else Path(eidetic_runtime.__path__[0])
+    flat = {path.name: path for path in folder.glob("eidetic_*.py")}
+    inner = {f"{RUNTIME}/{path.name}": path for path in runtime.glob("*.py")}
+    return {name: path.read_bytes() for name, path in sorted((flat | inner).items())}
 
 
 def check_released(files: Mapping[str, bytes], listed: Path = RELEASES) -> None:

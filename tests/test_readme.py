@@ -219,10 +219,10 @@ def test_the_plain_onnx_runtime_example_gives_the_networks_answers(digits_run, t
 
 
 def test_the_error_example_is_what_the_handler_says():
-    from eidetic_contract import Contract
-    from eidetic_errors import BadRequest
-    from eidetic_headers import read_headers
-    from eidetic_request import parse
+    from eidetic_runtime.contract import Contract
+    from eidetic_runtime.errors import BadRequest
+    from eidetic_runtime.headers import read_headers
+    from eidetic_runtime.requests import parse
 
     spec = {"shape": [64], "dtype": "float32", "low": 0, "high": 16}
     contract = Contract.of({"input": spec, "limits": {"max_instances": 1}, "tasks": []})

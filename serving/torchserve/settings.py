@@ -16,8 +16,8 @@ machine's memory, and grow into that before anything is collected."""
 _WORKER = 9000
 """Workers' sockets, which are files, are numbered from here."""
 _OPEN_INFERENCE = "TS_OPEN_INFERENCE_PROTOCOL"
-_FOREIGN = ("TS_", "JAVA", "_JAVA", "JDK_")
-"""Variables meant for another TorchServe or Java; only the protocol of gRPC is the operator's choice."""
+_FOREIGN = ("TS_", "JAVA", "_JAVA", "JDK_", "PYTHONPATH")
+"""Variables meant for another TorchServe, Java or Python; the protocol of gRPC is the operator's choice."""
 _NO_URL = "(?!)"
 """Matches nothing: archives are registered by their name in the store. Under ``file://STORE/.*`` TorchServe
 copies ``STORE/../../any.mar`` into the store before it refuses the dots, and then loads it by that name."""
@@ -87,6 +87,7 @@ def environment(java_home: Path, home: Path) -> dict[str, str]:
     """The environment of TorchServe and its workers: our Java, our folders, one thread each."""
     return {
         **{k: v for k, v in os.environ.items() if k == _OPEN_INFERENCE or not k.startswith(_FOREIGN)},
+        **_python_path(),
         "JAVA_HOME": str(java_home),
         "PATH": os.pathsep.join([str(java_home / "bin"), os.environ.get("PATH", os.defpath)]),
         **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home)),
@@ -95,3 +96,10 @@ def environment(java_home: Path, home: Path) -> dict[str, str]:
         "ORT_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _python_path() -> dict[str, str]:
+    """PYTHONPATH without folders of handlers, which would come before those that archives hold."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    kept = [path for path in paths if path and not any(Path(path).glob("eidetic_*"))]
+    return {"PYTHONPATH": os.pathsep.join(kept)} if kept else {}

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from eidetic_contract import Contract
-from eidetic_errors import BadRequest
-from eidetic_image import from_image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from eidetic_runtime.contract import Contract
+from eidetic_runtime.errors import BadRequest
+from eidetic_runtime.pictures import from_image
 from eideticnet import EideticNetwork, ImageInput, Inputs
 from eideticnet.errors import DataError, DataWarning
 from eideticnet.export.bundle import write_bundle

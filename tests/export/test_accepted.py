@@ -2,10 +2,10 @@
 
 import json
 
-from eidetic_contract import Contract
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from eidetic_runtime.contract import Contract
 from eideticnet import DataError
 from eideticnet.export.archive import read_archive, write_archive
 from eideticnet.export.bundle import write_bundle

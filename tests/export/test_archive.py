@@ -15,6 +15,7 @@ from eideticnet.export.bundle import write_bundle
 from eideticnet.export.errors import ArchiveError
 from tests.support.eidetic_command import EIDETIC
 from tests.support.small_networks import trained
+from tests.support.smallest_archive import flat_handler
 
 ROOT = Path(__file__).parents[2]
 HANDLERS = ROOT / "handlers"
@@ -46,7 +47,7 @@ def test_an_archive_holds_the_bundle_our_handler_and_nothing_else(bundle, tmp_pa
     assert zipfile.ZipFile(tmp_path / "a.mar").namelist() == [
         "MAR-INF/MANIFEST.json",
         "bundle.json",
-        *sorted(path.name for path in HANDLERS.glob("eidetic_*.py")),
+        *sorted(path.relative_to(HANDLERS).as_posix() for path in HANDLERS.rglob("*.py")),
         "model-config.yaml",
         "model.onnx",
         "probes.safetensors",
@@ -107,10 +108,12 @@ def test_every_changed_byte_is_noticed(bundle, tmp_path):
 def test_an_archive_of_schema_1_1_deflated_and_without_checksums_is_still_read(bundle, tmp_path):
     description = json.loads((bundle / "bundle.json").read_text())
     del description["files"]
-    (bundle / "bundle.json").write_text(json.dumps({**description, "schema": "1.1.0"}))
     write_archive(bundle, HANDLERS, tmp_path / "a.mar")
+    files = read_files(tmp_path / "a.mar")[1]
+    flat_handler(files)
+    files["bundle.json"] = json.dumps({**description, "schema": "1.1.0"}).encode()
     with zipfile.ZipFile(tmp_path / "old.mar", "w") as old:
-        for name, data in read_files(tmp_path / "a.mar")[1].items():
+        for name, data in files.items():
             entry = zipfile.ZipInfo(name)
             entry.compress_type, entry.create_system, entry.external_attr = (
                 zipfile.ZIP_DEFLATED,

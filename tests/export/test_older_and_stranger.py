@@ -7,8 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from eideticnet.export.archive import read_archive, read_files
+from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.errors import ArchiveError
 from eideticnet.export.verify import verify
 from tests.support.archived_networks import archived, edited, normalised
+from tests.support.smallest_archive import FLAT, flat_handler, small_archive
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +30,35 @@ def without_what_came_later(bundle):
 
 
 def test_archives_of_an_older_schema_are_not_comparable(archive, tmp_path):
-    old = edited(archive, tmp_path / "old.mar", bundle=without_what_came_later)
+    old = edited(archive, tmp_path / "old.mar", bundle=without_what_came_later, files=flat_handler)
     for new, against in ((archive, old), (old, archive), (old, old)):
         found = verify(new, against)
         assert found.verdict == "not comparable"
         assert {f"{old} is of schema 1.0.0, which lacks what a proof needs: export it again"} == set(
             found.reasons
         )
+
+
+def test_an_archive_with_a_released_flat_handler_is_read():
+    read, files = read_files(FLAT)
+    assert read.bundle["schema"] == "1.4.0"
+    assert "eidetic_request.py" in files
+
+
+def test_an_archive_with_a_released_flat_handler_is_compared_with_todays(archive, tmp_path):
+    before = {"bundle": lambda b: b.update(schema="1.4.0"), "files": flat_handler}
+    old = edited(archive, tmp_path / "old.mar", **before)
+    assert [verify(archive, old).verdict, verify(old, archive).verdict] == ["proven", "proven"]
+    write_delta(old, archive, tmp_path / "new.delta")
+    apply_delta(old, tmp_path / "new.delta", tmp_path / "again.mar")
+    assert (tmp_path / "again.mar").read_bytes() == archive.read_bytes()
+
+
+def test_a_handler_in_a_folder_is_refused_where_the_schema_has_none(tmp_path):
+    with pytest.raises(
+        ArchiveError, match=r"'eidetic_runtime/__init__\.py', and its bundle\.json has schema 1\.4\.9"
+    ):
+        read_archive(small_archive(tmp_path / "a.mar", bundle=lambda b: b.update(schema="1.4.9")))
 
 
 @pytest.mark.parametrize("key", ["layout", "precision", "routing"])

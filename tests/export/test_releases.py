@@ -15,7 +15,7 @@ HANDLERS = Path(__file__).parents[2] / "handlers"
 @pytest.fixture
 def changed(tmp_path):
     folder = Path(shutil.copytree(HANDLERS, tmp_path / "handlers"))
-    with (folder / "eidetic_answer.py").open("a") as file:
+    with (folder / "eidetic_runtime/answers.py").open("a") as file:
         file.write("# mine\n")
     return folder
 
@@ -31,7 +31,7 @@ def test_todays_handler_is_released():
 
 
 def test_a_changed_handler_is_refused_until_it_is_released_and_the_old_one_stays(changed, listed):
-    with pytest.raises(ArchiveError, match=r"'eidetic_answer\.py' is not .*release-handlers"):
+    with pytest.raises(ArchiveError, match=r"'eidetic_runtime/answers\.py' is not .*release-handlers"):
         check_released(handler_files(changed), listed)
     assert release(changed, "9.9.9", listed)
     assert not release(changed, "9.9.10", listed)
@@ -43,9 +43,9 @@ def test_a_changed_handler_is_refused_until_it_is_released_and_the_old_one_stays
 
 
 def test_files_of_two_releases_together_are_no_release(changed, listed):
-    (changed / "eidetic_graph.py").write_text("# mine too\n")
+    (changed / "eidetic_runtime/graph.py").write_text("# mine too\n")
     release(changed, "9.9.9", listed)
-    mixed = {**handler_files(HANDLERS), "eidetic_graph.py": b"# mine too\n"}
+    mixed = {**handler_files(HANDLERS), "eidetic_runtime/graph.py": b"# mine too\n"}
     with pytest.raises(ArchiveError, match="handler files together"):
         check_released(mixed, listed)
 

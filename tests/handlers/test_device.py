@@ -1,9 +1,10 @@
 """How a graph runs is read from model-config.yaml, or refused with the key's name."""
 
 import pytest
-from eidetic_device import Settings, read_settings, usable_cores
 from hypothesis import given
 from hypothesis import strategies as st
+
+from eidetic_runtime.device import Settings, read_settings, usable_cores
 
 
 @pytest.mark.parametrize("config", [None, {}, {"minWorkers": 1}, {"handler": None}, {"handler": {}}])

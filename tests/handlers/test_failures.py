@@ -61,7 +61,7 @@ def test_an_answer_that_can_not_be_written_fails_alone(worker, monkeypatch):
     assert first.status == 200
     label = worker.bundle["tasks"][0]["classes"].index(first.body["label"])
     task = {**worker.bundle["tasks"][0], "classes": ["only"] * label}
-    monkeypatch.setitem(worker.handler.bundle, "tasks", [task, *worker.bundle["tasks"][1:]])
+    monkeypatch.setitem(worker.handler.model.bundle, "tasks", [task, *worker.bundle["tasks"][1:]])
     names = [t["name"] for t in worker.bundle["tasks"]]
     replies = worker.ask([{"data": GOOD, "task": name} for name in (names[0], names[1], names[0])])
     assert [r.status for r in replies] == [500, 200, 500]
@@ -70,7 +70,7 @@ def test_an_answer_that_can_not_be_written_fails_alone(worker, monkeypatch):
 FAILING = """
 import sys, time
 import numpy as np
-from eidetic_pass import Pass
+from eidetic_runtime.passes import Pass
 def graph(*_):
     raise RuntimeError(sys.argv[1])
 one = Pass([], [], np.zeros((1, 2)), np.zeros(1), np.zeros(1))

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from eidetic_device import Settings
-from eidetic_graph import Graph
 
+from eidetic_runtime.device import Settings
+from eidetic_runtime.graph import Graph
 from tests.support.cuda import on_cuda
 from tests.support.handler_worker import make_bundle
 from tests.support.tolerances import EXPORTED

@@ -7,12 +7,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from eidetic_device import ON_CUDA, Settings
-from eidetic_graph import Graph, pad, pieces
-from eidetic_onnx import OnnxGraph
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eidetic_runtime.device import ON_CUDA, Settings
+from eidetic_runtime.graph import Graph, pad, pieces
+from eidetic_runtime.onnx_graph import OnnxGraph
 from tests.support.handler_worker import make_bundle
 from tests.support.tolerances import EXPORTED
 
@@ -222,9 +222,9 @@ LACKS = "not found: libcublasLt.so.13, libcudnn.so.9"
 def test_one_line_of_the_log_says_which_device_serves_and_why(
     folder, bundle, caplog, monkeypatch, runtime, device, line
 ):
-    import eidetic_onnx
+    from eidetic_runtime import onnx_graph
 
-    monkeypatch.setattr(eidetic_onnx, "onnxruntime", runtime)
+    monkeypatch.setattr(onnx_graph, "onnxruntime", runtime)
     with caplog.at_level(logging.INFO, "eidetic"):
         graph = load(folder, {**bundle, "prefixes": []}, device=device)
     lines = [(r.levelname, r.getMessage()) for r in caplog.records if r.name.startswith("eidetic")]

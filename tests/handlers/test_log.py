@@ -5,11 +5,11 @@ import logging
 import re
 
 import pytest
-from eidetic_log import LOG, JsonLines
-from eidetic_watch import SLOW
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eidetic_runtime.log import LOG, JsonLines
+from eidetic_runtime.watch import SLOW
 from tests.support.example_counts import examples
 from tests.support.handler_worker import Worker, make_bundle
 
@@ -134,7 +134,7 @@ def test_half_a_line_never_spoils_the_next(tmp_path):
     import logging
     import resource
 
-    from eidetic_log import JsonLines
+    from eidetic_runtime.log import JsonLines
 
     log = JsonLines(str(tmp_path / "log"), {})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -8,15 +8,16 @@ import sys
 
 import numpy as np
 import pytest
-from eidetic_metrics import CONFIDENCE, _observe
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from eidetic_runtime.metrics import CONFIDENCE, _observe
+
 RUN = """
 import json, sys, numpy as np
-from eidetic_metrics import open_metrics
+from eidetic_runtime.metrics import open_metrics
 tasks = json.loads(sys.stdin.read())
 metrics = open_metrics("m", "1", tasks)
 print("on" if metrics else "off", flush=True)
@@ -108,7 +109,7 @@ def test_a_library_that_is_laid_out_differently_still_counts():
 def test_a_worker_takes_all_its_disk_space_at_once(tmp_path):
     """Nothing is mapped beyond what was reserved, however long the names are."""
     reserved = (
-        "from pathlib import Path; import eidetic_metrics as e; Path('DIR').mkdir(); "
+        "from pathlib import Path; from eidetic_runtime import metrics as e; Path('DIR').mkdir(); "
         "e._reserve(Path('DIR'), e._FILE_BYTES + sum(1024 + 16 * len(t) for t in tasks))"
     ).replace("DIR", str(tmp_path / "reserved"))
     folder = tmp_path / "used"

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from eidetic_handler import EideticHandler
-from eidetic_image import from_image
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eidetic_runtime.pictures import from_image
 from eideticnet.export.archive import write_archive
 from eideticnet.export.bundle import write_bundle
 from tests.support.example_counts import examples
@@ -62,7 +62,7 @@ def good(handler):
     """The same pictures as every kind of payload, by picture."""
     for colour, seed in (("red", 1), ("cyan", 2)):
         file = picture(colour, seed)
-        x = from_image(file, "body", handler.contract)[0]
+        x = from_image(file, "body", handler.model.contract)[0]
         inputs = {"name": "x", "datatype": "FP32", "shape": list(x.shape), "data": x.ravel().tolist()}
         yield [
             *sent(json.dumps({"data": x.tolist()}).encode(), JSON),

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from eidetic_errors import BadRequest
-from eidetic_options import NAMES, from_headers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eidetic_runtime.errors import BadRequest
+from eidetic_runtime.options import NAMES, from_headers
 from tests.support.read_requests import read
 
 BUNDLE = {

@@ -10,12 +10,12 @@ import zlib
 
 import numpy as np
 import pytest
-from eidetic_errors import STATUS, BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, PngImagePlugin
 
+from eidetic_runtime.errors import STATUS, BadRequest
 from tests.support.costly_pictures import COSTLY, black
 from tests.support.read_requests import read
 
@@ -332,9 +332,9 @@ def test_an_image_cut_short_anywhere_is_refused_or_the_same(kind):
 
 
 def test_without_pillow_images_alone_are_refused(monkeypatch):
-    import eidetic_image
+    from eidetic_runtime import pictures
 
-    monkeypatch.setattr(eidetic_image, "Image", None)
+    monkeypatch.setattr(pictures, "Image", None)
     assert refused(png(), picture(), "image/png")[0] == "unsupported_media_type"
     bundle = picture("L", (1, 2))
     assert read(b'{"data": [[[0, 1]]]}', bundle).x.tolist() == [[[[0, 1]]]]
@@ -420,9 +420,9 @@ def test_a_form_without_the_part_data_names_what_is_expected_and_what_was_found(
 )
 def test_a_part_of_a_form_is_read_by_its_type_or_its_first_bytes(sent, stated):
     row = {"data": bytearray(sent), "task": bytearray("ünïcode".encode()), "top_k": bytearray(b"2")}
-    from eidetic_contract import Contract
-    from eidetic_headers import read_headers
-    from eidetic_request import parse
+    from eidetic_runtime.contract import Contract
+    from eidetic_runtime.headers import read_headers
+    from eidetic_runtime.requests import parse
 
     headers = {"data": {"content-type": stated}, "Content-Type": "multipart/form-data; boundary=b"}
     request = parse(row, read_headers(headers), Contract.of(BUNDLE))
@@ -431,9 +431,9 @@ def test_a_part_of_a_form_is_read_by_its_type_or_its_first_bytes(sent, stated):
 
 def test_a_header_named_like_the_payload_changes_nothing():
     headers = {"body": "evil", "Content-Type": RAW, "Host": "h"}
-    from eidetic_contract import Contract
-    from eidetic_headers import read_headers
-    from eidetic_request import parse
+    from eidetic_runtime.contract import Contract
+    from eidetic_runtime.headers import read_headers
+    from eidetic_runtime.requests import parse
 
     request = parse({"body": X.tobytes()}, read_headers(headers), Contract.of(BUNDLE))
     assert request.x.tolist() == [X.tolist()]
@@ -484,9 +484,9 @@ def test_options_mean_the_same_wherever_they_stand():
 def test_an_option_that_is_none_is_refused_by_name(beside, field, words):
     beside = dict(beside)
     if "data" in beside:
-        from eidetic_contract import Contract
-        from eidetic_headers import read_headers
-        from eidetic_request import parse
+        from eidetic_runtime.contract import Contract
+        from eidetic_runtime.headers import read_headers
+        from eidetic_runtime.requests import parse
 
         with pytest.raises(BadRequest) as error:
             parse({"body": X.tobytes(), **beside}, read_headers({}), Contract.of(BUNDLE))

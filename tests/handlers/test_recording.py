@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-from eidetic_record import FOLDER, ROWS, Ring, open_ring, ring_name
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from eidetic_runtime.record import FOLDER, ROWS, Ring, open_ring, ring_name
 from eideticnet.export.real_inputs import read_inputs
 from eideticnet.serving.deploys.recording import newest, prune, read
 from eideticnet.serving.errors import ServingError
@@ -100,7 +100,7 @@ def test_only_the_owner_may_read_what_people_sent(tmp_path):
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from eidetic_record import Ring
+from eidetic_runtime.record import Ring
 ring = Ring(Path(sys.argv[1]), {"shape": [20000], "dtype": "float32"}, 8)
 print("ready", flush=True)
 for i in range(10**9):

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from eidetic_answer import encode
-from eidetic_errors import BadRequest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eidetic_runtime.answers import encode
+from eidetic_runtime.errors import BadRequest
 from tests.support.read_requests import read
 
 BUNDLE = {
@@ -130,9 +130,9 @@ def test_a_bad_request_names_the_field_and_what_was_expected(sent, field, words)
 
 
 def test_the_standard_parser_reads_the_same_requests(monkeypatch):
-    import eidetic_request
+    from eidetic_runtime import requests
 
-    monkeypatch.setattr(eidetic_request, "orjson", None)
+    monkeypatch.setattr(requests, "orjson", None)
     assert read(body(data=GOOD), BUNDLE).x.tolist() == [GOOD]
     for sent in (b"nonsense", b"[" * 100_000):
         with pytest.raises(BadRequest):

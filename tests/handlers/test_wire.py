@@ -6,15 +6,16 @@ import struct
 import threading
 from itertools import pairwise
 
-import eidetic_wire
 import pytest
-from eidetic_reply import JSON_HEADERS, Reply
-from eidetic_watch import Batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ts.context import Context, RequestProcessor
 from ts.protocol import otf_message_handler
 from ts.service import Service
+
+import eidetic_wire
+from eidetic_runtime.reply import JSON_HEADERS, Reply
+from eidetic_runtime.watch import Batch
 
 text = st.text(max_size=12).map(str.encode)
 body = st.binary(max_size=300) | st.just(b"\xff" * 40)
@@ -152,7 +153,8 @@ class Handler:
     """Answers every batch with the same replies, and notes that it was watched after it was answered."""
 
     def __init__(self, replies, connection):
-        self.replies, self.connection, self.watch, self.watched = replies, connection, self, None
+        self.replies, self.connection, self.watched = replies, connection, None
+        self.model = self.watch = self
 
     def answer(self, rows):
         if self.replies is None:

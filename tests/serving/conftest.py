@@ -16,6 +16,7 @@ from tests.support.archived_networks import add_task, archived, edited, normalis
 from tests.support.bare_torchserve import started
 from tests.support.made_once import once
 from tests.support.small_networks import fit
+from tests.support.smallest_archive import FLAT
 from tests.support.waiting import PATIENCE
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
@@ -60,11 +61,36 @@ def colours(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def server(archive, torchscript, colours, tmp_path_factory):
-    """A TorchServe of all three. Every test leaves it whole."""
+def another_runtime(tmp_path_factory):
+    """A folder for PYTHONPATH by which every Python finds another ``eidetic_runtime`` first, and has imported
+    it already. Importing a part of it writes the file ``found``."""
+    folder = tmp_path_factory.mktemp("another")
+    (folder / "installed/eidetic_runtime").mkdir(parents=True)
+    for path in (HANDLERS / "eidetic_runtime").glob("*.py"):
+        found = "" if path.stem == "__init__" else f"open({str(folder / 'found')!r}, 'a').write(__name__)\n"
+        (folder / "installed/eidetic_runtime" / path.name).write_text(found)
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "from importlib.machinery import PathFinder\n"
+        "class Finder:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name.startswith('eidetic_runtime'):\n"
+        f"            there = {str(folder / 'installed')!r}\n"
+        "            return PathFinder.find_spec(name, [there + '/eidetic_runtime' * name.count('.')])\n"
+        "sys.meta_path.insert(0, Finder)\n"
+        "import eidetic_runtime\n"
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(archive, torchscript, colours, another_runtime, tmp_path_factory):
+    """A TorchServe of all three, and of an archive whose handler is flat files, on a machine with another
+    runtime. Every test leaves it whole."""
     folder = tmp_path_factory.mktemp("served")
     copies = [shutil.copy(each.path, folder) for each in (archive, torchscript, colours)]
-    with started([read_archive(Path(path)) for path in copies]) as running:
+    archives = [read_archive(Path(path)) for path in (*copies, shutil.copy(FLAT, folder / "net-1.0.mar"))]
+    with started(archives, variables={"PYTHONPATH": str(another_runtime)}) as running:
         yield running
 
 

@@ -11,12 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
-from eidetic_options import from_text
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
+from eidetic_runtime.options import from_text
 from eideticnet.client import Answer, AsyncClient, Client, GrpcClient
 from eideticnet.client.options import as_text, timed
 from eideticnet.client.tracing import trace_headers

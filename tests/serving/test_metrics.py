@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 WORKER = """
 import numpy as np, sys
-from eidetic_metrics import open_metrics
+from eidetic_runtime.metrics import open_metrics
 metrics = open_metrics("m", "1", ["a", "b"])
 metrics.batch(int(sys.argv[1]), ["internal"], {"decode": 0.001, "graph": 0.004, "handler": 0.006})
 metrics.rows(np.array([-1, 0]), np.array([0, 1]), np.array([[0.7, 0.3], [0.2, 0.8]], np.float32))

@@ -20,9 +20,11 @@ from eideticnet.menu import app
 from eideticnet.serving.errors import RequestError, ServingError
 from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe
+from eideticnet.serving.torchserve.settings import environment
 from tests.support.bare_torchserve import wait_until_ready, workers
 from tests.support.eidetic_command import EIDETIC
 from tests.support.served_process import alive
+from tests.support.smallest_archive import FLAT
 from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,31 @@ def test_a_prediction_without_a_task_id_names_task_label_and_version(client, mod
         assert all(
             a["label"] in next(t for t in model.tasks if t["name"] == a["task"])["classes"] for a in answers
         )
+
+
+def test_workers_run_the_runtime_of_their_archive_though_another_one_is_found_first(
+    client, model, another_runtime
+):
+    client.predict(model.name, {"data": probes(model)["0 or 1"][0]})
+    assert not (another_runtime / "found").exists()
+    code = "import eidetic_runtime.model"
+    env = {**os.environ, "PYTHONPATH": str(another_runtime)}
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=another_runtime, check=True)
+    assert (another_runtime / "found").read_text() == "eidetic_runtime.model"  # so it would have been seen
+    (another_runtime / "found").unlink()
+
+
+def test_an_archive_whose_handler_is_flat_files_is_served_beside_todays(client):
+    archive = read_archive(FLAT)
+    answer = client.predict("net", {"data": archive.probes["t0"][0].tolist()})
+    assert (answer["task"], answer["model_version"]) == (archive.tasks[0]["name"], "1.0")
+
+
+def test_workers_know_no_handler_but_their_archives(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "handlers"), str(tmp_path), ""]))
+    assert environment(tmp_path, tmp_path)["PYTHONPATH"] == str(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "handlers"))
+    assert "PYTHONPATH" not in environment(tmp_path, tmp_path)
 
 
 def test_both_formats_answer_alike(client, archives):
@@ -217,6 +244,6 @@ def _group(pid):
 
 def test_a_worker_of_an_onnx_graph_never_loads_torch_and_one_of_torchscript_does(server, archives):
     wait_until_ready(server, list(archives.values())).close()
-    found = until(lambda: len(all_ := workers(server)) == 3 and all_)
+    found = until(lambda: len(all_ := workers(server)) == 4 and all_)
     loaded = sorted(any("libtorch" in m.path for m in p.memory_maps()) for p in found)
-    assert loaded == [False, False, True]
+    assert loaded == [False, False, False, True]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from eidetic_graph import Graph
+
+from eidetic_runtime.graph import Graph
 
 
 def on_cuda(graph: Graph) -> Graph:

@@ -14,10 +14,10 @@ from typing import Any
 
 import onnx
 import torch
-from eidetic_device import Settings
-from eidetic_graph import Graph as HandlerGraph
 from torch import Tensor, nn
 
+from eidetic_runtime.device import Settings
+from eidetic_runtime.graph import Graph as HandlerGraph
 from eideticnet import EideticNetwork, Routing, batches, models
 from eideticnet.data.rows import Loader
 from eideticnet.export.bundle import write_bundle

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from eidetic_contract import Contract
-from eidetic_errors import BadRequest
-from eidetic_headers import read_headers
-from eidetic_request import Request, gather, parse
+from eidetic_runtime.contract import Contract
+from eidetic_runtime.errors import BadRequest
+from eidetic_runtime.headers import read_headers
+from eidetic_runtime.requests import Request, gather, parse
 
 
 def read(body: Any, bundle: dict[str, Any], kind: str = "application/json", **row: Any) -> Request:

@@ -11,10 +11,13 @@ from typing import Any
 
 from eideticnet.export.container import write_members
 from eideticnet.export.contents import MANIFEST, manifest
+from eideticnet.export.contract import SCHEMA
 from eideticnet.export.releases import handler_files, is_handler
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "tests/export/attacks/base.mar"
+FLAT = ROOT / "tests/export/flat-handler.mar"
+"""``small_archive`` of "net" 1.0 as it was before schema 1.5.0, deflated."""
 IMAGE = {"mode": "L", "size": [2, 3], "resize": "bilinear", "layout": "flat", "scale": 255}
 
 
@@ -27,7 +30,7 @@ def small_archive(
     with zipfile.ZipFile(BASE) as archive:
         held = {name: archive.read(name) for name in archive.namelist() if not is_handler(name)}
     held |= handler_files(ROOT / "handlers")
-    described = json.loads(held["bundle.json"])
+    described = json.loads(held["bundle.json"]) | {"schema": SCHEMA}
     bundle(described)
     files(held)
     described["files"] = {n: sha256(held[n]).hexdigest() for n in (described["model"], "probes.safetensors")}
@@ -35,6 +38,14 @@ def small_archive(
     held[MANIFEST] = json.dumps(manifest(described)).encode()
     write_members(held, target)
     return target
+
+
+def flat_handler(files: dict[str, bytes]) -> None:
+    """An edit: the last handler that was flat files alone, as archives before schema 1.5.0 hold it."""
+    for name in [name for name in files if is_handler(name)]:
+        del files[name]
+    with zipfile.ZipFile(FLAT) as archive:
+        files.update({name: archive.read(name) for name in archive.namelist() if is_handler(name)})
 
 
 def small_archives(folder: Path) -> dict[str, Path]:
@@ -48,5 +59,5 @@ def small_archives(folder: Path) -> dict[str, Path]:
 
 def takes_pictures(bundle: dict[str, Any]) -> None:
     """An edit: the network is called "picture", and its inputs may be image files."""
-    bundle["name"], bundle["schema"], bundle["input"]["image"] = "picture", "1.3.0", IMAGE
+    bundle["name"], bundle["input"]["image"] = "picture", IMAGE
     bundle["limits"]["max_pixels"] = 10_000

@@ -101,6 +101,10 @@ for kind, path in {
     "unexpected-file": "sitecustomize.py",
     "unlisted-prefix": "prefix/0.onnx",
     "unlisted-handler-file": "eidetic_extra.py",
+    "folder-before-its-schema": "eidetic_runtime/model.py",
+    "folder-in-the-runtime": "eidetic_runtime/inner/model.py",
+    "compiled-code-in-the-runtime": "eidetic_runtime/__pycache__/model.cpython-311.pyc",
+    "library-in-the-runtime": "eidetic_runtime/model.so",
     "duplicate-by-case": "BUNDLE.json",
 }.items():
     ATTACKS[kind] = partial(with_file, path)
@@ -323,6 +327,12 @@ def larger_batches_than_answers_allow() -> bytes:
 @attack
 def changed_handler() -> bytes:
     return write(entries(stored(HANDLER, HARMLESS + content(HANDLER))))
+
+
+@attack
+def half_a_runtime() -> bytes:
+    text = json.dumps(bundle(schema="1.5.0")).encode()
+    return write(entries(stored(BUNDLE, text), stored("eidetic_runtime/model.py", HARMLESS)))
 
 
 @attack

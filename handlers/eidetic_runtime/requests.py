@@ -1,4 +1,4 @@
-"""From what TorchServe hands over to an array and options, or to an error that names the field.
+"""From what a server hands over to an array and options, or to an error that names the field.
 
 A request is a dict of fields: ``body`` (the body of an HTTP request) or ``data`` (a part of a form, or an
 entry of gRPC's map) is the payload; the others are options. Headers stand beside it.
@@ -11,17 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import eidetic_numbers as numbers
-import eidetic_open_inference as open_inference
-import eidetic_options as options
 import numpy as np
 import numpy.typing as npt
-from eidetic_contract import Contract
-from eidetic_errors import BadRequest, shown
-from eidetic_headers import Told, media_type
-from eidetic_image import JPEG, PNG, from_image
-from eidetic_packed import FIELD as PACKED
-from eidetic_packed import unpacked
+
+from eidetic_runtime import numbers, open_inference, options
+from eidetic_runtime.contract import Contract
+from eidetic_runtime.errors import BadRequest, shown
+from eidetic_runtime.headers import Told, media_type
+from eidetic_runtime.packed import FIELD as PACKED
+from eidetic_runtime.packed import unpacked
+from eidetic_runtime.pictures import JPEG, PNG, from_image
 
 try:
     import orjson
@@ -34,7 +33,7 @@ _BYTES = (RAW, NPY, *_IMAGES)
 _KEYS = ("data", "instances", *options.NAMES)
 _TENSOR = ("name", "shape", "datatype", "data")
 _BESIDE = ("content_type", "content-type", "model_name")
-"""Fields that are neither payload nor option; ``model_name`` is TorchServe's own, of /invocations."""
+"""Fields that are neither payload nor option; ``model_name`` is the server's own."""
 
 
 @dataclass(slots=True)
@@ -109,7 +108,7 @@ def _kind(field: str, body: Any, row: Mapping[str, Any], told: Told, contract: C
     """How ``body`` is to be read, by its content type. Where there is none, or a form's part has one that
     says nothing, the first bytes tell; what they do not tell is JSON."""
     if isinstance(body, (dict, list)):
-        return JSON  # a TorchServe that was not told to leave bodies alone
+        return JSON  # a server that was not told to leave bodies alone
     stated = _content_type(field, row, told)
     if not stated or (stated == RAW and field == "data" and "content_type" not in row):
         stated = _by_magic(body, contract) or stated or JSON

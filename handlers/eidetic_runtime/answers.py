@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import eidetic_open_inference as open_inference
 import numpy as np
 import numpy.typing as npt
-from eidetic_errors import BadRequest
-from eidetic_request import Request
+
+from eidetic_runtime import open_inference
+from eidetic_runtime.errors import BadRequest
+from eidetic_runtime.requests import Request
 
 try:
     import orjson
@@ -110,14 +110,14 @@ def _told(task: int, i: int, outputs: Outputs, request: Request, bundle: dict[st
     return told
 
 
-def refusal(error: BadRequest, bundle: dict[str, Any], grpc: bool = False) -> dict[str, Any]:
-    """The error in the form that its sender reads. Where gRPC speaks the Open Inference Protocol, TorchServe
-    would fail at any other, whatever could be read of the request."""
-    if error.reply_to is None and not (grpc and os.environ.get("TS_OPEN_INFERENCE_PROTOCOL") == "oip"):
+def refusal(error: BadRequest, bundle: dict[str, Any], tensors: bool = False) -> dict[str, Any]:
+    """The error in the form that its sender reads: as ``tensors`` where nothing else is read, whatever could
+    be read of the request."""
+    if error.reply_to is None and not tensors:
         return error.to_json()
     return open_inference.refusal(error, bundle)
 
 
 def encode(value: dict[str, Any]) -> bytes:
-    """UTF-8 JSON, as TorchServe's own encoder would be slow to make."""
+    """UTF-8 JSON."""
     return orjson.dumps(value) if orjson else json.dumps(value, ensure_ascii=False).encode()

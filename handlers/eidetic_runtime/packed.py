@@ -5,10 +5,10 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from eidetic_errors import BadRequest
+from eidetic_runtime.errors import BadRequest
 
 MOST_BYTES = 6_553_500
-"""What TorchServe takes of a body as it is."""
+"""What a server takes of a body as it is."""
 FIELD = "content-encoding"
 _GZIP, _ZLIB, _BARE = 31, 15, -15  # zlib's numbers for what stands around the packed bytes
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from eidetic_contract import Contract, usual_pixels
-from eidetic_errors import BadRequest, said
+
+from eidetic_runtime.contract import Contract, usual_pixels
+from eidetic_runtime.errors import BadRequest, said
 
 try:
     from PIL import Image, ImageOps, UnidentifiedImageError

@@ -1,4 +1,4 @@
-"""Ends a worker process in which CUDA no longer works, so that TorchServe starts another.
+"""Ends a worker process in which CUDA no longer works, so that its server starts another.
 
 After an illegal access, a failed launch or a lost device every later call of the process fails too: it would
 answer 500 for ever. A lack of memory passes.

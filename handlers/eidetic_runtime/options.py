@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from eidetic_contract import Contract
-from eidetic_errors import BadRequest
-from eidetic_headers import OPTION
+from eidetic_runtime.contract import Contract
+from eidetic_runtime.errors import BadRequest
+from eidetic_runtime.headers import OPTION
 
 ROUTE = -1
 NAMES = ("task", "threshold", "top_k", "probabilities", "deadline_ms")

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eidetic_packed import FIELD as PACKED
-from eidetic_packed import coding
+from eidetic_runtime.packed import FIELD as PACKED
+from eidetic_runtime.packed import coding
 
 REQUEST_ID, TRACE, SHADOW = "x-request-id", "traceparent", "eidetic-shadow"
 ECHO = "eidetic-request-id"
@@ -46,7 +46,7 @@ class Told:
 
 
 def read_headers(headers: Mapping[str, Any]) -> Told:
-    """Read ``headers``, as TorchServe gives them: texts, and for each part of a form a dict by its name.
+    """Read ``headers``, texts, and for each part of a form a dict by its name.
     Names are read in any case. Of a header that is there twice, spelled differently, the last counts."""
     kinds: dict[str, str] = {}
     sent: dict[str, str] = {}

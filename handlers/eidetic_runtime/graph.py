@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from eidetic_device import ON_CUDA, Settings
+
+from eidetic_runtime.device import ON_CUDA, Settings
 
 log = logging.getLogger("eidetic.graph")
 
@@ -106,9 +107,9 @@ def _load(path: Path, bundle: Mapping[str, Any], device: str, device_id: int, th
     if bundle["format"] not in FORMATS:
         raise ValueError(f"bundle.json: format {bundle['format']!r} is none of {', '.join(FORMATS)}")
     if bundle["format"] == "onnx":
-        from eidetic_onnx import OnnxGraph
+        from eidetic_runtime.onnx_graph import OnnxGraph
 
         return OnnxGraph(path, device, device_id, threads)
-    from eidetic_torch import TorchGraph
+    from eidetic_runtime.torch_graph import TorchGraph
 
     return TorchGraph(path, bundle["format"], bundle["graph"], device, device_id, threads)

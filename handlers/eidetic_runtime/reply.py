@@ -1,4 +1,4 @@
-"""What goes between TorchServe's protocol and the handler: a request as it came, and the reply to it."""
+"""What goes between a server and the model: a request as it came, and the reply to it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The Open Inference Protocol: tensors by name in, tensors by name out.
 
-TorchServe passes on the model's name, the id and the inputs alone: neither ``parameters`` nor
-``raw_input_contents``. So options are small tensors beside ``x``, named like the options; and a response has
-to be whole even when it tells of an error, or TorchServe's own thread fails and takes the worker along.
+By gRPC a server may pass on the model's name, the id and the inputs alone: neither ``parameters`` nor
+``raw_input_contents``. So options are small tensors beside ``x``, named like the options; and a response is
+whole even when it tells of an error, since a server's own thread may fail at any other.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-import eidetic_numbers as numbers
-import eidetic_options as options
 import numpy.typing as npt
-from eidetic_contract import Contract, text
-from eidetic_errors import BadRequest, shown
+
+from eidetic_runtime import numbers, options
+from eidetic_runtime.contract import Contract, text
+from eidetic_runtime.errors import BadRequest, shown
 
 X = "x"
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
@@ -65,7 +65,7 @@ def _tensors(inputs: Any) -> dict[str, dict[str, Any]]:
 
 
 def _scalar(name: str, tensor: dict[str, Any], grpc: bool) -> Any:
-    """The one element of an option's tensor. TorchServe hands bytes over in base64 when they came by gRPC."""
+    """The one element of an option's tensor. Bytes that came by gRPC are in base64."""
     data = tensor.get("data")
     if not isinstance(data, list) or len(data) != 1:
         raise BadRequest(name, "expected a tensor of one element, in its contents")
@@ -96,7 +96,7 @@ def _x(tensor: dict[str, Any], contract: Contract) -> npt.NDArray[Any]:
         raise BadRequest(X, f"has shape {str(shape)[:100]}; expected at least one instance")
     numbers.check_count(X, count, contract)
     if not data:
-        raise BadRequest(X, "has no contents; TorchServe does not pass raw_input_contents on")
+        raise BadRequest(X, "has no contents; raw_input_contents are not passed on")
     flat = numbers.flat(data, X, prod(shape), contract)
     return flat.reshape(count, *contract.shape)
 

@@ -1,6 +1,6 @@
 """Numbers in JSON, in little-endian bytes and in .npy files, as arrays of the contract's type and shape.
 
-Whether they are in range is checked once for a whole batch (``eidetic_request.gather``).
+Whether they are in range is checked once for a whole batch (``requests.gather``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from eidetic_contract import Contract, text
-from eidetic_errors import BadRequest, said, shown
+
+from eidetic_runtime.contract import Contract, text
+from eidetic_runtime.errors import BadRequest, said, shown
 
 Array = npt.NDArray[Any]
 NPY = b"\x93NUMPY"

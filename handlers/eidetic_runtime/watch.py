@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from eidetic_errors import BadRequest
-from eidetic_headers import Told
-from eidetic_metrics import open_metrics
-from eidetic_options import NAMES
-from eidetic_pass import Pass
-from eidetic_record import open_ring
+
+from eidetic_runtime.errors import BadRequest
+from eidetic_runtime.headers import Told
+from eidetic_runtime.metrics import open_metrics
+from eidetic_runtime.options import NAMES
+from eidetic_runtime.passes import Pass
+from eidetic_runtime.record import open_ring
 
 log = logging.getLogger("eidetic.watch")
 
@@ -24,9 +25,8 @@ _OURS = {"body", "data", "instances", "x", "request", "content-type", *NAMES}
 
 @dataclass(slots=True)
 class Batch:
-    """What happened to a batch: TorchServe's id of each request, which it sends back as x-request-id whatever
-    a handler sets, and what its headers told; the passes for the good ones, the errors by place in the
-    batch, and seconds of each stage."""
+    """What happened to a batch: the server's id of each request, and what its headers told; the passes for
+    the good ones, the errors by place in the batch, and seconds of each stage."""
 
     ids: Sequence[str]
     senders: Sequence[Told]

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from eidetic_lost import end_if_lost
-from eidetic_request import Request
+
+from eidetic_runtime.lost import end_if_lost
+from eidetic_runtime.requests import Request
 
 log = logging.getLogger("eidetic.pass")
 

@@ -15,7 +15,7 @@ Array = npt.NDArray[Any]
 
 class TorchGraph:
     """Runs the file ``path``, whose inputs and outputs are named in order. ``device`` and ``problem``
-    are as in ``eidetic_onnx``."""
+    are as in ``onnx_graph``."""
 
     def __init__(
         self,
