@@ -19,7 +19,7 @@ from tests.support.tcp_relay import Relay
 from tests.support.torchserve_grpc import compiled
 from tests.support.waiting import PATIENCE
 
-MODEL, SERVED = "digits-onnx", ["colours", "digits-onnx", "digits-torchscript"]
+MODEL, SERVED = "digits-onnx", ["colours", "digits-onnx", "digits-torchscript", "net"]
 RAW = "application/octet-stream"
 
 
