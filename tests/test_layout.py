@@ -236,6 +236,14 @@ def test_serving_knows_its_engine_in_one_folder_and_names_it_in_two_files():
     assert {name for name in named if not name.startswith("torchserve/")} == CHOICES
 
 
+def test_the_runtime_knows_no_engine_and_nothing_of_the_package_that_exports_it():
+    for path in (ROOT / "handlers/eidetic_runtime").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not TORCHSERVE.search(ast.unparse(tree)), path.name
+        foreign = [m for m in imports(path) if m.startswith(("eidetic", "ts.", "handlers.eidetic_"))]
+        assert all(m.startswith("handlers.eidetic_runtime") for m in foreign), path.name
+
+
 def test_serving_has_no_circle_and_no_arrow_that_runs_back_up():
     files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "serving").rglob("*.py")}
     arrows = {module: _imported(path) & files.keys() for module, path in files.items()}
