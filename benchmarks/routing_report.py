@@ -115,22 +115,23 @@ def draw(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
 
 def curve(name: str, costs: dict[str, list[dict[str, Any]]], published: Mapping[str, str]) -> None:
     """Write ``results/NAME.svg``: routed accuracy on test data against the whole answer's multiply-adds;
-    the ``published`` point of each problem in another colour."""
+    the ``published`` point of each problem is a star."""
     figure, axes = plt.subplots(1, len(costs), figsize=(7 * len(costs), 5), squeeze=False)
     for axis, (problem, seeds) in zip(axes[0], costs.items(), strict=True):
         for i, point in enumerate(seeds[0]["points"]):
             each = [seed["points"][i] for seed in seeds]
             shares, reached = [p["share"] for p in each], [100 * p["test"] for p in each]
             at, height = sum(shares) / len(shares), sum(reached) / len(reached)
-            colour = "tab:orange" if point["name"] == published[problem] else "tab:blue"
-            axis.errorbar(at, height, yerr=interval(reached), fmt="o", capsize=3, color=colour)
             level = point["name"].replace(".", "").isdigit()
             label = f"at most {point['name']}" if level else point["name"]
-            axis.annotate(
-                f"{label}, tasks {point['tasks']:.2f}", (at, height), (5, 5), textcoords="offset points"
-            )
+            mark = "*" if point["name"] == published[problem] else "o"
+            label = f"{label}, tasks {point['tasks']:.2f}{', published' * (mark == '*')}"
+            axis.errorbar(at, height, yerr=interval(reached), fmt=mark, ms=9, capsize=3, label=label)
         axis.axvline(1.0, color="gray", lw=1)
         axis.set_xscale("log")
+        axis.set_xticks(ticks := [0.2, 0.3, 0.6, 1, 2, 4], [f"{t:g}" for t in ticks])
+        axis.set_xticks([], minor=True)
+        axis.legend(loc="lower right", fontsize="small")
         axis.set_xlabel("multiply-adds of a routed answer, multiples of the plain network's")
         axis.set_ylabel("routed accuracy, %")
         axis.set_title(f"{problem}, {len(seeds)} seeds")
