@@ -87,8 +87,14 @@ def test_the_table_of_serving_is_that_of_the_committed_results():
     }
     for words, key in rows.items():
         assert shown(words, 2) == [round(figures[key], 2)], words
+    routed = result["details"]["served.vs_plain"]
+    programs = ("python_us", "java_us", "mosec_us")
+    here, there = (sum(routed["medians"][name].get(p, 0) for p in programs) for name in ("ours", "mosec"))
     used = result["details"]["raw.c32.vs_mosec"]["medians"]
     for text in (
+        f"has {figures['served.vs_plain']:.2f} times the rate that its plain network has on mosec",
+        f"single rounds have {routed['spread']['min']:.2f} to {routed['spread']['max']:.2f}",
+        f"a request takes {here:.0f} microseconds here and {there:.0f} there",
         f"In those deploys {figures['hotload.failed']:.0f} requests failed",
         f"the slowest answer took {figures['hotload.open.max_ms']:.0f} ms",
         f"it takes {figures['start.seconds']:.1f} s",
