@@ -35,7 +35,7 @@ def write_report(folder: Path, out: Path) -> None:
 def render(net: EideticNetwork, *, title: str) -> str:
     """The page; the same network gives the same text."""
     environment = Environment(
-        loader=PackageLoader("eideticnet", "."),
+        loader=PackageLoader("eideticnet.runs", "."),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
