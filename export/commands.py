@@ -13,6 +13,7 @@ from eideticnet.export.archive import read_archive
 from eideticnet.export.delta import apply_delta, write_delta
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
+from eideticnet.export.options import MaxDrop, RoutingData
 from eideticnet.export.releases import RELEASES, release
 from eideticnet.export.show import show, show_build
 from eideticnet.export.verify import MAX_DROP, NO_VERDICT, STATUS
@@ -118,12 +119,8 @@ def verify(
     against: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="The archive that is served now.")
     ],
-    routing_data: Annotated[
-        Path | None, typer.Option(help="Real inputs, .npz or .safetensors, with x and maybe task and label.")
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="By how much the routing of a task may fall.")
-    ] = MAX_DROP,
+    routing_data: RoutingData = None,
+    max_drop: MaxDrop = MAX_DROP,
     report: Annotated[Path | None, typer.Option(help="Also write the JSON report to this file.")] = None,
 ) -> None:
     """Prove that NEW forgets nothing.

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from eideticnet.client.command import DEFAULT_HOME, HomeFolder
 from eideticnet.client.options import LONGEST
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable
+from eideticnet.export.options import MaxDrop, RoutingData
 from eideticnet.export.verify import MAX_DROP
 from eideticnet.serving.default_engine import HEAP_MEGABYTES, NAME, default_engine
 from eideticnet.serving.deploys.connection import Connection, Limits, connect
@@ -41,18 +43,6 @@ from eideticnet.signals import heed, unhurried
 NOT_RUNNING = 3
 
 
-def _named(value: str) -> Path:
-    if not value:  # which would be the working directory
-        raise typer.BadParameter("it is empty; expected a folder")
-    return Path(value)
-
-
-HomeFolder = Annotated[
-    Path,
-    typer.Option(
-        "--home", parser=_named, metavar="PATH", help="The server's folder: state, archives, keys, reports."
-    ),
-]
 Name = Annotated[str, typer.Option("--name", help="The model; default: the only one there is.")]
 
 
@@ -83,7 +73,6 @@ Run = Annotated[
 Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="Default: the one it had, the usual one, or a free one.")
 ]
-DEFAULT_HOME = Path("server_home")
 MOST_RECORDED = 1_000_000
 """Instances of each worker, whose room on the disk is taken at once."""
 
@@ -239,12 +228,8 @@ def deploy(
         float | None,
         typer.Option(min=0, max=1, help="Refuse if more than this share of them gets another answer."),
     ] = None,
-    routing_data: Annotated[
-        Path | None, typer.Option(help="Real inputs, .npz or .safetensors, with x and maybe task and label.")
-    ] = None,
-    max_drop: Annotated[
-        float, typer.Option(min=0, max=1, help="By how much the routing of a task may fall.")
-    ] = MAX_DROP,
+    routing_data: RoutingData = None,
+    max_drop: MaxDrop = MAX_DROP,
     accept_unmeasured_routing: Annotated[
         bool,
         typer.Option("--accept-unmeasured-routing", help="Deploy although routing could not be measured."),

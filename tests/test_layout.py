@@ -78,7 +78,15 @@ MAY_IMPORT = {
 # What serving may use of export: the reader of archives and the proof, which import no torch.
 READER = {
     *("export.archive", "export.container", "export.contents", "export.contract"),
-    *("export.errors", "export.files", "export.hashing", "export.releases", "export.show", "export.verify"),
+    *(
+        "export.errors",
+        "export.files",
+        "export.hashing",
+        "export.options",
+        "export.releases",
+        "export.show",
+        "export.verify",
+    ),
 }
 # What every part may know: errors and signals, and no library.
 BASE = {"eideticnet", "eideticnet.errors", "eideticnet.signals"}

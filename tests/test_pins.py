@@ -58,3 +58,8 @@ def test_the_gpu_extra_exists_at_its_pin_and_brings_the_libraries_that_it_loads(
     assert "onnxruntime" not in found
     assert {"onnxruntime-gpu", "nvidia-cudnn-cu13", "nvidia-cufft", "nvidia-curand"} <= found.keys()
     assert "nvidia-cublas" in found  # which cuDNN needs
+
+
+def test_make_asks_for_the_python_that_the_package_needs():
+    (version,) = re.findall(r"v != \((\d+), (\d+)\)", (ROOT / "Makefile").read_text())
+    assert PROJECT["requires-python"] == f"=={'.'.join(version)}.*"

@@ -20,6 +20,21 @@ from eideticnet.serving.home.state import State
 
 _RETRIES = 5
 _TYPES = {"raw": "application/octet-stream", "json": "application/json", "npy": "application/x-npy"}
+DEFAULT_HOME = Path("server_home")
+
+
+def _named(value: str) -> Path:
+    if not value:  # which would be the working directory
+        raise typer.BadParameter("it is empty; expected a folder")
+    return Path(value)
+
+
+HomeFolder = Annotated[
+    Path,
+    typer.Option(
+        "--home", parser=_named, metavar="PATH", help="The server's folder: state, archives, keys, reports."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,7 @@ def predict(
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="Instances: .npy, .json, PNG, JPEG or raw numbers.")
     ],
-    home: Annotated[Path, typer.Option(help="The running server's home folder.")] = Path("server_home"),
+    home: HomeFolder = DEFAULT_HOME,
     url: Annotated[str, typer.Option(help="Another server; key from --keys or EIDETIC_KEY.")] = "",
     keys: Annotated[Path | None, typer.Option(help="The server's keys.json, with --url.")] = None,
     model: Annotated[
