@@ -72,12 +72,10 @@ class _Later(TyperCommand):
 
 
 class _Menu(TyperGroup):
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(ENTRIES)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        found = ENTRIES.get(cmd_name)
-        return found and _Later(cmd_name, callback=None, help=found.text, rich_markup_mode=None)
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, entry in ENTRIES.items():
+            self.commands[name] = _Later(name, callback=None, help=entry.text, rich_markup_mode=None)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         for title, section in SECTIONS.items():

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from eideticnet import __version__
+from eideticnet.menu import ENTRIES
 from tests.support.clone import FOLDERS, PROJECT, ROOT, tracked
 from tests.support.small_networks import task_data
 from tests.support.waiting import until
@@ -172,8 +173,24 @@ def test_what_a_client_needs_is_all_that_comes_without_an_extra(bare):
     done = bare(f"from eideticnet.client import {names}; main(['predict', '--help'])")
     assert done.returncode == 0, done.stderr
     assert "Show what a running server answers" in done.stdout
-    assert bare("main(['--help'])").returncode == 0
+    shown = bare("main(['--help'])").stdout
+    assert [name for name in ENTRIES if f"  {name} " not in shown] == []
     assert bare("main(['--version'])").stdout == f"eidetic {__version__}\n"
+
+
+def test_a_shell_completes_commands_without_what_they_need_and_their_options_with_it(bare):
+    def completed(words, word):
+        asked = {"_EIDETIC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": word}
+        return bare(f"import os; os.environ |= {asked}; main()").stdout.split()
+
+    assert completed("eidetic s", "1") == ["serve", "status", "stop"]
+    assert {"--home", "--threshold"} <= set(completed("eidetic predict --", "2"))
+
+
+def test_a_command_that_is_not_there_is_told_with_the_one_that_is_meant(bare):
+    done = bare("main(['trian'])")
+    assert done.returncode == 2
+    assert "Did you mean 'train'?" in done.stderr
 
 
 @pytest.mark.parametrize(
