@@ -30,13 +30,17 @@ DOUBLE_ROUNDING = 1e-12
 ONE_EPOCH = {"training": replace(QUICK, max_epochs=1), "pruning": replace(LIGHT, min_width=1)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = {"v1, by unflatten", "v1, of lines", "v1, by channel_shuffle", "v2, by slices"}  # others do alike
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in KINDS])
 def test_one_block_computes_a_shuffle_net_bit_for_bit(kind):
     torch.manual_seed(0)
-    trunk = KINDS[kind]().eval()
+    trunk, x = KINDS[kind]().eval(), pixels(5)
+    program = trace(trunk, x)
     with torch.no_grad():
-        assert torch.equal(assert_one_block_is(trunk, pixels(5)), trunk(pixels(5)))
-    assert_kept_columns_compute_what_they_did(trunk, pixels(5))
+        assert torch.equal(assert_one_block_is(trunk, x, program), trunk(x))
+    assert_kept_columns_compute_what_they_did(program, x)
 
 
 class All(nn.Module):
@@ -198,11 +202,10 @@ STEPS = st.tuples(st.sampled_from(["shuffle", *NAMES]), st.integers(1, 5))
 @given(st.lists(STEPS, min_size=2, max_size=7), st.integers(0, 100))
 def test_whatever_happens_to_channels_in_any_order_is_computed_bit_for_bit_or_refused(steps, seed):
     torch.manual_seed(seed)
-    trunk = Composed(steps).eval()
+    trunk, x = Composed(steps).eval(), pixels(5)
     try:
-        trace(trunk, pixels(5))
-    except UnsupportedError as error:
-        assert "columns" in str(error) or "correspond" in str(error)
+        program = trace(trunk, x)
+    except UnsupportedError:
         return
-    assert_one_block_is(trunk, pixels(5))
-    assert_kept_columns_compute_what_they_did(trunk, pixels(5))
+    assert_one_block_is(trunk, x, program)
+    assert_kept_columns_compute_what_they_did(program, x)
