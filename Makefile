@@ -26,7 +26,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 # ONNX Runtime's official builds report usage to their maker unless told not to
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup serve report test test-all test-gpu types check format loadtest clean FORCE
+.PHONY: setup serve report test test-all test-gpu types check format docs loadtest clean FORCE
 
 setup: $(VENV)/installed
 
@@ -36,7 +36,7 @@ $(VENV)/installed: pyproject.toml setup.py requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(CONSTRAINTS) pip
 	$(if $(TORCH_INDEX),$(PIP) install -q $(CONSTRAINTS) --no-deps --index-url $(TORCH_INDEX) torch)
-	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,loadtest,experiments,dev]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,loadtest,experiments,docs,dev]'
 	@touch $@
 
 # Training goes on where it stopped and does nothing when it is complete, so it is always asked.
@@ -69,10 +69,10 @@ loadtest: $(STORE)/.digits
 	$(EIDETIC) serve "$$(cat $(STORE)/.digits)" --home $(RUNS)/loadtest_home --replace \
 	  --run "$(EIDETIC) loadtest --deploy $$next --accept-unmeasured-routing"
 
-test: setup
+test: setup types
 	$(PY) -m pytest $(PARALLEL)
 
-test-all: setup
+test-all: setup types
 	HYPOTHESIS_PROFILE=all $(PY) -m pytest $(PARALLEL) -m ''
 
 # With ACCELERATOR=gpu, on a machine with CUDA: a test that finds none fails here instead of being skipped.
@@ -95,6 +95,11 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# The site goes to site/; two of its pages are generated from the code, and committed.
+docs: setup types
+	$(PY) docs/reference.py
+	$(PY) -m zensical build --clean --strict
+
 # The servers that ours is compared with live in an environment of their own.
 .venv-peers/installed: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv .venv-peers
@@ -108,7 +113,7 @@ bench-%: setup
 	$(PY) -m benchmarks.$*
 
 clean:
-	rm -rf $(VENV) .venv-peers runs server_home build dist *.egg-info
+	rm -rf $(VENV) .venv-peers runs server_home build dist site *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f model_store/*.mar model_store/.digits
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,8 @@ import numpy as np
 from scipy import stats
 
 RESULTS = Path(__file__).parent / "results"
+PLOTS = Path(__file__).parents[1] / "docs/images"
+"""Where the pages that show them find them."""
 _PACKAGES = ("torch", "onnxruntime", "torchserve", "scikit-learn")
 
 

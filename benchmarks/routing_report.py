@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks.report import RESULTS, interval
+from benchmarks.report import PLOTS, RESULTS, interval
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -90,7 +90,7 @@ def _unknown(result: list[dict[str, Any]]) -> list[str]:
 
 
 def draw(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
-    """Write ``results/NAME.svg``: test accuracy of each row, the plain net's as a line."""
+    """Write ``docs/images/NAME.svg``: test accuracy of each row, the plain net's as a line."""
     figure, axes = plt.subplots(1, len(results), figsize=(7 * len(results), 7), squeeze=False)
     for axis, (problem, result) in zip(axes[0], results.items(), strict=True):
         labels, means, widths = [], [], []
@@ -110,12 +110,12 @@ def draw(name: str, results: dict[str, list[dict[str, Any]]]) -> None:
         axis.set_title(problem)
         axis.legend(loc="upper left")
     figure.tight_layout()
-    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)
 
 
 def curve(name: str, costs: dict[str, list[dict[str, Any]]], published: Mapping[str, str]) -> None:
-    """Write ``results/NAME.svg``: routed accuracy on test data against the whole answer's multiply-adds;
+    """Write ``docs/images/NAME.svg``: routed accuracy on test data against the whole answer's multiply-adds;
     the ``published`` point of each problem is a star."""
     figure, axes = plt.subplots(1, len(costs), figsize=(7 * len(costs), 5), squeeze=False)
     for axis, (problem, seeds) in zip(axes[0], costs.items(), strict=True):
@@ -137,5 +137,5 @@ def curve(name: str, costs: dict[str, list[dict[str, Any]]], published: Mapping[
         axis.set_ylabel("routed accuracy, %")
         axis.set_title(f"{problem}, {len(seeds)} seeds")
     figure.tight_layout()
-    figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(PLOTS / f"{name}.svg", metadata={"Date": None})
     plt.close(figure)

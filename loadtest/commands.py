@@ -22,7 +22,9 @@ _NEEDED = ("EIDETIC_URL", "EIDETIC_KEYS", "EIDETIC_MODEL", "EIDETIC_EXAMPLE")
 
 
 def loadtest(
-    plan: Annotated[Path, typer.Option(help="Users, seconds and objectives.")] = HERE / "objectives.toml",
+    plan: Annotated[
+        Path, typer.Option(help="Users, seconds and objectives.", show_default="the plan that comes with it")
+    ] = HERE / "objectives.toml",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/loadtest"),
     deploy: Annotated[Path | None, typer.Option(help="Deploy this archive in the middle.")] = None,
     accept_unmeasured_routing: Annotated[

@@ -11,17 +11,12 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from eideticnet import __version__
 from eideticnet.menu import ENTRIES
 from tests.support.clone import FOLDERS, PROJECT, ROOT, tracked
-from tests.support.small_networks import task_data
 from tests.support.waiting import until
-
-README = (ROOT / "README.md").read_text()
-FROGS = '[[tasks]]\nname = "frogs"\nclasses = ["common", "tree"]\ndata = "frogs.npz"\n'
 
 
 @pytest.fixture(scope="module")
@@ -82,46 +77,42 @@ def test_a_script_beside_a_clone_finds_the_package_and_not_the_folder_of_the_clo
     assert found.stdout == f"{clone}/eideticnet/__init__.py {clone}/serving/client/__init__.py\n"
 
 
-def test_a_users_own_trunk_and_files_go_from_the_configuration_to_a_deploy(programs, tmp_path):
-    """The README's configuration and commands as they stand, with files of our own making."""
-    (config,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    (tmp_path / "animals.toml").write_text(config)
-    (tmp_path / "frogs.toml").write_text(FROGS)
-    (trunk,) = re.findall(r"```python\n([^`]*def build\(.*?)```", README, re.DOTALL)
-    (tmp_path / "my_trunk.py").write_text(trunk)
-    for seed, (name, classes) in enumerate({"birds": 2, "fish": 3, "frogs": 2}.items()):
-        x, y = task_data(seed, classes, 120)
-        np.savez(tmp_path / f"{name}.npz", x=x.numpy(), y=y.numpy())
-    commands = re.findall(r"^\.venv/bin/(eidetic \S+ .*?)(?: {2,}#.*)?$", README, re.MULTILINE)
-    train, export, serve = commands[:3]
+def test_the_tutorials_commands_go_from_a_configuration_to_a_deploy_and_back(programs, tmp_path):
+    shutil.copytree(ROOT / "examples/animals", tmp_path, dirs_exist_ok=True)
+    subprocess.run([sys.executable, tmp_path / "make_data.py"], check=True)
+    tutorial = (ROOT / "docs/tutorial.md").read_text()
+    commands = re.findall(r"^(eidetic \S+.*?)(?: {2,}#.*)?$", tutorial, re.MULTILINE)
+    serve = next(command for command in commands if command.startswith("eidetic serve "))
+    before, after = commands[: commands.index(serve)], commands[commands.index(serve) + 1 :]
+    assert [command.split()[1] for command in after][-2:] == ["rollback", "stop"]
 
     def run(command, status=0):
         command = f"{programs}/{command}" if command.startswith("eidetic") else command
-        done = subprocess.run(
-            command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=150, check=False
-        )
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 
-    run(train)
-    assert run(export).splitlines() == ["model_store/animals-2.0.mar"]
+    for command in before:
+        run(command)
     log = tmp_path / "log"
     with log.open("w") as output:
         command = [programs / "eidetic", *serve.split()[1:]]
         server = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
     try:
-        run("eidetic add-task runs/animals frogs.toml")
-        run("eidetic export runs/animals")
         until(lambda: "Ctrl-C stops everything" in log.read_text() or server.poll() is not None)
         (curl,) = re.findall(r"^curl .*", log.read_text(), re.MULTILINE)
-        assert json.loads(run(curl))["model_version"] == "2.0"
-        run("eidetic deploy model_store/animals-3.0.mar --accept-unmeasured-routing")
-        assert json.loads(run(curl))["model_version"] == "3.0"
-        run("eidetic status")
-        run("eidetic stop")
-        assert server.wait(30) == 0, log.read_text()
+        assert "curl -sS -H @server_home/authorization.txt" in tutorial
+        assert curl.startswith(f"curl -sS -H @{tmp_path}/server_home/authorization.txt -H 'Content-Type: ")
+        versions = [json.loads(run(curl))["model_version"]]
+        for command in after:
+            run(command)
+            if command.split()[1] in ("deploy", "rollback"):
+                versions.append(json.loads(run(curl))["model_version"])
+        assert versions == ["2.0", "3.0", "2.0"]
+        assert server.wait() == 0, log.read_text()
     finally:
         server.kill()
+        server.wait()
     run("eidetic status", status=3)
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.report import RESULTS
+from benchmarks.report import PLOTS
 
 
 def draw(details: dict[str, Any]) -> None:
-    """Write ``results/serving.svg``: requests a second, each round a point, medians as bars."""
+    """Write ``docs/images/serving.svg``: requests a second, each round a point, medians as bars."""
     shown = {key: value["rounds"] for key, value in details.items() if "rounds" in value and "p50" not in key}
     if not shown:
         return
@@ -25,5 +25,5 @@ def draw(details: dict[str, Any]) -> None:
         axis.set_title(key.rpartition(".")[0])
     axes[0][0].set_ylabel("requests a second")
     figure.tight_layout()
-    figure.savefig(RESULTS / "serving.svg", metadata={"Date": None})
+    figure.savefig(PLOTS / "serving.svg", metadata={"Date": None})
     plt.close(figure)

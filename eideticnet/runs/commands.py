@@ -25,7 +25,9 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")
 
 
 def train(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A TOML file; the README describes it.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A TOML file; docs/configuration.md has its keys.")
+    ],
     out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Run folder; default: runs/NAME.")] = None,
 ) -> None:
     """Learn the tasks of CONFIG, then the router.

@@ -48,7 +48,7 @@ CHANGEABLE = {
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -63,32 +63,46 @@ class _Section(BaseModel):
 
 
 class TrunkConfig(_Section):
-    """``target`` is a ``module:callable`` that returns an ``nn.Module``."""
+    """The architecture, of which no weights are used."""
 
     target: str
+    """A `module:callable` that returns an `nn.Module`."""
     arguments: dict[str, Any] = {}
+    """What it is called with."""
 
 
 class ImageConfig(_Section):
     """How a PNG or JPEG file becomes an input, as in ``ImageInput``."""
 
     size: tuple[int, int]
+    """Height and width of the input."""
     mode: Literal["RGB", "L"] = "RGB"
+    """Colours, or shades of grey."""
     resize: Literal["bilinear", "none"] = "bilinear"
+    """How a picture of another size gets there; `none` refuses it."""
     layout: Literal["CHW", "flat"] = "CHW"
+    """Channels first, or one long vector."""
     scale: float = Field(255.0, gt=0)
+    """What a byte is divided by."""
 
 
 class InputConfig(_Section):
     """The input contract, as in ``Inputs``."""
 
     shape: tuple[int, ...]
+    """Of one input."""
     dtype: Literal["float32", "int64"] = "float32"
+    """`int64` for tokens."""
     low: float | None = None
+    """The least number that an input may hold; requests below are refused."""
     high: float | None = None
+    """The greatest."""
     mean: tuple[float, ...] = ()
+    """Subtracted from each input: one number, or one for each channel or feature."""
     std: tuple[float, ...] = ()
+    """What it is divided by then, likewise."""
     image: ImageConfig | None = None
+    """Inputs are pictures: the table `[input.image]`."""
 
     def check(self) -> None:
         self.build()
@@ -101,14 +115,23 @@ class TrainingConfig(_Section):
     """The optimizer and when to stop, as in ``Training``."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Whose other settings are torch's."""
     learning_rate: float = Field(1e-3, gt=0)
+    """The same in every phase, but for `lr_factor` of `[pruning]`."""
     weight_decay: float = Field(0.0, ge=0)
+    """The optimizer's."""
     momentum: float = Field(0.0, ge=0)
+    """Of `sgd`."""
     batch_size: int = Field(64, ge=1, le=2**31)
+    """Rows of a step."""
     patience: int = Field(5, ge=1)
+    """Epochs in a row without a better training accuracy that end a phase."""
     settle_patience: int = Field(20, ge=1)
+    """The same for what pruning left."""
     max_epochs: int = Field(200, ge=1)
+    """Of a phase, whatever its accuracy does."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of a target's probability that is spread over all classes."""
 
     def build(self, threads: int | None = None) -> Training:
         arguments: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
@@ -123,13 +146,21 @@ class PruningConfig(_Section):
     """As in ``Pruning``."""
 
     score: Score = "l2"
+    """What ranks the neurons."""
     step: float = 0.1
+    """Share of the neurons still left that goes at once, at least one."""
     threshold: float = 0.01
+    """By how much the training accuracy may fall, as a fraction of 1."""
     recovery_epochs: int = 5
+    """For how long it may be won back after each step."""
     min_width: int | dict[str, int] = 1
+    """Neurons of each layer that stay, or by layer."""
     schedule: Schedule = "constant"
+    """In which steps they go; `fast` needs fewer epochs, `bisection` fewer trials."""
     lr_factor: float = 1.0
+    """The recovery's learning rate, in terms of the optimizer's."""
     budget: float | dict[str, float] = 1.0
+    """Share of a layer's neurons that a task may own at most, or by layer, whatever that costs."""
 
     def check(self) -> None:
         self.build()
@@ -139,13 +170,18 @@ class PruningConfig(_Section):
 
 
 class RoutingConfig(_Section):
-    """As in ``Routing``; ``pruned = false``: its block keeps all neurons that it starts with."""
+    """As in ``Routing``."""
 
     router: RouterKind | Auto = Routing().router
+    """What finds the task."""
     decision: Decision = Routing().decision
+    """By the likeliest task, by task and label together, or by the surest head."""
     width: Width = Routing().width
+    """How many neurons the router starts with."""
     false_rejections: float = 0.0
+    """Share of validation inputs that may be answered "none of mine"."""
     pruned: bool = True
+    """Whether neurons go that the router does not need."""
 
     def check(self) -> None:
         self.build(None)
@@ -156,22 +192,28 @@ class RoutingConfig(_Section):
 
 
 class TaskConfig(_Section):
-    """``data`` is an ``.npz`` or ``.safetensors`` file with ``x`` and ``y``, a folder with a folder of
-    images for each class, or a ``module:callable`` that returns ``(x, y)`` or a Dataset; ``test``
-    likewise, where held-out data is not to be split off. ``reads`` names the earlier tasks to build
-    on, by default all, or does so by layer; ``pretrained`` is a ``module:callable`` that returns the trunk
-    with the weights that the first task starts from."""
+    """A task's data is an ``.npz`` or ``.safetensors`` file with ``x`` and ``y``, a folder with a folder of
+    images for each class, or a ``module:callable`` that returns ``(x, y)`` or a Dataset; files and
+    modules are looked up beside the TOML file first."""
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: str
+    """As answers call it."""
     classes: tuple[str, ...]
+    """Names, in the order of their numbers."""
     data: str
+    """A file, a folder or a `module:callable`."""
     arguments: dict[str, Any] = {}
+    """What the callable is called with."""
     test: str | None = None
+    """Held-out data, where it is not to be split off."""
     test_arguments: dict[str, Any] = {}
+    """What that callable is called with."""
     reads: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
+    """Earlier tasks to build on, or by layer; without, all."""
     pretrained: str | None = None
+    """A `module:callable` that returns the trunk with the weights that the first task starts from."""
 
     def made_of(self) -> dict[str, Any]:
         """All of it, wherever the code lies."""
@@ -186,32 +228,44 @@ class TaskConfig(_Section):
 
 
 class Config(_Section):
-    """``planned_tasks`` of them share the trunk's neurons equally, as in ``EideticNetwork``.
-    ``test`` is the share of each task's data held out, ``validation`` the share of the rest that
-    calibrates the routing and trains nothing; ``memory`` examples of each task and class sums of
-    ``moments`` random features are kept for routers to come; without ``router_pruning`` the router
-    is pruned as ``Routing`` does it by default; ``probes`` says whether a few real
-    inputs may be kept in checkpoints and archives, or random ones must do; ``threads`` are torch's,
-    by default one where the layers are small and as many as it likes where they are not."""
+    """A run: the trunk, the tasks and how they are trained."""
 
     name: str
+    """Of the run, and of the model that is exported from it."""
     trunk: TrunkConfig
+    """The table `[trunk]`."""
     input: InputConfig
+    """The table `[input]`: what every input looks like, for ever."""
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    """One table `[[tasks]]` for each, in the order of learning."""
     seed: int = 0
+    """Decides every random number."""
     device: str = "cpu"
+    """Torch's name of it."""
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
+    """Torch's; without, one where layers are small."""
     test: float = Field(0.25, gt=0, lt=1)
+    """Share of each task's data that is held out, where it names no test data."""
     validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the rest that calibrates the routing and trains nothing."""
     memory: int = Field(0, ge=0)
+    """Examples of each task that are kept for routers to come."""
     moments: int = Field(0, ge=0)
+    """Random features whose class sums are kept of each task."""
     probes: Literal["real", "synthetic"] = "synthetic"
+    """Whether a few real inputs may be kept in checkpoints and archives, or random ones must do."""
     when_full: Literal["refuse", "reuse", "widen"] = "refuse"
+    """What becomes of a task when a layer has no free neuron."""
     planned_tasks: int | None = Field(None, ge=1)
+    """So many tasks share the trunk's neurons equally."""
     training: TrainingConfig = TrainingConfig()
+    """The table `[training]`."""
     pruning: PruningConfig = PruningConfig()
+    """The table `[pruning]`."""
     routing: RoutingConfig = RoutingConfig()
+    """The table `[routing]`."""
     router_pruning: PruningConfig | None = None
+    """The table `[router_pruning]`, with the keys of `[pruning]`; without, the default pruning."""
 
     def check(self) -> None:
         if self.router_pruning and not self.routing.pruned:
@@ -319,5 +373,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:  # of thousands of brackets or digits
         raise ConfigError(f"can't read {path}: {error}") from error
     if not found:
-        raise ConfigError(f"{path} is empty; README has a configuration to begin with")
+        raise ConfigError(f"{path} is empty; the tutorial (docs/tutorial.md) has one to begin with")
     return found

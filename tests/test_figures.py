@@ -1,4 +1,4 @@
-"""What the README shows is true: its figures, its Python, its user's road from files to curl."""
+"""Figures in documents are those of the committed results, which reach what was promised."""
 
 import json
 import re
@@ -17,19 +17,16 @@ from tests.support.tolerances import EXPORTED
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-
-
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+PERFORMANCE = (ROOT / "docs/performance.md").read_text()
 
 
 def figures_of(bench):
     return json.loads((ROOT / f"benchmarks/results/{bench}.json").read_text())["figures"]
 
 
-def shown(words, decimals):
-    """The numbers with so many decimals in the README's one table row that begins with ``words``."""
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| {words}")]
+def shown(words, decimals, page=PERFORMANCE):
+    """The numbers with so many decimals in the page's one table row that begins with ``words``."""
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| {words}")]
     return [float(number) for number in re.findall(rf"-?\d+\.\d{{{decimals}}}", row)]
 
 
@@ -44,9 +41,19 @@ def test_the_figures_are_those_of_the_committed_results():
     for words, key in rows.items():
         assert shown(words, 4) == [round(figures[key], 4), round(figures[f"{key}.ci95"], 4)]
     assert figures["digits5.drift"] == 0.0
+    pruned = figures_of("routing")
+    for words, found, key in (
+        ("accuracy, task found", figures, ("digits5.routed", "digits5.plain")),
+        ("accuracy, task given", figures, ("digits5.oracle",)),
+        ("the same with the router", pruned, ("answer.digits5.routed",)),
+    ):
+        expected = [round(100 * found[k + part], 2) for k in key for part in ("", ".ci95")]
+        assert shown(words, 2, README) == expected, words
+    assert shown("multiply-adds of that", 2, README) == [round(figures["digits5.madds"], 2)]
+    assert shown("and its multiply-adds", 2, README) == [round(pruned["answer.digits5.madds"], 2)]
     seeds = json.loads((ROOT / "benchmarks/results/train.json").read_text())["details"]["eidetic"]
     shares = [multiply_adds(64, *seed["neurons"].values()) / (64 * 256 + 256 * 256 + 2560) for seed in seeds]
-    assert f"takes {sum(shares) / len(shares):.2f} of the plain network's multiply-adds" in README
+    assert f"takes {sum(shares) / len(shares):.2f} of the plain network's multiply-adds" in PERFORMANCE
 
 
 def multiply_adds(inputs, first, second):
@@ -70,7 +77,7 @@ def test_the_table_of_exported_graphs_is_that_of_the_committed_results():
         f"{figures['pruned.digits5.size']:.2f} of the size",
         f"{figures['resnet50.seconds']:.0f} seconds with a peak of {figures['resnet50.peak_gib']:.2f} GiB",
     ):
-        assert text in README
+        assert text in PERFORMANCE
 
 
 def test_the_table_of_serving_is_that_of_the_committed_results():
@@ -106,7 +113,7 @@ def test_the_table_of_serving_is_that_of_the_committed_results():
         f"its p50 is {figures['raw.c1.p50_vs_fastapi.latency_profile']:.2f} of FastAPI's",
         f"it has {used['latency']['rate'] / used['ours']['rate']:.2f} of the default's rate",
     ):
-        assert text in README.replace("\n", " "), text
+        assert text in PERFORMANCE.replace("\n", " "), text
 
 
 def test_the_routing_and_step_tables_are_those_of_the_committed_results():
@@ -155,7 +162,7 @@ def test_the_committed_results_reach_what_was_promised():
     assert max(figures["step.mlp.frozen0"], figures["step.conv.frozen0"]) <= 1.1
     assert figures["trace.resnet50.seconds"] < 5
     assert figures["train.memory"] <= 1.2
-    assert f"takes {figures['train.memory']:.2f} times the memory of a plain loop" in README
+    assert f"takes {figures['train.memory']:.2f} times the memory of a plain loop" in PERFORMANCE
     assert figures["memory.ratio"] <= 1.05
     assert figures["digits5.drift"] == 0.0
 
@@ -188,56 +195,3 @@ def test_the_default_router_is_the_one_that_the_rule_chose():
     net.fit_router(mine, validation=mine, training=QUICK)
     assert net.learned.routing.router == "taps"
     assert Routing().pruned is not None
-
-
-def test_the_python_example_runs(tmp_path):
-    code = next(b for b in blocks("python") if "EideticNetwork(" in b)
-    assert_runs([sys.executable, "-c", code], tmp_path)
-    assert (tmp_path / "runs/three/network.json").exists()
-
-
-def test_the_client_example_prints_an_answer_for_each_row(digits_run, tmp_path):
-    (code,) = [b for b in blocks("python") if "eideticnet.client" in b]
-    (tmp_path / "client.py").write_text(code)
-    build = [EIDETIC, "export", str(digits_run), "--name", "digits"]
-    assert_runs(build, tmp_path)
-    start = [EIDETIC, "serve", "model_store/digits-3.0.mar", "--run"]
-    output = assert_runs([*start, f"{sys.executable} client.py"], tmp_path)
-    answers = [line for line in output.splitlines() if "Choice(" in line]
-    assert len(answers) == 5, output
-    assert all(line.split(" or ")[0] in "024" for line in answers)
-
-
-def test_the_plain_onnx_runtime_example_gives_the_networks_answers(digits_run, tmp_path):
-    section = README.split("### Answers with plain ONNX Runtime")[1].split("\n#")[0]
-    (command,) = re.findall(r"^\.venv/bin/eidetic (export .*)$", section, re.MULTILINE)
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/digits").symlink_to(digits_run)
-    assert_runs([EIDETIC, *command.split()], tmp_path)
-    code += "\nnp.savez('answers', x=x, task=task, label=label, task_probs=task_probs)"
-    assert_runs([sys.executable, "-c", code], tmp_path)
-    answers = np.load(tmp_path / "answers.npz")
-    expected = EideticNetwork.load(digits_run)(torch.from_numpy(answers["x"]))
-    assert answers["task"].tolist() == expected.task.tolist()
-    assert answers["label"].tolist() == expected.label.tolist()
-    assert np.allclose(answers["task_probs"], expected.task_probs, rtol=0, atol=EXPORTED)
-
-
-def test_the_error_example_is_what_the_handler_says():
-    from eidetic_runtime.contract import Contract
-    from eidetic_runtime.errors import BadRequest
-    from eidetic_runtime.headers import read_headers
-    from eidetic_runtime.requests import parse
-
-    spec = {"shape": [64], "dtype": "float32", "low": 0, "high": 16}
-    contract = Contract.of({"input": spec, "limits": {"max_instances": 1}, "tasks": []})
-    with pytest.raises(BadRequest) as error:
-        parse({"body": json.dumps({"data": [0] * 63}).encode()}, read_headers({}), contract)
-    assert json.dumps(error.value.to_json()) in README
-
-
-def assert_runs(command, folder):
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout

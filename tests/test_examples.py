@@ -1,0 +1,70 @@
+"""The examples run; the tutorial's commands go from a TOML file to a model that learns while it serves."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eideticnet import EideticNetwork
+from tests.support.eidetic_command import EIDETIC
+from tests.support.tolerances import EXPORTED
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+TUTORIAL = (ROOT / "docs/tutorial.md").read_text()
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+def run(command, folder, **options):
+    result = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": PATH},
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_first_example_learns_three_tasks_and_finds_them(tmp_path):
+    output = run([sys.executable, EXAMPLES / "quickstart.py"], tmp_path)
+    assert output.startswith("[Named(task='0 or 1', label='0')")
+    assert (tmp_path / "runs/three/network.json").exists()
+
+
+def test_the_example_of_training_runs(tmp_path):
+    run([sys.executable, EXAMPLES / "training.py"], tmp_path)
+    assert EideticNetwork.load(tmp_path / "runs/three").capacity()
+
+
+def test_the_client_prints_an_answer_for_each_row(digits_run, tmp_path):
+    run([EIDETIC, "export", str(digits_run), "--name", "digits"], tmp_path)
+    client = shlex.join([sys.executable, str(EXAMPLES / "client.py")])
+    output = run([EIDETIC, "serve", "model_store/digits-3.0.mar", "--run", client], tmp_path)
+    answers = [line for line in output.splitlines() if "Choice(" in line]
+    assert len(answers) == 5, output
+    assert all(line.split(" or ")[0] in "024" for line in answers)
+
+
+def test_plain_onnx_runtime_gives_the_networks_answers(digits_run, tmp_path):
+    page = (ROOT / "docs/export.md").read_text()
+    (command,) = re.findall(r"^eidetic export .*--bundle.*$", page, re.MULTILINE)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/digits").symlink_to(digits_run)
+    run([EIDETIC, *shlex.split(command)[1:]], tmp_path)
+    code = (EXAMPLES / "plain_onnx_runtime.py").read_text()
+    code += "\nnp.savez('answers', x=x, task=task, label=label, task_probs=task_probs)"
+    run([sys.executable, "-c", code], tmp_path)
+    answers = np.load(tmp_path / "answers.npz")
+    expected = EideticNetwork.load(digits_run)(torch.from_numpy(answers["x"]))
+    assert answers["task"].tolist() == expected.task.tolist()
+    assert answers["label"].tolist() == expected.label.tolist()
+    assert np.allclose(answers["task_probs"], expected.task_probs, rtol=0, atol=EXPORTED)
