@@ -2,18 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-
-from eideticnet import EideticNetwork, Routing
-from tests.support.eidetic_command import EIDETIC
+from eideticnet import Routing
 from tests.support.small_networks import QUICK, task_loader, trained
-from tests.support.tolerances import EXPORTED
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
