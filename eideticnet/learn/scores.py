@@ -31,7 +31,7 @@ def importance(lesson: Lesson, block: Block, score: Score) -> Scores:
     if score == "random":
         return _random(lesson, block, groups)
     if score in ("l1", "l2"):
-        return {g: _weight_norm(block, g, 1 if score == "l1" else 2) for g in groups}
+        return _weight_norms(block, groups, 1 if score == "l1" else 2)
     taylor = _taylor(lesson, block, groups)
     return taylor if score == "taylor" else _hybrid(block, taylor)
 
@@ -44,9 +44,9 @@ def _hybrid(block: Block, taylor: Scores) -> Scores:
     layer before they touch another. Of these, the lowest are always in the layer of which most
     is left, so all layers give the same share of their width, to within one neuron.
     """
-    found = {}
+    found, norms = {}, _weight_norms(block, list(taylor), 2)
     for group, score in taylor.items():
-        product = score.double() * _weight_norm(block, group, 2).double()
+        product = score.double() * norms[group].double()
         rank = product.argsort(stable=True).argsort()
         found[group] = 1 - (len(rank) - rank).double() / block.program.groups[group]
     return found
@@ -59,16 +59,17 @@ def _random(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
 
 
 @torch.no_grad()
-def _weight_norm(block: Block, group: str, order: int) -> Tensor:
-    """Norm of each neuron's incoming weights, over all layers that make the group."""
-    rows, widths = [], block.widths[block.owner]
+def _weight_norms(block: Block, groups: list[str], order: int) -> Scores:
+    """Norm of each neuron's incoming weights, over all layers that make the group, by group."""
+    rows: dict[str, list[Tensor]] = {group: [] for group in groups}
+    widths = block.widths[block.owner]
     for path, step in block.program.layers.items():
         layer = block.layer(path)
         if layer is not None and RULES[step.rule].makes_neurons and path != HEAD:
             parts = by_neuron(step.features, widths, RULES[step.rule].incoming(layer))
-            rows += [weights for name, weights in parts if name == group]
-    norms: Tensor = torch.linalg.vector_norm(torch.cat(rows, 1), order, dim=1)
-    return norms.cpu()
+            for group, weights in parts:
+                rows.get(group, []).append(weights)
+    return {g: torch.linalg.vector_norm(torch.cat(rows[g], 1), order, dim=1).cpu() for g in groups}
 
 
 def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
