@@ -84,17 +84,18 @@ def _config(bundle: dict[str, Any], serving: Mapping[str, Any]) -> dict[str, Any
     return {**config, "batchSize": min(config["batchSize"], most)}
 
 
-def read_archive(path: Path) -> Archive:
-    """Read and check a whole archive. ``ArchiveError`` names the file and what is wrong."""
-    return read_files(path)[0]
+def read_archive(path: Path, *, revoked: bool = False) -> Archive:
+    """Read and check a whole archive. ``ArchiveError`` names the file and what is wrong, also that its
+    handler was revoked, unless ``revoked`` ones will do since nothing is to run."""
+    return read_files(path, revoked=revoked)[0]
 
 
-def read_files(path: Path) -> tuple[Archive, dict[str, bytes]]:
+def read_files(path: Path, *, revoked: bool = False) -> tuple[Archive, dict[str, bytes]]:
     """The archive, and all of its files by name, every one checked."""
     check_there(path)
     try:
         members = read_members(path, limit)
-        bundle, probes = check_contents(members)
+        bundle, probes = check_contents(members, revoked=revoked)
     except ArchiveError as error:
         text = str(error)
         raise ArchiveError(text if text.startswith(str(path)) else f"{path}: {text}") from error

@@ -15,6 +15,7 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
 from eideticnet.export.options import MaxDrop, RoutingData
 from eideticnet.export.releases import RELEASES, release
+from eideticnet.export.releases import revoke as revoke_release
 from eideticnet.export.show import show, show_build
 from eideticnet.export.verify import MAX_DROP, NO_VERDICT, STATUS
 from eideticnet.export.verify import verify as prove
@@ -187,10 +188,20 @@ def apply(
     typer.echo(destination)
 
 
-def release_handlers() -> None:
+def release_handlers(
+    revoke: Annotated[
+        str,
+        typer.Option(metavar="SHA256", help="Of a file: no handler that has it is accepted any more."),
+    ] = "",
+    because: Annotated[str, typer.Option(help="The reason, which every archive is told.")] = "",
+) -> None:
     """Let archives carry these handlers.
 
     Adds the files in handlers/ to the released ones, the only code that an archive may carry.
+    With --revoke, takes what was released away again.
     """
+    if revoke or because:
+        typer.echo(f"{RELEASES}: {revoke_release(revoke, because)} revoked")
+        return
     added = release(HANDLERS, __version__)
     typer.echo(f"{RELEASES}: {'added' if added else 'they are in it already'}")

@@ -45,8 +45,9 @@ def limit(name: str) -> int:
     return _LARGEST_PROBES if name in (PROBES, VALIDATION) else _LARGEST_GRAPH
 
 
-def check_contents(members: Mapping[str, bytes]) -> tuple[dict[str, Any], Probes]:
-    """The bundle and its probes, if ``members`` are an archive that may be served.
+def check_contents(members: Mapping[str, bytes], *, revoked: bool = False) -> tuple[dict[str, Any], Probes]:
+    """The bundle and its probes, if ``members`` are an archive that may be served, or could be before its
+    handler was ``revoked``.
 
     Raises ``ArchiveError`` with the reason, which names the file.
     """
@@ -57,7 +58,7 @@ def check_contents(members: Mapping[str, bytes]) -> tuple[dict[str, Any], Probes
     _check_sums(bundle, members)
     _check_manifest(parse_json(members[MANIFEST], MANIFEST), bundle)
     _check_config(members[CONFIG], bundle)
-    check_released({name: data for name, data in members.items() if is_handler(name)})
+    check_released({n: data for n, data in members.items() if is_handler(n)}, revoked=revoked)
     _check_graphs(bundle, members)
     if VALIDATION in members:
         validation(bundle, members[VALIDATION])

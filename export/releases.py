@@ -4,7 +4,8 @@ A handler is the engine's entry, which is flat files, and since schema 1.5.0 the
 it. Those released before are flat files alone.
 
 The list only grows, so an archive that was exported once can be deployed, or rolled back to, after
-any upgrade. ``eidetic release-handlers`` adds the present files.
+any upgrade. ``eidetic release-handlers`` adds the present files. One that turned out to have a hole is
+revoked, with the reason: archives with it are only read to be replaced.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import eidetic_runtime
 from eideticnet.export.errors import ArchiveError
+from eideticnet.export.files import whole_file
 
 RELEASES = Path(__file__).with_name("handlers.json")
 HANDLER, RUNTIME = "eidetic_handler.py", "eidetic_runtime"
@@ -37,13 +40,17 @@ def handler_files(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in sorted((flat | inner).items())}
 
 
-def check_released(files: Mapping[str, bytes], listed: Path = RELEASES) -> None:
-    """Raise ``ArchiveError`` unless ``files`` are the handler of one release, whole and unchanged."""
-    found = _sums(files)
-    releases = [release["files"] for release in json.loads(listed.read_text(encoding="utf-8"))]
-    if found in releases:
-        return
-    known = {(name, digest) for release in releases for name, digest in release.items()}
+def check_released(files: Mapping[str, bytes], listed: Path = RELEASES, *, revoked: bool = False) -> None:
+    """Raise ``ArchiveError`` unless ``files`` are the handler of one release, whole and unchanged, and none
+    that was revoked, unless ``revoked`` ones will do."""
+    found, releases = _sums(files), _read(listed)
+    for release in releases:
+        if release["files"] == found:
+            if "revoked" in release and not revoked:
+                why = f"its handler was revoked: {release['revoked']}"
+                raise ArchiveError(f"{why}; eidetic export makes the archive anew, with today's")
+            return
+    known = {(name, digest) for release in releases for name, digest in release["files"].items()}
     strange = sorted(name for name, digest in found.items() if (name, digest) not in known)
     what = f"{', '.join(map(repr, strange))} is" if strange else "its handler files together are"
     raise ArchiveError(
@@ -54,13 +61,40 @@ def check_released(files: Mapping[str, bytes], listed: Path = RELEASES) -> None:
 
 
 def release(folder: Path, version: str, listed: Path = RELEASES) -> bool:
-    """Append the handler in ``folder`` to the list, unless it is there; whether it was appended."""
-    releases, files = json.loads(listed.read_text(encoding="utf-8")), _sums(handler_files(folder))
-    if any(files == known["files"] for known in releases):
+    """Append the handler in ``folder`` to the list, unless it is there; whether it was appended.
+    ``ArchiveError`` where it was revoked."""
+    releases, files = _read(listed), handler_files(folder)
+    if any(_sums(files) == known["files"] for known in releases):
+        check_released(files, listed)
         return False
-    releases.append({"version": version, "files": files})
-    listed.write_text(json.dumps(releases, indent=1) + "\n", encoding="utf-8")
+    _write([*releases, {"version": version, "files": _sums(files)}], listed)
     return True
+
+
+def revoke(digest: str, reason: str, listed: Path = RELEASES) -> int:
+    """Revoke every release that holds a file of this SHA-256, in hexadecimal; how many there are.
+    ``ArchiveError`` if there is none, or no ``reason`` that can be told in a line."""
+    if not reason.strip() or not reason.isprintable():
+        raise ArchiveError("a reason is needed, in one line: every archive that is refused is told it")
+    releases = _read(listed)
+    found = [release for release in releases if digest.lower() in release["files"].values()]
+    if not found:
+        raise ArchiveError(
+            f"no released handler holds a file of SHA-256 {digest[:64]!r}; {listed} lists them"
+        )
+    for release in found:
+        release["revoked"] = reason
+    _write(releases, listed)
+    return len(found)
+
+
+def _read(listed: Path) -> list[dict[str, Any]]:
+    return list(json.loads(listed.read_text(encoding="utf-8")))
+
+
+def _write(releases: list[dict[str, Any]], listed: Path) -> None:
+    with whole_file(listed) as file:
+        file.write((json.dumps(releases, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _sums(files: Mapping[str, bytes]) -> dict[str, str]:

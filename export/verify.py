@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Literal
@@ -74,8 +75,8 @@ def verify(
     max_drop: float = MAX_DROP,
     read: Reader = read_files,
 ) -> Report:
-    """Whether ``new`` may replace ``against``; one that is broken is refused. ``ArchiveError`` where one is
-    not there, or the routing data can't be read."""
+    """Whether ``new``, which ``read`` gives, may replace ``against``; one that is broken is refused.
+    ``ArchiveError`` where one is not there, or the routing data can't be read."""
     for path in (against, new):
         check_there(path)
     try:
@@ -87,7 +88,8 @@ def verify(
 
 
 def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: float, read: Reader) -> Report:
-    before, after = open_version(against, read), open_version(new, read)
+    # a handler that was revoked can be replaced by what keeps its promises
+    before, after = open_version(against, partial(read_files, revoked=True)), open_version(new, read)
     if isinstance(before, str) or isinstance(after, str):
         reasons = [found for found in (before, after) if isinstance(found, str)]
         return Report("not comparable", against, new, reasons)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from eidetic_runtime import packed
+from eidetic_runtime.errors import STATUS
 from eideticnet.errors import EideticError
 
-MOST_BYTES = 6_553_500
+MOST_BYTES = packed.MOST_BYTES
 """The largest body of a request."""
 
 
@@ -75,21 +77,12 @@ class WrongKeyError(RequestError):
     status is 401, whatever the front end's own is."""
 
 
-_STATUS = {
-    "bad_request": 400,
-    "expired": 408,
-    "too_large": 413,
-    "unsupported_media_type": 415,
-    "internal": 500,
-}
-
-
 def failure(status: int, body: object) -> RequestError:
     """The error that ``body`` describes. gRPC can't carry a status: one of 200 is that which the error's kind
     has over HTTP."""
     error = RequestError(status, body)
     if status == 200:
-        error = RequestError(_STATUS.get(error.kind, 200), body)
+        error = RequestError(STATUS.get(error.kind, 200), body)
     if error.status == 408:
         return DeadlineError(body)
     return WrongKeyError(401, body) if error.status == 401 else error

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy.typing as npt
 
+from eidetic_runtime.errors import STATUS
+
 try:
     import prometheus_client
 except ImportError:
@@ -24,7 +26,6 @@ except ImportError:
 log = logging.getLogger("eidetic.metrics")
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-KINDS = ("bad_request", "too_large", "unsupported_media_type", "expired", "internal")
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1)
 REQUESTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -44,7 +45,7 @@ class Metrics:
             pinned: [self._counter("answers", answers, task=t, pinned=pinned) for t in tasks]
             for pinned in ("false", "true")
         }
-        self._errors = {k: self._counter("errors", "Requests that got an error.", kind=k) for k in KINDS}
+        self._errors = {k: self._counter("errors", "Requests that got an error.", kind=k) for k in STATUS}
         self._confidence = self._histogram(
             "router_confidence", "Probability of the likeliest task.", CONFIDENCE
         )

@@ -47,12 +47,13 @@ class Connection:
         again."""
         return replace(self, known=known)
 
-    def archive(self, name: str, version: Version) -> Archive:
+    def archive(self, name: str, version: Version, *, revoked: bool = True) -> Archive:
         """The archive of ``version`` of the model ``name``, if it is still the one that was admitted and its
-        format is allowed."""
+        format is allowed; ``revoked``: also one whose handler is no more."""
         if self.known is not None and version in self.known:
             return self.known[version]
-        archive = opened(name, version, self.home.store, allow_torch=self.running.allow_torch)
+        store, torch = self.home.store, self.running.allow_torch
+        archive = opened(name, version, store, allow_torch=torch, revoked=revoked)
         if self.known is not None:
             self.known[version] = archive
         return archive

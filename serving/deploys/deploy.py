@@ -82,7 +82,7 @@ def rollback(server: Connection, name: str = "") -> Iterator[Step]:
         previous = state.models[model].previous
         if previous is None:
             raise ServingError(f"{model} has no version before {state.models[model].default.version}")
-        server.archive(state.only(name), previous)
+        server.archive(state.only(name), previous, revoked=False)
         yield Step("admit", f"{previous.file} is as it was")
         yield from _take_over(server, state, model, previous, None)
 

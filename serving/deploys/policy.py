@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eideticnet.export.archive import Archive, read_files
 from eideticnet.export.verify import MAX_DROP, Report, verify
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.store import Stored
@@ -28,11 +27,8 @@ class Refused(ServingError):
 
 def judge(new: Stored, old: Path, policy: Policy) -> Report:
     """The retention proof of ``new``, which was read already, against the archive ``old``."""
-
-    def read(path: Path) -> tuple[Archive, dict[str, bytes]]:
-        return (new.archive, new.files) if path == new.archive.path else read_files(path)
-
-    return verify(new.archive.path, old, policy.routing_data, policy.max_drop, read)
+    read = (new.archive, new.files)
+    return verify(new.archive.path, old, policy.routing_data, policy.max_drop, lambda _: read)
 
 
 def enforce(report: Report, policy: Policy) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from eidetic_runtime.record import row_type
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import read_regular
 from eideticnet.serving.errors import ServingError
@@ -50,7 +51,7 @@ def read(path: Path, model: str, spec: dict[str, Any]) -> Recording:
     if path.is_dir():
         found = newest(path, model, None, spec)
     elif path.suffix == ".npy":
-        found = _recording([ring for ring in _whole_rows([path]) if ring.dtype == _row_type(spec)], spec)
+        found = _recording([ring for ring in _whole_rows([path]) if ring.dtype == row_type(spec)], spec)
     else:
         found = _written(path, spec)
     if not len(found):
@@ -64,7 +65,7 @@ def newest(folder: Path, model: str, rows: int | None, spec: dict[str, Any]) -> 
     contract ``spec``; workers may write meanwhile."""
     # MODEL-VERSION-PID.npy; a hyphen in a name is written %2D, so no model's name begins another's files
     paths = sorted(folder.glob(f"{model.replace('-', '%2D')}-*.npy"))
-    kind = _row_type(spec)
+    kind = row_type(spec)
     return _recording([ring for ring in _whole_rows(paths) if ring.dtype == kind], spec, rows)
 
 
@@ -82,7 +83,7 @@ def prune(folder: Path, keep: int) -> None:
 
 def _recording(rings: Sequence[Array], spec: dict[str, Any], last: int | None = None) -> Recording:
     """The ``last`` rows of ``rings`` by time, or all of them."""
-    rows = np.concatenate([np.empty(0, _row_type(spec)), *rings])
+    rows = np.concatenate([np.empty(0, row_type(spec)), *rings])
     rows = rows[np.argsort(rows["time"], kind="stable")]
     rows = rows if last is None else rows[max(0, len(rows) - last) :]
     return Recording(*(np.ascontiguousarray(rows[name]) for name in ("x", "task", "threshold", "time")))
@@ -110,11 +111,6 @@ def _sound(found: Recording, spec: dict[str, Any]) -> bool:
         return False
     sure = (found.threshold >= 0) & (found.threshold <= 1)
     return bool(np.isfinite(found.x).all() and sure.all() and (found.task >= -1).all())
-
-
-def _row_type(spec: dict[str, Any]) -> np.dtype[Any]:
-    x = (np.dtype(spec["dtype"]).newbyteorder("<"), tuple(spec["shape"]))
-    return np.dtype([("time", "<f8"), ("task", "<i8"), ("threshold", "<f4"), ("x", *x)])
 
 
 def _ring(path: Path) -> Array:

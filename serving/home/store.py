@@ -84,9 +84,10 @@ def prune(store: Path, state: State) -> None:
             path.unlink(missing_ok=True)
 
 
-def opened(name: str, version: Version, store: Path, *, allow_torch: bool) -> Archive:
+def opened(name: str, version: Version, store: Path, *, allow_torch: bool, revoked: bool = True) -> Archive:
     """The stored archive of ``version`` of the model ``name``, if its bytes are still those that were
-    admitted. Its format is judged anew: whoever starts the server now may trust fewer publishers."""
+    admitted. Its format is judged anew: whoever starts the server now may trust fewer publishers. What is to
+    run from now on may not have a handler that was ``revoked`` since."""
     path = store / version.file
     try:
         found = file_sha256(path)
@@ -94,7 +95,7 @@ def opened(name: str, version: Version, store: Path, *, allow_torch: bool) -> Ar
         raise Unavailable(f"the archive of version {version.version} can't be read: {error}") from error
     if found != version.sha256:
         raise Unavailable(f"{path} was changed after it was admitted: its SHA-256 is {found}")
-    archive = read_archive(path)
+    archive = read_archive(path, revoked=revoked)
     if (archive.name, archive.version) != (name, version.version):
         raise Unavailable(
             f"the state names {path} {name} {version.version}, and it holds {archive.name} "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from eidetic_runtime.errors import STATUS
+
 Json = dict[str, Any]
 
 ERROR: Json = {
@@ -18,7 +20,7 @@ ERROR: Json = {
             "properties": {
                 "kind": {
                     "description": "What to do about it, for programs.",
-                    "enum": ["bad_request", "expired", "too_large", "unsupported_media_type", "internal"],
+                    "enum": list(STATUS),
                 },
                 "field": {"description": "Where the request is wrong.", "type": "string"},
                 "message": {"description": "What is wrong and what is expected.", "type": "string"},

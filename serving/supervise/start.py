@@ -56,7 +56,7 @@ def _adopted(home: Home, archives: Sequence[Path], options: ServerOptions, repla
     with home.changing():
         state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
         for name, model in state.models.items():  # before the engine is started for nothing
-            opened(name, model.default, home.store, allow_torch=options.allow_torch)
+            opened(name, model.default, home.store, allow_torch=options.allow_torch, revoked=False)
         state.write(home.state)
         prune(home.store, state)
     return notes

@@ -1,14 +1,22 @@
 """All of serving but its engine runs on another engine, which knows the three protocols alone."""
 
 import json
+import shutil
 import threading
 from collections import Counter
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
 
 import httpx
 import pytest
 
 from eideticnet.export import archive as reader
+from eideticnet.export import contents
 from eideticnet.export import verify as proof
+from eideticnet.export.archive import read_files
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.releases import RELEASES, check_released, revoke
 from eideticnet.serving.deploys.deploy import deploy, remove, rollback
 from eideticnet.serving.deploys.policy import Policy
 from eideticnet.serving.errors import ServingError
@@ -16,8 +24,10 @@ from eideticnet.serving.home import store
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
 from eideticnet.serving.supervise.launch import ServerOptions
-from eideticnet.serving.supervise.start import prepared, started
+from eideticnet.serving.supervise.start import _adopted, prepared, started
+from tests.support.archived_networks import edited
 from tests.support.pretended_engine import Pretended
+from tests.support.smallest_archive import flat_handler
 from tests.support.waiting import PATIENCE, until
 
 POLICY = Policy(accept_unmeasured_routing=True)
@@ -60,6 +70,25 @@ def test_what_may_not_take_over_leaves_another_engine_as_it_was(supervisor, forg
             list(deploy(supervisor.server, archive, POLICY))
         assert served(supervisor) == ("1.0", {"1.0": 2})
         assert State.load(supervisor.home.state) == before
+
+
+def test_what_has_a_revoked_handler_is_replaced_and_never_comes_back(
+    supervisor, versions, tmp_path, monkeypatch
+):
+    listed = Path(shutil.copy(RELEASES, tmp_path / "handlers.json"))
+    monkeypatch.setattr(contents, "check_released", partial(check_released, listed=listed))
+    server, flat = supervisor.server, edited(versions["2.0"], tmp_path / "2.mar", files=flat_handler)
+    list(deploy(server, flat, POLICY))
+    revoke(sha256(read_files(flat)[1]["eidetic_answer.py"]).hexdigest(), "it has a hole", listed)
+    list(deploy(server, versions["3.0"], POLICY))
+    assert served(supervisor) == ("3.0", {"3.0": 2})
+    for attempt in (lambda: deploy(server, flat, POLICY), lambda: rollback(server)):
+        with pytest.raises((ArchiveError, ServingError), match="its handler was revoked: it has a hole"):
+            list(attempt())
+        assert served(supervisor) == ("3.0", {"3.0": 2})
+    revoke(sha256(read_files(versions["3.0"])[1]["eidetic_handler.py"]).hexdigest(), "so has this", listed)
+    with pytest.raises(ArchiveError, match="its handler was revoked: so has this"):
+        _adopted(supervisor.home, [], supervisor.options, replace=False)
 
 
 def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor, caplog):
