@@ -140,7 +140,9 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
 def test_a_run_that_is_killed_inside_a_task_goes_on_there(project, run):
     code = (
         "from functools import partial\n"
-        "from eideticnet import run, training, __main__\n"
+        "from eideticnet import __main__\n"
+        "from eideticnet.learn import training\n"
+        "from eideticnet.runs import run\n"
         "run.Journal = partial(run.Journal, interval=0.0)\n"
         "epochs, train_epoch = [], training.train_epoch\n"
         "def counted(*args):\n"
