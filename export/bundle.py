@@ -16,6 +16,7 @@ import onnx
 import torch
 from safetensors.torch import save as save_tensors
 
+from eidetic_runtime.contract import MAX_PIXELS, usual_pixels
 from eideticnet import EideticNetwork, Task
 from eideticnet.export.agreement import Trial, agreement, eager
 from eideticnet.export.body import check, evaluating
@@ -35,7 +36,6 @@ from eideticnet.export.session import session
 from eideticnet.export.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
 from eideticnet.learned import ROUTER
 from eideticnet.runs.history import read
-from eideticnet.runs.images import MAX_PIXELS, usual_pixels
 
 Json = dict[str, Any]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -156,8 +156,8 @@ def _limits(net: EideticNetwork, max_instances: int, max_pixels: int | None) -> 
         return {"max_instances": max_instances}
     if max_pixels is None:
         return {"max_instances": max_instances, "max_pixels": MAX_PIXELS}
-    if max_pixels < usual_pixels(image):
-        raise ExportError(f"--max-pixels {max_pixels}: without it there are {usual_pixels(image)}; give more")
+    if max_pixels < (usual := usual_pixels(vars(image))):
+        raise ExportError(f"--max-pixels {max_pixels}: without it there are {usual}; give more")
     most = max(MAX_PIXELS, max_pixels)
     return {"max_instances": max_instances, "max_pixels": most, "max_decoded_pixels": max_pixels}
 

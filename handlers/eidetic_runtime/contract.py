@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_PIXELS = 1 << 24
+"""Of a picture that is taken, whose decoded part is smaller, unless it was exported for more."""
 _PIXELS_FOR_ONE, _FEW_PIXELS = 64, 1 << 18
 
 

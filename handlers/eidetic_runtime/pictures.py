@@ -1,4 +1,4 @@
-"""From a PNG or JPEG to one input, by the same formula as in training (``eideticnet/runs/images.py``).
+"""From a PNG or JPEG to one input, in training and when it is served.
 
 What a file may cost is bounded before anything is decoded: a few kilobytes can ask for seconds.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -46,7 +46,7 @@ def from_image(data: Any, field: str, contract: Contract) -> npt.NDArray[np.floa
             warnings.simplefilter("ignore")  # our own limit is lower than the one that Pillow warns of
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
                 _check_size(opened, data, field, contract)
-                return _decode(opened, field, contract.image or {})[None].reshape(1, *contract.shape)
+                return decode(opened, field, contract.image or {})[None].reshape(1, *contract.shape)
     except BadRequest:
         raise
     except Image.DecompressionBombError:
@@ -132,7 +132,9 @@ def _other_size(picture: Any, field: str, size: tuple[int, ...]) -> BadRequest:
     return BadRequest(field, f"is {found} pixels; expected {size[1]} x {size[0]}")
 
 
-def _decode(opened: Any, field: str, image: dict[str, Any]) -> npt.NDArray[np.float32]:
+def decode(opened: Any, field: str, image: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """The ``opened`` picture as (C, H, W): turned upright as its EXIF tag says, transparency dropped, and
+    converted, resized and divided as ``image`` says. ``BadRequest`` where it can't be."""
     if opened.mode not in EIGHT_BITS or any("16" in str(tile[3]) for tile in opened.tile):
         message = f"holds pixels of mode {opened.mode}, of 16 bits; expected 8 bits for each colour"
         raise BadRequest(field, message)

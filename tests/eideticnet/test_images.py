@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from eidetic_runtime.contract import Contract
+from eidetic_runtime.contract import Contract, usual_pixels
 from eidetic_runtime.errors import BadRequest
 from eidetic_runtime.pictures import from_image
 from eideticnet import EideticNetwork, ImageInput, Inputs
@@ -19,7 +19,7 @@ from eideticnet.errors import DataError, DataWarning
 from eideticnet.export.bundle import write_bundle
 from eideticnet.export.contract import problem_of, read_bundle
 from eideticnet.runs.config import Config, TaskConfig
-from eideticnet.runs.images import read_folder, read_image, usual_pixels
+from eideticnet.runs.images import read_folder, read_image
 from eideticnet.runs.run import open_data
 from eideticnet.runs.sources import open_task
 from tests.support.costly_pictures import COSTLY
@@ -87,7 +87,7 @@ def test_training_refuses_what_takes_a_server_too_long_to_read(name, tmp_path):
 
 @given(IMAGES)
 def test_training_and_serving_decode_as_many_pixels(image):
-    assert Contract.of(described(image)).max_decoded == usual_pixels(image)
+    assert Contract.of(described(image)).max_decoded == usual_pixels(vars(image))
 
 
 def photograph(size, kind="JPEG", **options):
