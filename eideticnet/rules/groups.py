@@ -162,6 +162,8 @@ class Groups:
     def chosen(self, features: Features, columns: Sequence[int], call: Call) -> tuple[Features, list[int]]:
         """The features of some columns in this order, and which of all runs these are; the columns of a group
         that are left out are another group's."""
+        if not columns:
+            raise call.refuse("takes none of the features")
         if len(set(columns)) < len(columns):
             raise call.refuse("takes a column of the features several times")
         if not self.separate(features, [columns]):

@@ -87,7 +87,7 @@ def _actual(argument: Any) -> Any:
 def _selection(source: Node, value: Tensor) -> Selection | None:
     """Along which one dimension the value's numbers are those of the source in another order, if so."""
     numbers = _numbered(source)
-    if numbers is None or numbers.ndim != value.ndim or torch.equal(numbers, value):
+    if numbers is None or numbers.ndim != value.ndim or not value.numel() or torch.equal(numbers, value):
         return None
     for dim in range(1, numbers.ndim):
         first = [0] * numbers.ndim

@@ -209,3 +209,12 @@ def test_whatever_happens_to_channels_in_any_order_is_computed_bit_for_bit_or_re
         return
     assert_one_block_is(trunk, x, program)
     assert_kept_columns_compute_what_they_did(program, x)
+
+
+def test_none_of_the_features_is_refused_by_name():
+    trunk = Composed([("leave", 1), ("every second", 1)])
+    trunk.step = lambda x, name, *_: (
+        torch.cat([x[:, :0], x[:, ::2]], 1) if name == "every second" else x[:, 1:5]
+    )
+    with pytest.raises(UnsupportedError, match="takes none of the features"):
+        trace(trunk, pixels(5))
