@@ -14,7 +14,7 @@ from eideticnet import EideticNetwork, UnsupportedError, batches
 from eideticnet.block import Block
 from eideticnet.program import HEAD
 from eideticnet.rules import with_taps
-from eideticnet.trace import tracing
+from eideticnet.trace import views
 from eideticnet.trace.tracing import trace
 from tests.support.one_block import assert_one_block_is
 from tests.support.small_networks import LIGHT, QUICK, names
@@ -217,13 +217,13 @@ class Splits(nn.Module):
 
 
 def test_looking_for_views_costs_no_more_than_there_are_operations(monkeypatch):
-    looked, base = [0], tracing._base
+    looked, base = [0], views.base
 
     def counting(node):
         looked[0] += 1
         return base(node)
 
-    monkeypatch.setattr(tracing, "_base", counting)
+    monkeypatch.setattr(views, "base", counting)
     counts = []
     for depth in (4, 8):
         looked[0] = 0

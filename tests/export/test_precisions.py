@@ -90,11 +90,12 @@ def test_every_weight_is_stored_in_the_half_type(tmp_path):
 
 def test_inputs_beyond_the_range_of_float16_are_normalised_before_they_are_cast(tmp_path):
     from eideticnet import Inputs
+    from eideticnet.checkpoint import Parts
     from eideticnet.network import EideticNetwork as Network
 
     net = trained(2)
     inputs = Inputs((6,), mean=(0.0,), std=(1e6,))
-    large = Network.restore(net.program, inputs, net.seed, net.learned, {})
+    large = Network.restore(Parts(net.program, inputs, net.seed, net.learned, {}))
     written(tmp_path, large, precision="float16")
     x = 1e6 * held_out(6)
     out = routed(tmp_path, x.numpy())
