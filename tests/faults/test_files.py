@@ -35,7 +35,7 @@ def test_a_full_disk_for_logs_loses_lines_and_no_answer(full):
     until(lambda: full.control("/ready").status_code == 200)
     (worker,) = full.workers()
     os.kill(worker.pid, signal.SIGKILL)
-    until(lambda: full.predict(ROW).status_code == 200)
+    until(lambda: full.answers(ROW))
 
 
 def test_a_store_that_is_gone_keeps_answering_and_a_deploy_says_so(full, archives, tmp_path):
@@ -122,7 +122,7 @@ def test_a_full_disk_under_the_home_fails_no_request_and_a_deploy_says_so(archiv
         assert (server.state(), sorted((server.home / "store").iterdir())) == before
         (worker,) = server.workers()
         os.kill(worker.pid, signal.SIGKILL)
-        until(lambda: server.predict(ROW).status_code == 200)
+        until(lambda: server.answers(ROW))
         until(lambda: server.control("/ready").status_code == 200)
         (disk / "filler").unlink()
         done = server.command("deploy", archives["2"], UNMEASURED)

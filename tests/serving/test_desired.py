@@ -109,7 +109,7 @@ def test_a_home_that_was_moved_costs_no_answer_and_java_is_started_again_once_it
         assert server.predict(ROW).status_code == 200
         (worker,) = server.workers()
         worker.kill()  # the next one finds its files where they are now
-        until(lambda: server.predict(ROW).status_code == 200)
+        until(lambda: server.answers(ROW))
         os.kill(running["frontend"], signal.SIGKILL)
         until(lambda: "can't be started again yet" in server.control("/ready").text)
         time.sleep(LOOKS)

@@ -103,10 +103,10 @@ def test_a_server_whose_workers_were_killed_again_and_again_keeps_few_files(vers
     with Served(tmp_path / "home", versions["1.0"]) as server:
         for _ in range(3):
             (worker,) = until(server.workers)
-            assert until(lambda: server.predict({"data": [0.5] * 6}).status_code == 200)
+            assert until(lambda: server.answers({"data": [0.5] * 6}))
             worker.kill()
             until(lambda gone=worker: gone not in server.workers())
-        assert until(lambda: server.predict({"data": [0.5] * 6}).status_code == 200)
+        assert until(lambda: server.answers({"data": [0.5] * 6}))
         assert until(lambda: len(list((server.home / "metrics").iterdir())) <= 4)
         assert 'eidetic_answers_total{model="net"' in server.control("/metrics").text
         settled(server)

@@ -97,10 +97,18 @@ class Served:
     def keys(self) -> dict[str, str]:
         return dict(json.loads((self.home / "keys.json").read_text()))
 
-    def predict(self, request: Any, version: str = "", **options: Any) -> httpx.Response:
+    def answers(self, request: Any) -> bool:
+        """Whether a good answer comes. A request that TorchServe loses with its worker never gets one."""
+        with suppress(httpx.TimeoutException):
+            return self.predict(request, timeout=20).status_code == 200
+        return False
+
+    def predict(
+        self, request: Any, version: str = "", timeout: float = PATIENCE, **options: Any
+    ) -> httpx.Response:
         url = f"{self.running['inference']}/predictions/{MODEL}" + (f"/{version}" if version else "")
         headers = {"Authorization": f"Bearer {self.keys()['inference']}"}
-        return httpx.post(url, json=request, headers=headers, timeout=PATIENCE, trust_env=False, **options)
+        return httpx.post(url, json=request, headers=headers, timeout=timeout, trust_env=False, **options)
 
     def manage(self, method: str, path: str, **parameters: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {self.keys()['management']}"}
