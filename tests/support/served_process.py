@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
@@ -136,6 +137,9 @@ class Served:
 
         def one_more() -> bool:
             begun.append(pool.submit(self.predict, request, version))
+            if not self.waiting(version):
+                return False
+            time.sleep(0.5)  # one that was only on its way to a worker has arrived there by now
             return self.waiting(version) > 0
 
         until(one_more)
