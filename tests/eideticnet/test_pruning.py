@@ -59,6 +59,7 @@ def test_taylor_ranks_over_the_whole_block():
 
 
 def untrained(widths):
+    torch.manual_seed(0)  # a block that nobody teaches takes its weights from the process's numbers
     net = EideticNetwork(mlp(FEATURES, widths), torch.zeros(2, FEATURES))
     lesson = net._lesson("t", "t0", task_loader(3, 3), Classify(3), QUICK, lambda event: None)
     return lesson, Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 3}})
