@@ -24,6 +24,7 @@ from tests.support.eidetic_command import EIDETIC
 from tests.support.example_counts import examples
 from tests.support.small_networks import trained
 from tests.support.task_files import write_tasks
+from tests.support.user_project import TASKS
 
 ROOT = Path(__file__).parents[2]
 ODD = '<b>&" $x_1$'
@@ -54,12 +55,6 @@ name = "fish"
 classes = ["cod", "eel", "ray"]
 data = "fish.safetensors"
 """
-MORE = """
-[[tasks]]
-name = "frogs"
-classes = ["common", "tree"]
-data = "frogs.npz"
-"""
 TRUNK = """
 from torch import nn
 def build():
@@ -80,7 +75,7 @@ def project(tmp_path_factory):
     (folder / "reported_trunk.py").write_text(TRUNK)
     write_tasks(folder)
     (folder / "config.toml").write_text(CONFIG)
-    (folder / "more.toml").write_text(MORE)
+    (folder / "more.toml").write_text(TASKS)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         assert call("train", folder / "config.toml", "--out", folder / "run") == 0
