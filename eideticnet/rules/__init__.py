@@ -15,7 +15,7 @@ from eideticnet.program import INPUT, Features, Program, Step
 from eideticnet.rules.attention import AttentionRule
 from eideticnet.rules.base import Rule
 from eideticnet.rules.calls import Call, batch_dim, shape_of
-from eideticnet.rules.choose import ChooseRule
+from eideticnet.rules.channels import ChooseRule
 from eideticnet.rules.choosing import GatherRule, IndexRule
 from eideticnet.rules.elementwise import (
     CastRule,
