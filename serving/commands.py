@@ -34,8 +34,7 @@ from eideticnet.serving.home.running import Profile, Starting, find, stop_server
 from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import opened, prune
 from eideticnet.serving.show import announce, heedless, show_status, show_step, status_json
-from eideticnet.serving.supervise.cores import fitting
-from eideticnet.serving.supervise.launch import ServerOptions
+from eideticnet.serving.supervise.launch import ServerOptions, fitting
 from eideticnet.serving.supervise.ports import OPTIONS, check_hosts
 from eideticnet.serving.supervise.start import prepared, run_beside, started
 from eideticnet.signals import heed, unhurried

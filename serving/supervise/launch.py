@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from eidetic_runtime.device import usable_cores
 from eideticnet.serving.default_engine import default_engine
 from eideticnet.serving.deploys.connection import Connection, Limits, connect
 from eideticnet.serving.deploys.reconcile import settle
@@ -20,6 +21,14 @@ from eideticnet.serving.home.state import State
 
 _ENDING_SECONDS = 10.0
 """An engine that ends, because a port was taken, closes its other ports first and says why last."""
+
+
+def fitting(workers: int) -> tuple[int, list[str]]:
+    """``workers``, or as many as there are cores, with a note in that case: each takes one at least."""
+    most = usable_cores()
+    if workers <= most:
+        return workers, []
+    return most, [f"{workers} workers are more than the {most} cores that they may use: {most} are started"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from eidetic_runtime.device import usable_cores
-from eideticnet.serving.supervise.cores import fitting
+from eideticnet.serving.supervise.launch import fitting
 from tests.support.served_process import Served
 
 
