@@ -51,7 +51,7 @@ $(RUNS)/digits/report.html: $(RUNS)/digits/network.json $(wildcard eideticnet/*.
 report: $(RUNS)/digits/report.html
 
 # The archive's name holds its version, so a file beside it remembers the name.
-$(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*/*.py export/*.py handlers/*.py handlers/*/*.py)
+$(STORE)/.digits: $(RUNS)/digits/network.json $(wildcard eideticnet/*.py eideticnet/*/*.py export/*.py export/*/*.py handlers/*.py handlers/*/*.py)
 	@mkdir -p $(STORE)
 	@archive="$$($(EIDETIC) export $(RUNS)/digits --store $(STORE) --replace)" && echo "$$archive" > $@
 

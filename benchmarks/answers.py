@@ -31,9 +31,9 @@ from eideticnet import EideticNetwork, Routing
 from eideticnet.arithmetic import arithmetic
 from eideticnet.block import Block
 from eideticnet.decision import decide
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.session import session
-from eideticnet.export.tail import PINNED, THRESHOLD
+from eideticnet.export.graph.session import session
+from eideticnet.export.graph.tail import PINNED, THRESHOLD
+from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.models import mlp
 from eideticnet.program import HEAD

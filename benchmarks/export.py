@@ -35,8 +35,8 @@ from benchmarks.graphs import (
 from benchmarks.report import publish
 from benchmarks.train import INPUTS, PRUNING, TASKS, TRAINING, Split
 from eideticnet import EideticNetwork, Routing
-from eideticnet.export.session import session
-from eideticnet.export.tail import PINNED, THRESHOLD, attach
+from eideticnet.export.graph.session import session
+from eideticnet.export.graph.tail import PINNED, THRESHOLD, attach
 from eideticnet.models import convnet, mlp, resnet50
 
 ROUNDS = 101

@@ -26,7 +26,7 @@ from benchmarks.graphs import equal_tasks, ratio
 from benchmarks.report import device as cpu
 from benchmarks.report import publish
 from eideticnet import EideticNetwork
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.models import mlp
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "handlers"))  # as TorchServe imports them

@@ -21,11 +21,11 @@ from torch import nn
 from eideticnet import EideticNetwork
 from eideticnet.block import Block
 from eideticnet.decision import FittedRouting
-from eideticnet.export.body import Body, example, owners
-from eideticnet.export.dense import Dense
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.session import Run
-from eideticnet.export.tail import Rule, X, attach
+from eideticnet.export.graph.session import Run
+from eideticnet.export.graph.tail import Rule, X, attach
+from eideticnet.export.lowering.body import Body, example, owners
+from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD
 

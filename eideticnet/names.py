@@ -1,7 +1,7 @@
 """Names of tasks and classes, and numbers: what is meant is converted, the rest refused at once.
 
 Names go into checkpoints, archives, JSON answers, tables and terminals, so these rules are those of
-``bundle.json`` (``export/contract.py``): what is learned here can be exported and served.
+``bundle.json`` (``export/archive/contract.py``): what is learned here can be exported and served.
 """
 
 from __future__ import annotations

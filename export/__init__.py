@@ -1,1 +1,1 @@
-"""From a checkpoint to a bundle, and from a bundle to a model archive."""
+"""From a checkpoint to a bundle, from a bundle to an archive, and proofs of archives."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from eideticnet import EideticError, EideticNetwork
-from eideticnet.export.archive import write_archive
-from eideticnet.export.bundle import check_names, write_bundle
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import check_names, write_bundle
 from eideticnet.export.errors import ExportError
 from eideticnet.export.files import scratch_folder, whole_folder
 

@@ -9,16 +9,16 @@ from typing import Annotated, Literal
 import typer
 
 from eideticnet import __version__
-from eideticnet.export.archive import read_archive
-from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.archive.delta import apply_delta, write_delta
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.releases import RELEASES, release
+from eideticnet.export.archive.releases import revoke as revoke_release
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
-from eideticnet.export.options import MaxDrop, RoutingData
-from eideticnet.export.releases import RELEASES, release
-from eideticnet.export.releases import revoke as revoke_release
+from eideticnet.export.proof.options import MaxDrop, RoutingData
+from eideticnet.export.proof.verify import MAX_DROP, NO_VERDICT, STATUS
+from eideticnet.export.proof.verify import verify as prove
 from eideticnet.export.show import show, show_build
-from eideticnet.export.verify import MAX_DROP, NO_VERDICT, STATUS
-from eideticnet.export.verify import verify as prove
 from eideticnet.signals import stoppable
 
 _stoppable = stoppable("no file was left half-written")

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eideticnet.export.verify import Report
+from eideticnet.export.proof.verify import Report
 
 _COLOURS = {"proven": "green", "refused": "red", "not comparable": "yellow"}
 

@@ -16,8 +16,8 @@ from eideticnet.client.command import DEFAULT_HOME, HomeFolder
 from eideticnet.client.options import LONGEST
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable
-from eideticnet.export.options import MaxDrop, RoutingData
-from eideticnet.export.verify import MAX_DROP
+from eideticnet.export.proof.options import MaxDrop, RoutingData
+from eideticnet.export.proof.verify import MAX_DROP
 from eideticnet.serving.default_engine import HEAP_MEGABYTES, NAME, default_engine
 from eideticnet.serving.deploys.connection import Connection, Limits, connect
 from eideticnet.serving.deploys.deploy import DeployReport, Step

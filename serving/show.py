@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eideticnet.export.archive import Archive
+from eideticnet.export.archive.reader import Archive
 from eideticnet.export.show import doubted
 from eideticnet.export.show import show as show_proof
 from eideticnet.serving.deploys.connection import Connection

@@ -58,8 +58,8 @@ def digits_run(tmp_path_factory):
 def store(digits_run, tmp_path_factory):
     """A model store with the digits as ONNX and as TorchScript."""
     from eideticnet import EideticNetwork
-    from eideticnet.export.archive import write_archive
-    from eideticnet.export.bundle import write_bundle
+    from eideticnet.export.archive.writer import write_archive
+    from eideticnet.export.bundle.writer import write_bundle
 
     def fill(folder):
         net = EideticNetwork.load(digits_run)

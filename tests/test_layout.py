@@ -75,19 +75,6 @@ MAY_IMPORT = {
         | {"mosec", "fastapi", "uvicorn"},  # in benchmarks/peers, which has an environment of its own
     ),
 }
-# What serving may use of export: the reader of archives and the proof, which import no torch.
-READER = {
-    *("export.archive", "export.container", "export.contents", "export.contract"),
-    *(
-        "export.errors",
-        "export.files",
-        "export.hashing",
-        "export.options",
-        "export.releases",
-        "export.show",
-        "export.verify",
-    ),
-}
 # What every part may know: errors and signals, and no library.
 BASE = {"eideticnet", "eideticnet.errors", "eideticnet.signals"}
 METHOD_FLOORS = (
@@ -106,7 +93,22 @@ METHOD_FLOORS = (
     {"menu"},
     {"__main__"},
 )
-"""The rooms of the method, modules and folders; each may know those of the floors before it."""
+EXPORT_FLOORS = (
+    {"errors"},
+    {"files"},
+    {"hashing"},
+    {"archive"},
+    {"graph"},
+    {"proof"},
+    {"show"},
+    {"lowering"},
+    {"bundle"},
+    {"build"},
+    {"commands"},
+)
+"""The rooms of the method and of export, modules and folders; each may know those of the floors before it."""
+READER = set().union(*EXPORT_FLOORS[: EXPORT_FLOORS.index({"lowering"})])
+"""What serving may use of export: the reader of archives and the proof, which import no torch."""
 
 
 def imports(path: Path) -> set[str]:
@@ -120,7 +122,7 @@ def imports(path: Path) -> set[str]:
 
 
 def folder_of(module: str) -> str:
-    """A module by the folder that it lies in: ``eideticnet.export.body`` is ``export.body``."""
+    """A module by the folder that it lies in: ``eideticnet.export.show`` is ``export.show``."""
     for package, folder in FOLDERS.items():
         if f"{module}.".startswith(f"{package}."):
             return folder.replace("/", ".") + module.removeprefix(package)
@@ -145,33 +147,39 @@ def test_a_part_imports_only_what_it_may_know(part):
 
 def test_serving_reads_archives_through_the_reader_alone():
     for path in (ROOT / "serving").rglob("*.py"):
-        assert {m for m in imports(path) if m.startswith("export")} <= READER, path.name
-    for module in READER:
-        known = imports(ROOT / f"{module.replace('.', '/')}.py") - BASE
-        assert not {"torch", "eideticnet"} & {m.partition(".")[0] for m in known}
+        assert rooms(path, "eideticnet.export") <= READER, path.name
+    for room in READER:
+        for path in [ROOT / f"export/{room}.py", *(ROOT / "export" / room).glob("*.py")]:
+            known = imports(path) - BASE if path.exists() else set()
+            assert not {"torch", "eideticnet"} & {m.partition(".")[0] for m in known}, path.name
     for module in BASE - {"eideticnet"}:
         assert imports(ROOT / f"{module.replace('.', '/')}.py") <= STANDARD | {"collections.abc"}
 
 
-def rooms(path: Path) -> set[str]:
-    """The rooms of the method that a file of it imports from."""
+def rooms(path: Path, package: str) -> set[str]:
+    """The rooms of a package that a file imports from."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "eideticnet":
-            found |= {f"eideticnet.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            found |= {f"{package}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
-    return {name.split(".")[1] for name in found if name.startswith("eideticnet.")} - {"__version__"}
+    inner = {name.removeprefix(f"{package}.") for name in found if name.startswith(f"{package}.")}
+    return {name.partition(".")[0] for name in inner} - {"__version__"}
 
 
-def test_data_flows_one_way_through_the_rooms_of_the_method():
-    floors = {room: number for number, floor in enumerate(METHOD_FLOORS) for room in floor}
-    for path in (ROOT / "eideticnet").rglob("*.py"):
-        room = path.relative_to(ROOT / "eideticnet").parts[0].removesuffix(".py")
+@pytest.mark.parametrize(
+    ("package", "stories"), [("eideticnet", METHOD_FLOORS), ("eideticnet.export", EXPORT_FLOORS)]
+)
+def test_data_flows_one_way_through_the_rooms_of_a_package(package, stories):
+    floors = {room: number for number, floor in enumerate(stories) for room in floor}
+    folder = ROOT / FOLDERS[package]
+    for path in folder.rglob("*.py"):
+        room = path.relative_to(folder).parts[0].removesuffix(".py")
         if room != "__init__":
-            above = [r for r in rooms(path) - {room} if floors[r] >= floors[room]]
+            above = [r for r in rooms(path, package) - {room} if floors[r] >= floors[room]]
             assert not above, f"{path.name} imports {above}"
 
 
@@ -252,11 +260,19 @@ def test_the_runtime_knows_no_engine_and_nothing_of_the_package_that_exports_it(
         assert all(m.startswith("handlers.eidetic_runtime") for m in foreign), path.name
 
 
-def test_serving_has_no_circle_and_no_arrow_that_runs_back_up():
-    files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / "serving").rglob("*.py")}
-    arrows = {module: _imported(path) & files.keys() for module, path in files.items()}
-    list(TopologicalSorter(arrows).static_order())  # which raises where there is a circle
-    for module, others in arrows.items():
+def arrows(part: str) -> dict[str, set[str]]:
+    """The modules of a part, and which others of it each imports."""
+    files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in (ROOT / part).rglob("*.py")}
+    return {module: _imported(path) & files.keys() for module, path in files.items()}
+
+
+@pytest.mark.parametrize("part", ["eideticnet", "export", "serving", "handlers", "loadtest"])
+def test_no_part_has_a_circle(part):
+    list(TopologicalSorter(arrows(part)).static_order())  # which raises where there is one
+
+
+def test_serving_has_no_arrow_that_runs_back_up():
+    for module, others in arrows("serving").items():
         if module != "serving.__init__":
             below = FLOORS[: FLOORS.index(module.split(".")[1]) + 1]
             assert {other.split(".")[1] for other in others} <= set(below), module

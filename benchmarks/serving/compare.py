@@ -19,7 +19,7 @@ from benchmarks.serving.cpu import measured
 from benchmarks.serving.nets import SHAPES
 from benchmarks.serving.payloads import JSON, Bare, questions
 from benchmarks.serving.servers import ours, peer
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 
 ROUNDS = 7
 LATENCY = "latency"  # ours once more, with the other profile

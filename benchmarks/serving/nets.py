@@ -18,11 +18,11 @@ from benchmarks.graphs import equal_tasks
 from benchmarks.problems import DATA, problems
 from benchmarks.report import RESULTS
 from eideticnet import EideticNetwork
-from eideticnet.export.archive import write_archive
+from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.build import HANDLERS
-from eideticnet.export.bundle import write_bundle
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.tail import PINNED, THRESHOLD
+from eideticnet.export.bundle.writer import write_bundle
+from eideticnet.export.graph.tail import PINNED, THRESHOLD
+from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.models import mlp, resnet18
 
 PLAIN = "mnist5-plain"

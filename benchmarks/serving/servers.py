@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving.client import Target
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.home.running import Running
 from eideticnet.serving.processes.groups import end_group
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eideticnet.export.archive import Archive
+from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.default_engine import default_engine
 from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.engine import Engine, Management

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.verify import Report
+from eideticnet.export.proof.verify import Report
 from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.deploys.plan import Drain, Probe, Register, Scale, SetDefault, Unregister
 from eideticnet.serving.deploys.policy import Policy, Refused, enforce, judge

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eideticnet.export.verify import MAX_DROP, Report, verify
+from eideticnet.export.proof.verify import MAX_DROP, Report, verify
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.store import Stored
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from eideticnet.client.payload import encode
 from eideticnet.client.wire import Bearer
-from eideticnet.export.archive import Archive
+from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.key import Key

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eideticnet.export.archive import Archive
+from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.deploys.probes import Prober, Question
 from eideticnet.serving.deploys.recording import Recording, read
 

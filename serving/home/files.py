@@ -10,7 +10,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from eideticnet.export.contract import parse_json
+from eideticnet.export.archive.contract import parse_json
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import read_bytes
 from eideticnet.serving.errors import Unavailable

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from eideticnet.export.archive import Archive, check_there, read_archive, read_files
-from eideticnet.export.container import check_members
-from eideticnet.export.contents import limit
+from eideticnet.export.archive.contents import limit
+from eideticnet.export.archive.members import check_members
+from eideticnet.export.archive.reader import Archive, check_there, read_archive, read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import read_regular
 from eideticnet.export.hashing import file_sha256

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.engine import Engine
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Running

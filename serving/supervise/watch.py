@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from eideticnet.export.archive import Archive
+from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.deploys.probes import PROBE_SECONDS
 from eideticnet.serving.engine import HeldModel

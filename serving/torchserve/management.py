@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from eideticnet.export.contents import MANIFEST
+from eideticnet.export.archive.contents import MANIFEST
 from eideticnet.serving.engine import ANSWER_SECONDS, Drained, EngineError, HeldModel, HeldVersion, Worker
 from eideticnet.serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
 from eideticnet.serving.home.running import Profile

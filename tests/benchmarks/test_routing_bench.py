@@ -12,7 +12,7 @@ from benchmarks.routing import LOSS, choose
 from benchmarks.serving.nets import as_served
 from eideticnet.arithmetic import arithmetic
 from eideticnet.block import Block
-from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.program import HEAD
 from eideticnet.rules import with_taps

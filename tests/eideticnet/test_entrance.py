@@ -23,7 +23,7 @@ from eideticnet import (
     Training,
     batches,
 )
-from eideticnet.export.contract import names_problem
+from eideticnet.export.archive.contract import names_problem
 from eideticnet.names import class_names, task_name
 from tests.support.drawn_lessons import X, Y, lessons
 from tests.support.example_counts import examples

@@ -16,8 +16,8 @@ from eidetic_runtime.errors import BadRequest
 from eidetic_runtime.pictures import from_image
 from eideticnet import EideticNetwork, ImageInput, Inputs
 from eideticnet.errors import DataError, DataWarning
-from eideticnet.export.bundle import write_bundle
-from eideticnet.export.contract import problem_of, read_bundle
+from eideticnet.export.archive.contract import problem_of, read_bundle
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.runs.config import Config, TaskConfig
 from eideticnet.runs.images import read_folder, read_image
 from eideticnet.runs.run import open_data

@@ -472,7 +472,7 @@ def test_training_that_ended_too_early_is_marked_in_the_table_and_says_which_key
 
 
 def test_the_run_writes_the_inputs_that_a_proof_of_its_routing_wants(project, run):
-    from eideticnet.export.real_inputs import read_inputs
+    from eideticnet.export.archive.labeled_inputs import read_inputs
 
     run("train", "config.toml")
     output = run("held-out", "runs/mine", "real.safetensors").stdout

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from eideticnet import EideticNetwork, batches
-from eideticnet.export.body import Body
-from eideticnet.export.dense import Dense
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.session import session
+from eideticnet.export.graph.session import session
+from eideticnet.export.lowering.body import Body
+from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.rules import check_program
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import one_block

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from eideticnet import CapacityError, EideticNetwork, Routing, UnsupportedError, batches
-from eideticnet.export.body import Body
-from eideticnet.export.dense import Dense
-from eideticnet.export.verify import verify
+from eideticnet.export.lowering.body import Body
+from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.proof.verify import verify
 from eideticnet.program import HEAD
 from eideticnet.trace.tracing import trace
 from tests.support.archived_networks import archived

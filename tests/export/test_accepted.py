@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from eidetic_runtime.contract import Contract
 from eideticnet import DataError
-from eideticnet.export.archive import read_archive, write_archive
-from eideticnet.export.bundle import write_bundle
-from eideticnet.export.verify import verify
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import write_bundle
+from eideticnet.export.proof.verify import verify
 from tests.support.drawn_lessons import lessons
 from tests.support.example_counts import examples
 from tests.support.smallest_archive import ROOT

@@ -9,14 +9,14 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-import eideticnet.export.graph
-import eideticnet.export.onnx_body
+import eideticnet.export.bundle.graph_file
+import eideticnet.export.lowering.to_onnx
 from eideticnet import EideticNetwork, Inputs, Routing, batches
 from eideticnet.checkpoint import Parts
-from eideticnet.export.agreement import Trial
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.bundle.agreement import Trial
+from eideticnet.export.bundle.trial_inputs import trial_inputs
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
-from eideticnet.export.trials import trial_inputs
 from tests.support.example_counts import often
 from tests.support.small_networks import LIGHT, QUICK, names, trained
 
@@ -94,7 +94,7 @@ def test_an_operation_that_is_exported_as_another_one_is_refused_and_leaves_noth
     layout, precision, tmp_path, monkeypatch
 ):
     """The divisor that the exporter drops, without our translation of it."""
-    monkeypatch.setattr(eideticnet.export.onnx_body, "TRANSLATIONS", {})
+    monkeypatch.setattr(eideticnet.export.lowering.to_onnx, "TRANSLATIONS", {})
     net = learned(Pooled(2, nn.AvgPool2d(2, divisor_override=1)), 2, 4, 4)
     with pytest.raises(ExportError, match="does not compute what the network does: task 'one', its logits"):
         write(net, tmp_path, layout=layout, precision=precision)
@@ -102,7 +102,7 @@ def test_an_operation_that_is_exported_as_another_one_is_refused_and_leaves_noth
 
 
 def test_what_no_exporter_can_write_is_one_line_with_the_operation_and_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(eideticnet.export.onnx_body, "TRANSLATIONS", {})
+    monkeypatch.setattr(eideticnet.export.lowering.to_onnx, "TRANSLATIONS", {})
     net = learned(Pooled(3, nn.AdaptiveAvgPool3d(2)), 2, 4, 4, 4)
     with pytest.raises(ExportError, match=r"adaptive_avg_pool3d of 'adaptive_avg_pool3d' can't") as error:
         write(net, tmp_path)
@@ -129,7 +129,9 @@ def test_a_graph_of_torch_that_answers_otherwise_is_refused(format, tmp_path, mo
 
     name = f"write_{format}"
     monkeypatch.setattr(
-        eideticnet.export.graph, name, changed(getattr(eideticnet.export.graph, name), Shifted)
+        eideticnet.export.bundle.graph_file,
+        name,
+        changed(getattr(eideticnet.export.bundle.graph_file, name), Shifted),
     )
     with pytest.raises(ExportError, match=f"the graph .{format}, nested, float32. does not compute"):
         write(trained(2), tmp_path, format=format)
@@ -137,7 +139,7 @@ def test_a_graph_of_torch_that_answers_otherwise_is_refused(format, tmp_path, mo
 
 
 def test_a_prefix_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
-    import eideticnet.export.bundle
+    import eideticnet.export.bundle.writer
 
     def flipped(body, rule, tasks):
         model = onnx.ModelProto()
@@ -146,8 +148,8 @@ def test_a_prefix_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
         bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(0.5), bias.name))
         return model
 
-    prefix = eideticnet.export.bundle.prefix
-    monkeypatch.setattr(eideticnet.export.bundle, "prefix", flipped)
+    prefix = eideticnet.export.bundle.writer.prefix
+    monkeypatch.setattr(eideticnet.export.bundle.writer, "prefix", flipped)
     with pytest.raises(ExportError, match="prefix 1, onnx"):
         write(trained(2), tmp_path, prefixes=[1])
     assert list(tmp_path.iterdir()) == []
@@ -257,7 +259,7 @@ def test_a_range_that_the_network_can_not_compute_is_told_when_exporting(tmp_pat
 
 def test_what_was_in_the_folder_stays_when_an_export_fails(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("mine")
-    monkeypatch.setattr(eideticnet.export.onnx_body, "TRANSLATIONS", {})
+    monkeypatch.setattr(eideticnet.export.lowering.to_onnx, "TRANSLATIONS", {})
     with pytest.raises(ExportError):
         write(learned(Pooled(2, nn.AvgPool2d(2, divisor_override=1)), 2, 4, 4), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eideticnet.export.archive import SERVING, read_archive, read_files, write_archive
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.archive.reader import read_archive, read_files
+from eideticnet.export.archive.writer import SERVING, write_archive
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ArchiveError
 from tests.support.eidetic_command import EIDETIC
 from tests.support.small_networks import trained
@@ -169,7 +170,7 @@ def test_any_other_zip_file_is_refused(tmp_path):
 
 
 def test_reading_an_archive_needs_neither_torch_nor_the_method():
-    code = "import sys, eideticnet.export.archive; print({'torch', 'eideticnet.network'} & {*sys.modules})"
+    code = "import sys, eideticnet.export.proof.verify; print({'torch', 'eideticnet.block'} & {*sys.modules})"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eideticnet.export.archive import read_archive, read_files
+from eideticnet.export.archive.reader import read_archive, read_files
 from eideticnet.export.errors import ArchiveError
 
 ROOT = Path(__file__).parents[2]
@@ -132,7 +132,7 @@ def test_the_attacks_are_what_their_script_makes(tmp_path):
 WATCHED = """
 import os, sys, tracemalloc
 from pathlib import Path
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.errors import ArchiveError
 
 read_archive(Path(sys.argv[1]) / "base.mar")  # whatever is imported late is imported now

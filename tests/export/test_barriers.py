@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from eideticnet import EideticNetwork, Pruning, Routing, batches
-from eideticnet.export.archive import read_files
-from eideticnet.export.verify import verify
+from eideticnet.export.archive.reader import read_files
+from eideticnet.export.proof.verify import verify
 from tests.support.archived_networks import archived
 from tests.support.example_counts import often
 from tests.support.small_networks import QUICK, names

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from eideticnet.__main__ import main
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.menu import app
 from eideticnet.runs.history import History, read
 from eideticnet.serving.show import task_table

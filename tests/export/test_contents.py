@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eideticnet.export.archive import read_archive, read_files
-from eideticnet.export.container import read_members, write_members
-from eideticnet.export.contents import CONFIG, check_contents, limit
+from eideticnet.export.archive.contents import CONFIG, check_contents, limit
+from eideticnet.export.archive.members import read_members, write_members
+from eideticnet.export.archive.reader import read_archive, read_files
 from eideticnet.export.errors import ArchiveError
 from tests.support.example_counts import examples
 

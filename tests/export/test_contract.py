@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from eideticnet.export.contract import CONTRACT, SCHEMA, names_problem, read_bundle
+from eideticnet.export.archive.contract import CONTRACT, SCHEMA, names_problem, read_bundle
 from eideticnet.export.errors import ArchiveError
 from tests.support.example_counts import examples
 
@@ -24,7 +24,7 @@ ANY_JSON = st.recursive(
 
 @cache
 def _text():
-    from eideticnet.export.archive import read_files
+    from eideticnet.export.archive.reader import read_files
 
     return read_files(ATTACKS / "base.mar")[1]["bundle.json"]
 

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from eideticnet.export.archive import read_files
-from eideticnet.export.container import write_members
-from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.archive.delta import apply_delta, write_delta
+from eideticnet.export.archive.members import write_members
+from eideticnet.export.archive.reader import read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, normalised

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from eideticnet.export.digest import digests
-from eideticnet.export.prefix import cut
-from eideticnet.export.tail import ROUTER, Rule, attach, detach, logits_name
-from eideticnet.export.verify import verify
+from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.prefix import cut
+from eideticnet.export.graph.tail import ROUTER, Rule, attach, detach, logits_name
+from eideticnet.export.proof.verify import verify
 from tests.support.archived_networks import add_task, archived, edited, normalised
 from tests.support.example_counts import often
 from tests.support.small_networks import LIGHT, QUICK, fit, task_loader

@@ -17,12 +17,12 @@ import numpy as np
 import psutil
 import pytest
 
-from eideticnet.export.archive import read_archive
-from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.archive.delta import apply_delta, write_delta
+from eideticnet.export.archive.labeled_inputs import read_inputs
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import scratch_folder, whole_file, whole_folder
-from eideticnet.export.real_inputs import read_inputs
-from eideticnet.export.verify import verify
+from eideticnet.export.proof.verify import verify
 from eideticnet.serving.home.store import admit
 from tests.support.smallest_archive import BASE, small_archive
 

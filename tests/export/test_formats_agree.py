@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eideticnet import EideticNetwork, NotReadyError, Routing
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
 from tests.support.example_counts import examples
 from tests.support.exported_networks import graph_of

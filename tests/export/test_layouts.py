@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eideticnet import EideticNetwork, Routing
-from eideticnet.export.archive import read_archive
-from eideticnet.export.body import Body, example, owners
-from eideticnet.export.bundle import write_bundle
-from eideticnet.export.dense import Dense
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.bundle.faster_layout import CLEARLY, decide
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
-from eideticnet.export.layout import CLEARLY, decide
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.verify import verify
+from eideticnet.export.lowering.body import Body, example, owners
+from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.to_onnx import to_onnx
+from eideticnet.export.proof.verify import verify
 from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples

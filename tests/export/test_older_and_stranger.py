@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eideticnet.export.archive import read_archive, read_files
-from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.archive.delta import apply_delta, write_delta
+from eideticnet.export.archive.reader import read_archive, read_files
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.verify import verify
+from eideticnet.export.proof.verify import verify
 from tests.support.archived_networks import archived, edited, normalised
 from tests.support.smallest_archive import FLAT, flat_handler, small_archive
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from eideticnet.export.archive import read_archive, write_archive
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
-from eideticnet.export.verify import verify
+from eideticnet.export.proof.verify import verify
 from tests.support.archived_networks import normalised
 from tests.support.pictures import IMAGE, network
 

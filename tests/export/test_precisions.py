@@ -16,13 +16,13 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from eideticnet import EideticNetwork
-from eideticnet.export.body import body, example, owners
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.precision import quantised
-from eideticnet.export.session import session
-from eideticnet.export.verify import verify
+from eideticnet.export.graph.session import session
+from eideticnet.export.lowering.body import body, example, owners
+from eideticnet.export.lowering.precision import quantised
+from eideticnet.export.lowering.to_onnx import to_onnx
+from eideticnet.export.proof.verify import verify
 from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from eideticnet.export import contents
-from eideticnet.export.archive import read_archive, read_files
-from eideticnet.export.delta import apply_delta, write_delta
+from eideticnet.export.archive.delta import apply_delta, write_delta
+from eideticnet.export.archive.reader import contents, read_archive, read_files
+from eideticnet.export.archive.releases import RELEASES, check_released, handler_files, release, revoke
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.releases import RELEASES, check_released, handler_files, release, revoke
-from eideticnet.export.verify import verify
+from eideticnet.export.proof.verify import verify
 from tests.support.archived_networks import archived, edited, normalised
 from tests.support.smallest_archive import flat_handler
 

@@ -17,10 +17,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from eideticnet import EideticNetwork, Routing, batches
-from eideticnet.export.doubts import interval
+from eideticnet.export.archive.labeled_inputs import check_indices, read_inputs, real_inputs
 from eideticnet.export.errors import ArchiveError, InputsError
-from eideticnet.export.real_inputs import check_indices, read_inputs, real_inputs
-from eideticnet.export.verify import verify
+from eideticnet.export.proof.doubts import interval
+from eideticnet.export.proof.verify import verify
 from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, edited, normalised
 from tests.support.small_networks import LIGHT, QUICK, fit, names, task_data

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from eideticnet import DataError, EideticNetwork, Inputs, UnsupportedError
-from eideticnet.export.body import body, example, owners
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
-from eideticnet.export.onnx_body import to_onnx
+from eideticnet.export.lowering.body import body, example, owners
+from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.trace.tracing import trace
 from tests.support.exported_networks import graph, graph_of, held_out, learn, network, pinned, route
 from tests.support.small_networks import held_out as random_rows
@@ -237,7 +237,7 @@ def test_a_network_exported_in_another_process_gives_the_same_bytes(lstm, tmp_pa
 import sys
 from pathlib import Path
 from eideticnet import EideticNetwork
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.bundle.writer import write_bundle
 run, folder = map(Path, sys.argv[1:])
 folder.mkdir()
 write_bundle(EideticNetwork.load(run), folder, name="net", model_version="1.0", prefixes=[1])

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from eideticnet import Routing
-from eideticnet.export.digest import digests
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.prefix import cut
-from eideticnet.export.tail import logits_name
-from eideticnet.export.verify import verify
+from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.prefix import cut
+from eideticnet.export.graph.tail import logits_name
+from eideticnet.export.proof.verify import verify
 from tests.support.archived_networks import add_task, archived, edited, normalised
 from tests.support.example_counts import examples
 from tests.support.small_networks import LIGHT, QUICK, fit, task_data, task_loader

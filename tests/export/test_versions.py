@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eideticnet import EideticNetwork
-from eideticnet.export.digest import digests
-from eideticnet.export.session import session
-from eideticnet.export.tail import detach, logits_name
+from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.session import session
+from eideticnet.export.graph.tail import detach, logits_name
 from tests.support.exported_networks import BRIEF, COARSE, graph, held_out, learn, network, pinned, route
 from tests.support.layer_zoo import ZOO
 from tests.support.small_networks import fit, names, task_loader

@@ -7,12 +7,12 @@ import onnx
 import pytest
 import torch
 
-from eideticnet.export.bundle import write_bundle
-from eideticnet.export.digest import digests
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.onnx_body import OPSET
-from eideticnet.export.session import session
-from eideticnet.export.tail import logits_name
+from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.session import session
+from eideticnet.export.graph.tail import logits_name
+from eideticnet.export.lowering.to_onnx import OPSET
 from tests.support.exported_networks import (
     FOREIGN,
     READY,

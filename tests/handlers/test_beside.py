@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eideticnet.export.archive import read_files
+from eideticnet.export.archive.reader import read_files
 from tests.support.smallest_archive import small_archive
 
 WORKER = """

@@ -11,7 +11,7 @@ from eidetic_handler import EideticHandler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from tests.support.example_counts import examples
 from tests.support.handler_context import HTTP, Context
 from tests.support.smallest_archive import small_archive

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eidetic_runtime.pictures import from_image
-from eideticnet.export.archive import write_archive
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import write_bundle
 from tests.support.example_counts import examples
 from tests.support.handler_context import HTTP, Context
 from tests.support.pictures import network, picture

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from eidetic_runtime.record import FOLDER, ROWS, Ring, open_ring, ring_name
-from eideticnet.export.real_inputs import read_inputs
+from eideticnet.export.archive.labeled_inputs import read_inputs
 from eideticnet.serving.deploys.recording import newest, prune, read
 from eideticnet.serving.errors import ServingError
 from tests.support.waiting import until

@@ -198,8 +198,8 @@ def test_a_real_load_meets_reachable_objectives_and_misses_unreachable_ones(stor
 @pytest.mark.slow
 def test_a_version_deployed_under_load_loses_no_request(digits_run, store, tmp_path):
     from eideticnet import EideticNetwork
-    from eideticnet.export.archive import write_archive
-    from eideticnet.export.bundle import write_bundle
+    from eideticnet.export.archive.writer import write_archive
+    from eideticnet.export.bundle.writer import write_bundle
 
     (tmp_path / "bundle").mkdir()
     write_bundle(
@@ -223,8 +223,8 @@ def test_a_version_deployed_under_load_loses_no_request(digits_run, store, tmp_p
 
 @pytest.mark.slow
 def test_users_send_pictures_to_a_network_that_takes_them(tmp_path):
-    from eideticnet.export.archive import write_archive
-    from eideticnet.export.bundle import write_bundle
+    from eideticnet.export.archive.writer import write_archive
+    from eideticnet.export.bundle.writer import write_bundle
     from tests.support import pictures
 
     (tmp_path / "bundle").mkdir()

@@ -9,8 +9,9 @@ import pytest
 from onnx import numpy_helper
 
 from eideticnet.client import Client
-from eideticnet.export.archive import read_archive, write_archive
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import write_bundle
 from tests.support import pictures
 from tests.support.archived_networks import add_task, archived, edited, normalised
 from tests.support.bare_torchserve import started

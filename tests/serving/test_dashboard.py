@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.supervise.ports import free_ports
 from tests.support.served_process import Served
 from tests.support.waiting import PATIENCE, until

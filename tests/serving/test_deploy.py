@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.deploys.connection import Limits, connect
 from eideticnet.serving.deploys.deploy import deploy
 from eideticnet.serving.deploys.reconcile import settle

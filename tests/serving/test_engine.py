@@ -11,12 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from eideticnet.export import archive as reader
-from eideticnet.export import contents
-from eideticnet.export import verify as proof
-from eideticnet.export.archive import read_files
+from eideticnet.export.archive.reader import contents, read_files, reader
+from eideticnet.export.archive.releases import RELEASES, check_released, revoke
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.releases import RELEASES, check_released, revoke
+from eideticnet.export.proof import verify as proof
 from eideticnet.serving.deploys.deploy import deploy, remove, rollback
 from eideticnet.serving.deploys.policy import Policy
 from eideticnet.serving.errors import ServingError

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from eideticnet import EideticNetwork, Inputs, Routing, batches
-from eideticnet.export.archive import read_archive, write_archive
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.serving.deploys.probes import as_json, example
 from eideticnet.serving.errors import MOST_BYTES
 from tests.support.served_process import Served, serving

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eideticnet.export.archive import read_archive, write_archive
-from eideticnet.export.bundle import write_bundle
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import write_bundle
 from tests.support import pictures
 from tests.support.eidetic_command import EIDETIC
 

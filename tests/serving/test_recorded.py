@@ -1,6 +1,6 @@
 """``eidetic record`` keeps what was recorded, in a file of its own."""
 
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.deploys.recording import read
 from tests.support.served_process import Served
 

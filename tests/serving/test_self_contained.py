@@ -12,7 +12,7 @@ import httpx
 import psutil
 import pytest
 
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.deploys.probes import as_json, example
 from eideticnet.serving.processes.groups import end_group
 from eideticnet.serving.supervise.ports import free_ports

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
-from eideticnet.export.archive import read_archive, read_files
-from eideticnet.export.container import write_members
+from eideticnet.export.archive.members import write_members
+from eideticnet.export.archive.reader import read_archive, read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.menu import app
 from eideticnet.serving.errors import RequestError, ServingError

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from eideticnet.export.archive import read_archive, write_archive
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.writer import write_archive
 from eideticnet.serving.deploys.recording import newest
 from tests.support.bare_torchserve import started
 from tests.support.handler_worker import make_bundle

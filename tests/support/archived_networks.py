@@ -15,10 +15,10 @@ import onnx
 import torch
 
 from eideticnet import EideticNetwork, Inputs
-from eideticnet.export.archive import write_archive
-from eideticnet.export.bundle import write_bundle
-from eideticnet.export.container import write_members
-from eideticnet.export.contents import MANIFEST, manifest
+from eideticnet.export.archive.contents import MANIFEST, manifest
+from eideticnet.export.archive.members import write_members
+from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.writer import write_bundle
 from tests.support.small_networks import LIGHT, QUICK, fit, names, task_loader
 from tests.support.small_trunks import FEATURES, Mlp
 

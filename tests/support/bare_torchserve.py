@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from eideticnet.client import Client
-from eideticnet.export.archive import Archive
+from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.supervise.ports import free_ports

@@ -20,8 +20,8 @@ from eidetic_runtime.device import Settings
 from eidetic_runtime.graph import Graph as HandlerGraph
 from eideticnet import EideticNetwork, Routing, batches, models
 from eideticnet.data.rows import Loader
-from eideticnet.export.bundle import write_bundle
-from eideticnet.export.session import Run, session
+from eideticnet.export.bundle.writer import write_bundle
+from eideticnet.export.graph.session import Run, session
 from tests.support import ready_trunks
 from tests.support.layer_zoo import ZOO
 from tests.support.small_networks import LIGHT, QUICK, names

@@ -50,7 +50,7 @@ class Worker:
 
 def make_bundle(folder: Path, net: EideticNetwork | None = None, **options: Any) -> Path:
     """The bundle of a small trained network of three tasks, of 2, 3 and 2 classes, in the new ``folder``."""
-    from eideticnet.export.bundle import write_bundle  # late: a worker needs no torch
+    from eideticnet.export.bundle.writer import write_bundle  # late: a worker needs no torch
     from tests.support.small_networks import trained
 
     folder.mkdir(parents=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.block import Block
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.session import session
+from eideticnet.export.graph.session import session
+from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.program import HEAD, Program
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.tracing import trace

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
-from eideticnet.export.archive import read_archive
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.engine import Drained, HeldModel, HeldVersion, Process, Setup, Worker
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.running import Keys

@@ -9,10 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from eideticnet.export.container import write_members
-from eideticnet.export.contents import MANIFEST, manifest
-from eideticnet.export.contract import SCHEMA
-from eideticnet.export.releases import handler_files, is_handler
+from eideticnet.export.archive.contents import MANIFEST, manifest
+from eideticnet.export.archive.contract import SCHEMA
+from eideticnet.export.archive.members import write_members
+from eideticnet.export.archive.releases import handler_files, is_handler
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "tests/export/attacks/base.mar"

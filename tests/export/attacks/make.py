@@ -426,8 +426,8 @@ for kind, names in {
 def make_base() -> bytes:
     """A good archive: one task of two classes on a trunk of 3 and 3 neurons."""
     sys.path.insert(0, str(ROOT))
-    from eideticnet.export.archive import write_archive
-    from eideticnet.export.bundle import write_bundle
+    from eideticnet.export.archive.writer import write_archive
+    from eideticnet.export.bundle.writer import write_bundle
     from tests.support.small_networks import trained
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from eideticnet import EideticNetwork
 from eideticnet.block import Block
-from eideticnet.export.body import owners
 from eideticnet.export.errors import ExportError
-from eideticnet.export.fusing import fusable, fused
-from eideticnet.export.places import Places
+from eideticnet.export.lowering.body import owners
+from eideticnet.export.lowering.fusing import fusable, fused
+from eideticnet.export.lowering.places import Places
 from eideticnet.program import HEAD, INPUT, Program, Step
 from eideticnet.rules import RULES
 
@@ -29,7 +29,7 @@ Value = Tensor | dict[str, Tensor]
 
 
 class Dense(nn.Module):
-    """Raw inputs ``x`` (N, *shape) to the logits that ``eideticnet.export.body.Body`` gives, in its order."""
+    """Raw inputs ``x`` (N, *shape) to the logits that ``Body`` (``body.py``) gives, in its order."""
 
     def __init__(self, net: EideticNetwork) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from eideticnet.export.real_inputs import Array, Real
+from eideticnet.export.archive.labeled_inputs import Array, Real
 
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
 _OTHERS = 30

@@ -18,10 +18,10 @@ from jsonschema import Draft202012Validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from eideticnet.export.contract import minor, parse_json, read_bundle
+from eideticnet.export.archive.contract import minor, parse_json, read_bundle
+from eideticnet.export.archive.labeled_inputs import Real, real_inputs
+from eideticnet.export.archive.releases import HANDLER, check_released, is_handler
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.real_inputs import Real, real_inputs
-from eideticnet.export.releases import HANDLER, check_released, is_handler
 
 BUNDLE, PROBES, VALIDATION, CONFIG, MANIFEST = (
     *("bundle.json", "probes.safetensors", "validation.safetensors"),

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from eideticnet import EideticNetwork, Task
-from eideticnet.export.body import Body, owners
+from eideticnet.export.archive.labeled_inputs import Real
+from eideticnet.export.bundle.trial_inputs import trial_inputs
 from eideticnet.export.errors import ExportError
-from eideticnet.export.precision import Precision, Reduced
-from eideticnet.export.real_inputs import Real
-from eideticnet.export.session import Array, Run
-from eideticnet.export.tail import PINNED, THRESHOLD, X
-from eideticnet.export.trials import trial_inputs
+from eideticnet.export.graph.session import Array, Run
+from eideticnet.export.graph.tail import PINNED, THRESHOLD, X
+from eideticnet.export.lowering.body import Body, owners
+from eideticnet.export.lowering.precision import Precision, Reduced
 
 TOLERANCE: dict[Precision, float] = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1, "int8": 5e-1}
 """By how much a logit of a graph may differ from the network's in float32: this, times the row's

@@ -54,7 +54,8 @@ def check_released(files: Mapping[str, bytes], listed: Path = RELEASES, *, revok
     strange = sorted(name for name, digest in found.items() if (name, digest) not in known)
     what = f"{', '.join(map(repr, strange))} is" if strange else "its handler files together are"
     raise ArchiveError(
-        f"{what} not of a released handler (export/handlers.json); code from elsewhere is never served. "
+        f"{what} not of a released handler (export/archive/handlers.json); code from elsewhere is never "
+        "served. "
         "If it was built by other code than this: eidetic export makes it anew. "
         "For a handler of your own: eidetic release-handlers"
     )

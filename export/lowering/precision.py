@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from eideticnet import Inputs
 from eideticnet.block import Block
-from eideticnet.export.body import Body
-from eideticnet.export.dense import Dense
-from eideticnet.export.prefix import cut
+from eideticnet.export.graph.prefix import cut
+from eideticnet.export.lowering.body import Body
+from eideticnet.export.lowering.dense import Dense
 from eideticnet.program import Program
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]

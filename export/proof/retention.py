@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from eideticnet.export.session import Run, session
-from eideticnet.export.tail import PINNED, THRESHOLD, X, logits_name
-from eideticnet.export.version import Key, Version
+from eideticnet.export.graph.session import Run, session
+from eideticnet.export.graph.tail import PINNED, THRESHOLD, X, logits_name
+from eideticnet.export.proof.version import Key, Version
 
 Array = npt.NDArray[Any]
 

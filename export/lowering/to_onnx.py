@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from eideticnet.data.draws import tracing
 from eideticnet.export.errors import ExportError
-from eideticnet.export.prefix import cut
-from eideticnet.export.tail import X, logits_name
-from eideticnet.export.translations import TRANSLATIONS
+from eideticnet.export.graph.prefix import cut
+from eideticnet.export.graph.tail import X, logits_name
+from eideticnet.export.lowering.translations import TRANSLATIONS
 
 OPSET = 20
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)

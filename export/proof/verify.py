@@ -16,14 +16,14 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Literal
 
-from eideticnet.export.archive import check_there, read_files
+from eideticnet.export.archive.labeled_inputs import read_inputs
+from eideticnet.export.archive.reader import check_there, read_files
 from eideticnet.export.errors import ArchiveError, InputsError
+from eideticnet.export.graph.session import THREADS
 from eideticnet.export.hashing import file_sha256
-from eideticnet.export.real_inputs import read_inputs
-from eideticnet.export.retention import TaskProof, changed_promises, task_proofs
-from eideticnet.export.routing_check import RoutingCheck, check_routing, kept_inputs
-from eideticnet.export.session import THREADS
-from eideticnet.export.version import Reader, Version, contradictions, open_version
+from eideticnet.export.proof.retention import TaskProof, changed_promises, task_proofs
+from eideticnet.export.proof.routing_check import RoutingCheck, check_routing, kept_inputs
+from eideticnet.export.proof.version import Reader, Version, contradictions, open_version
 
 Verdict = Literal["proven", "refused", "not comparable"]
 STATUS: dict[Verdict, int] = {"proven": 0, "refused": 1, "not comparable": 3}

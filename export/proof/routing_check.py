@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from eideticnet.export.contents import VALIDATION, validation
-from eideticnet.export.doubts import distinct, doubts, interval
-from eideticnet.export.real_inputs import Real, check_indices
-from eideticnet.export.session import session
-from eideticnet.export.tail import PINNED, THRESHOLD, X
-from eideticnet.export.version import Version
+from eideticnet.export.archive.contents import VALIDATION, validation
+from eideticnet.export.archive.labeled_inputs import Real, check_indices
+from eideticnet.export.graph.session import session
+from eideticnet.export.graph.tail import PINNED, THRESHOLD, X
+from eideticnet.export.proof.doubts import distinct, doubts, interval
+from eideticnet.export.proof.version import Version
 
 Array = npt.NDArray[Any]
 ENOUGH = 200

@@ -15,16 +15,16 @@ import numpy as np
 import onnx
 import torch
 
-from eideticnet.export.agreement import Trial
-from eideticnet.export.barriers import barred
-from eideticnet.export.body import Body, example, owners
-from eideticnet.export.dense import Dense
+from eideticnet.export.bundle.agreement import Trial
 from eideticnet.export.errors import ArchiveError, ExportError
-from eideticnet.export.onnx_body import to_onnx
-from eideticnet.export.precision import HALVES, Precision, Reduced, quantised
-from eideticnet.export.session import Array, Run, session
-from eideticnet.export.tail import INPUTS, OUTPUTS, Rule, attach
-from eideticnet.export.torch_formats import write_pt2, write_torchscript
+from eideticnet.export.graph.session import Array, Run, session
+from eideticnet.export.graph.tail import INPUTS, OUTPUTS, Rule, attach
+from eideticnet.export.lowering.barriers import barred
+from eideticnet.export.lowering.body import Body, example, owners
+from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.precision import HALVES, Precision, Reduced, quantised
+from eideticnet.export.lowering.to_onnx import to_onnx
+from eideticnet.export.lowering.torch_formats import write_pt2, write_torchscript
 from eideticnet.program import Program
 
 Format = Literal["onnx", "torchscript", "pt2"]

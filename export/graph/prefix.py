@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 
-from eideticnet.export.tail import Rule, attach_pinned
+from eideticnet.export.graph.tail import Rule, attach_pinned
 
 
 def prefix(body: onnx.ModelProto, rule: Rule, tasks: int) -> onnx.ModelProto:

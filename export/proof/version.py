@@ -10,12 +10,21 @@ from typing import Any
 
 import onnx
 
-from eideticnet.export.archive import Archive, read_files
-from eideticnet.export.contract import minor
-from eideticnet.export.digest import digests
+from eideticnet.export.archive.contract import minor
+from eideticnet.export.archive.reader import Archive, read_files
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.prefix import cut
-from eideticnet.export.tail import INPUTS, OUTPUTS, ROUTER, Rule, attach, attach_pinned, detach, logits_name
+from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.prefix import cut
+from eideticnet.export.graph.tail import (
+    INPUTS,
+    OUTPUTS,
+    ROUTER,
+    Rule,
+    attach,
+    attach_pinned,
+    detach,
+    logits_name,
+)
 
 Key = tuple[str, int]
 """A task's name and its revision."""

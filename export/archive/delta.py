@@ -20,9 +20,9 @@ import onnx
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from eideticnet.export.archive import read_files
-from eideticnet.export.container import read_members, write_members
-from eideticnet.export.contract import parse_json
+from eideticnet.export.archive.contract import parse_json
+from eideticnet.export.archive.members import read_members, write_members
+from eideticnet.export.archive.reader import read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import read_regular, refuse_to_replace
 from eideticnet.export.hashing import file_sha256

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import torch
 
-from eideticnet.export.agreement import Trial, feed
-from eideticnet.export.graph import Form, Layout, runner, write_graph
-from eideticnet.export.session import Array, Run
-from eideticnet.export.tail import Rule
+from eideticnet.export.bundle.agreement import Trial, feed
+from eideticnet.export.bundle.graph_file import Form, Layout, runner, write_graph
+from eideticnet.export.graph.session import Array, Run
+from eideticnet.export.graph.tail import Rule
 
 BATCHES = (1, 8, 32)
 CLEARLY = 0.9

@@ -15,8 +15,8 @@ from torch.jit._trace import TracerWarning
 from eideticnet import EideticNetwork
 from eideticnet.data.draws import tracing
 from eideticnet.decision import answer, decide
-from eideticnet.export.body import example, owners
 from eideticnet.export.errors import ExportError
+from eideticnet.export.lowering.body import example, owners
 
 
 class Answer(nn.Module):

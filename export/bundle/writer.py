@@ -18,22 +18,22 @@ from safetensors.torch import save as save_tensors
 
 from eidetic_runtime.contract import MAX_PIXELS, usual_pixels
 from eideticnet import EideticNetwork, Task
-from eideticnet.export.agreement import Trial, agreement, eager
-from eideticnet.export.body import check, evaluating
-from eideticnet.export.contents import VALIDATION
-from eideticnet.export.contract import SCHEMA, names_problem, read_bundle
-from eideticnet.export.digest import digests
-from eideticnet.export.doubts import doubts
+from eideticnet.export.archive.contents import VALIDATION
+from eideticnet.export.archive.contract import SCHEMA, names_problem, read_bundle
+from eideticnet.export.archive.labeled_inputs import Real, check_indices, read_inputs
+from eideticnet.export.bundle.agreement import Trial, agreement, eager
+from eideticnet.export.bundle.faster_layout import write_faster
+from eideticnet.export.bundle.graph_file import Form, Format, Layout, runner, save, write_graph
 from eideticnet.export.errors import ArchiveError, ExportError, InputsError
 from eideticnet.export.files import filled
-from eideticnet.export.graph import Form, Format, Layout, runner, save, write_graph
-from eideticnet.export.layout import write_faster
-from eideticnet.export.onnx_body import OPSET
-from eideticnet.export.precision import Precision
-from eideticnet.export.prefix import prefix
-from eideticnet.export.real_inputs import Real, check_indices, read_inputs
-from eideticnet.export.session import session
-from eideticnet.export.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
+from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.prefix import prefix
+from eideticnet.export.graph.session import session
+from eideticnet.export.graph.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
+from eideticnet.export.lowering.body import check, evaluating
+from eideticnet.export.lowering.precision import Precision
+from eideticnet.export.lowering.to_onnx import OPSET
+from eideticnet.export.proof.doubts import doubts
 from eideticnet.learned import ROUTER
 from eideticnet.runs.history import read
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from eideticnet import EideticNetwork, Inputs
-from eideticnet.export.session import Array
+from eideticnet.export.graph.session import Array
 
 _PROBES = 2
 """Of each task, which are synthetic unless the network keeps real ones."""

@@ -1,0 +1,1 @@
+"""Graphs in ONNX, without torch: the tail that decides, prefixes, digests, and running one."""

@@ -1,0 +1,1 @@
+"""A network's blocks as a graph of a format, a layout and a precision."""

@@ -1,0 +1,1 @@
+"""The retention proof: whether one archive may replace another."""
