@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from eideticnet.export.archive import contents
 from eideticnet.export.archive.delta import apply_delta, write_delta
-from eideticnet.export.archive.reader import contents, read_archive, read_files
+from eideticnet.export.archive.reader import read_archive, read_files
 from eideticnet.export.archive.releases import RELEASES, check_released, handler_files, release, revoke
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.proof.verify import verify

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from eideticnet.export.archive.reader import contents, read_files, reader
+from eideticnet.export.archive import contents, reader
+from eideticnet.export.archive.reader import read_files
 from eideticnet.export.archive.releases import RELEASES, check_released, revoke
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.proof import verify as proof
