@@ -12,6 +12,7 @@ import torch
 
 from eideticnet import EideticNetwork
 from tests.support.eidetic_command import EIDETIC
+from tests.support.own_ports import with_own_ports
 from tests.support.tolerances import EXPORTED
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,7 @@ def test_the_example_of_training_runs(tmp_path):
 def test_the_client_prints_an_answer_for_each_row(digits_run, tmp_path):
     run([EIDETIC, "export", str(digits_run), "--name", "digits"], tmp_path)
     client = shlex.join([sys.executable, str(EXAMPLES / "client.py")])
+    with_own_ports(tmp_path / "server_home")
     output = run([EIDETIC, "serve", "model_store/digits-3.0.mar", "--run", client], tmp_path)
     answers = [line for line in output.splitlines() if "Choice(" in line]
     assert len(answers) == 5, output

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.own_ports import with_own_ports
 from tests.support.served_process import alive
 from tests.support.waiting import until
 
@@ -24,7 +25,7 @@ class Served:
     def __init__(self, folder, temporary):
         temporary.mkdir()
         command = ["make", "serve", f"RUNS={folder / 'runs'}", f"STORE={folder / 'store'}"]
-        command += [f"SERVER_HOME={temporary.with_suffix('.home')}"]
+        command += [f"SERVER_HOME={with_own_ports(temporary.with_suffix('.home'))}"]
         self.temporary = temporary
         self.process = subprocess.Popen(
             command,

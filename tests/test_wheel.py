@@ -16,6 +16,7 @@ import pytest
 from eideticnet import __version__
 from eideticnet.menu import ENTRIES
 from tests.support.clone import FOLDERS, PROJECT, ROOT, tracked
+from tests.support.own_ports import with_own_ports
 from tests.support.waiting import until
 
 
@@ -92,6 +93,7 @@ def test_the_tutorials_commands_go_from_a_configuration_to_a_deploy_and_back(pro
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout
 
+    with_own_ports(tmp_path / "server_home")
     for command in before:
         run(command)
     log = tmp_path / "log"

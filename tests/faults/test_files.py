@@ -9,6 +9,7 @@ from contextlib import suppress
 import pytest
 
 from tests.support.canary import KNOWN, Canary
+from tests.support.own_ports import with_own_ports
 from tests.support.served_process import Served, serving
 from tests.support.waiting import until
 
@@ -76,19 +77,19 @@ def test_half_an_archive_is_named_at_deploy_and_at_start(full, archives, tmp_pat
 def test_a_restart_names_the_stored_archive_that_is_gone_or_half_written(archives, tmp_path):
     """TorchServe is not started for that. Once the archive is whole again, so is the server."""
     home = tmp_path / "home"
-    done = serving("serve", archives["1"], "--home", home, "--run", "true")
+    done = serving("serve", archives["1"], "--home", with_own_ports(home), "--run", "true")
     assert done.returncode == 0, done.stderr
     (stored,) = (home / "store").glob("*.mar")
     whole, log = stored.read_bytes(), (home / "logs/torchserve.log").read_bytes()
     for harm in (stored.unlink, lambda: stored.write_bytes(whole[:1000])):
         harm()
-        done = serving("serve", "--home", home, "--run", "true")
+        done = serving("serve", "--home", with_own_ports(home), "--run", "true")
         assert done.returncode == 1
         assert stored.name in done.stderr.replace("\n", "")
         assert "Traceback" not in done.stderr
         assert (home / "logs/torchserve.log").read_bytes() == log
     stored.write_bytes(whole)
-    done = serving("serve", "--home", home, "--run", "true")
+    done = serving("serve", "--home", with_own_ports(home), "--run", "true")
     assert done.returncode == 0, done.stderr
 
 

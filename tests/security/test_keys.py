@@ -12,6 +12,7 @@ import psutil
 
 from eideticnet.client import Client, GrpcClient
 from eideticnet.serving.key import Key
+from tests.support.own_ports import with_own_ports
 from tests.support.served_process import serving
 from tests.support.waiting import PATIENCE
 
@@ -59,7 +60,9 @@ def test_no_key_is_in_any_file_output_command_line_or_environment_but_its_own(se
 
 
 def test_no_key_is_in_the_environment_of_a_command_that_runs_beside_the_server(archives, tmp_path):
-    told = serving("serve", archives["1"], "--home", tmp_path, "--run", "env; echo; cat $EIDETIC_KEYS")
+    told = serving(
+        "serve", archives["1"], "--home", with_own_ports(tmp_path), "--run", "env; echo; cat $EIDETIC_KEYS"
+    )
     variables, _, keys = told.stdout.rpartition("\n\n")
     assert "EIDETIC_URL" in variables
     assert json.loads(keys).keys() == {"inference", "management"}

@@ -21,10 +21,10 @@ from eideticnet.client import Answer, AsyncClient, Client, GrpcClient
 from eideticnet.client.options import as_text, timed
 from eideticnet.client.tracing import trace_headers
 from eideticnet.serving.errors import DeadlineError, NoAnswerError, RequestError, ServingError, WrongKeyError
-from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe
 from tests.support.bare_torchserve import asleep, wait_until_ready
 from tests.support.example_counts import examples
+from tests.support.own_ports import own_ports
 from tests.support.tcp_relay import Relay
 from tests.support.waiting import PATIENCE, until
 
@@ -309,7 +309,7 @@ def test_threads_that_share_a_client_all_notice_that_the_key_has_changed(server,
 
 
 def test_a_server_that_is_killed_under_a_request_and_comes_back_answers_it(archive, x, tmp_path):
-    ports, keys = free_ports(prefer_usual=False), tmp_path / "keys.json"
+    ports, keys = own_ports(), tmp_path / "keys.json"
     answers = []
 
     def ask(client):

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from eideticnet.export.archive.reader import read_archive
-from eideticnet.serving.supervise.ports import free_ports
+from tests.support.own_ports import own_ports
 from tests.support.served_process import Served
 from tests.support.waiting import PATIENCE, until
 
@@ -104,7 +104,7 @@ def prometheus(server, tmp_path_factory):
     config["scrape_configs"][0]["static_configs"][0]["targets"] = [server.running["control"].split("//")[1]]
     config["rule_files"] = [str(FOLDER / "alerts.yml")]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    url = f"127.0.0.1:{free_ports(prefer_usual=False).inference}"
+    url = f"127.0.0.1:{own_ports().inference}"
     command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, f"--web.listen-address={url}"], stdout=log, stderr=log)

@@ -25,6 +25,7 @@ from eideticnet.serving.home.state import State
 from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.start import _adopted, prepared, started
 from tests.support.archived_networks import edited
+from tests.support.own_ports import with_own_ports
 from tests.support.pretended_engine import Pretended
 from tests.support.smallest_archive import flat_handler
 from tests.support.waiting import PATIENCE, until
@@ -34,7 +35,10 @@ POLICY = Policy(accept_unmeasured_routing=True)
 
 @pytest.fixture
 def supervisor(versions, tmp_path):
-    home, options = Home(tmp_path / "home"), ServerOptions(Pretended(), workers=2, startup_seconds=PATIENCE)
+    home, options = (
+        Home(with_own_ports(tmp_path / "home")),
+        ServerOptions(Pretended(), workers=2, startup_seconds=PATIENCE),
+    )
     with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:
         yield supervisor
 
@@ -109,7 +113,7 @@ def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor,
 
 def test_a_server_that_stops_takes_no_more_work_on_any_engine(versions, tmp_path):
     home, options = (
-        Home(tmp_path / "home"),
+        Home(with_own_ports(tmp_path / "home")),
         ServerOptions(Pretended(), startup_seconds=PATIENCE, stop_seconds=0),
     )
     with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:

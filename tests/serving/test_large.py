@@ -14,6 +14,7 @@ from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.serving.deploys.probes import as_json, example
 from eideticnet.serving.errors import MOST_BYTES
+from tests.support.own_ports import with_own_ports
 from tests.support.served_process import Served, serving
 from tests.support.small_networks import LIGHT, QUICK
 
@@ -50,5 +51,5 @@ def test_a_model_of_large_inputs_becomes_ready_and_its_printed_request_works(lar
 def test_a_command_beside_a_model_of_large_inputs_finds_an_example_of_them(large, tmp_path):
     command = 'curl -sS -H "@$EIDETIC_HOME/authorization.txt" -H "Content-Type: application/x-npy" '
     command += '--data-binary "@$EIDETIC_EXAMPLE" $EIDETIC_URL/predictions/$EIDETIC_MODEL'
-    done = serving("serve", large, "--home", tmp_path / "home", "--run", command)
+    done = serving("serve", large, "--home", with_own_ports(tmp_path / "home"), "--run", command)
     assert ANSWER.items() <= json.loads(done.stdout).items(), done.stderr

@@ -1,10 +1,12 @@
 """Only a port that is taken moves, and stays where it moved to."""
 
 import json
-import os
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack, suppress
-from itertools import count
+from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,18 +15,26 @@ from hypothesis import strategies as st
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.addresses import Network, Ports
 from eideticnet.serving.supervise.ports import OPTIONS, USUAL, free_ports, moved, taken
-from tests.support.served_process import serving
+from tests.support.own_ports import own_ports
+from tests.support.served_process import ROOT, serving
 
 USES = list(Ports.model_fields)
-NUMBERS = count(100 * os.getpid())
 
 
-def nobodys():
-    """Ports that this machine gives to nobody who asks for any, as other tests and their clients do."""
-    while True:
-        ports = Ports(**{use: 20_000 + next(NUMBERS) % 10_000 for use in USES})
-        if not taken(ports, Network()):
-            return ports
+def test_no_two_test_processes_give_their_servers_the_same_port():
+    code = "from tests.support.own_ports import own_ports; print(*own_ports().model_dump().values()); input()"
+    with ExitStack() as stack:
+        start = partial(subprocess.Popen, [sys.executable, "-c", code], cwd=ROOT, text=True)
+        others = [stack.enter_context(start(stdin=subprocess.PIPE, stdout=subprocess.PIPE)) for _ in range(2)]
+        stack.callback(lambda: [other.stdin.close() for other in others])
+        found = [set(map(int, other.stdout.readline().split())) for other in others]
+        found.append(set(own_ports().model_dump().values()))
+    blocks = [{port // 1000 for port in ports} for ports in found]
+    assert [len(ports) for ports in found] == [len(USES)] * 3
+    assert [len(block) for block in blocks] == [1] * 3
+    assert len(set.union(*blocks)) == 3
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(set.union(*found)) < first  # which Linux gives to nobody who asks for any
 
 
 def listening(stack, port, host="127.0.0.1"):
@@ -34,7 +44,7 @@ def listening(stack, port, host="127.0.0.1"):
 @settings(max_examples=20)
 @given(st.sets(st.sampled_from(USES)))
 def test_ports_of_before_stay_but_for_those_that_are_taken(busy):
-    before = nobodys()
+    before = own_ports()
     with ExitStack() as stack:
         for use in busy:
             listening(stack, getattr(before, use))
@@ -47,7 +57,7 @@ def test_ports_of_before_stay_but_for_those_that_are_taken(busy):
 
 
 def test_a_port_counts_as_taken_at_the_address_that_it_is_for():
-    before = nobodys()
+    before = own_ports()
     with ExitStack() as stack:
         listening(stack, before.inference, "127.0.0.2")
         assert free_ports(Network(), before).inference == before.inference
@@ -61,7 +71,7 @@ def test_an_address_of_another_machine_is_named():
 
 
 def test_a_port_that_is_asked_for_is_had_or_the_option_that_asked_is_named():
-    before, other = nobodys(), nobodys()
+    before, other = own_ports(), own_ports()
     for use, option in OPTIONS.items():
         port = getattr(other, use)
         now = free_ports(Network(), before, asked={use: port})
@@ -78,7 +88,7 @@ def test_a_port_that_is_asked_for_is_had_or_the_option_that_asked_is_named():
 
 
 def test_a_server_listens_where_it_is_asked_to_and_refuses_a_port_that_is_taken(versions, tmp_path):
-    home, asked = tmp_path / "home", nobodys()
+    home, asked = tmp_path / "home", own_ports()
     options = [x for use, option in OPTIONS.items() for x in (option, getattr(asked, use))]
     with ExitStack() as stack:
         listening(stack, asked.control)
@@ -96,7 +106,7 @@ def test_a_server_listens_where_it_is_asked_to_and_refuses_a_port_that_is_taken(
 
 
 def test_a_server_keeps_its_ports_over_restarts_and_one_that_is_taken_moves_alone(versions, tmp_path):
-    home, before = tmp_path / "home", nobodys()
+    home, before = tmp_path / "home", own_ports()
     home.mkdir()
     before.write(home / "ports.json")
 

@@ -14,6 +14,7 @@ from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
 from tests.support import pictures
 from tests.support.eidetic_command import EIDETIC
+from tests.support.own_ports import with_own_ports
 
 ROOT = Path(__file__).parents[2]
 PREDICT = f"{EIDETIC} predict"
@@ -62,7 +63,7 @@ def told(store, tmp_path_factory):
     script = folder / "commands.py"
     script.write_text(SCRIPT.format(commands=commands, folder=str(folder)))
     start = [EIDETIC, "serve", str(digits.path), str(folder / "pictures-1.0.mar")]
-    command = [*start, "--home", str(folder / "home"), "--run", f"{sys.executable} {script}"]
+    command = [*start, "--home", str(with_own_ports(folder / "home")), "--run", f"{sys.executable} {script}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)
     read = {n: [(folder / f"{n}.{e}").read_text() for e in ("rc", "out", "err")] for n in commands}

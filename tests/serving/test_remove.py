@@ -12,6 +12,7 @@ import pytest
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import admit
+from tests.support.own_ports import with_own_ports
 from tests.support.served_process import MODEL, ROOT, Served, changed, serving
 from tests.support.waiting import PATIENCE, until
 
@@ -76,7 +77,7 @@ engine.TorchServe = lambda *a, **k: signal.pause()"""
 
 def test_a_server_that_starts_is_told_and_can_be_stopped(versions, tmp_path):
     home = tmp_path / "home"
-    command = [*changed(STARTS), "serve", str(versions["1.0"]), "--home", str(home)]
+    command = [*changed(STARTS), "serve", str(versions["1.0"]), "--home", str(with_own_ports(home))]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         until((home / "state.json").exists)

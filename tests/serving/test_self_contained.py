@@ -15,8 +15,8 @@ import pytest
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.deploys.probes import as_json, example
 from eideticnet.serving.processes.groups import end_group
-from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.settings import LOG4J2, config_properties, environment
+from tests.support.own_ports import own_ports
 from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def found(python, names, cwd):
 def test_an_environment_with_torchserve_and_onnx_runtime_alone_serves_an_archive(bare, store, tmp_path):
     assert {name for name in OURS if importlib.util.find_spec(name)} == OURS
     assert found(bare, OURS, tmp_path) == set()
-    archive, ports = read_archive(store / "digits-onnx-3.0.mar"), free_ports(prefer_usual=False)
+    archive, ports = read_archive(store / "digits-onnx-3.0.mar"), own_ports()
     home = tmp_path / "home"
     home.mkdir()
     site = next((bare.parents[1] / "lib").glob("python*/site-packages"))

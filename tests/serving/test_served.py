@@ -18,11 +18,11 @@ from eideticnet.export.archive.reader import read_archive, read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.menu import app
 from eideticnet.serving.errors import RequestError, ServingError
-from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe
 from eideticnet.serving.torchserve.settings import environment
 from tests.support.bare_torchserve import wait_until_ready, workers
 from tests.support.eidetic_command import EIDETIC
+from tests.support.own_ports import own_ports
 from tests.support.served_process import alive
 from tests.support.smallest_archive import FLAT
 from tests.support.waiting import PATIENCE, until
@@ -157,7 +157,7 @@ def test_everything_listens_on_loopback_alone_and_nothing_for_metrics(server):
 
 
 def test_two_instances_run_side_by_side_and_each_leaves_nothing_behind(server, archives):
-    other = TorchServe([archives["onnx"]], free_ports(prefer_usual=True))
+    other = TorchServe([archives["onnx"]], own_ports())
     try:
         with wait_until_ready(other, [archives["onnx"]]) as client:
             assert client.predict("digits-onnx", {"data": [0] * 64})["model_version"] == "3.0"
@@ -174,7 +174,7 @@ def test_a_model_that_can_not_be_loaded_is_a_clear_error_and_leaves_nothing(stor
     good, members = read_files(store / "digits-onnx-3.0.mar")
     archive = replace(good, path=tmp_path / "broken-3.0.mar")  # changed after it was read
     write_members({**members, "model.onnx": b"not a graph"}, archive.path)
-    with TorchServe([archive], free_ports(prefer_usual=False)) as running:
+    with TorchServe([archive], own_ports()) as running:
         with pytest.raises(ServingError, match=r"digits-onnx 3\.0 gave no prediction within 3 s"):
             wait_until_ready(running, [archive], 3)
     assert not running.home.exists()

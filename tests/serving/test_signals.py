@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.support.eidetic_command import EIDETIC, interrupted
+from tests.support.own_ports import with_own_ports
 from tests.support.served_process import ROOT, Served, changed, serving
 from tests.support.waiting import PATIENCE, until
 
@@ -88,7 +89,7 @@ def test_a_server_that_is_process_1_waits_for_no_dead_and_keeps_no_zombies(versi
     if tried.returncode:
         pytest.skip(f"no container can be made here: {tried.stderr.strip()}")
     home = tmp_path / "home"
-    command = [*alone, *changed(PATIENT), "serve", versions["1.0"], "--home", home]
+    command = [*alone, *changed(PATIENT), "serve", versions["1.0"], "--home", with_own_ports(home)]
     with (tmp_path / "log").open("w") as log:
         outside = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
     try:

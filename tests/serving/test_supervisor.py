@@ -20,12 +20,12 @@ from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import find
 from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.metrics import WorkerMetrics
-from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.supervise.start import prepared
 from eideticnet.serving.supervise.supervisor import Supervisor
 from eideticnet.serving.supervise.watch import Watch
 from tests.support.example_counts import often
 from tests.support.interrupted_deploys import TERMS
+from tests.support.own_ports import own_ports
 from tests.support.served_process import Served, alive, changed, serving
 from tests.support.waiting import PATIENCE, until
 
@@ -104,9 +104,7 @@ class Interrupted(Watch):
 def test_an_interrupt_at_the_end_of_starting_leaves_nothing_behind(versions, tmp_path):
     home, options = Home(tmp_path / "home"), ServerOptions()
     with prepared(home, [versions["1.0"]], options):
-        starting = Supervisor(
-            home, options, free_ports(prefer_usual=False), Interrupted(NAME), WorkerMetrics(home.metrics)
-        )
+        starting = Supervisor(home, options, own_ports(), Interrupted(NAME), WorkerMetrics(home.metrics))
         with pytest.raises(KeyboardInterrupt), starting:
             pass
         assert not starting.process.running

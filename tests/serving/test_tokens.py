@@ -21,6 +21,7 @@ from eideticnet.serving.supervise.start import prepared, started
 from eideticnet.serving.torchserve.engine import TorchServeEngine
 from eideticnet.serving.torchserve.management import ManagementError
 from eideticnet.serving.torchserve.tokens import Tokens
+from tests.support.own_ports import with_own_ports
 from tests.support.waiting import PATIENCE, until
 
 MINUTES = 100
@@ -143,7 +144,7 @@ def test_a_client_is_answered_beyond_the_end_of_its_key_and_after_a_time_in_whic
     versions, tmp_path
 ):
     """The supervisor is stopped from looking for longer than the keys last, which is a clock that jumps."""
-    home, done = Home(tmp_path / "home"), threading.Event()
+    home, done = Home(with_own_ports(tmp_path / "home")), threading.Event()
     answers = []
 
     def ask(url, path):

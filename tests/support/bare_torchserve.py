@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import psutil
@@ -13,9 +13,9 @@ from eideticnet.client import Client
 from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.supervise.ports import free_ports
 from eideticnet.serving.torchserve.process import TorchServe, give_up, wait_for_keys
 from tests.support import served_process
+from tests.support.own_ports import own_ports
 from tests.support.waiting import PATIENCE
 
 
@@ -45,17 +45,9 @@ def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float,
 
 @contextmanager
 def started(archives: Sequence[Archive], **options: Any) -> Iterator[TorchServe]:
-    """A TorchServe on free ports that has answered for every archive."""
-    with ExitStack() as stack:
-        for tries in (2, 1, 0):
-            try:
-                server = TorchServe(archives, free_ports(prefer_usual=False), **options)
-                wait_until_ready(stack.enter_context(server), archives).close()
-                break
-            except ServingError as error:  # another program may have taken a port in between
-                stack.close()
-                if not tries or "Address already in use" not in str(error):
-                    raise
+    """A TorchServe that has answered for every archive."""
+    with TorchServe(archives, own_ports(), **options) as server:
+        wait_until_ready(server, archives).close()
         yield server
 
 

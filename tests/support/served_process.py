@@ -18,6 +18,7 @@ import httpx
 import psutil
 
 from tests.support.eidetic_command import EIDETIC
+from tests.support.own_ports import with_own_ports
 from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +73,7 @@ class Served:
 
     def __init__(self, home: Path, *arguments: Any, program: Sequence[str] = (EIDETIC,)) -> None:
         self.home, self.log = home, home.parent / f"{home.name}.log"
-        command = [*program, "serve", *map(str, arguments), "--home", str(home)]
+        command = [*program, "serve", *map(str, arguments), "--home", str(with_own_ports(home))]
         usual = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
