@@ -36,7 +36,7 @@ TABLES: dict[str, type[BaseModel]] = {
 INTRODUCTION = """# Configuration
 
 What `eidetic train CONFIG.toml` reads. A key that is not known is refused, and the nearest one named. This
-page is generated from `eideticnet/config.py`.
+page is generated from `eideticnet/runs/config.py`.
 """
 
 

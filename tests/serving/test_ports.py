@@ -6,7 +6,6 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -33,8 +32,6 @@ def test_no_two_test_processes_give_their_servers_the_same_port():
     assert [len(ports) for ports in found] == [len(USES)] * 3
     assert [len(block) for block in blocks] == [1] * 3
     assert len(set.union(*blocks)) == 3
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert max(set.union(*found)) < first  # which Linux gives to nobody who asks for any
 
 
 def listening(stack, port, host="127.0.0.1"):
