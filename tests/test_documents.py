@@ -52,7 +52,7 @@ def test_every_block_of_code_is_an_example_that_runs_or_is_marked(page):
         if language in ("python", "toml") and mark != "no-run":
             assert text in EXAMPLES, text
         assert mark in ("", "no-run")
-        assert language in ("", "python", "toml", "sh", "json", "console"), info
+        assert language in ("", "python", "toml", "sh", "json", "console", "bibtex"), info
 
 
 def test_every_command_that_the_documents_show_is_there_with_its_options():
