@@ -2,18 +2,18 @@
 together, against the plain network of the trunk. Part of ``make bench-routing``.
 
 Digits are the network of ``make serve``, everything by default and no validation data. MNIST-5 has some, and
-several points: how many neurons its tasks keep at least, and how far its router is pruned. **The rule for
-the answer that is published**: of the points that take neither more multiply-adds nor more time than the
-plain network, the one that is most accurate on validation data; all three are means over the seeds. Points
-of the curve are routers that are pruned until the whole answer has that share of the plain network's
-multiply-adds.
+several points: how many neurons its tasks keep at least, how far its router is pruned, and whether the
+learning rate of the router falls. **The rule for the answer that is published**: of the points that take
+neither more multiply-adds nor more time than the plain network, the one that is most accurate on validation
+data; all three are means over the seeds. Points of the curve are routers that are pruned until the whole
+answer has that share of the plain network's multiply-adds.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,17 +23,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LinearLR
 
 from benchmarks.graphs import ratio, routed, rows, times
 from benchmarks.problems import NAMES, Problem, Split, served
 from benchmarks.routers import CACHE, learn_tasks, votes
-from eideticnet import EideticNetwork, Routing
+from eideticnet import EideticNetwork, Routing, Training
 from eideticnet.arithmetic import arithmetic
 from eideticnet.block import Block
 from eideticnet.decision import decide
 from eideticnet.export.graph.session import session
 from eideticnet.export.graph.tail import PINNED, THRESHOLD
 from eideticnet.export.lowering.to_onnx import to_onnx
+from eideticnet.learn.training import adam
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.models import mlp
 from eideticnet.program import HEAD
@@ -45,6 +48,9 @@ LEVELS = (1.0, 0.6, 0.3)
 CURVE = 0.005
 """What a router of the curve may lose on its way to the width that its share allows."""
 DEFAULT, UNPRUNED = "default", "unpruned"
+EPOCHS = 8
+"""How long the rate of an annealed router falls: tried on held-out training images of other seeds."""
+HALF = Routing(pruning=replace(PRUNED, min_width=200))
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,31 @@ class Point:
     judged: bool = True
 
 
+@dataclass(frozen=True)
+class Annealed(Point):
+    """A point whose router learns at a falling rate; a phase takes ``epochs`` at most."""
+
+    epochs: int = EPOCHS
+
+    def training(self, problem: Problem, rows: int) -> Training:
+        """The problem's, with that rate, for a router that learns from ``rows``."""
+        steps = self.epochs * rows // problem.batch_size
+        return replace(
+            problem.training,
+            optimizer=partial(annealed, steps=steps),
+            max_epochs=self.epochs,
+            settle_patience=self.epochs,
+        )
+
+
+def annealed(parameters: Iterable[nn.Parameter], steps: int) -> Optimizer:
+    """Adam; its rate falls linearly, within ``steps``, to a hundredth of what it starts with."""
+    optimizer = adam(parameters)
+    schedule = LinearLR(optimizer, 1.0, 0.01, steps)
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    return optimizer
+
+
 def points(problem: Problem) -> list[Point]:
     """All points of a problem."""
     if problem.name == "digits5":
@@ -71,7 +102,9 @@ def points(problem: Problem) -> list[Point]:
         Point(UNPRUNED, 64, Routing("experts", pruning=None)),
         Point(DEFAULT, 64, Routing()),
         *(Point(f"{level:g}", least, Routing(), level) for level, least in kept),
-        Point("half", 16, Routing(pruning=replace(PRUNED, min_width=200)), judged=False),
+        Point("half", 16, HALF, judged=False),
+        Annealed("annealed", 16, HALF, judged=False),
+        Annealed("unpruned_annealed", 64, Routing("experts", pruning=None)),
     ]
 
 
@@ -121,13 +154,16 @@ def measured(net: EideticNetwork, point: Point, problem: Problem, split: Split) 
     """Fit one router; its accuracies on both parts and what its answers cost."""
     start, pruning = time.perf_counter(), point.routing.pruning
     validates = point.judged and problem.name == "mnist5"
+    training = problem.training
+    if isinstance(point, Annealed):
+        training = point.training(problem, len(split.train.x))
     if point.share is not None:
         pruning = replace(PRUNED, threshold=CURVE, min_width=widest(net, point.share))
     net.fit_router(
         split.train.tasks(problem.batch_size),
         routing=replace(point.routing, pruning=pruning),
         validation=split.validation.tasks(problem.batch_size) if validates else {},
-        training=problem.training,
+        training=training,
     )
     fitted, accuracies = net.learned.routing, dict[str, float]()
     assert fitted is not None
