@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.problems import Problem, Split
 from eideticnet import batches
-from eideticnet.learn.training import Classify, Lesson, converge
+from eideticnet.learn.training import Classify, Job, converge
 from eideticnet.models import mlp
 from eideticnet.route.experts import weigh
 from eideticnet.seeding import seeded
@@ -22,11 +22,11 @@ def train(problem: Problem, seed: int, split: Split) -> tuple[nn.Module, float]:
         net = nn.Sequential(mlp(problem.pixels, problem.hidden), nn.Linear(problem.hidden[-1], 10))
     loader = batches(split.train.x, split.train.y, problem.batch_size)
     objective = Classify(10, training.label_smoothing)
-    lesson = Lesson(
+    job = Job(
         "plain", loader, objective, problem.inputs, training, (seed, "plain"), lambda module, x: module(x)
     )
-    converge(lesson, net, "train", training.patience)
-    converge(lesson, net, "settle", training.settle_patience)
+    converge(job, net, "train", training.patience)
+    converge(job, net, "settle", training.settle_patience)
     return net.eval(), time.perf_counter() - start
 
 

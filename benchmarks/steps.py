@@ -20,7 +20,7 @@ from eideticnet import EideticNetwork, Pruning, Training, batches
 from eideticnet.block import Block
 from eideticnet.data.rows import Loader
 from eideticnet.learn.learning import logits_over
-from eideticnet.learn.training import Classify, Lesson, adam, train_epoch
+from eideticnet.learn.training import Classify, Job, adam, train_epoch
 from eideticnet.learned import Learned
 from eideticnet.models import convnet, mlp, resnet50
 from eideticnet.program import HEAD
@@ -63,11 +63,11 @@ def step_ratio(make: Callable[[], tuple[nn.Module, Loader, int]], blocks: int) -
     net, block = _network(trunk, loader, blocks)
     plain = nn.Sequential(trunk, nn.Linear(width, CLASSES))
 
-    def lesson(logits: Callable[[nn.Module, Tensor], Tensor]) -> Lesson:
-        return Lesson("bench", loader, Classify(CLASSES), net.inputs, Training(), (0,), logits)
+    def job(logits: Callable[[nn.Module, Tensor], Tensor]) -> Job:
+        return Job("bench", loader, Classify(CLASSES), net.inputs, Training(), (0,), logits)
 
-    ours = lesson(logits_over(net.learned))
-    theirs = lesson(lambda module, x: module(x))
+    ours = job(logits_over(net.learned))
+    theirs = job(lambda module, x: module(x))
     optimizers = adam(block.parameters()), adam(plain.parameters())
     ratios = []
     for turn in range(ROUNDS + 1):

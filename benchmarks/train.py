@@ -22,7 +22,7 @@ from benchmarks import peaks, steps
 from benchmarks.report import interval, publish
 from eideticnet import EideticNetwork, Inputs, Pruning, Routing, Training, batches
 from eideticnet.data.rows import Loader
-from eideticnet.learn.training import Classify, Lesson, converge
+from eideticnet.learn.training import Classify, Job, converge
 from eideticnet.models import mlp
 from eideticnet.runs.evaluation import evaluate
 from eideticnet.seeding import seeded
@@ -102,11 +102,9 @@ def plain(seed: int, split: Split) -> dict[str, float]:
         net = nn.Sequential(mlp(64), nn.Linear(256, 10))
     loader = batches(split.x, split.y, 64)
     start = time.perf_counter()
-    lesson = Lesson(
-        "plain", loader, Classify(10), INPUTS, TRAINING, (seed, "plain"), lambda module, x: module(x)
-    )
-    converge(lesson, net, "train", TRAINING.patience)
-    converge(lesson, net, "settle", TRAINING.settle_patience)
+    job = Job("plain", loader, Classify(10), INPUTS, TRAINING, (seed, "plain"), lambda module, x: module(x))
+    converge(job, net, "train", TRAINING.patience)
+    converge(job, net, "settle", TRAINING.settle_patience)
     seconds = time.perf_counter() - start
     with torch.no_grad():
         right = net.eval()(INPUTS.normalise(split.test_x)).argmax(1) == split.test_y

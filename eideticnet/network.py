@@ -34,7 +34,7 @@ from eideticnet.learn.learning import (
 )
 from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.reading import Reads, resolve
-from eideticnet.learn.training import Classify, Event, Lesson, Objective, Training
+from eideticnet.learn.training import Classify, Event, Job, Objective, Training
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.moments import Moments, check_features, gather
 from eideticnet.names import class_names, expected, plain, same, task_name, whole
@@ -47,9 +47,9 @@ from eideticnet.route.router import (
     kind_of,
     moments_router,
     refuse_twins,
-    router_lesson,
+    router_job,
     router_plan,
-    validation_lesson,
+    validation_job,
 )
 from eideticnet.seeding import derive
 from eideticnet.trace.selfcheck import ROWS
@@ -152,8 +152,8 @@ class EideticNetwork(Answering):
         expected("pretrained", pretrained, nn.Module, type(None))
         expected("training", training, Training)
         objective = Classify(len(task.classes), training.label_smoothing)
-        lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
-        return self._add(task, lesson, pruning, when_full, reads, pretrained, memory, moments)
+        job = self._job(task.label, task.owner, loader, objective, training, report, journal)
+        return self._add(task, job, pruning, when_full, reads, pretrained, memory, moments)
 
     @alone
     def revise_task(
@@ -181,8 +181,8 @@ class EideticNetwork(Answering):
         task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1, old.memory)
         expected("training", training, Training)
         objective = Classify(len(task.classes), training.label_smoothing)
-        lesson = self._lesson(task.label, task.owner, loader, objective, training, report, journal)
-        return self._add(task, lesson, pruning, when_full, reads, memory=memory)
+        job = self._job(task.label, task.owner, loader, objective, training, report, journal)
+        return self._add(task, job, pruning, when_full, reads, memory=memory)
 
     def _check_kept(
         self, memory: int, pruning: object, when_full: object, moments: int = 0
@@ -206,7 +206,7 @@ class EideticNetwork(Answering):
     def _add(
         self,
         task: Task,
-        lesson: Lesson,
+        job: Job,
         pruning: Pruning | None,
         when_full: WhenFull,
         reads: Reads,
@@ -216,15 +216,15 @@ class EideticNetwork(Answering):
     ) -> Task:
         learned, *_ = before = self._now()
         learned.verify()
-        lesson = replace(lesson, classes=task.classes)
-        rows = lesson.rows
+        job = replace(job, classes=task.classes)
+        rows = job.rows
         rows.look(every_class=True)
         reading = resolve(reads, learned, self.program)
         room = self._room(task.name, pruning)
         program = with_room(room, self.program, task.label, reading, when_full)
         start = None if pretrained is None else unwrapped(pretrained)
         plan = Plan(program, task.owner, reading, free(learned, program), start, room.share(program))
-        block = plan.learn(lesson, learned, pruning, self.device)
+        block = plan.learn(job, learned, pruning, self.device)
         if memory:
             task = replace(task, memory=choose(rows, memory, self.seed, task.owner))
         sums = self._moments(task, rows, moments)
@@ -326,18 +326,18 @@ class EideticNetwork(Answering):
         block, program, judge = None, self.program, None
         seed = f"{ROUTER}{len(self.learned.tasks)}"
         if held_out:
-            rest = validation_lesson(self.tasks, held_out)
-            judge = self._lesson(ROUTER, seed, *rest, training, report)
+            rest = validation_job(self.tasks, held_out)
+            judge = self._job(ROUTER, seed, *rest, training, report)
         decides = judge if routing.pruned is not None and len(held_out) == len(self.tasks) else None
         if kind in ("moments", "experts"):
             block = moments_router(self.learned, data, self.inputs, self.seed, routing.pruned, decides)
             block = block.to(self.device)
         if kind not in ("moments", "none"):
-            mixed, objective = router_lesson(self.tasks, data, self.inputs, training.label_smoothing)
-            lesson = self._lesson(ROUTER, seed, mixed, objective, training, report, journal)
-            lesson = replace(lesson, held_out=decides)
+            mixed, objective = router_job(self.tasks, data, self.inputs, training.label_smoothing)
+            job = self._job(ROUTER, seed, mixed, objective, training, report, journal)
+            job = replace(job, held_out=decides)
             plan, pruning = router_plan(self.learned, program, kind, routing, when_full)
-            trained = plan.learn(lesson, self.learned, pruning, self.device)
+            trained = plan.learn(job, self.learned, pruning, self.device)
             if block is not None:
                 assert judge is not None, "kind_of refuses experts without validation data"
                 trained = joined(trained, block, judge)
@@ -361,7 +361,7 @@ class EideticNetwork(Answering):
         with self.turns.take("load_state_dict"):
             super()._load_from_state_dict(*args, **kwargs)
 
-    def _lesson(
+    def _job(
         self,
         name: str,
         seed: str,
@@ -370,7 +370,7 @@ class EideticNetwork(Answering):
         training: Training,
         report: Report,
         journal: Journal | None = None,
-    ) -> Lesson:
+    ) -> Job:
         seeds, logits = (self.seed, seed), logits_over(self.learned)
         expected("journal", journal, Journal, type(None))
         if not callable(report):
@@ -381,7 +381,7 @@ class EideticNetwork(Answering):
             with torch.enable_grad(), torch.autocast("cpu", enabled=False):  # whatever it leaves behind
                 report(event)
 
-        return Lesson(name, loader, objective, self.readable, training, seeds, logits, told, kept)
+        return Job(name, loader, objective, self.readable, training, seeds, logits, told, kept)
 
     def _next_owner(self) -> str:
         return f"t{len(self.learned.tasks)}"

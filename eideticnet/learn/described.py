@@ -1,4 +1,4 @@
-"""Values in words that are the same in another process: by them two lessons are the same or not."""
+"""Values in words that are the same in another process: by them two jobs are the same or not."""
 
 from __future__ import annotations
 

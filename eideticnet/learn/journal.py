@@ -1,9 +1,9 @@
-"""A journal: what a lesson has done so far, so that one that was interrupted goes on from there.
+"""A journal: what a training job has done so far, so that one that was interrupted goes on from there.
 
-Everything random is a function of names, so a lesson that is begun again takes the same course. The
+Everything random is a function of names, so a job that is begun again takes the same course. The
 journal remembers small results (accuracies, losses, which neurons stay) in the order in which they
 came up, and gives them out instead of having them computed. After the last one that it knows, it
-puts the stored tensors into the module and the optimizer that are in use by then, and the lesson
+puts the stored tensors into the module and the optimizer that are in use by then, and the job
 goes on for real. So the algorithms that keep a journal stay plain code, under one rule: what
 costs time or depends on trained weights goes through ``value`` or ``epoch``, and what is trained is
 tracked.
@@ -51,15 +51,15 @@ class Stateful(Protocol):
 
 
 class _MismatchError(Exception):
-    """The lesson took another course than the one in the journal."""
+    """The job took another course than the one in the journal."""
 
 
 class Journal:
-    """The journal of one lesson at a time, in the file ``path``; without one it keeps nothing.
+    """The journal of one job at a time, in the file ``path``; without one it keeps nothing.
 
     Snapshots are written after training epochs and when a phase begins, at most every ``interval``
     seconds; ``say`` is told, in a line of text, what the user may want to know. A folder that can't be
-    written to costs the journal, not the lesson. Call ``remove`` once what was learned is saved.
+    written to costs the journal, not the job. Call ``remove`` once what was learned is saved.
     """
 
     def __init__(
@@ -115,20 +115,20 @@ class Journal:
         """Do ``work``, going on where the journal ends if it was kept under the same ``key()``."""
         if self.path is None:
             return work()
-        with self._turns.take(f"a lesson kept in {self.path}"):
+        with self._turns.take(f"a training job kept in {self.path}"):
             self._key = key()
             self._start(*self._read(self.path))
             try:
                 return work()
             except _MismatchError as error:
-                self.say(f"{self.path} does not fit ({error}); starting this lesson from its beginning")
+                self.say(f"{self.path} does not fit ({error}); starting this training job from its beginning")
                 self._start([], {}, {})
                 return work()
             finally:
                 self._tracked = {}
 
     def remove(self) -> None:
-        """Forget the lesson: it is over, and what came of it is saved."""
+        """Forget the job: it is over, and what came of it is saved."""
         self._start([], {}, {})
         if self.path is not None:
             try:
@@ -202,11 +202,11 @@ class Journal:
             content = json.loads(bytes(tensors.pop(_CONTENT).tolist()))
             if content["key"] == self._key:
                 return content["records"], content["shapes"], tensors
-            self.say(f"{path} is about another lesson and is not used")
+            self.say(f"{path} is about another training job and is not used")
         except FileNotFoundError:
             pass
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            self.say(f"can't use {path}: {error!r}; starting this lesson from its beginning")
+            self.say(f"can't use {path}: {error!r}; starting this training job from its beginning")
         return [], {}, {}
 
     def _warn(self, line: str) -> None:

@@ -20,7 +20,7 @@ from eideticnet.hashing import json_hash
 from eideticnet.learn.pruning import Limits, Pruning, overdrawn, prune
 from eideticnet.learn.reading import Reading
 from eideticnet.learn.threads import using, worth
-from eideticnet.learn.training import BUDGET, LAST_PHASE, Event, Lesson, converge
+from eideticnet.learn.training import BUDGET, LAST_PHASE, Event, Job, converge
 from eideticnet.learned import ROUTER, Learned
 from eideticnet.program import HEAD, Program, spread
 from eideticnet.rules import floors
@@ -133,15 +133,15 @@ class Plan:
     pretrained: nn.Module | None = None
     share: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
-    def learn(self, lesson: Lesson, learned: Learned, pruning: Pruning | None, device: torch.device) -> Block:
+    def learn(self, job: Job, learned: Learned, pruning: Pruning | None, device: torch.device) -> Block:
         """The block, taught and frozen."""
         limits = None if pruning is None else pruning.limits(self.program, self.share)
         share = {g: self.share.get(g, n) for g, n in self.own.items()}
         own = {g: n if limits and share[g] else share[g] for g, n in self.own.items()}
-        widths = {**learned.owned(), self.owner: {**own, HEAD: lesson.objective.classes}}
+        widths = {**learned.owned(), self.owner: {**own, HEAD: job.objective.classes}}
 
         def fresh() -> Block:
-            with seeded(*lesson.seed, "initial weights"):
+            with seeded(*job.seed, "initial weights"):
                 owners, unread = self.reading.owners, self.reading.unread
                 block = Block(self.program, self.owner, owners, widths, unread=unread)
             if self.pretrained is not None:
@@ -149,7 +149,7 @@ class Plan:
             return block.to(device)
 
         if self.pretrained is not None:
-            check_adopted(fresh().cpu().eval(), self.pretrained, lesson.inputs.to_try(ROWS))
+            check_adopted(fresh().cpu().eval(), self.pretrained, job.inputs.to_try(ROWS))
 
         def key() -> str:
             frozen = {o: learned.block(o).fingerprint for o in learned.blocks}
@@ -157,14 +157,14 @@ class Plan:
             learns = [weight.requires_grad for weight in block.parameters()]
             start = None if self.pretrained is None else (block.hashes(), learns)
             wiring = [self.program.to_json(), self.owner, asdict(self.reading), widths, dict(self.share)]
-            return json_hash([*lesson.key(block), repr(pruning), frozen, start, wiring])
+            return json_hash([*job.key(block), repr(pruning), frozen, start, wiring])
 
         def taught() -> Block:
             block = fresh()
-            with using(lesson.journal.value(partial(worth, lesson, block))):
-                return _teach(lesson, block, limits)
+            with using(job.journal.value(partial(worth, job, block))):
+                return _teach(job, block, limits)
 
-        return lesson.journal.run(key, taught)
+        return job.journal.run(key, taught)
 
 
 def _adopt(block: Block, trunk: nn.Module) -> None:
@@ -192,20 +192,20 @@ def _freeze_as(block: Block, trunk: nn.Module) -> None:
             weight.requires_grad_(bool(mark[name].any()))
 
 
-def _teach(lesson: Lesson, block: Block, limits: Limits | None) -> Block:
+def _teach(job: Job, block: Block, limits: Limits | None) -> Block:
     """Train the block to convergence, keep the fewest neurons that will do, let those converge
     once more, and freeze them."""
-    before = converge(lesson, block, "train", lesson.training.patience).accuracy
+    before = converge(job, block, "train", job.training.patience).accuracy
     over_budget = limits is not None and limits.exceeded(block)
     if limits is not None:
-        block = prune(lesson, block, limits)
-    course = converge(lesson, block, LAST_PHASE, lesson.training.settle_patience)
+        block = prune(job, block, limits)
+    course = converge(job, block, LAST_PHASE, job.training.settle_patience)
     told = {course.doubt: UnderfitWarning}
     if limits is not None and over_budget:
-        lesson.report(Event(lesson.task, BUDGET, 0, course.losses[-1], course.accuracy, dict(limits.most)))
+        job.report(Event(job.task, BUDGET, 0, course.losses[-1], course.accuracy, dict(limits.most)))
         told[overdrawn(before, course.accuracy, before - limits.pruning.threshold)] = BudgetWarning
     for doubt, kind in told.items():
         if doubt:
-            warnings.warn(f"{lesson.task}: {doubt}", kind, stacklevel=2)
+            warnings.warn(f"{job.task}: {doubt}", kind, stacklevel=2)
     block.freeze()
     return block

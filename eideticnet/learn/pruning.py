@@ -15,7 +15,7 @@ from eideticnet.block import Block
 from eideticnet.errors import ConfigError
 from eideticnet.learn.schedules import PACES, SCHEDULES, STEADY, Schedule
 from eideticnet.learn.scores import OVERALL, SCORES, Score, Scores, importance
-from eideticnet.learn.training import Event, Lesson, measured, recover
+from eideticnet.learn.training import Event, Job, measured, recover
 from eideticnet.names import plain
 from eideticnet.program import Program, spread
 from eideticnet.rules import floors, producers
@@ -135,7 +135,7 @@ def _by_group(
     return {group: strictest(values) for group, values in found.items() if values}
 
 
-def prune(lesson: Lesson, block: Block, limits: Limits) -> Block:
+def prune(job: Job, block: Block, limits: Limits) -> Block:
     """Remove neurons down to the budget, then by the schedule until accuracy can't be recovered; the last
     block that could.
 
@@ -143,7 +143,7 @@ def prune(lesson: Lesson, block: Block, limits: Limits) -> Block:
     the budget alone cost more. On held-out data it is the best accuracy so far that is to be reached.
     """
     pruning, reached = limits.pruning, True
-    trials = _Trials(lesson, pruning, limits.least, measured(lesson, block) - pruning.threshold)
+    trials = _Trials(job, pruning, limits.least, measured(job, block) - pruning.threshold)
     while limits.exceeded(block):
         block, reached = trials.without(block, pruning.step, limits.most)
     return SCHEDULES[pruning.schedule](block, trials, pruning.step, limits.least) if reached else block
@@ -153,7 +153,7 @@ def prune(lesson: Lesson, block: Block, limits: Limits) -> Block:
 class _Trials:
     """Removes a share of a block's neurons and recovers what that cost, if it can."""
 
-    lesson: Lesson
+    job: Job
     pruning: Pruning
     least: Mapping[str, int]
     target: float
@@ -174,11 +174,11 @@ class _Trials:
         smaller, pace = block.shrink(keep), PACES.get(self.pruning.schedule, STEADY)
         phase, rate = f"prune {self.made}", self.pruning.lr_factor * pace.rate
         epochs = ceil(self.pruning.recovery_epochs * pace.epochs)
-        with self.lesson.journal.tracking(good=block):
-            reached = recover(self.lesson, smaller, phase, self.target, epochs, rate)
-        self.lesson.report(Event(self.lesson.task, "prune", self.made, 0.0, reached, smaller.own))
+        with self.job.journal.tracking(good=block):
+            reached = recover(self.job, smaller, phase, self.target, epochs, rate)
+        self.job.report(Event(self.job.task, "prune", self.made, 0.0, reached, smaller.own))
         self.made, recovered = self.made + 1, reached >= self.target
-        if self.lesson.held_out is not None:  # the best that was seen on other data, which training raises
+        if self.job.held_out is not None:  # the best that was seen on other data, which training raises
             self.target = max(self.target, reached - self.pruning.threshold)
         return smaller, recovered
 
@@ -186,13 +186,13 @@ class _Trials:
         """Which neurons stay, from the journal if that knows it."""
 
         def gone() -> dict[str, list[int]] | None:
-            scores = importance(self.lesson, block, self.pruning.score)
+            scores = importance(self.job, block, self.pruning.score)
             keep = choose(scores, share, least, self.overall, block.program.kin)
             if keep is None:
                 return None
             return {g: _without(block.own[g], kept).tolist() for g, kept in keep.items()}
 
-        found = self.lesson.journal.value(gone)
+        found = self.job.journal.value(gone)
         if found is None:
             return None
         return {g: _without(block.own[g], torch.tensor(i, dtype=torch.int64)) for g, i in found.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eideticnet.block import Block
 from eideticnet.columns import by_neuron
-from eideticnet.learn.training import Lesson, device_of
+from eideticnet.learn.training import Job, device_of
 from eideticnet.program import HEAD, Features
 from eideticnet.rules import RULES
 from eideticnet.seeding import seeded
@@ -25,14 +25,14 @@ Scores = dict[str, Tensor]
 """Importance of each own neuron, (n,), by feature group."""
 
 
-def importance(lesson: Lesson, block: Block, score: Score) -> Scores:
+def importance(job: Job, block: Block, score: Score) -> Scores:
     """A score for each of the block's own neurons; nobody else's are even looked at."""
     groups = [g for g, n in block.own.items() if n]
     if score == "random":
-        return _random(lesson, block, groups)
+        return _random(job, block, groups)
     if score in ("l1", "l2"):
         return _weight_norms(block, groups, 1 if score == "l1" else 2)
-    taylor = _taylor(lesson, block, groups)
+    taylor = _taylor(job, block, groups)
     return taylor if score == "taylor" else _hybrid(block, taylor)
 
 
@@ -52,9 +52,9 @@ def _hybrid(block: Block, taylor: Scores) -> Scores:
     return found
 
 
-def _random(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
+def _random(job: Job, block: Block, groups: list[str]) -> Scores:
     """The baseline that every score has to beat; seeded, and drawn anew at each width."""
-    with seeded(*lesson.seed, "random scores", *block.own.values()):
+    with seeded(*job.seed, "random scores", *block.own.values()):
         return {g: torch.rand(block.own[g]) for g in groups}
 
 
@@ -72,7 +72,7 @@ def _weight_norms(block: Block, groups: list[str], order: int) -> Scores:
     return {g: torch.linalg.vector_norm(torch.cat(rows[g], 1), order, dim=1).cpu() for g in groups}
 
 
-def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
+def _taylor(job: Job, block: Block, groups: list[str]) -> Scores:
     """|activation x gradient| of what each neuron hands to its readers, averaged over the data,
     divided by the group's L2 norm (Molchanov 2017, eq. 8)."""
     read = _values_read(block)
@@ -87,8 +87,8 @@ def _taylor(lesson: Lesson, block: Block, groups: list[str]) -> Scores:
     frozen = [weight for weight in block.parameters() if not weight.requires_grad]
     block.eval().requires_grad_(True)
     try:
-        for x, y in lesson.batches(device_of(block), "taylor"):
-            loss = lesson.objective.loss(lesson.logits(block, x), y) * len(y)
+        for x, y in job.batches(device_of(block), "taylor"):
+            loss = job.objective.loss(job.logits(block, x), y) * len(y)
             names = [name for name in read if name in captured]
             gradients = torch.autograd.grad(loss, [captured[n] for n in names], allow_unused=True)
             for name, gradient in zip(names, gradients, strict=True):

@@ -1,4 +1,4 @@
-"""How many threads a lesson is worth: small layers learn faster on one."""
+"""How many threads a job is worth: small layers learn faster on one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from eideticnet.learn.training import Lesson, device_of
+from eideticnet.learn.training import Job, device_of
 from eideticnet.seeding import TRACING
 
 SMALL = 2**27
@@ -22,17 +22,17 @@ SMALL = 2**27
 5.6), because they wait for each other at each operation; what two idle cores can save is half."""
 
 
-def worth(lesson: Lesson, block: nn.Module) -> int:
-    """The threads that the lesson asks for, or else one where every layer is small, or else torch's."""
-    if lesson.training.threads is not None:
-        return lesson.training.threads
+def worth(job: Job, block: nn.Module) -> int:
+    """The threads that the job asks for, or else one where every layer is small, or else torch's."""
+    if job.training.threads is not None:
+        return job.training.threads
     default, device = number(), device_of(block)
     if default == 1 or device.type != "cpu":
         return default
     counter = _Counter()
-    for x, _ in lesson.batches(device, "threads"):
+    for x, _ in job.batches(device, "threads"):
         with TRACING, torch.no_grad(), counter:
-            lesson.logits(block.eval(), x)
+            job.logits(block.eval(), x)
         break
     return 1 if counter.most <= SMALL else default
 

@@ -1,4 +1,4 @@
-"""Training one module on one lesson: epochs, accuracy, convergence."""
+"""Training one module for one training job: epochs, accuracy, convergence."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Classify:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Job:
     """What a module is to learn, and from what. ``logits(module, x)`` (N, C) takes normalised x; errors name
     ``classes``, by default their numbers. ``held_out`` is what its accuracy is measured on, by default the
     data that it learns."""
@@ -146,7 +146,7 @@ class Lesson:
     report: Callable[[Event], Any] = lambda event: None
     journal: Journal = field(default_factory=Journal)
     classes: Sequence[object] = ()
-    held_out: Lesson | None = None
+    held_out: Job | None = None
 
     @cached_property
     def rows(self) -> Rows:
@@ -154,7 +154,7 @@ class Lesson:
         return Rows(self.task, self.loader, self.classes or range(self.objective.classes), self.inputs)
 
     def key(self, module: nn.Module) -> list[str]:
-        """What the course of the lesson depends on when ``module`` learns, as far as it can be told apart."""
+        """What the course of the job depends on when ``module`` learns, as far as it can be told apart."""
         optimizer = self.training.optimizer_of(module.parameters())
         groups = [{**g, "params": [p.shape for p in g["params"]]} for g in optimizer.param_groups]
         training = replace(self.training, threads=None)  # a journal keeps the number that it began with
@@ -164,10 +164,10 @@ class Lesson:
         data = self.rows.fingerprint
         if data is None:
             self.journal.say(
-                f"task {self.task!r}: what its loader gives depends on how often it was read, so a lesson "
+                f"task {self.task!r}: what its loader gives depends on how often it was read, so a job "
                 "that is interrupted begins anew; let it draw from generators alone"
             )
-            data = token_hex()  # no other lesson's
+            data = token_hex()  # no other job's
         measured_on = [] if self.held_out is None else [self.held_out.rows.fingerprint or token_hex()]
         told = (*parts, type(self.objective), vars(self.objective), data, *measured_on)
         return [described(part) for part in told]
@@ -208,22 +208,22 @@ def device_of(module: nn.Module) -> torch.device:
     return tensor.device
 
 
-def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
+def train_epoch(job: Job, module: nn.Module, optimizer: Optimizer, *names: object) -> float:
     """One pass with gradient steps; the mean loss. Raises ``DivergedError`` on NaN or infinity."""
     module.train()
-    total, count, numbers = 0.0, 0, seeded(*lesson.seed, *names, "layers")
+    total, count, numbers = 0.0, 0, seeded(*job.seed, *names, "layers")
     is_plain = type(optimizer).__module__.startswith("torch.optim.") and not has_hooks(optimizer)
-    for x, y in lesson.batches(device_of(module), *names):
-        if len(y) == 1 and not _learns_from(lesson, module, x):
+    for x, y in job.batches(device_of(module), *names):
+        if len(y) == 1 and not _learns_from(job, module, x):
             continue
         optimizer.zero_grad(set_to_none=True)
         # A module that drew nothing for the first batch never does; what stands between costs time.
         with numbers if numbers.used or not count else nullcontext():
-            logits = lesson.logits(module, x)
-        loss = lesson.objective.loss(logits, y)
+            logits = job.logits(module, x)
+        loss = job.objective.loss(logits, y)
         if not torch.isfinite(loss):
             raise DivergedError(
-                f"task {lesson.task!r}: the loss became {loss.item()}; nothing was kept of it. "
+                f"task {job.task!r}: the loss became {loss.item()}; nothing was kept of it. "
                 "Lower the learning rate, or look for NaN in the data"
             )
         loss.backward()
@@ -231,12 +231,12 @@ def train_epoch(lesson: Lesson, module: nn.Module, optimizer: Optimizer, *names:
             optimizer.step()
         total, count = total + loss.item() * len(y), count + len(y)
     if not count:
-        raise DataError(f"task {lesson.task!r}: a BatchNorm needs batches of two rows or more")
+        raise DataError(f"task {job.task!r}: a BatchNorm needs batches of two rows or more")
     return total / count
 
 
 @torch.no_grad()
-def _learns_from(lesson: Lesson, module: nn.Module, x: Tensor) -> bool:
+def _learns_from(job: Job, module: nn.Module, x: Tensor) -> bool:
     """Whether the one row ``x`` has several values of each channel for every batch norm: of one
     value there is no variance. Such a row may be left over at the end of an epoch; the order is
     another in each, so no row is left out for good."""
@@ -249,7 +249,7 @@ def _learns_from(lesson: Lesson, module: nn.Module, x: Tensor) -> bool:
     module.eval()
     try:
         if norms:
-            lesson.logits(module, x)
+            job.logits(module, x)
     finally:
         module.train()
         for hook in hooks:
@@ -258,67 +258,67 @@ def _learns_from(lesson: Lesson, module: nn.Module, x: Tensor) -> bool:
 
 
 @torch.no_grad()
-def accuracy(lesson: Lesson, module: nn.Module) -> float:
-    """Share of correct answers over the data that the lesson is measured on, in evaluation mode: over all of
+def accuracy(job: Job, module: nn.Module) -> float:
+    """Share of correct answers over the data that the job is measured on, in evaluation mode: over all of
     it, or over batches that are evenly spread in a pass which is always the same one."""
     module.eval()
-    right, count, on = 0, 0, lesson.held_out or lesson
+    right, count, on = 0, 0, job.held_out or job
     for x, y in on.batches(device_of(module), "accuracy", every=on.sparse):
-        right += int(lesson.objective.correct(lesson.logits(module, x), y).sum())
+        right += int(job.objective.correct(job.logits(module, x), y).sum())
         count += len(y)
     return right / count
 
 
-def measured(lesson: Lesson, module: nn.Module) -> float:
+def measured(job: Job, module: nn.Module) -> float:
     """The module's accuracy, from the journal if that knows it."""
-    return lesson.journal.value(partial(accuracy, lesson, module))
+    return job.journal.value(partial(accuracy, job, module))
 
 
-def converge(lesson: Lesson, module: nn.Module, phase: str, patience: int) -> Course:
+def converge(job: Job, module: nn.Module, phase: str, patience: int) -> Course:
     """Train ``module`` in place until its accuracy stays flat for ``patience`` epochs.
 
     The weights kept are the last ones that reached the best accuracy.
     """
-    journal, best, flat = lesson.journal, measured(lesson, module), 0
-    best_state, most = Kept(module), lesson.training.max_epochs
+    journal, best, flat = job.journal, measured(job, module), 0
+    best_state, most = Kept(module), job.training.max_epochs
     losses: list[float] = []
-    where = "training" if lesson.held_out is None else "validation"
+    where = "training" if job.held_out is None else "validation"
     with journal.tracking(module=module, best=best_state):
         journal.phase(phase)
-        optimizer = lesson.training.optimizer_of(module.parameters())
+        optimizer = job.training.optimizer_of(module.parameters())
         with journal.tracking(optimizer=optimizer):
             while flat < patience and len(losses) < most:
                 epoch = len(losses)
-                losses.append(journal.epoch(partial(train_epoch, lesson, module, optimizer, phase, epoch)))
-                reached = measured(lesson, module)
+                losses.append(journal.epoch(partial(train_epoch, job, module, optimizer, phase, epoch)))
+                reached = measured(job, module)
                 flat = 0 if reached > best else flat + 1
                 if reached >= best:
                     best = reached
                     best_state.keep(module)
-                course = Course(best, losses, flat, lesson.objective.classes, patience, most, where)
+                course = Course(best, losses, flat, job.objective.classes, patience, most, where)
                 doubt = course.doubt if phase == LAST_PHASE and course.ended else ""
-                lesson.report(Event(lesson.task, phase, epoch, losses[-1], reached, doubt=doubt))
+                job.report(Event(job.task, phase, epoch, losses[-1], reached, doubt=doubt))
     module.load_state_dict(best_state.state_dict())
     return course
 
 
 def recover(
-    lesson: Lesson, module: nn.Module, phase: str, target: float, epochs: int, lr_factor: float = 1.0
+    job: Job, module: nn.Module, phase: str, target: float, epochs: int, lr_factor: float = 1.0
 ) -> float:
     """Train ``module`` in place for up to ``epochs`` until it reaches ``target``, at ``lr_factor``
     times the optimizer's learning rates; the accuracy that it ends with, which is below
     ``target`` if it did not."""
-    journal, reached = lesson.journal, measured(lesson, module)
+    journal, reached = job.journal, measured(job, module)
     with journal.tracking(module=module):
         journal.phase(phase)
-        optimizer = lesson.training.optimizer_of(module.parameters())
+        optimizer = job.training.optimizer_of(module.parameters())
         with journal.tracking(optimizer=optimizer), _slowed(optimizer, lr_factor):
             for epoch in range(epochs):
                 if reached >= target:
                     break
-                loss = journal.epoch(partial(train_epoch, lesson, module, optimizer, phase, epoch))
-                reached = measured(lesson, module)
-                lesson.report(Event(lesson.task, "recover", epoch, loss, reached))
+                loss = journal.epoch(partial(train_epoch, job, module, optimizer, phase, epoch))
+                reached = measured(job, module)
+                job.report(Event(job.task, "recover", epoch, loss, reached))
     return reached
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eideticnet.block import Block
-from eideticnet.learn.training import Lesson, device_of
+from eideticnet.learn.training import Job, device_of
 from eideticnet.moments import linear
 from eideticnet.program import HEAD, INPUT, Program, Step
 from eideticnet.route.calibration import best_temperature
@@ -32,7 +32,7 @@ PREFIX = "moments."
 
 
 @torch.no_grad()
-def joined(trained: Block, closed: Block, validation: Lesson) -> Block:
+def joined(trained: Block, closed: Block, validation: Job) -> Block:
     """The frozen product of ``trained``, whose head has taps, and ``closed``, which reads no other
     owner; both answer the classes of ``validation``, on whose data they are weighed."""
     rows = [

@@ -22,7 +22,7 @@ from eideticnet.inputs import Inputs
 from eideticnet.learn.learning import Plan, Room, WhenFull, free, with_room
 from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.reading import resolve
-from eideticnet.learn.training import Lesson, accuracy
+from eideticnet.learn.training import Job, accuracy
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.moments import FEATURES, WIDEST, gather, router_block
 from eideticnet.program import Program
@@ -76,7 +76,7 @@ def _right(learned: Learned, task: Task, rows: Rows, device: torch.device) -> tu
     return right, len(labels) if len(labels.unique()) == len(task.classes) else 0
 
 
-def router_lesson(
+def router_job(
     tasks: Sequence[Task], data: Mapping[str, Rows], inputs: Inputs, label_smoothing: float
 ) -> tuple[Loader, RouteByLabel]:
     """One loader over the data of all tasks, labels numbered through, and what to learn from it.
@@ -96,7 +96,7 @@ def router_lesson(
     return interleaved(parts, _offsets(tasks), balance), RouteByLabel(counts, label_smoothing)
 
 
-def validation_lesson(tasks: Sequence[Task], validation: Mapping[str, Rows]) -> tuple[Loader, RouteByLabel]:
+def validation_job(tasks: Sequence[Task], validation: Mapping[str, Rows]) -> tuple[Loader, RouteByLabel]:
     """The same over the validation data there is."""
     known = [
         (validation[t.name], o) for t, o in zip(tasks, _offsets(tasks), strict=True) if t.name in validation
@@ -128,7 +128,7 @@ def moments_router(
     inputs: Inputs,
     seed: int,
     pruning: Pruning | None = None,
-    validation: Lesson | None = None,
+    validation: Job | None = None,
 ) -> Block:
     """The frozen router that follows from the moments that were kept of each task, or else from
     those of its ``data``, which are not kept. With ``validation`` its random features are pruned: as long

@@ -57,11 +57,11 @@ def test_a_pruned_block_never_owns_more_than_its_budget_and_a_failed_step_never_
 ):
     """Real blocks and scores, a recovery that trains nothing and says what it likes."""
     net, made = network(widths=(16, 12)), []
-    lesson = net._lesson("t", "t0", task_loader(1), Classify(2), QUICK, lambda event: None)
+    job = net._job("t", "t0", task_loader(1), Classify(2), QUICK, lambda event: None)
     block = Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 2}})
     limits = Pruning(score, step, schedule=schedule, budget=budget).limits(net.program)
 
-    def recover(lesson, smaller, *_):
+    def recover(job, smaller, *_):
         over = limits.exceeded(smaller)
         made.append((smaller, over, answers[len(made) % len(answers)]))
         return float(made[-1][2])
@@ -69,7 +69,7 @@ def test_a_pruned_block_never_owns_more_than_its_budget_and_a_failed_step_never_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pruning, "recover", recover)
         patch.setattr(pruning, "measured", lambda *_: 1.0)
-        found = prune(lesson, block, limits)
+        found = prune(job, block, limits)
     assert not limits.exceeded(found)
     kept = {"layers.0": 1.0, "layers.4": 1.0} | (budget if isinstance(budget, dict) else {})
     for group, share in kept.items():

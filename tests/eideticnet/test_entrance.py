@@ -25,7 +25,7 @@ from eideticnet import (
 )
 from eideticnet.export.archive.contract import names_problem
 from eideticnet.names import class_names, task_name
-from tests.support.drawn_lessons import X, Y, lessons
+from tests.support.drawn_jobs import X, Y, jobs
 from tests.support.example_counts import examples
 from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_loader, trained
 
@@ -35,13 +35,13 @@ def learn(net, name="new", classes=("a", "b"), **options):
 
 
 @examples(60, 600)
-@given(lesson=lessons())
+@given(job=jobs())
 def test_whatever_train_task_accepts_is_saved_and_comes_back_equal_and_the_rest_is_refused_at_once(
-    lesson, tmp_path_factory
+    job, tmp_path_factory
 ):
     folder, seen = tmp_path_factory.mktemp("run"), []
     try:
-        net = lesson.learn(seen.append)
+        net = job.learn(seen.append)
     except DataError as error:
         assert seen == []
         assert "\n" not in str(error)

@@ -1,4 +1,4 @@
-"""An interrupted lesson goes on where it was, and ends with the bits of one never interrupted."""
+"""An interrupted job goes on where it was, and ends with the bits of one never interrupted."""
 
 import json
 import resource
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from eideticnet import DataError, EideticNetwork, Journal, Pruning, Training
 from eideticnet.learn.described import described
 from tests.support.example_counts import examples
-from tests.support.killed_lessons import OPTIMIZERS, STEPS, killed, learn
+from tests.support.killed_jobs import OPTIMIZERS, STEPS, killed, learn
 from tests.support.small_networks import names, task_loader
 from tests.support.small_trunks import FEATURES, Mlp
 
@@ -50,11 +50,11 @@ def uninterrupted(optimizer, pruning, routing):
     routing=st.booleans(),
     at=st.lists(st.floats(0, 1), min_size=1, max_size=3),
 )
-def test_a_lesson_that_is_killed_at_any_moment_ends_with_the_same_bits(
+def test_a_job_that_is_killed_at_any_moment_ends_with_the_same_bits(
     optimizer, pruning, routing, at, tmp_path_factory
 ):
     expected, steps, events = uninterrupted(optimizer, pruning, routing)
-    path = tmp_path_factory.mktemp("lesson") / "journal.safetensors"
+    path = tmp_path_factory.mktemp("job") / "journal.safetensors"
     for share in sorted(at):
         after = int(share * (len(events) - 1))
         assert killed(path, after, optimizer=optimizer, pruning=PRUNINGS[pruning], routing=routing)
@@ -120,7 +120,7 @@ def interrupt(path, **options):
     assert path.exists()
 
 
-def test_a_finished_lesson_that_was_not_saved_is_not_trained_again(tmp_path):
+def test_a_finished_job_that_was_not_saved_is_not_trained_again(tmp_path):
     path = tmp_path / "journal.safetensors"
     learn(Journal(path, interval=0.0))
     assert bits(learn(Journal(path))) == uninterrupted("adam", "plain", False)[0]
@@ -151,7 +151,7 @@ def test_a_damaged_journal_is_not_used_and_never_a_crash(damage, where, data, wh
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A journal of a lesson that was killed, and its bytes."""
+    """A journal of a job that was killed, and its bytes."""
     path = tmp_path_factory.mktemp("whole") / "journal.safetensors"
     interrupt(path)
     return path, path.read_bytes()
@@ -167,15 +167,15 @@ def whole(tmp_path_factory):
     ],
     ids=["optimizer", "score", "least width", "router"],
 )
-def test_a_journal_of_another_lesson_is_not_used(change, tmp_path):
+def test_a_journal_of_another_job_is_not_used(change, tmp_path):
     path, lines = tmp_path / "journal.safetensors", []
     interrupt(path)
     expected = bits(learn(None, **change))
     assert bits(learn(Journal(path, say=lines.append), **change)) == expected
-    assert lines == [f"{path} is about another lesson and is not used"]
+    assert lines == [f"{path} is about another training job and is not used"]
 
 
-def test_other_data_or_another_seed_is_another_lesson(tmp_path):
+def test_other_data_or_another_seed_is_another_job(tmp_path):
     lines = []
     for seed, rows in ((0, 48), (1, 48), (0, 64)):
         net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES), seed=seed)
@@ -183,7 +183,7 @@ def test_other_data_or_another_seed_is_another_lesson(tmp_path):
         quick = Training(patience=1, settle_patience=1, max_epochs=1)
         loader = task_loader(1, rows=rows)
         net.train_task("t", loader, names(2), training=quick, pruning=None, journal=journal)
-    assert [line.endswith("another lesson and is not used") for line in lines] == [True, True]
+    assert [line.endswith("another training job and is not used") for line in lines] == [True, True]
 
 
 RATE = 0.1
@@ -284,7 +284,7 @@ def frozen(trunk):
 
 
 @pytest.mark.parametrize("kind", ["factory", "groups by size", "frozen weights"])
-def test_another_optimizer_or_frozen_weights_are_another_lesson(kind, tmp_path):
+def test_another_optimizer_or_frozen_weights_are_another_job(kind, tmp_path):
     torch.manual_seed(0)
     pretrained = Mlp((8, 8))
     changes = {
@@ -307,9 +307,9 @@ def test_another_optimizer_or_frozen_weights_are_another_lesson(kind, tmp_path):
             pretrained=options.get("pretrained"),
             journal=Journal(tmp_path / "journal", interval=0.0, say=lines.append),
         )
-    told = ["going on" in line or "another lesson" in line for line in lines if "can't store" not in line]
+    told = ["going on" in line or "another training" in line for line in lines if "can't store" not in line]
     assert told == [True, True]
-    assert "another lesson" in lines[-1] or "another lesson" in lines[-2]
+    assert "another training job" in lines[-1] or "another training job" in lines[-2]
 
 
 def test_a_course_that_differs_from_the_journal_begins_again(tmp_path, monkeypatch):
@@ -325,9 +325,9 @@ def test_a_course_that_differs_from_the_journal_begins_again(tmp_path, monkeypat
 def twice(monkeypatch):
     from eideticnet.learn.training import converge
 
-    def changed(lesson, module, phase, patience):
-        lesson.journal.phase("another")
-        return converge(lesson, module, phase, patience)
+    def changed(job, module, phase, patience):
+        job.journal.phase("another")
+        return converge(job, module, phase, patience)
 
     return changed
 
@@ -355,7 +355,7 @@ def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(opt
     class Stop(Exception):
         pass
 
-    def lesson(journal, stop_at=None):
+    def job(journal, stop_at=None):
         seen = []
 
         def report(event):
@@ -376,19 +376,19 @@ def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(opt
         )
         return bits(net), seen
 
-    expected, events = lesson(None)
+    expected, events = job(None)
     settling = [i for i, e in enumerate(events) if e.phase == "settle"]
     lines = []
     with pytest.raises(Stop):
-        lesson(Journal(tmp_path / "j", interval=0.0, say=lines.append), settling[1] + 1)
+        job(Journal(tmp_path / "j", interval=0.0, say=lines.append), settling[1] + 1)
     assert ["go on at the start of the phase" in line for line in lines] == [True]
     lines.clear()
-    assert lesson(Journal(tmp_path / "j", say=lines.append)) == (expected, events)
+    assert job(Journal(tmp_path / "j", say=lines.append)) == (expected, events)
     before = sum(e.phase in ("train", "recover") for e in events)
     assert lines == [f"going on after {before} epochs that were done before the interruption"]
 
 
-def test_a_disk_that_is_full_costs_the_journal_and_not_the_lesson(tmp_path):
+def test_a_disk_that_is_full_costs_the_journal_and_not_the_job(tmp_path):
     path, lines = tmp_path / "journal.safetensors", []
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))

@@ -606,7 +606,7 @@ def doubled(pairs):
 
 
 FOUR = TensorDataset(X, torch.arange(48) // 2 % 2)
-LESSONS = {
+JOBS = {
     "indices of a subset": (even, odd),
     "a sampler": (
         lambda d: DataLoader(d, 16, sampler=SubsetRandomSampler(range(0, 48, 2))),
@@ -627,7 +627,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("after", [1, 3])
-def test_a_lesson_of_streams_that_is_interrupted_ends_with_the_same_bits(after, tmp_path):
+def test_a_job_of_streams_that_is_interrupted_ends_with_the_same_bits(after, tmp_path):
     def learn(stop_at=None):
         seen, lines = [], []
 
@@ -762,7 +762,7 @@ def test_a_journal_is_not_gone_on_with_where_rows_depend_on_how_often_they_were_
     assert ["depends on how often it was read" in line for line in lines] == [True, True, False]
 
 
-@pytest.mark.parametrize("kind", LESSONS)
+@pytest.mark.parametrize("kind", JOBS)
 def test_a_journal_goes_on_with_the_same_rows_alone(kind, tmp_path):
     lines = []
 
@@ -772,12 +772,12 @@ def test_a_journal_goes_on_with_the_same_rows_alone(kind, tmp_path):
         net.train_task("t", loader, names(2), training=QUICK, pruning=None, journal=journal)
         return net.digests()
 
-    one, other = LESSONS[kind]
+    one, other = JOBS[kind]
     assert learn(one(FOUR)) == learn(one(FOUR))
     assert ["going on after" in line for line in lines] == [True]
     lines.clear()
     learn(other(FOUR))
-    assert lines == [f"{tmp_path / 'journal'} is about another lesson and is not used"]
+    assert lines == [f"{tmp_path / 'journal'} is about another training job and is not used"]
 
 
 @pytest.mark.slow

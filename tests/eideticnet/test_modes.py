@@ -371,7 +371,7 @@ def test_a_trunk_that_counts_is_warned_of():
         trace(Net(forward, a=lin()), flat())
 
 
-def lesson(seed):
+def job(seed):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         x = torch.randn(32, 6)
@@ -387,7 +387,7 @@ def test_frozen_layers_of_a_pretrained_trunk_are_never_taught(score):
     with pytest.warns(TrunkWarning, match=r"'0.weight' and 1 more of the trunk has requires_grad=False"):
         net = EideticNetwork(trunk, torch.zeros(2, 6))
     pruning = Pruning(score=score, step=0.3, threshold=0.9, min_width=2)
-    net.train_task("a", lesson(0), names(2), pretrained=trunk, training=QUICK, pruning=pruning)
+    net.train_task("a", job(0), names(2), pretrained=trunk, training=QUICK, pruning=pruning)
     block = net.learned.block("t0")
     frozen, taught = block.layer("0").bias, block.layer("2").bias
     assert len(frozen) < 8
@@ -410,7 +410,7 @@ def test_a_pretrained_trunk_that_computes_something_else_is_refused():
     other = copy.deepcopy(trunk)
     other[1].eps = 1.0
     with pytest.raises(DataError, match="pretrained: with its weights"):
-        net.train_task("a", lesson(0), names(2), pretrained=other, training=QUICK)
+        net.train_task("a", job(0), names(2), pretrained=other, training=QUICK)
     assert net.tasks == ()
 
 
@@ -421,7 +421,7 @@ def test_what_is_drawn_only_while_a_block_trains_follows_the_networks_seed():
         torch.manual_seed(0)
         net = EideticNetwork(Net(function, **layers()), torch.zeros(2, 6))
         torch.manual_seed(surroundings)
-        net.train_task("a", lesson(0), names(2), training=QUICK, pruning=None)
+        net.train_task("a", job(0), names(2), training=QUICK, pruning=None)
         digests.add(net.digests()["a"])
     assert len(digests) == 1
 

@@ -116,9 +116,9 @@ def test_an_optimizer_and_a_dataset_may_not_change_the_network_either():
     assert net.program.groups["layers.0"] == 24
 
 
-def test_one_journal_is_not_kept_of_two_lessons_at_once(tmp_path):
+def test_one_journal_is_not_kept_of_two_jobs_at_once(tmp_path):
     journal, other = Journal(tmp_path / "journal"), trained(1)
-    with pytest.raises(BusyError, match="this journal is being changed by a lesson kept in"):
+    with pytest.raises(BusyError, match="this journal is being changed by a training job kept in"):
         learn(trained(1), journal=journal, report=lambda event: learn(other, journal=journal))
     learn(other, journal=journal)
 

@@ -61,21 +61,21 @@ def test_taylor_ranks_over_the_whole_block():
 def untrained(widths):
     torch.manual_seed(0)  # a block that nobody teaches takes its weights from the process's numbers
     net = EideticNetwork(mlp(FEATURES, widths), torch.zeros(2, FEATURES))
-    lesson = net._lesson("t", "t0", task_loader(3, 3), Classify(3), QUICK, lambda event: None)
-    return lesson, Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 3}})
+    job = net._job("t", "t0", task_loader(3, 3), Classify(3), QUICK, lambda event: None)
+    return job, Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 3}})
 
 
-def pruned(block, lesson, score, step):
-    keep = choose(importance(lesson, block, score), step, dict.fromkeys(block.own, 1), score in OVERALL)
+def pruned(block, job, score, step):
+    keep = choose(importance(job, block, score), step, dict.fromkeys(block.own, 1), score in OVERALL)
     return block.shrink(keep)
 
 
 @examples(3, 8)
 @given(widths=st.lists(st.integers(2, 40), min_size=2, max_size=3), step=st.floats(0.15, 0.4))
 def test_no_layer_is_emptied_first_by_the_hybrid_score(widths, step):
-    lesson, block = untrained(widths)
+    job, block = untrained(widths)
     while sum(block.own.values()) > len(widths):
-        block = pruned(block, lesson, "hybrid", step)
+        block = pruned(block, job, "hybrid", step)
         left = {g: n / w for (g, n), w in zip(block.own.items(), widths, strict=True) if n > 1}
         if left:
             assert max(left.values()) - min(left.values()) <= 1 / min(widths) + 1e-9
@@ -84,20 +84,20 @@ def test_no_layer_is_emptied_first_by_the_hybrid_score(widths, step):
 def test_taylor_and_weight_norms_take_more_of_one_layer_and_the_hybrid_the_same_share_of_each():
     spread = {}
     for score in ("taylor", "l2", "hybrid"):
-        lesson, block = untrained((8, 80))
+        job, block = untrained((8, 80))
         while sum(block.own.values()) > 40:
-            block = pruned(block, lesson, score, 0.1)
+            block = pruned(block, job, score, 0.1)
         left = [block.own["1"] / 8, block.own["3"] / 80]
         spread[score] = max(left) - min(left)
     assert spread["hybrid"] <= 1 / 8 < min(spread["taylor"], spread["l2"])
 
 
 def test_random_scores_are_seeded_and_drawn_anew_at_each_width():
-    lesson, block = untrained((12, 12))
-    first, again = (importance(lesson, block, "random") for _ in range(2))
+    job, block = untrained((12, 12))
+    first, again = (importance(job, block, "random") for _ in range(2))
     assert all(torch.equal(first[g], again[g]) for g in first)
     smaller = block.shrink({g: torch.arange(11) for g in block.own})
-    assert not torch.equal(importance(lesson, smaller, "random")["1"], first["1"][:11])
+    assert not torch.equal(importance(job, smaller, "random")["1"], first["1"][:11])
 
 
 def test_shrinking_keeps_the_function_where_removed_neurons_did_nothing():
@@ -236,9 +236,9 @@ def naive_scores(block, x, y, score):
 def test_scores_are_what_a_loop_over_neurons_computes(score):
     net = EideticNetwork(mlp(FEATURES, (5, 4)), torch.zeros(2, FEATURES))
     x, y = task_data(3, 3, 12)
-    lesson = net._lesson("t", "t0", batches(x, y, 12), Classify(3), QUICK, lambda event: None)
+    job = net._job("t", "t0", batches(x, y, 12), Classify(3), QUICK, lambda event: None)
     with seeded("weights that leave no neuron dead, for the dead ones tie"):
         block = Block(net.program, "t0", (), {"t0": {"1": 5, "3": 4, "task_head": 3}})
-    scores = importance(lesson, block, score)
+    scores = importance(job, block, score)
     for group, expected in naive_scores(block, x, y, score).items():
         assert scores[group].tolist() == pytest.approx(expected, rel=1e-4)

@@ -155,7 +155,7 @@ def test_what_another_thread_draws_while_networks_are_made_is_what_its_seed_give
     assert torch.equal(torch.stack(found), expected[: len(found)])
 
 
-def test_a_lesson_on_one_thread_leaves_torchs_number_to_lessons_in_other_threads():
+def test_a_job_on_one_thread_leaves_torchs_number_to_jobs_in_other_threads():
     begun_with, found = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:

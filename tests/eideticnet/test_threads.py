@@ -40,7 +40,7 @@ def threads_while_learning(training=QUICK, journal=None, stop=None):
 @pytest.mark.parametrize(
     ("small", "asked", "used"), [(2**27, None, 1), (0, None, 2), (2**27, 2, 2), (0, 1, 1)]
 )
-def test_a_lesson_has_the_threads_that_its_layers_are_worth_or_that_were_asked_for(
+def test_a_job_has_the_threads_that_its_layers_are_worth_or_that_were_asked_for(
     two_threads, monkeypatch, small, asked, used
 ):
     monkeypatch.setattr(threads, "SMALL", small)
@@ -48,9 +48,7 @@ def test_a_lesson_has_the_threads_that_its_layers_are_worth_or_that_were_asked_f
     assert torch.get_num_threads() == 2
 
 
-def test_an_interrupted_lesson_goes_on_with_the_threads_that_it_began_with(
-    two_threads, monkeypatch, tmp_path
-):
+def test_an_interrupted_job_goes_on_with_the_threads_that_it_began_with(two_threads, monkeypatch, tmp_path):
     monkeypatch.setattr(threads, "SMALL", 0)
     journal = Journal(tmp_path / "journal", interval=0)
     with pytest.raises(KeyboardInterrupt):

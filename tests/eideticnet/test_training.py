@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import SequentialSampler
 
 from eideticnet import DataError, EideticNetwork, Inputs, batches
-from eideticnet.learn.training import Classify, Lesson, accuracy, train_epoch
+from eideticnet.learn.training import Classify, Job, accuracy, train_epoch
 from tests.support.small_networks import LIGHT, QUICK, names
 
 ONE_VALUE = {
@@ -31,8 +31,8 @@ def steps(trunk, rows, batch_size):
     net = nn.Sequential(trunk, nn.LazyLinear(2))
     net.eval()(torch.zeros(1, 2, 4, 4))
     loader, inputs = images(rows, batch_size), Inputs((2, 4, 4))
-    lesson = Lesson("t", loader, Classify(2), inputs, QUICK, (0,), lambda module, x: module(x))
-    train_epoch(lesson, net, QUICK.optimizer(net.parameters()), "epoch")
+    job = Job("t", loader, Classify(2), inputs, QUICK, (0,), lambda module, x: module(x))
+    train_epoch(job, net, QUICK.optimizer(net.parameters()), "epoch")
     return int(next(m for m in trunk if hasattr(m, "num_batches_tracked")).num_batches_tracked)
 
 
@@ -64,12 +64,12 @@ def test_a_task_with_a_row_left_over_is_learned(norm):
 def rows_measured(monkeypatch, most, loader):
     """The classes on which accuracy is measured, twice, where ``most`` rows are enough."""
     monkeypatch.setattr("eideticnet.learn.training.MEASURED", most)
-    lesson = Lesson("t", loader, Classify(10), Inputs((1,)), QUICK, (0,), lambda module, x: module(x))
+    job = Job("t", loader, Classify(10), Inputs((1,)), QUICK, (0,), lambda module, x: module(x))
     module, measured = nn.Linear(1, 10), []
     module.register_forward_hook(lambda module, args, out: measured.append(args[0][:, 0].tolist()))
-    accuracy(lesson, module)
+    accuracy(job, module)
     once = sum(measured, [])
-    accuracy(lesson, module)
+    accuracy(job, module)
     assert sum(measured, []) == 2 * once
     return once
 

@@ -14,7 +14,7 @@ from eideticnet import EideticNetwork, Journal, Pruning, Routing, batches, evalu
 from eideticnet.block import Block
 from eideticnet.learn.learning import logits_over
 from eideticnet.learn.scores import importance
-from eideticnet.learn.training import Classify, Lesson, accuracy, adam, train_epoch
+from eideticnet.learn.training import Classify, Job, accuracy, adam, train_epoch
 from eideticnet.program import HEAD
 from eideticnet.runs.evaluation import calibration_error
 from eideticnet.seeding import seeded
@@ -50,13 +50,13 @@ def keeping_all(net, x, owners):
     return {owner: own[HEAD] for owner, own in pieces.items()}
 
 
-def lesson_on(net, loader):
-    """A lesson in the rest of the network, and the block that is to learn it."""
+def job_on(net, loader):
+    """A job in the rest of the network, and the block that is to learn it."""
     owned, owners = net.learned.owned(), tuple(net.learned.blocks)
     rest = {g: max(1, n - sum(w[g] for w in owned.values())) for g, n in net.program.groups.items()}
     block = Block(net.program, "new", owners, {**owned, "new": {**rest, HEAD: 2}})
-    lesson = Lesson("t", loader, Classify(2), net.inputs, QUICK, (0,), logits_over(net.learned))
-    return lesson, block
+    job = Job("t", loader, Classify(2), net.inputs, QUICK, (0,), logits_over(net.learned))
+    return job, block
 
 
 KINDS = often(ZOO, ("residual", "separable", "lstm", "transformer", "layer norms", "grouped"))
@@ -93,12 +93,12 @@ def test_whatever_routes_and_answers_gives_the_bits_of_a_pass_that_keeps_all_val
 )
 def test_a_block_learns_from_the_gradients_of_a_pass_that_keeps_all(trunk, widths, tasks):
     net = trained(tasks, widths, trunk, router=False)
-    lesson, block = lesson_on(net, None)
+    job, block = job_on(net, None)
     x, parameters, earlier = torch.randn(7, *net.inputs.shape), list(block.parameters()), {}
     for owner in net.learned.blocks:
         earlier[owner] = net.learned.block(owner)(x, earlier)
     with seeded("the same noise"):
-        logits = lesson.logits(block, x)
+        logits = job.logits(block, x)
     with seeded("the same noise"):
         expected = block(x, earlier)[HEAD]
     gradients = (torch.autograd.grad(p.square().sum(), parameters) for p in (logits, expected))
@@ -113,13 +113,13 @@ def test_a_pass_gives_the_same_bits_without_values_and_leaves_none_to_the_garbag
     assert list(found) == list(expected)
     assert all(torch.equal(found[owner][HEAD], logits) for owner, logits in expected.items())
     assert all(list(own) == [HEAD] for own in found.values())
-    lesson, block = lesson_on(zoo_net(kind, 1, router=False), zoo_loader(kind, 5))
+    job, block = job_on(zoo_net(kind, 1, router=False), zoo_loader(kind, 5))
     optimizer, data = adam(block.parameters()), {t.name: zoo_loader(kind, i) for i, t in enumerate(net.tasks)}
     with collector_waiting() as left:
         for epoch in range(2):
-            train_epoch(lesson, block, optimizer, epoch)
-            accuracy(lesson, block)
-        importance(lesson, block, "taylor")
+            train_epoch(job, block, optimizer, epoch)
+            accuracy(job, block)
+        importance(job, block, "taylor")
         net(x)
         net.task_logits(x, "task 1")
         evaluate(net, data)
@@ -168,8 +168,8 @@ def test_a_deep_network_answers_with_two_values_of_each_block_and_what_is_skippe
         net.train_task(str(i), loader, names(2), training=QUICK, pruning=LIGHT, when_full="reuse")
     blocks = [net.learned.block(owner) for owner in net.learned.blocks]
     assert most_alive(blocks, lambda: net.learned.pieces(torch.randn(5, 8), net.learned.blocks)) <= 4 * tasks
-    lesson, block = lesson_on(net, None)
-    assert most_alive([*blocks, block], lambda: lesson.logits(block, torch.randn(5, 8))) <= 4 * (tasks + 1)
+    job, block = job_on(net, None)
+    assert most_alive([*blocks, block], lambda: job.logits(block, torch.randn(5, 8))) <= 4 * (tasks + 1)
 
 
 def test_a_whole_life_leaves_no_tensor_to_the_garbage_collector(tmp_path):

@@ -11,16 +11,16 @@ from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.proof.verify import verify
-from tests.support.drawn_lessons import lessons
+from tests.support.drawn_jobs import jobs
 from tests.support.example_counts import examples
 from tests.support.smallest_archive import ROOT
 
 
 @examples(8, 25)
-@given(lesson=lessons(), format=st.sampled_from(["onnx", "onnx", "torchscript"]))
-def test_what_train_task_accepts_is_exported_and_its_archive_read_back(lesson, format, tmp_path_factory):
+@given(job=jobs(), format=st.sampled_from(["onnx", "onnx", "torchscript"]))
+def test_what_train_task_accepts_is_exported_and_its_archive_read_back(job, format, tmp_path_factory):
     try:
-        net = lesson.learn()
+        net = job.learn()
     except DataError:
         assume(False)
     folder, archive = tmp_path_factory.mktemp("bundle"), tmp_path_factory.mktemp("store") / "net.mar"

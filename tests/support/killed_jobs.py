@@ -1,4 +1,4 @@
-"""Lessons that are killed, for tests of the journal: in a process of their own, forked from a
+"""Jobs that are killed, for tests of the journal: in a process of their own, forked from a
 server that has imported torch already."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OPTIMIZERS = {
 
 @cache
 def begun() -> EideticNetwork:
-    """A network with one task, which all lessons here build on."""
+    """A network with one task, which all jobs here build on."""
     return trained(1, (16, 12), router=False)
 
 
@@ -88,7 +88,7 @@ def _child(folder: Path, path: Path, after: int, by: int, options: dict[str, Any
 
 
 def killed(path: Path, after: int, by: int = signal.SIGKILL, **options: Any) -> bool:
-    """Whether the lesson was killed at the ``after``-th event, rather than finished before it."""
+    """Whether the job was killed at the ``after``-th event, rather than finished before it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "torch._dynamo"])
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])):

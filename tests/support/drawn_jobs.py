@@ -30,7 +30,7 @@ SEEDS = [0, 7, -3, 2**80, np.int64(5), np.uint8(9), torch.tensor(3), True]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Job:
     """What a user passes to ``Inputs``, ``EideticNetwork`` and ``train_task``."""
 
     inputs: dict[str, Any]
@@ -71,13 +71,13 @@ CLASSES += [np.array(["cat", "dog"]), {"a": 0, "b": 1}.keys(), ["0", 1], [np.str
 NO_CLASSES = [{"a", "b"}, ["a", "a"], [1, "1"], ["é", "e\u0301"], "ab", [b"a", b"b"], [None, 1], ["a"], 2, Y]
 
 
-def lessons() -> st.SearchStrategy[Lesson]:
-    """Lessons that are meant well, and such with one thing wrong."""
+def jobs() -> st.SearchStrategy[Job]:
+    """Jobs that are meant well, and such with one thing wrong."""
     inputs = st.fixed_dictionaries({key: st.sampled_from(values) for key, values in GOOD.items()})
     names = st.sampled_from(["birds", "0 or 1", "東京", np.str_("a")]) | TEXT
     pairs = st.lists(TEXT, min_size=2, max_size=2)
     classes = st.sampled_from(CLASSES) | pairs | pairs.map(np.array) | st.builds(lambda: iter("ab"))
-    good = st.builds(Lesson, inputs, st.sampled_from(SEEDS), names, classes)
+    good = st.builds(Job, inputs, st.sampled_from(SEEDS), names, classes)
     spoilt = st.builds(_spoilt, good, _mistakes())
     return st.integers(0, 2).flatmap(lambda n: good if n else spoilt)
 
@@ -90,8 +90,8 @@ def _mistakes() -> st.SearchStrategy[tuple[str, Any]]:
     return st.one_of(*numbers, names, st.tuples(st.just("classes"), pairs), st.tuples(st.just("seed"), seeds))
 
 
-def _spoilt(lesson: Lesson, mistake: tuple[str, Any]) -> Lesson:
+def _spoilt(job: Job, mistake: tuple[str, Any]) -> Job:
     key, value = mistake
     if key in GOOD:
-        return replace(lesson, inputs=lesson.inputs | {key: value})
-    return replace(lesson, **{key: value})
+        return replace(job, inputs=job.inputs | {key: value})
+    return replace(job, **{key: value})
