@@ -22,7 +22,7 @@ from eideticnet import EideticNetwork
 from eideticnet.block import Block
 from eideticnet.decision import FittedRouting
 from eideticnet.export.graph.session import Run
-from eideticnet.export.graph.tail import Rule, X, attach
+from eideticnet.export.graph.tail import TailRule, X, attach
 from eideticnet.export.lowering.body import Body, example, owners
 from eideticnet.export.lowering.dense import Dense
 from eideticnet.export.lowering.to_onnx import to_onnx
@@ -62,12 +62,12 @@ def routed(net: EideticNetwork) -> onnx.ModelProto:
     return attach(nested_body(net), rule(net))
 
 
-def rule(net: EideticNetwork) -> Rule:
+def rule(net: EideticNetwork) -> TailRule:
     """By what the network chooses a head."""
     routing = net.learned.routing
     assert routing is not None
     tasks = [{"owner": t.owner, "classes": t.classes} for t in net.tasks]
-    return Rule.of({"tasks": tasks, "routing": routing.to_json()})
+    return TailRule.of({"tasks": tasks, "routing": routing.to_json()})
 
 
 def dense_body(net: EideticNetwork) -> onnx.ModelProto:

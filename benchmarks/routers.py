@@ -17,7 +17,7 @@ from benchmarks.plain import mean_over_classes
 from benchmarks.problems import NAMES, Part, Problem, Split
 from benchmarks.train import TASKS
 from eideticnet import EideticNetwork, FittedRouting, Journal, Pruning, Routing
-from eideticnet.data.memory import choose
+from eideticnet.data.memory import choose_examples
 from eideticnet.decision import Decision, RouterKind, decide
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.models import mlp
@@ -135,7 +135,7 @@ def fit_router(net: EideticNetwork, fit: Fit, problem: Problem, train: Part, val
     tasks: Sequence[Task] = net.tasks
     if fit.data.startswith("memory"):
         kept = int(fit.data.split()[1])
-        memory = {n: choose(rows, kept, net.seed, n) for n, rows in net.rows(loaders).items()}
+        memory = {n: choose_examples(rows, kept, net.seed, n) for n, rows in net.rows(loaders).items()}
         tasks = [replace(t, memory=memory[t.name]) for t in tasks]
         loaders = {NAMES[count - 1]: loaders[NAMES[count - 1]]}
     blocks = [net.learned.block(t.owner) for t in tasks]

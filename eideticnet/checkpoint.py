@@ -33,7 +33,7 @@ from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
 from eideticnet.moments import Moments
 from eideticnet.program import Program
-from eideticnet.rules import check_program
+from eideticnet.rules import check_steps
 
 SCHEMA = 2
 MANIFEST = "network.json"
@@ -192,7 +192,7 @@ def _load(folder: Path) -> tuple[Parts, str]:
     manifest = _read_manifest(folder)
     try:
         program = Program.from_json(manifest["program"])
-        check_program(program)
+        check_steps(program)
         probes = _read_tensors(folder, manifest["probes"])
         _check_name(folder / manifest["probes"])
         memory, moments = _read_kept(folder, manifest)
@@ -296,7 +296,7 @@ def _read_block(folder: Path, program: Program, data: Mapping[str, Any]) -> Bloc
     tensors = _read_tensors(folder, data["file"])
     if "program" in data:
         program = Program.from_json(data["program"])
-        check_program(program)
+        check_steps(program)
     with torch.device("meta"):
         block = Block(program, data["owner"], tuple(data["reads"]), data["widths"], None, data["unread"])
     block.layers.load_state_dict(tensors, assign=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from eideticnet.answering import Answering
 from eideticnet.checkpoint import Parts
-from eideticnet.data.memory import choose
+from eideticnet.data.memory import choose_examples
 from eideticnet.data.pairs import fitting
 from eideticnet.data.repeats import check_apart
 from eideticnet.data.rows import Loader, Rows
@@ -23,7 +23,7 @@ from eideticnet.errors import BusyError, DataError
 from eideticnet.inputs import Inputs
 from eideticnet.learn.journal import Journal
 from eideticnet.learn.learning import (
-    Plan,
+    BlockPlan,
     Room,
     WhenFull,
     free,
@@ -33,7 +33,7 @@ from eideticnet.learn.learning import (
     with_room,
 )
 from eideticnet.learn.pruning import Pruning
-from eideticnet.learn.reading import Reads, resolve
+from eideticnet.learn.reading import Reads, owners_of
 from eideticnet.learn.training import Classify, Event, Job, Objective, Training
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.moments import Moments, check_features, gather
@@ -57,7 +57,7 @@ from eideticnet.trace.tracing import trace
 from eideticnet.trace.unwrapping import unwrapped
 from eideticnet.turns import Turns, able_to_learn, alone
 
-Report = Callable[[Event], Any]
+Listener = Callable[[Event], Any]
 PROBES = 8
 """How many synthetic ones a task gets."""
 MOST_NEURONS = 1 << 24
@@ -126,7 +126,7 @@ class EideticNetwork(Answering):
         probes: Tensor | None = None,
         memory: int = 0,
         moments: int = 0,
-        report: Report = lambda event: None,
+        report: Listener = lambda event: None,
         journal: Journal | None = None,
     ) -> Task:
         """Learn one more task, whose ``loader`` yields raw (x, y) with y from 0 to C - 1.
@@ -167,7 +167,7 @@ class EideticNetwork(Answering):
         reads: Reads = None,
         probes: Tensor | None = None,
         memory: int = 0,
-        report: Report = lambda event: None,
+        report: Listener = lambda event: None,
         journal: Journal | None = None,
     ) -> Task:
         """Learn a task anew on top of everything learned since (backward transfer; paper, section 5).
@@ -219,14 +219,14 @@ class EideticNetwork(Answering):
         job = replace(job, classes=task.classes)
         rows = job.rows
         rows.look(every_class=True)
-        reading = resolve(reads, learned, self.program)
+        reading = owners_of(reads, learned, self.program)
         room = self._room(task.name, pruning)
         program = with_room(room, self.program, task.label, reading, when_full)
         start = None if pretrained is None else unwrapped(pretrained)
-        plan = Plan(program, task.owner, reading, free(learned, program), start, room.share(program))
+        plan = BlockPlan(program, task.owner, reading, free(learned, program), start, room.share(program))
         block = plan.learn(job, learned, pruning, self.device)
         if memory:
-            task = replace(task, memory=choose(rows, memory, self.seed, task.owner))
+            task = replace(task, memory=choose_examples(rows, memory, self.seed, task.owner))
         sums = self._moments(task, rows, moments)
         self._commit(before, program, learned.with_task(task, block, sums))
         return task
@@ -291,7 +291,7 @@ class EideticNetwork(Answering):
         validation: Mapping[str, Loader] = MappingProxyType({}),
         training: Training = Training(),
         when_full: WhenFull = "refuse",
-        report: Report = lambda event: None,
+        report: Listener = lambda event: None,
         journal: Journal | None = None,
     ) -> None:
         """Learn which task an input belongs to, from the tasks' data by name.
@@ -368,7 +368,7 @@ class EideticNetwork(Answering):
         loader: Loader,
         objective: Objective,
         training: Training,
-        report: Report,
+        report: Listener,
         journal: Journal | None = None,
     ) -> Job:
         seeds, logits = (self.seed, seed), logits_over(self.learned)

@@ -58,7 +58,7 @@ def _files(folder: Path, module: str) -> list[Path]:
     return [file for file in (stem / "__init__.py", Path(f"{stem}.py")) if file.is_file()]
 
 
-def resolve(what: str, target: str) -> Callable[..., Any]:
+def import_callable(what: str, target: str) -> Callable[..., Any]:
     """The callable that ``target`` names; ``what`` it is for stands first in each ``ConfigError``."""
     match = TARGET.fullmatch(target)
     if match is None or match[2].endswith(".py"):
@@ -106,7 +106,7 @@ def _no_module(what: str, module: str, folder: str | None) -> str:
 
 def call(what: str, target: str, arguments: Mapping[str, Any]) -> Any:
     """What the user's callable returns; ``ConfigError`` says what was called, where it failed, and why."""
-    function = resolve(what, target)
+    function = import_callable(what, target)
     what = f"{what} {unlocated(target)!r}"
     _check_arguments(what, function, arguments)
     with blamed(what), _as_seen_from(target.rpartition("/")[0]):

@@ -8,36 +8,36 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from eideticnet.export.proof.verify import Report
+from eideticnet.export.proof.verify import Proof
 
 _COLOURS = {"proven": "green", "refused": "red", "not comparable": "yellow"}
 
 
-def show(report: Report) -> None:
+def show(proof: Proof) -> None:
     """The verdict, its reasons, and a row for each task."""
     console = Console(stderr=True)
-    verdict = f"[bold {_COLOURS[report.verdict]}]{report.verdict}[/]"
-    console.print(f"{verdict}: {escape(str(report.new))} against {escape(str(report.old))}", soft_wrap=True)
-    for reason in report.reasons:
+    verdict = f"[bold {_COLOURS[proof.verdict]}]{proof.verdict}[/]"
+    console.print(f"{verdict}: {escape(str(proof.new))} against {escape(str(proof.old))}", soft_wrap=True)
+    for reason in proof.reasons:
         console.print(f"  {reason}", markup=False, soft_wrap=True)
-    if report.tasks:
-        console.print(_table(report))
-    if report.routing is not None:
-        console.print(f"routing: {report.routing.status}")
-        for reason in report.routing.reasons:
+    if proof.tasks:
+        console.print(_table(proof))
+    if proof.routing is not None:
+        console.print(f"routing: {proof.routing.status}")
+        for reason in proof.routing.reasons:
             console.print(f"  {reason}", markup=False, soft_wrap=True)
 
 
-def _table(report: Report) -> Table:
+def _table(proof: Proof) -> Table:
     table = Table("task", "digest", "probes' bits", "routing before", "now", "inputs", box=None)
-    checked = report.routing.tasks if report.routing is not None else []
+    checked = proof.routing.tasks if proof.routing is not None else []
     routed = {task.name: task for task in checked}
-    for proof in report.tasks:
-        route = routed.get(proof.name)
+    for task in proof.tasks:
+        route = routed.get(task.name)
         table.add_row(
-            escape(proof.name) + (f" (revision {proof.revision})" if proof.revision else ""),
-            "same" if proof.unchanged else "[red]changed[/]",
-            {True: "same", False: "[red]differ[/]", None: "not run"}[proof.bits],
+            escape(task.name) + (f" (revision {task.revision})" if task.revision else ""),
+            "same" if task.unchanged else "[red]changed[/]",
+            {True: "same", False: "[red]differ[/]", None: "not run"}[task.bits],
             f"{route.old:.4f}" if route else "",
             f"{route.new:.4f}" if route else "",
             str(route.rows) if route else "",
@@ -67,10 +67,10 @@ def show_build(bundle: dict[str, Any]) -> None:
 
 def doubted(bundle: dict[str, Any]) -> dict[str, str]:
     """Why training may have ended too early, by the task, or the router, of which that is known."""
-    reports = {task["name"]: task.get("report", {}) for task in bundle["tasks"]} | {
+    reports = {task["name"]: task.get("proof", {}) for task in bundle["tasks"]} | {
         "router": bundle["routing"]
     }
-    return {name: str(report["doubt"]) for name, report in reports.items() if report.get("doubt")}
+    return {name: str(proof["doubt"]) for name, proof in reports.items() if proof.get("doubt")}
 
 
 def _agreement(found: dict[str, Any], form: str) -> Table:

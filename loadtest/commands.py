@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from eideticnet.loadtest.objectives import Plan, read_plan
+from eideticnet.loadtest.objectives import LoadPlan, read_plan
 from eideticnet.loadtest.results import Hotload, Samples, summary, write
 from eideticnet.serving.errors import ServingError
 
@@ -56,7 +56,7 @@ def loadtest(
     raise SystemExit(1 if found["missed"] else 0)
 
 
-def _check_environment(plan: Plan, deploy: Path | None) -> None:
+def _check_environment(plan: LoadPlan, deploy: Path | None) -> None:
     needed = [*_NEEDED]
     needed += ["EIDETIC_GRPC"] if "grpc" in plan.kinds else []
     needed += ["EIDETIC_HOME"] if deploy else []
@@ -67,7 +67,7 @@ def _check_environment(plan: Plan, deploy: Path | None) -> None:
         )
 
 
-def _load(plan: Path, wanted: Plan, samples: Path, deploy: list[str]) -> Hotload | None:
+def _load(plan: Path, wanted: LoadPlan, samples: Path, deploy: list[str]) -> Hotload | None:
     """Run locust without its web page and, after two fifths of the time, the deploy."""
     command = [
         *(sys.executable, "-m", "locust", "-f", str(HERE / "users.py"), "--headless", "--only-summary"),

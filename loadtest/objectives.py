@@ -50,7 +50,7 @@ class Objectives:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """``users`` at most, for ``seconds``; ``kinds`` are the users' shares by kind.
 
     ``parts`` holds other objectives for a kind of user, or for ``hotload``: the requests that were on
@@ -76,7 +76,7 @@ class Plan:
         return lines
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: Path) -> LoadPlan:
     """The plan in a TOML file; raises ``ValueError`` that names the file if it is wrong."""
     try:
         return _plan(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -84,13 +84,13 @@ def read_plan(path: Path) -> Plan:
         raise ValueError(f"{path}: {error!r}") from error
 
 
-def _plan(data: dict[str, Any]) -> Plan:
+def _plan(data: dict[str, Any]) -> LoadPlan:
     given = {name: value for name, value in data["objectives"].items() if not isinstance(value, dict)}
     objectives = Objectives(**given)
     tables = {name: value for name, value in data["objectives"].items() if isinstance(value, dict)}
     parts = {name: Objectives(**{**asdict(objectives), **table}) for name, table in tables.items()}
     rest = {name: value for name, value in data.items() if name != "objectives"}
-    plan = Plan(**rest, objectives=objectives, parts=parts)
+    plan = LoadPlan(**rest, objectives=objectives, parts=parts)
     for name, known in (("shape", SHAPES), ("kinds", KINDS), ("objectives", (*KINDS, "hotload"))):
         said = {"shape": [plan.shape], "kinds": plan.kinds, "objectives": parts}[name]
         if wrong := sorted(set(said) - set(known)):

@@ -17,14 +17,14 @@ REPEATED = 20
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RequestMaker:
     """``example``: one instance (*shape). ``spec``: the bundle's description of inputs."""
 
     example: npt.NDArray[Any]
     spec: dict[str, Any]
 
     @classmethod
-    def from_environment(cls) -> Inputs:
+    def from_environment(cls) -> RequestMaker:
         """What ``eidetic serve --run`` says about the served model."""
         example = np.load(os.environ["EIDETIC_EXAMPLE"], allow_pickle=False)
         return cls(example, json.loads(os.environ.get("EIDETIC_INPUT", "{}")))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eideticnet.loadtest.objectives import Measured, Plan
+from eideticnet.loadtest.objectives import LoadPlan, Measured
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def parts(samples: Samples, hotload: Hotload | None) -> dict[str, npt.NDArray[np
     return found
 
 
-def summary(plan: Plan, samples: Samples, hotload: Hotload | None) -> dict[str, Any]:
+def summary(plan: LoadPlan, samples: Samples, hotload: Hotload | None) -> dict[str, Any]:
     """All figures, and a line for each objective that was missed."""
     which = parts(samples, hotload)
     measured = {part: samples.measured(mask) for part, mask in which.items()}

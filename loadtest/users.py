@@ -15,14 +15,14 @@ from locust import FastHttpUser, LoadTestShape, User, constant, events, task
 
 from eideticnet.client import GrpcClient
 from eideticnet.loadtest.objectives import read_plan
-from eideticnet.loadtest.payloads import Checked, Inputs
+from eideticnet.loadtest.payloads import Checked, RequestMaker
 from eideticnet.loadtest.shapes import users_at
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.key import Key
 
 grpc.experimental.gevent.init_gevent()
 PLAN = read_plan(Path(os.environ["EIDETIC_PLAN"]))
-INPUTS, MODEL = Inputs.from_environment(), os.environ["EIDETIC_MODEL"]
+INPUTS, MODEL = RequestMaker.from_environment(), os.environ["EIDETIC_MODEL"]
 KEYS = Path(os.environ["EIDETIC_KEYS"])
 _SECONDS = 30.0
 

@@ -19,8 +19,8 @@ from eideticnet.export.files import check_writable
 from eideticnet.export.proof.options import MaxDrop, RoutingData
 from eideticnet.export.proof.verify import MAX_DROP
 from eideticnet.serving.default_engine import HEAP_MEGABYTES, NAME, default_engine
-from eideticnet.serving.deploys.connection import Connection, Limits, connect
-from eideticnet.serving.deploys.deploy import DeployReport, Step
+from eideticnet.serving.deploys.connection import Connection, Timeouts, connect
+from eideticnet.serving.deploys.deploy import DeployReport, DeployStep
 from eideticnet.serving.deploys.deploy import deploy as deploy_steps
 from eideticnet.serving.deploys.deploy import remove as remove_steps
 from eideticnet.serving.deploys.deploy import rollback as rollback_steps
@@ -32,7 +32,7 @@ from eideticnet.serving.home.addresses import HOST, Network
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Profile, Starting, find, stop_server
 from eideticnet.serving.home.state import State
-from eideticnet.serving.home.store import opened, prune
+from eideticnet.serving.home.store import opened, remove_unneeded
 from eideticnet.serving.show import announce, heedless, show_status, show_step, status_json
 from eideticnet.serving.supervise.launch import ServerOptions, fitting
 from eideticnet.serving.supervise.ports import OPTIONS, check_hosts
@@ -249,7 +249,7 @@ def deploy(
     policy = Policy(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable)
     shadowing = ShadowPolicy(shadow, max_shadow_changes) if shadow else None
     place = Home(home)
-    with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
+    with connect(place, find(place), Timeouts(ready_seconds, drain_seconds)) as server:
         _carry_out("deploy", server, deploy_steps(server, archive, policy, shadowing, name))
 
 
@@ -281,7 +281,7 @@ def rollback(
 ) -> None:
     """Let the version before take over again."""
     place = Home(home)
-    with connect(place, find(place), Limits(ready_seconds, drain_seconds)) as server:
+    with connect(place, find(place), Timeouts(ready_seconds, drain_seconds)) as server:
         _carry_out("rollback", server, rollback_steps(server, name))
 
 
@@ -297,7 +297,7 @@ def remove(
     """
     place = Home(home)
     if place.served():
-        with connect(place, find(place), Limits(drain=drain_seconds)) as server:
+        with connect(place, find(place), Timeouts(drain=drain_seconds)) as server:
             _carry_out("remove", server, remove_steps(server, name))
         return
     State.load(place.state).only(name)  # before a lock is made in a folder that is no home
@@ -305,11 +305,11 @@ def remove(
         state = State.load(place.state)
         wanted = state.without(state.only(name))
         wanted.write(place.state)
-        prune(place.store, wanted)
+        remove_unneeded(place.store, wanted)
     typer.echo(f"{name} is not to be served any more in {home}")
 
 
-def _carry_out(what: str, server: Connection, steps: Iterator[Step]) -> None:
+def _carry_out(what: str, server: Connection, steps: Iterator[DeployStep]) -> None:
     """Take the steps and show them; the report is kept however it ends, and its path printed."""
     console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
     try:

@@ -18,7 +18,7 @@ from eideticnet.export.archive.reader import Archive
 from eideticnet.export.show import doubted
 from eideticnet.export.show import show as show_proof
 from eideticnet.serving.deploys.connection import Connection
-from eideticnet.serving.deploys.deploy import Step
+from eideticnet.serving.deploys.deploy import DeployStep
 from eideticnet.serving.deploys.probes import as_json, example, write_example
 from eideticnet.serving.engine import HeldModel
 from eideticnet.serving.home.addresses import Ports
@@ -175,7 +175,7 @@ def show_status(console: Console, status: Mapping[str, Any]) -> None:
     console.print(where, highlight=False, soft_wrap=True)
 
 
-def show_step(console: Console, step: Step, seconds: float) -> None:
+def show_step(console: Console, step: DeployStep, seconds: float) -> None:
     """One step of a deploy, as soon as it was taken."""
     console.print(f"[dim]{seconds:6.1f} s[/]  {escape(step.text)}", highlight=False)
     if step.proof is not None:

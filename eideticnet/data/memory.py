@@ -19,7 +19,7 @@ class Examples:
     y: Tensor
 
 
-def choose(rows: Rows, count: int, *seed: object) -> Examples:
+def choose_examples(rows: Rows, count: int, *seed: object) -> Examples:
     """``count`` examples of ``rows``, as many of each class (one more of the first where that
     doesn't divide), each one as likely as any other of its class. Fewer where a class has fewer."""
     classes = len(rows.classes)

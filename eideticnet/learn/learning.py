@@ -122,7 +122,7 @@ def logits_over(learned: Learned) -> Callable[[nn.Module, Tensor], Tensor]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BlockPlan:
     """A block to be learned: ``own`` neurons by group to start with, of which it may keep a ``share`` (all,
     where that is silent), and whom it reads. ``pretrained`` is a trunk whose weights it starts from."""
 

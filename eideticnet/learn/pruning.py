@@ -187,7 +187,7 @@ class _Trials:
 
         def gone() -> dict[str, list[int]] | None:
             scores = importance(self.job, block, self.pruning.score)
-            keep = choose(scores, share, least, self.overall, block.program.kin)
+            keep = choose_neurons(scores, share, least, self.overall, block.program.kin)
             if keep is None:
                 return None
             return {g: _without(block.own[g], kept).tolist() for g, kept in keep.items()}
@@ -215,7 +215,7 @@ def _without(count: int, some: Tensor) -> Tensor:
     return indices[~torch.isin(indices, some)]
 
 
-def choose(
+def choose_neurons(
     scores: Scores, share: float, least: Mapping[str, int], overall: bool, kin: Iterable[Sequence[str]] = ()
 ) -> dict[str, Tensor] | None:
     """Sorted indices of the neurons that stay in each group; None if none may go.

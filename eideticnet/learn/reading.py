@@ -26,7 +26,7 @@ class Reading:
         return not self.unread and len(self.owners) == len(learned.tasks)
 
 
-def resolve(reads: Reads, learned: Learned, program: Program) -> Reading:
+def owners_of(reads: Reads, learned: Learned, program: Program) -> Reading:
     """The owners behind the names in ``reads``, in the order of learning."""
     everyone = tuple(t.owner for t in learned.tasks)
     if reads is None:

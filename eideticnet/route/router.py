@@ -19,9 +19,9 @@ from eideticnet.data.rows import Loader, Rows, batches
 from eideticnet.decision import RouteByLabel, RouterKind
 from eideticnet.errors import DataError, DataWarning
 from eideticnet.inputs import Inputs
-from eideticnet.learn.learning import Plan, Room, WhenFull, free, with_room
+from eideticnet.learn.learning import BlockPlan, Room, WhenFull, free, with_room
 from eideticnet.learn.pruning import Pruning
-from eideticnet.learn.reading import resolve
+from eideticnet.learn.reading import owners_of
 from eideticnet.learn.training import Job, accuracy
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.moments import FEATURES, WIDEST, gather, router_block
@@ -202,12 +202,12 @@ def calibrated(
 
 def router_plan(
     learned: Learned, program: Program, kind: RouterKind, routing: Routing, when_full: WhenFull
-) -> tuple[Plan, Pruning | None]:
+) -> tuple[BlockPlan, Pruning | None]:
     """The block that is trained for a router of this ``kind``, and how it is pruned; a linear one has
     no neurons of its own."""
-    reading = resolve(None, learned, program)
+    reading = owners_of(None, learned, program)
     if kind == "linear":
-        return Plan(program, ROUTER, reading, dict.fromkeys(program.groups, 0)), None
+        return BlockPlan(program, ROUTER, reading, dict.fromkeys(program.groups, 0)), None
     if routing.width == "trunk":
         own = program.groups
     else:
@@ -217,4 +217,4 @@ def router_plan(
     if pruning is not None and routing.pruning == "auto":
         widths = {g: sum(program.groups[other] for other in kin) for kin in program.kin for g in kin}
         pruning = replace(pruning, min_width={g: math.ceil(LEAST * n) for g, n in widths.items()})
-    return Plan(program if kind == "block" else with_taps(program), ROUTER, reading, own), pruning
+    return BlockPlan(program if kind == "block" else with_taps(program), ROUTER, reading, own), pruning

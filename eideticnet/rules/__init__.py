@@ -215,7 +215,7 @@ def floors(program: Program) -> dict[str, int]:
     return least
 
 
-def check_program(program: Program) -> None:
+def check_steps(program: Program) -> None:
     """Raise ``ValueError`` unless every step is one that the table could have written."""
     for step in program.steps:
         known = step.rule in RULES

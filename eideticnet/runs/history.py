@@ -42,7 +42,7 @@ class Moment(BaseModel):
     drift: dict[str, float] = {}
 
 
-class Step(BaseModel):
+class PruningStep(BaseModel):
     """A size that pruning tried: the neurons left in each feature group, and the accuracy reached."""
 
     neurons: dict[str, int]
@@ -54,7 +54,7 @@ class Curve(BaseModel):
     first; ``chosen`` is what it kept, ``target`` the least accuracy that the threshold allowed. ``budget``:
     the most neurons that it might keep, where it had more, and ``after`` its accuracy within that."""
 
-    steps: list[Step]
+    steps: list[PruningStep]
     chosen: dict[str, int]
     target: float
     budget: dict[str, int] = {}
@@ -80,7 +80,7 @@ class Bin(BaseModel):
     right: float
 
 
-class Answers(BaseModel):
+class RoutedAnswers(BaseModel):
     """Where held-out inputs were sent. ``confusion[i][j]`` counts inputs of task i that were answered
     as task j, or as none of them in the last column; ``bins`` of equal width over 0 to 1."""
 
@@ -103,7 +103,7 @@ class History(BaseModel):
     pruning: dict[str, Curve] = {}
     doubts: dict[str, str] = {}
     held_out: dict[str, int] = {}
-    routing: Answers | None = None
+    routing: RoutedAnswers | None = None
 
 
 def read(net: EideticNetwork) -> History:
@@ -151,7 +151,7 @@ class Recorder:
         name: str,
         threshold: float | None,
         routed: dict[str, float],
-        routing: Answers | None,
+        routing: RoutedAnswers | None,
         start: dict[str, int] | None = None,
     ) -> None:
         history = read(self.net)
@@ -192,8 +192,10 @@ class Recorder:
         rows, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
         capacity = {group: rows[group] for group in self.net.program.groups}
         free = {group: row["total"] - sum(row.get(t, 0) for t in tasks) for group, row in capacity.items()}
-        steps = [Step(neurons=start or free, accuracy=max(trained))]
-        steps += [Step(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"]
+        steps = [PruningStep(neurons=start or free, accuracy=max(trained))]
+        steps += [
+            PruningStep(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"
+        ]
         chosen = {group: row.get(name, 0) for group, row in capacity.items()}
         curve = Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
         for event in (e for e in self._events if e.phase == BUDGET):
@@ -209,7 +211,7 @@ def largest_change(before: Tensor, after: Tensor) -> float:
 
 
 @torch.no_grad()
-def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Answers:
+def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> RoutedAnswers:
     """Where the router sends held-out inputs, and how sure it is when it is right."""
     net.eval()
     names = [t.name for t in net.tasks]
@@ -226,7 +228,7 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> Answers:
             sums += torch.stack([torch.bincount(place, w, BINS) for w in weights])
     count = sums[0].clamp(min=1)
     bins = zip(sums[0].tolist(), (sums[1] / count).tolist(), (sums[2] / count).tolist(), strict=True)
-    return Answers(
+    return RoutedAnswers(
         tasks=names,
         confusion=confusion.tolist(),
         bins=[Bin(count=int(n), confidence=c, right=r) for n, c, r in bins],

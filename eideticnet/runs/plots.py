@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from eideticnet.learned import ROUTER
-from eideticnet.runs.history import Answers, Curve, History
+from eideticnet.runs.history import Curve, History, RoutedAnswers
 
 WIDTH = 380  # points, like all lengths here
 PANEL = 300  # one of many small pictures
@@ -234,7 +234,7 @@ def _mark_chosen(axes: Axes, chosen: int, reached: float | None, target: float) 
         axes.annotate(f"{chosen} kept", place, (9, 4), color=INK, weight="bold", **font)
 
 
-def reliability(routing: Answers) -> str:
+def reliability(routing: RoutedAnswers) -> str:
     """How often the router is right, against how sure it says it is."""
     filled = [(i, b) for i, b in enumerate(routing.bins) if b.count]
     width = 100 / len(routing.bins)

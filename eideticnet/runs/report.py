@@ -14,7 +14,7 @@ from eideticnet.files import write_whole
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 from eideticnet.runs import history, plots
-from eideticnet.runs.history import Answers, History
+from eideticnet.runs.history import History, RoutedAnswers
 
 SECTIONS = ("trunk", "training", "pruning", "routing", "router_pruning")
 SETTINGS = ("threads", "test", "probes", "when_full")
@@ -112,7 +112,7 @@ def _tasks(net: EideticNetwork, table: Mapping[str, Mapping[str, int]]) -> list[
 
 def _figures(
     past: History,
-    routing: Answers | None,
+    routing: RoutedAnswers | None,
     table: Mapping[str, Mapping[str, int]],
     learners: list[str],
     colours: Mapping[str, str],

@@ -29,7 +29,7 @@ from eideticnet.learn.learning import Room
 from eideticnet.learn.reading import check_path
 from eideticnet.learn.training import Event
 from eideticnet.learned import ROUTER, Task
-from eideticnet.network import PROBES, EideticNetwork, Report
+from eideticnet.network import PROBES, EideticNetwork, Listener
 from eideticnet.runs.config import Config, PruningConfig, TaskConfig
 from eideticnet.runs.evaluation import evaluate
 from eideticnet.runs.history import Recorder, read
@@ -362,7 +362,7 @@ def usable(device: str) -> torch.device:
     return torch.device(device)
 
 
-def _to_both(first: Report, second: Report) -> Report:
+def _to_both(first: Listener, second: Listener) -> Listener:
     def report(event: Event) -> None:
         first(event)
         second(event)
@@ -375,7 +375,7 @@ def _learn(
     config: Config,
     task: TaskConfig,
     data: TaskData,
-    report: Report,
+    report: Listener,
     journal: Journal,
 ) -> None:
     net.train_task(

@@ -53,9 +53,9 @@ def exported_asking(
     for asked in (Asked(named), None) if plain else (None,):
         try:
             with asked or nullcontext():
-                before = settings(named)
+                before = plain_attributes(named)
                 tried(named, example)
-                if before != (before := settings(named)):
+                if before != (before := plain_attributes(named)):
                     tried(named, example)  # what counts goes on, what is made once is there
                 if not plain:
                     in_mode(named, training=False)  # what it keeps of its parameters is no constant
@@ -80,7 +80,7 @@ def in_both_modes(named: nn.Module, example: Tensor, graph: ExportedProgram) -> 
     return compared(graph, exported(named, example))
 
 
-def settings(trunk: nn.Module) -> dict[str, object]:
+def plain_attributes(trunk: nn.Module) -> dict[str, object]:
     """Plain attributes of all modules, except the mode, by dotted name."""
     plain = {
         f"{path}.{name}".lstrip("."): value

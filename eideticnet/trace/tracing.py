@@ -20,7 +20,7 @@ from eideticnet.rules.calls import BARE, Call, Constant, shape_of, writes
 from eideticnet.rules.channels import ChooseRule
 from eideticnet.rules.groups import Groups, Layouts, Retrace
 from eideticnet.seeding import seeded
-from eideticnet.trace.asked import exported_asking, in_both_modes, settings
+from eideticnet.trace.asked import exported_asking, in_both_modes, plain_attributes
 from eideticnet.trace.computed import is_layer, made_of, sources
 from eideticnet.trace.constants import fold
 from eideticnet.trace.exported import live, tensors_of
@@ -70,7 +70,7 @@ def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
     check_program(program, trunk, graph, rows, not modes.lost)
     counted = [
         f"forward changes {name!r} of the trunk; a block keeps what it was when the trunk was traced"
-        for name, value in settings(named).items()
+        for name, value in plain_attributes(named).items()
         if value != before.get(name, value)
     ]
     for problem in dict.fromkeys([*modes.lost, *counted, *_frozen(trunk)]):

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 from eideticnet.export.archive.contract import minor, parse_json, read_bundle
-from eideticnet.export.archive.labeled_inputs import Real, real_inputs
+from eideticnet.export.archive.labeled_inputs import LabeledInputs, real_inputs
 from eideticnet.export.archive.releases import HANDLER, check_released, is_handler
 from eideticnet.export.errors import ArchiveError
 
@@ -212,7 +212,7 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
-def validation(bundle: dict[str, Any], data: bytes) -> Real:
+def validation(bundle: dict[str, Any], data: bytes) -> LabeledInputs:
     """The real inputs in an archive's validation.safetensors."""
     arrays = _safetensors(data, VALIDATION)
     strange = sorted(arrays.keys() - {"x", "task", "label"})

@@ -27,7 +27,7 @@ _NAMES = {"x", "task", "label", *("pinned", "threshold", "time")}  # the last ar
 
 
 @dataclass(frozen=True)
-class Real:
+class LabeledInputs:
     """Real inputs ``x`` (N, *shape); ``task`` and ``label`` (N,) are indices, None where unknown."""
 
     x: Array
@@ -36,7 +36,7 @@ class Real:
     source: str
 
 
-def read_inputs(path: Path, spec: dict[str, Any], what: str = "routing data") -> Real:
+def read_inputs(path: Path, spec: dict[str, Any], what: str = "routing data") -> LabeledInputs:
     """``x``, and where known ``task`` and ``label``, of an .npz or .safetensors file that fits the
     input contract ``spec``; ``InputsError`` names what does not, ``what`` what it is for."""
     if path.suffix not in (".npz", ".safetensors"):
@@ -96,7 +96,7 @@ def _safetensors(raw: BufferedReader) -> dict[str, Array]:
         raise ArchiveError(f"holds tensors of type {error}, which numpy has not; expected float32") from None
 
 
-def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> Real:
+def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> LabeledInputs:
     """``arrays`` by name as checked inputs."""
     if "x" in arrays and (strange := sorted(arrays.keys() - _NAMES)):
         raise InputsError(f"{source} holds {strange[0]!r}; expected x, and where known task and label")
@@ -110,10 +110,10 @@ def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> 
         if name in arrays and (arrays[name].shape != (len(x),) or arrays[name].dtype.kind not in "iu"):
             raise InputsError(f"{source}: {name} must hold one whole number for each of the {len(x)} rows")
     task, label = (None if n not in arrays else arrays[n].astype(np.int64) for n in ("task", "label"))
-    return Real(_cast(x, spec, source), task, label, source)
+    return LabeledInputs(_cast(x, spec, source), task, label, source)
 
 
-def check_indices(real: Real, tasks: Sequence[Mapping[str, Any]]) -> None:
+def check_indices(real: LabeledInputs, tasks: Sequence[Mapping[str, Any]]) -> None:
     """``InputsError`` unless every task and label of ``real`` is one of a bundle's ``tasks``: rows of others
     would be wrong by any version, so they would show no fall."""
     if real.task is None:
@@ -124,7 +124,7 @@ def check_indices(real: Real, tasks: Sequence[Mapping[str, Any]]) -> None:
         _check_range(real, "label", real.label, classes[real.task], "the classes of its own task")
 
 
-def _check_range(real: Real, name: str, values: Array, ends: Array, where: str) -> None:
+def _check_range(real: LabeledInputs, name: str, values: Array, ends: Array, where: str) -> None:
     wrong = np.flatnonzero((values < 0) | (values >= ends))
     if len(wrong):
         row = int(wrong[0])

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from eideticnet import EideticNetwork, Task
-from eideticnet.export.archive.labeled_inputs import Real
+from eideticnet.export.archive.labeled_inputs import LabeledInputs
 from eideticnet.export.bundle.trial_inputs import trial_inputs
 from eideticnet.export.errors import ExportError
 from eideticnet.export.graph.session import Array, Run
@@ -41,7 +41,7 @@ def feed(x: Array, task: Array | None = None) -> dict[str, Array]:
 
 
 @dataclass(frozen=True)
-class Trial:
+class Reference:
     """A network's answers, eagerly in float32 on the CPU, to inputs that its contract allows.
 
     ``near`` (N,): those that a smaller type has to compute as well."""
@@ -53,7 +53,7 @@ class Trial:
     routed: Mapping[str, Array]
 
     @classmethod
-    def of(cls, net: EideticNetwork) -> Trial:
+    def of(cls, net: EideticNetwork) -> Reference:
         """``ExportError`` where the network itself can't answer what its contract allows."""
         net = net if net.device.type == "cpu" else copy.deepcopy(net).cpu()
         x, near = trial_inputs(net)
@@ -171,7 +171,9 @@ def _clear(values: Array, allowed: Array) -> Array:
     return clear
 
 
-def agreement(net: EideticNetwork, run: Run, real: Real | None, batch: int = _BATCH) -> dict[str, Any]:
+def agreement(
+    net: EideticNetwork, run: Run, real: LabeledInputs | None, batch: int = _BATCH
+) -> dict[str, Any]:
     """Compare the eager network in float32 with its exported graph, on real inputs or else the probes.
 
     ``same_task`` and ``same_label`` are shares of all rows; a label is the same if the task is too.
@@ -231,7 +233,7 @@ def _joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _right(real: Real, found: dict[str, Array]) -> float:
+def _right(real: LabeledInputs, found: dict[str, Array]) -> float:
     right = found["task"] == real.task
     if real.label is not None:
         right = right & (found["label"] == real.label)

@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import torch
 
-from eideticnet.export.bundle.agreement import Trial, feed
+from eideticnet.export.bundle.agreement import Reference, feed
 from eideticnet.export.bundle.graph_file import Form, Layout, runner, write_graph
 from eideticnet.export.graph.session import Array, Run
-from eideticnet.export.graph.tail import Rule
+from eideticnet.export.graph.tail import TailRule
 
 BATCHES = (1, 8, 32)
 CLEARLY = 0.9
@@ -31,15 +31,15 @@ _SECONDS = 4.0
 
 
 def write_faster(
-    trial: Trial, form: Form, rule: Rule, path: Path
+    reference: Reference, form: Form, rule: TailRule, path: Path
 ) -> tuple[Form, onnx.ModelProto | None, dict[str, Any]]:
     """Write the graph in the layout that is faster here: its form, its body and the measurement."""
     layouts: tuple[Layout, ...] = get_args(Layout)
     forms = {layout: replace(form, layout=layout) for layout in layouts}
     with tempfile.TemporaryDirectory(prefix="layouts-", dir=path.parent) as folder:
         paths = {layout: Path(folder) / f"{layout}{path.suffix}" for layout in forms}
-        bodies = {name: write_graph(trial, form, rule, paths[name]) for name, form in forms.items()}
-        probes = np.concatenate([task.probes.numpy() for task in trial.net.tasks])
+        bodies = {name: write_graph(reference, form, rule, paths[name]) for name, form in forms.items()}
+        probes = np.concatenate([task.probes.numpy() for task in reference.net.tasks])
         with _one_thread():
             times = measure({name: runner(form.format, paths[name]) for name in forms}, probes)
         taken, reason = decide(times)

@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import torch
 
-from eideticnet.export.bundle.agreement import Trial
+from eideticnet.export.bundle.agreement import Reference
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.graph.session import Array, Run, session
-from eideticnet.export.graph.tail import INPUTS, OUTPUTS, Rule, attach
+from eideticnet.export.graph.tail import INPUTS, OUTPUTS, TailRule, attach
 from eideticnet.export.lowering.barriers import barred
 from eideticnet.export.lowering.body import Body, example, owners
 from eideticnet.export.lowering.dense import Dense
@@ -50,10 +50,10 @@ class Form:
         return f"{package} {version(package)}"
 
 
-def write_graph(trial: Trial, form: Form, rule: Rule, path: Path) -> onnx.ModelProto | None:
-    """Write the whole graph of a trial's network to ``path``; its body if the format is ONNX. ``ExportError``
-    if the precision is none of the format's, this machine can't run it, or it answers otherwise."""
-    net = trial.net
+def write_graph(reference: Reference, form: Form, rule: TailRule, path: Path) -> onnx.ModelProto | None:
+    """Write the whole graph of the reference's network to ``path``; its body if the format is ONNX.
+    ``ExportError`` if the format lacks the precision, this machine can't run it, or it answers otherwise."""
+    net = reference.net
     if form.precision == "int8" and form.format != "onnx":
         raise ExportError(f"precision int8 is made by ONNX Runtime's tools; the format is {form.format}")
     module = (Body(net) if form.layout == "nested" else Dense(net)).eval()
@@ -68,11 +68,11 @@ def write_graph(trial: Trial, form: Form, rule: Rule, path: Path) -> onnx.ModelP
             (write_torchscript if form.format == "torchscript" else write_pt2)(net, computes, path)
     if model is not None:
         if form.precision == "int8":
-            trial.check(session(attach(model, rule)), "float32", form.what)
+            reference.check(session(attach(model, rule)), "float32", form.what)
             with _one_line(form, net.program):
                 model = quantised(model)
         path.write_bytes(attach(model, rule).SerializeToString())
-    _try(trial, form, path)
+    _try(reference, form, path)
     if model is not None:  # checked last: a runtime says more of what it lacks
         save(attach(model, rule), path)
     return model
@@ -128,11 +128,11 @@ def runner(format: Format, path: Path) -> Run:
     return run  # type: ignore[return-value]
 
 
-def _try(trial: Trial, form: Form, path: Path) -> None:
+def _try(reference: Reference, form: Form, path: Path) -> None:
     """``ExportError`` names precision and runtime if the graph can't be run, and what is wrong if it answers
     otherwise than the network."""
     try:
-        trial.check(runner(form.format, path), form.precision, form.what)
+        reference.check(runner(form.format, path), form.precision, form.what)
     except (ArchiveError, RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ExportError(

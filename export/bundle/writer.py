@@ -20,8 +20,8 @@ from eidetic_runtime.contract import MAX_PIXELS, usual_pixels
 from eideticnet import EideticNetwork, Task
 from eideticnet.export.archive.contents import VALIDATION
 from eideticnet.export.archive.contract import SCHEMA, names_problem, read_bundle
-from eideticnet.export.archive.labeled_inputs import Real, check_indices, read_inputs
-from eideticnet.export.bundle.agreement import Trial, agreement, eager
+from eideticnet.export.archive.labeled_inputs import LabeledInputs, check_indices, read_inputs
+from eideticnet.export.bundle.agreement import Reference, agreement, eager
 from eideticnet.export.bundle.faster_layout import write_faster
 from eideticnet.export.bundle.graph_file import Form, Format, Layout, runner, save, write_graph
 from eideticnet.export.errors import ArchiveError, ExportError, InputsError
@@ -29,7 +29,7 @@ from eideticnet.export.files import filled
 from eideticnet.export.graph.digest import digests
 from eideticnet.export.graph.prefix import prefix
 from eideticnet.export.graph.session import session
-from eideticnet.export.graph.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, Rule, logits_name
+from eideticnet.export.graph.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, TailRule, logits_name
 from eideticnet.export.lowering.body import check, evaluating
 from eideticnet.export.lowering.precision import Precision
 from eideticnet.export.lowering.to_onnx import OPSET
@@ -79,7 +79,7 @@ def write_bundle(
             _refuse_mixed_up(net, given, bundle["tasks"])
     with filled(folder), evaluating(net):
         bundle |= _write_graphs(
-            Trial.of(net), folder, bundle, Form(format, "nested", precision), layout, prefixes
+            Reference.of(net), folder, bundle, Form(format, "nested", precision), layout, prefixes
         )
         if (bundle["layout"], precision) != ("nested", "float32"):
             run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
@@ -101,7 +101,7 @@ def check_names(name: str, model_version: str) -> None:
             )
 
 
-def _refuse_mixed_up(net: EideticNetwork, real: Real, tasks: Sequence[Json]) -> None:
+def _refuse_mixed_up(net: EideticNetwork, real: LabeledInputs, tasks: Sequence[Json]) -> None:
     """``InputsError`` where the network answers worse than chance: nothing could be judged by such inputs."""
     answers = eager(net, real.x)
     for doubt in doubts(real, answers["task"], answers["label"], tasks):
@@ -183,7 +183,7 @@ def _doubt(said: str | None) -> Json:
 
 
 def _write_graphs(
-    trial: Trial,
+    reference: Reference,
     folder: Path,
     bundle: Json,
     form: Form,
@@ -191,21 +191,24 @@ def _write_graphs(
     prefixes: Sequence[int],
 ) -> Json:
     """Write the graph and its prefixes; what ``bundle.json`` says of them."""
-    rule, path = Rule.of(bundle), folder / bundle["model"]
+    rule, path = TailRule.of(bundle), folder / bundle["model"]
     said: Json = {"precision": form.precision}
     if layout == "auto":
-        form, body, said["layout_measured"] = write_faster(trial, form, rule, path)
+        form, body, said["layout_measured"] = write_faster(reference, form, rule, path)
     else:
         form = replace(form, layout=layout)
-        body = write_graph(trial, form, rule, path)
+        body = write_graph(reference, form, rule, path)
     said["layout"] = form.layout
     if form.precision == "int8":  # the scale of a value is that of the whole batch
         said |= {"batch_dependent": True, "limits": {**bundle["limits"], "max_batch": 1}}
     if body is None:
         return said
     if form.layout == "nested":
-        said |= _digested(trial.net, body, bundle)
-    return {**said, "prefixes": [_write_prefix(trial, body, rule, tasks, folder, form) for tasks in prefixes]}
+        said |= _digested(reference.net, body, bundle)
+    return {
+        **said,
+        "prefixes": [_write_prefix(reference, body, rule, tasks, folder, form) for tasks in prefixes],
+    }
 
 
 def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Json) -> Json:
@@ -218,13 +221,13 @@ def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Json) -> Json:
 
 
 def _write_prefix(
-    trial: Trial, body: onnx.ModelProto, rule: Rule, tasks: int, folder: Path, form: Form
+    reference: Reference, body: onnx.ModelProto, rule: TailRule, tasks: int, folder: Path, form: Form
 ) -> Json:
     path = folder / "prefix" / f"{tasks}.onnx"
     path.parent.mkdir(exist_ok=True)
     model = prefix(body, rule, tasks)
     run = session(model)
-    trial.check(
+    reference.check(
         lambda feeds: run({name: feeds[name] for name in PREFIX_INPUTS}),
         form.precision,
         f"prefix {tasks}, {form.what}",
@@ -234,7 +237,7 @@ def _write_prefix(
     return {"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size}
 
 
-def _tensors(real: Real) -> bytes:
+def _tensors(real: LabeledInputs) -> bytes:
     known = {"x": real.x, "task": real.task, "label": real.label}
     return save_tensors({name: torch.from_numpy(a) for name, a in known.items() if a is not None})
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import onnx
 
-from eideticnet.export.graph.tail import Rule, attach_pinned
+from eideticnet.export.graph.tail import TailRule, attach_pinned
 
 
-def prefix(body: onnx.ModelProto, rule: Rule, tasks: int) -> onnx.ModelProto:
+def prefix(body: onnx.ModelProto, rule: TailRule, tasks: int) -> onnx.ModelProto:
     """The graph that answers requests pinned to one of the first ``tasks`` tasks of ``rule``."""
     first = rule.first(tasks)
     return attach_pinned(cut(body, first.heads), first)

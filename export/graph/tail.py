@@ -34,7 +34,7 @@ def logits_name(owner: str) -> str:
 
 
 @dataclass(frozen=True)
-class Rule:
+class TailRule:
     """What a tail is made of: the value with each answering task's logits and how many they are,
     and the rule that chooses among them (``eideticnet.FittedRouting``)."""
 
@@ -46,7 +46,7 @@ class Rule:
     head_temperatures: tuple[float, ...]
 
     @classmethod
-    def of(cls, bundle: Mapping[str, Any]) -> Rule:
+    def of(cls, bundle: Mapping[str, Any]) -> TailRule:
         """The rule that ``bundle.json`` states."""
         tasks, routing = bundle["tasks"], bundle["routing"]
         return cls(
@@ -62,19 +62,19 @@ class Rule:
     def widest(self) -> int:
         return max(self.counts)
 
-    def first(self, tasks: int) -> Rule:
+    def first(self, tasks: int) -> TailRule:
         """The rule of the first ``tasks`` tasks."""
         return replace(self, heads=self.heads[:tasks], counts=self.counts[:tasks])
 
 
-def attach(body: onnx.ModelProto, rule: Rule) -> onnx.ModelProto:
+def attach(body: onnx.ModelProto, rule: TailRule) -> onnx.ModelProto:
     """A whole graph: ``body``, whose outputs are logits, with the tail that routes and answers."""
     signature = f"int64[batch] {PINNED}, float[batch] {THRESHOLD}"
     steps = [*_grid(rule, "all"), *_scores(rule), *_choice(), *_reading(rule), *_unknown()]
     return _joined(body, rule, signature, OUTPUTS, steps)
 
 
-def attach_pinned(body: onnx.ModelProto, rule: Rule) -> onnx.ModelProto:
+def attach_pinned(body: onnx.ModelProto, rule: TailRule) -> onnx.ModelProto:
     """A graph for pinned requests alone: no router, no probabilities of tasks. It fails at a row
     that is pinned to none of ``rule``'s tasks."""
     refuse = ["zero_task = Constant <value_int = 0> ()", f"free = Less ({PINNED}, zero_task)"]
@@ -110,13 +110,13 @@ def _keep(items: Any, wanted: Any) -> None:
     items.extend(kept)
 
 
-def _grid(rule: Rule, source: str) -> list[str]:
+def _grid(rule: TailRule, source: str) -> list[str]:
     """``grid`` of the heads' logits."""
     heads = ", ".join(rule.heads)
     return [f"{source} = Concat <axis = 1> ({heads})", *_spread(rule, source, "grid")]
 
 
-def _spread(rule: Rule, source: str, grid: str) -> list[str]:
+def _spread(rule: TailRule, source: str, grid: str) -> list[str]:
     """(N, sum of C_t) as a grid."""
     if set(rule.counts) == {rule.widest}:
         return [f"{grid} = Reshape ({source}, grid_shape)"]
@@ -124,7 +124,7 @@ def _spread(rule: Rule, source: str, grid: str) -> list[str]:
     return [padded, f"{grid} = Gather <axis = 1> ({grid}_padded, places)"]
 
 
-def _scores(rule: Rule) -> list[str]:
+def _scores(rule: TailRule) -> list[str]:
     """``task_probs`` by the rule's decision."""
     steps, terms = list[str](), list[str]()
     if rule.decision != "hard":
@@ -161,7 +161,7 @@ def _choice() -> list[str]:
     ]
 
 
-def _reading(rule: Rule) -> list[str]:
+def _reading(rule: TailRule) -> list[str]:
     """What the chosen head says."""
     padded = set(rule.counts) != {rule.widest}
     masked = "masked" if padded else "logits"
@@ -188,7 +188,7 @@ def _unknown() -> list[str]:
     ]
 
 
-def _tables(rule: Rule) -> dict[str, Array]:
+def _tables(rule: TailRule) -> dict[str, Array]:
     """Constants that a step may name."""
     tasks, widest = len(rule.counts), rule.widest
     own = np.array([[c < count for c in range(widest)] for count in rule.counts])
@@ -211,7 +211,7 @@ def _tables(rule: Rule) -> dict[str, Array]:
 
 
 def _joined(
-    body: onnx.ModelProto, rule: Rule, signature: str, outputs: tuple[str, ...], steps: list[str]
+    body: onnx.ModelProto, rule: TailRule, signature: str, outputs: tuple[str, ...], steps: list[str]
 ) -> onnx.ModelProto:
     """``body`` followed by ``steps``, which the operators' textual syntax spells out."""
     types = {

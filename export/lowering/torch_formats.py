@@ -19,7 +19,7 @@ from eideticnet.export.errors import ExportError
 from eideticnet.export.lowering.body import example, owners
 
 
-class Answer(nn.Module):
+class AnswerModule(nn.Module):
     """Raw inputs, pinned tasks and thresholds to a plain tuple, as ``EideticNetwork.forward`` answers."""
 
     def __init__(self, net: EideticNetwork, body: nn.Module) -> None:
@@ -46,7 +46,7 @@ def write_torchscript(net: EideticNetwork, body: nn.Module, path: Path) -> None:
     with tracing(), warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=TracerWarning)
-        traced = torch.jit.trace(Answer(net, body).eval(), _examples(net), check_trace=False)
+        traced = torch.jit.trace(AnswerModule(net, body).eval(), _examples(net), check_trace=False)
         # folding norms into convolutions moved logits of a deep network by more than the tolerance
         whole = io.BytesIO()  # torch aborts the process where it can't write to a file
         torch.jit.save(torch.jit.freeze(traced, optimize_numerics=False), whole)
@@ -58,7 +58,7 @@ def write_pt2(net: EideticNetwork, body: nn.Module, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     shapes = {"x": {0: batch}, "task": {0: batch}, "threshold": {0: batch}}
     with tracing(), torch.no_grad():
-        program = torch.export.export(Answer(net, body).eval(), _examples(net), dynamic_shapes=shapes)
+        program = torch.export.export(AnswerModule(net, body).eval(), _examples(net), dynamic_shapes=shapes)
     if not isinstance(program.graph_signature.user_inputs, tuple) or not program.range_constraints:
         raise ExportError("the batch dimension became a constant during export")
     for node in program.graph.nodes:

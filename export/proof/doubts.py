@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from eideticnet.export.archive.labeled_inputs import Array, Real
+from eideticnet.export.archive.labeled_inputs import Array, LabeledInputs
 
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
 _OTHERS = 30
@@ -31,7 +31,7 @@ class Doubt:
     certain: bool
 
 
-def interval(right: int, rows: int) -> tuple[float, float]:
+def wilson_interval(right: int, rows: int) -> tuple[float, float]:
     """Wilson's score interval, 95 %, of a share; all of it for no rows."""
     if not rows:
         return 0.0, 1.0
@@ -46,7 +46,9 @@ def distinct(x: Array) -> int:
     return len({sha256(row.tobytes()).digest() for row in x})
 
 
-def doubts(real: Real, task: Array, label: Array, tasks: Sequence[Mapping[str, Any]]) -> Iterator[Doubt]:
+def doubts(
+    real: LabeledInputs, task: Array, label: Array, tasks: Sequence[Mapping[str, Any]]
+) -> Iterator[Doubt]:
     """What is doubtful about ``real``, to which a version of these ``tasks`` answered ``task`` and ``label``
     (N,), -1 where it answered none. Nothing where it does not say which tasks its rows are of."""
     if real.task is None:
@@ -78,7 +80,7 @@ def doubts(real: Real, task: Array, label: Array, tasks: Sequence[Mapping[str, A
 
 def _at_chance(right: int, rows: int, chance: float) -> bool | None:
     """None if the share is clearly above ``chance``; else whether it is clearly below."""
-    low, high = interval(right, rows)
+    low, high = wilson_interval(right, rows)
     return None if low > chance else high < chance
 
 

@@ -16,7 +16,7 @@ import onnx
 
 from eideticnet.export.graph.session import Run, session
 from eideticnet.export.graph.tail import PINNED, THRESHOLD, X, logits_name
-from eideticnet.export.proof.version import Key, Version
+from eideticnet.export.proof.version import Key, OpenVersion
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +38,7 @@ class TaskProof:
         return asdict(self)
 
 
-def changed_promises(old: Version, new: Version) -> Iterator[str]:
+def changed_promises(old: OpenVersion, new: OpenVersion) -> Iterator[str]:
     """What clients of ``old`` rely on and ``new`` does not keep, digests and bits aside."""
     if old.archive.name != new.archive.name:
         yield f"the model is called {new.archive.name!r}, and {old.archive.name!r} before"
@@ -77,7 +77,7 @@ def _changed_limits(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
         yield f"answers depend on their batch, of which max_batch {old['max_batch']} was the most"
 
 
-def task_proofs(old: Version, new: Version, run: bool = True) -> tuple[list[TaskProof], list[str]]:
+def task_proofs(old: OpenVersion, new: OpenVersion, run: bool = True) -> tuple[list[TaskProof], list[str]]:
     """For each revision of each task of ``old`` that ``new`` has what was seen, and a sentence for what is
     wrong. Without ``run`` the digests alone are compared."""
     runs = (session(old.graph), session(_with_heads(new))) if run else None
@@ -105,7 +105,7 @@ def label(key: Key) -> str:
     return f"task {name!r}" + (f", revision {revision}" if revision else "")
 
 
-def _with_heads(version: Version) -> onnx.ModelProto:
+def _with_heads(version: OpenVersion) -> onnx.ModelProto:
     """The graph with each head's unpadded logits among its outputs, also of those that don't answer."""
     model = onnx.ModelProto()
     model.CopyFrom(version.graph)
@@ -115,7 +115,7 @@ def _with_heads(version: Version) -> onnx.ModelProto:
 
 
 def _run_both(
-    old: Version, new: Version, key: Key, runs: tuple[Run, Run]
+    old: OpenVersion, new: OpenVersion, key: Key, runs: tuple[Run, Run]
 ) -> tuple[bool, list[int], list[str]]:
     before, after = old.tasks()[key], new.tasks()[key]
     probes = old.archive.probes[before["owner"]]

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from eideticnet.export.archive.contents import VALIDATION, validation
-from eideticnet.export.archive.labeled_inputs import Real, check_indices
+from eideticnet.export.archive.labeled_inputs import LabeledInputs, check_indices
 from eideticnet.export.graph.session import session
 from eideticnet.export.graph.tail import PINNED, THRESHOLD, X
-from eideticnet.export.proof.doubts import distinct, doubts, interval
-from eideticnet.export.proof.version import Version
+from eideticnet.export.proof.doubts import distinct, doubts, wilson_interval
+from eideticnet.export.proof.version import OpenVersion
 
 Array = npt.NDArray[Any]
 ENOUGH = 200
@@ -59,7 +59,7 @@ class RoutingCheck:
         return asdict(self)
 
 
-def kept_inputs(version: Version) -> Real | None:
+def kept_inputs(version: OpenVersion) -> LabeledInputs | None:
     """The real inputs that an archive carries by permission."""
     if VALIDATION not in version.files:
         return None
@@ -67,7 +67,9 @@ def kept_inputs(version: Version) -> Real | None:
     return replace(real, source=f"{version.archive.path}: {VALIDATION}")
 
 
-def check_routing(old: Version, new: Version, real: Real | None, bound: float) -> RoutingCheck:
+def check_routing(
+    old: OpenVersion, new: OpenVersion, real: LabeledInputs | None, bound: float
+) -> RoutingCheck:
     """Route ``real`` by both versions; each of the old one's tasks may lose at most ``bound``."""
     if real is None:
         reason = "no real inputs: none are kept in the archives, and no --routing-data was given"
@@ -96,7 +98,7 @@ def check_routing(old: Version, new: Version, real: Real | None, bound: float) -
     return RoutingCheck(status, bound, real.source, tasks, reasons)
 
 
-def _route(version: Version, x: Array) -> dict[str, Array]:
+def _route(version: OpenVersion, x: Array) -> dict[str, Array]:
     """``task`` and ``label`` for each row, routed as it is served: "none of mine", -1, under the threshold
     that a server takes where a request names none."""
     run, threshold = session(version.graph), version.bundle["routing"].get("threshold", 0.0)
@@ -108,7 +110,9 @@ def _route(version: Version, x: Array) -> dict[str, Array]:
     return {name: np.concatenate([f[name] for f in found]) for name in ("task", "label")}
 
 
-def _of_task(index: int, name: str, real: Real, was: dict[str, Array], now: dict[str, Array]) -> TaskRouting:
+def _of_task(
+    index: int, name: str, real: LabeledInputs, was: dict[str, Array], now: dict[str, Array]
+) -> TaskRouting:
     if real.task is None:
         rows = was["task"] == index
         before, right = int(rows.sum()), int((now["task"][rows] == index).sum())
@@ -118,10 +122,10 @@ def _of_task(index: int, name: str, real: Real, was: dict[str, Array], now: dict
     count = int(rows.sum())
     kind: Literal["accuracy", "agreement"] = "agreement" if real.task is None else "accuracy"
     shares = (before / count, right / count) if count else (0.0, 0.0)
-    return TaskRouting(name, count, kind, *shares, interval(right, count), distinct(real.x[rows]))
+    return TaskRouting(name, count, kind, *shares, wilson_interval(right, count), distinct(real.x[rows]))
 
 
-def _right(real: Real, found: dict[str, Array], rows: Array) -> Array:
+def _right(real: LabeledInputs, found: dict[str, Array], rows: Array) -> Array:
     assert real.task is not None
     right: Array = found["task"][rows] == real.task[rows]
     if real.label is not None:

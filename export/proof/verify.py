@@ -23,7 +23,7 @@ from eideticnet.export.graph.session import THREADS
 from eideticnet.export.hashing import file_sha256
 from eideticnet.export.proof.retention import TaskProof, changed_promises, task_proofs
 from eideticnet.export.proof.routing_check import RoutingCheck, check_routing, kept_inputs
-from eideticnet.export.proof.version import Reader, Version, contradictions, open_version
+from eideticnet.export.proof.version import OpenVersion, Reader, contradictions, open_version
 
 Verdict = Literal["proven", "refused", "not comparable"]
 STATUS: dict[Verdict, int] = {"proven": 0, "refused": 1, "not comparable": 3}
@@ -35,7 +35,7 @@ MAX_DROP = 0.02
 
 
 @dataclass(frozen=True)
-class Report:
+class Proof:
     """What was found, ``reasons`` in sentences; ``to_json`` is what is kept of a deploy. Where one of them is
     not ``sound``, they are not read any further, and have no digest there."""
 
@@ -74,7 +74,7 @@ def verify(
     routing_data: Path | None = None,
     max_drop: float = MAX_DROP,
     read: Reader = read_files,
-) -> Report:
+) -> Proof:
     """Whether ``new``, which ``read`` gives, may replace ``against``; one that is broken is refused.
     ``ArchiveError`` where one is not there, or the routing data can't be read."""
     for path in (against, new):
@@ -84,24 +84,24 @@ def verify(
     except InputsError:
         raise  # the operator's, and no fault of the archives
     except ArchiveError as error:
-        return Report("refused", against, new, [str(error)], sound=False)
+        return Proof("refused", against, new, [str(error)], sound=False)
 
 
-def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: float, read: Reader) -> Report:
+def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: float, read: Reader) -> Proof:
     # a handler that was revoked can be replaced by what keeps its promises
     before, after = open_version(against, partial(read_files, revoked=True)), open_version(new, read)
     if isinstance(before, str) or isinstance(after, str):
         reasons = [found for found in (before, after) if isinstance(found, str)]
-        return Report("not comparable", against, new, reasons)
+        return Proof("not comparable", against, new, reasons)
     differences = _toolchain(before, after)
     if differences:
-        return Report("not comparable", against, new, differences)
+        return Proof("not comparable", against, new, differences)
     problems = [f"{against}: {sentence}" for sentence in contradictions(before)]
     problems += [f"{new}: {sentence}" for sentence in contradictions(after)]
     proofs, wrong = task_proofs(before, after, run=not problems)
     problems += changed_promises(before, after)
     if wrong and not problems and (tools := _other_tools(before, after)):
-        return Report("not comparable", against, new, [*wrong, tools], proofs)
+        return Proof("not comparable", against, new, [*wrong, tools], proofs)
     problems += wrong
     routing = None
     if not problems:
@@ -111,10 +111,10 @@ def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: flo
         real = read_inputs(routing_data, spec) if routing_data else kept
         routing = check_routing(before, after, real, max_drop)
         problems += routing.reasons if routing.status == "dropped" else []
-    return Report("refused" if problems else "proven", against, new, problems, proofs, routing)
+    return Proof("refused" if problems else "proven", against, new, problems, proofs, routing)
 
 
-def _toolchain(old: Version, new: Version) -> list[str]:
+def _toolchain(old: OpenVersion, new: OpenVersion) -> list[str]:
     """Why equal bits can't be expected of these two: precision and opset."""
     found = [("precision", v.bundle["precision"]) for v in (old, new)]
     opsets = [sorted((o.domain, o.version) for o in v.graph.opset_import) for v in (old, new)]
@@ -126,7 +126,7 @@ def _toolchain(old: Version, new: Version) -> list[str]:
     return reasons
 
 
-def _other_tools(old: Version, new: Version) -> str:
+def _other_tools(old: OpenVersion, new: OpenVersion) -> str:
     """Other exporters write other graphs of the same blocks."""
     tools = [{k: v.bundle["tools"].get(k) for k in ("torch", "onnx", "onnxscript")} for v in (old, new)]
     if tools[0] == tools[1]:

@@ -19,7 +19,7 @@ from eideticnet.export.graph.tail import (
     INPUTS,
     OUTPUTS,
     ROUTER,
-    Rule,
+    TailRule,
     attach,
     attach_pinned,
     detach,
@@ -33,7 +33,7 @@ Reader = Callable[[Path], tuple[Archive, dict[str, bytes]]]
 
 
 @dataclass(frozen=True)
-class Version:
+class OpenVersion:
     """``digests`` are those of the graph, by the value's name: what is true, whatever the bundle claims."""
 
     archive: Archive
@@ -46,8 +46,8 @@ class Version:
         return self.archive.bundle
 
     @property
-    def rule(self) -> Rule:
-        return Rule.of(self.bundle)
+    def rule(self) -> TailRule:
+        return TailRule.of(self.bundle)
 
     def tasks(self) -> dict[Key, dict[str, Any]]:
         """Every revision of every task that the graph holds, whether or not it answers."""
@@ -61,7 +61,7 @@ class Version:
         return self.digests[logits_name(task["owner"])]
 
 
-def open_version(path: Path, read: Reader = read_files) -> Version | str:
+def open_version(path: Path, read: Reader = read_files) -> OpenVersion | str:
     """Read an archive and digest its graph; a sentence where it is of a kind that promises no bits.
     ``ArchiveError`` says what is wrong with it."""
     archive, files = read(path)
@@ -78,7 +78,7 @@ def open_version(path: Path, read: Reader = read_files) -> Version | str:
     if archive.bundle["routing"]["router"] != "none":
         names.append(ROUTER)
     try:
-        return Version(archive, files, graph, digests(graph, names))
+        return OpenVersion(archive, files, graph, digests(graph, names))
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
 
@@ -87,7 +87,7 @@ def _graph(files: dict[str, bytes], name: str) -> onnx.ModelProto:
     return onnx.load_model_from_string(files[name])
 
 
-def contradictions(version: Version) -> Iterator[str]:
+def contradictions(version: OpenVersion) -> Iterator[str]:
     """Where an archive is not what its own ``bundle.json`` says, one sentence each."""
     counts = Counter((task["name"], task["revision"]) for task in version.held())
     yield from (f"bundle.json lists {_label(*key)} {n} times" for key, n in counts.items() if n > 1)
@@ -106,7 +106,7 @@ def contradictions(version: Version) -> Iterator[str]:
         yield from _prefix_contradictions(version, part["file"], part["tasks"])
 
 
-def _prefix_contradictions(version: Version, file: str, tasks: int) -> Iterator[str]:
+def _prefix_contradictions(version: OpenVersion, file: str, tasks: int) -> Iterator[str]:
     graph, rule = _graph(version.files, file), version.rule.first(tasks)
     try:
         found = digests(graph, rule.heads)

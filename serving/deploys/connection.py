@@ -18,7 +18,7 @@ from eideticnet.serving.home.store import opened
 
 
 @dataclass(frozen=True)
-class Limits:
+class Timeouts:
     """How long to wait, in seconds: for a version to answer, and for one to run empty."""
 
     ready: float = 120.0
@@ -35,7 +35,7 @@ class Connection:
     engine: Engine
     management: Management
     prober: Prober
-    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
     known: dict[Version, Archive] | None = None
 
     def state(self) -> State:
@@ -66,7 +66,7 @@ class Connection:
 
 @contextmanager
 def connect(
-    home: Home, running: Running, limits: Limits = Limits(), engine: Engine | None = None
+    home: Home, running: Running, timeouts: Timeouts = Timeouts(), engine: Engine | None = None
 ) -> Iterator[Connection]:
     """Clients of a running server with the tokens that it has, also when it has others later."""
     engine = engine or default_engine()
@@ -74,4 +74,4 @@ def connect(
         engine.manage(home, running) as management,
         Prober(running.inference, Path(running.keys), verify=running.verify()) as prober,
     ):
-        yield Connection(home, running, engine, management, prober, limits)
+        yield Connection(home, running, engine, management, prober, timeouts)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.proof.verify import Report
+from eideticnet.export.proof.verify import Proof
 from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.deploys.plan import Drain, Probe, Register, Scale, SetDefault, Unregister
 from eideticnet.serving.deploys.policy import Policy, Refused, enforce, judge
@@ -26,24 +26,24 @@ from eideticnet.serving.deploys.shadow import ShadowPolicy, shadow
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.home.state import CLOSED, State, Version
-from eideticnet.serving.home.store import admit, prune
+from eideticnet.serving.home.store import admit, remove_unneeded
 
 GATE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Step:
+class DeployStep:
     """A step that was taken: its name, what to tell about it, and what is kept of it."""
 
     name: str
     text: str
     found: dict[str, Any] = field(default_factory=dict)
-    proof: Report | None = None
+    proof: Proof | None = None
 
 
 def deploy(
     server: Connection, source: Path, policy: Policy, shadowing: ShadowPolicy | None = None, name: str = ""
-) -> Iterator[Step]:
+) -> Iterator[DeployStep]:
     """Let the archive ``source`` take over, if it is proven to forget nothing.
 
     ``Refused`` says why it may not; ``ServingError`` what failed. Then the old version answers as before.
@@ -57,23 +57,23 @@ def deploy(
             if name and name != model:
                 raise ServingError(f"{source} is of model {model}, not of {name}")
             _check_new(state, model, version, server.engine.name)
-            yield Step("admit", f"{source.name} is sound: {model} {version.version}")
+            yield DeployStep("admit", f"{source.name} is sound: {model} {version.version}")
             old = state.models.get(model)
             if old is None:
-                yield Step("prove", f"nothing to prove: no {model} was served before")
+                yield DeployStep("prove", f"nothing to prove: no {model} was served before")
             else:
                 before = server.archive(model, old.default)
                 report = judge(stored, before.path, policy)
                 text = f"{report.verdict}: {version.version} against {old.default.version}"
                 known = {before.path: old.default.sha256, stored.archive.path: version.sha256}
-                yield Step("prove", text, {"proof": report.to_json(known)}, report)
+                yield DeployStep("prove", text, {"proof": report.to_json(known)}, report)
                 enforce(report, policy)
             yield from _take_over(server, state, model, version, shadowing)
         finally:
-            prune(server.home.store, server.state())
+            remove_unneeded(server.home.store, server.state())
 
 
-def rollback(server: Connection, name: str = "") -> Iterator[Step]:
+def rollback(server: Connection, name: str = "") -> Iterator[DeployStep]:
     """Let the version before take over again; what it answers was proven, or accepted, then."""
     with server.home.changing():
         server = server.for_one_change({})
@@ -83,11 +83,11 @@ def rollback(server: Connection, name: str = "") -> Iterator[Step]:
         if previous is None:
             raise ServingError(f"{model} has no version before {state.models[model].default.version}")
         server.archive(state.only(name), previous, revoked=False)
-        yield Step("admit", f"{previous.file} is as it was")
+        yield DeployStep("admit", f"{previous.file} is as it was")
         yield from _take_over(server, state, model, previous, None)
 
 
-def remove(server: Connection, name: str) -> Iterator[Step]:
+def remove(server: Connection, name: str) -> Iterator[DeployStep]:
     """Serve a model no more, once what it has begun is answered. Who asks meanwhile gets a 503, and then a
     404. From the commit on it is finished whoever breaks it off."""
     with server.home.changing():
@@ -95,14 +95,14 @@ def remove(server: Connection, name: str) -> Iterator[Step]:
         model = state.only(name)
         wanted = state.without(model)
         wanted.write(server.home.state)
-        yield Step("commit", f"{model} is not to be served any more")
+        yield DeployStep("commit", f"{model} is not to be served any more")
         try:
             server.management.refuse(model, GATE_SECONDS)
             for done in reconcile(server, wanted):
                 if done.action not in (Drain(model, CLOSED), Unregister(model, CLOSED)):
                     yield _told(done)
         finally:
-            prune(server.home.store, wanted)
+            remove_unneeded(server.home.store, wanted)
             server.home.example(model).unlink(missing_ok=True)
 
 
@@ -127,24 +127,24 @@ def _check_new(state: State, name: str, version: Version, engine: str) -> None:
 
 def _take_over(
     server: Connection, state: State, name: str, version: Version, shadowing: ShadowPolicy | None
-) -> Iterator[Step]:
+) -> Iterator[DeployStep]:
     """Load and try the version, commit, and let the old one go."""
     wanted = state.replaced(name, version)
     new, label = f"{name} {version.version}", version.version
     try:
         perform(server, Register(name, version))
         perform(server, Scale(name, label, server.running.workers))
-        yield Step("register", f"{new} is loading")
+        yield DeployStep("register", f"{new} is loading")
         perform(server, Probe(name, version))
-        yield Step("probe", f"{new} answers its probes")
+        yield DeployStep("probe", f"{new} answers its probes")
         old = state.models.get(name)
         if shadowing is not None and old is not None:
             compared = shadow(server.prober, server.archive(name, old.default), label, shadowing)
-            yield Step("shadow", compared.summary(), {"shadow": compared.to_json()})
+            yield DeployStep("shadow", compared.summary(), {"shadow": compared.to_json()})
             if compared.too_many(shadowing):
                 raise Refused(f"too many answers differ: {compared.summary()}")
         wanted.write(server.home.state)
-        yield Step("commit", f"{new} is what is to be served")
+        yield DeployStep("commit", f"{new} is what is to be served")
         for done in reconcile(server, wanted):
             yield _told(done)
     except BaseException as error:
@@ -163,25 +163,25 @@ def _restore(server: Connection, state: State | None) -> None:
         settle(server, server.state())
 
 
-def _told(done: Done) -> Step:
+def _told(done: Done) -> DeployStep:
     match done.action:
         case SetDefault(name, version):
-            return Step("set-default", f"{name} {version} answers")
+            return DeployStep("set-default", f"{name} {version} answers")
         case Drain(name, version):
             assert done.drained is not None
             left = done.drained
             text = f"{name} {version} has nothing left to do"
             if not left.empty:
                 text = f"{name} {version} was still at work: {left}"
-            return Step("drain", text, {"drained": left.to_json()})
+            return DeployStep("drain", text, {"drained": left.to_json()})
         case Unregister(name, version):
-            return Step("unregister", f"{name} {version} is gone")
+            return DeployStep("unregister", f"{name} {version} is gone")
         case Probe(name, stored):
-            return Step("probe", f"{name} {stored.version} answers its probes")
+            return DeployStep("probe", f"{name} {stored.version} answers its probes")
         case Register(name, stored):
-            return Step("register", f"{name} {stored.version} is loading")
+            return DeployStep("register", f"{name} {stored.version} is loading")
         case Scale(name, version, workers):
-            return Step("scale", f"{name} {version} gets {workers} workers")
+            return DeployStep("scale", f"{name} {version} gets {workers} workers")
 
 
 @dataclass

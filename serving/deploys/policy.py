@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from eideticnet.export.proof.verify import MAX_DROP, Report, verify
+from eideticnet.export.proof.verify import MAX_DROP, Proof, verify
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.store import Stored
 
@@ -25,25 +25,25 @@ class Refused(ServingError):
     """The new version may not replace the old one."""
 
 
-def judge(new: Stored, old: Path, policy: Policy) -> Report:
+def judge(new: Stored, old: Path, policy: Policy) -> Proof:
     """The retention proof of ``new``, which was read already, against the archive ``old``."""
     read = (new.archive, new.files)
     return verify(new.archive.path, old, policy.routing_data, policy.max_drop, lambda _: read)
 
 
-def enforce(report: Report, policy: Policy) -> None:
-    """Raise ``Refused``, with all that is missing, unless ``report`` is good enough."""
-    if report.verdict == "refused":
-        raise Refused("the new version does not keep what the old one does: " + "; ".join(report.reasons))
+def enforce(proof: Proof, policy: Policy) -> None:
+    """Raise ``Refused``, with all that is missing, unless ``proof`` is good enough."""
+    if proof.verdict == "refused":
+        raise Refused("the new version does not keep what the old one does: " + "; ".join(proof.reasons))
     missing = []
-    if report.verdict == "not comparable" and not policy.tolerate_not_comparable:
-        reasons = "; ".join(report.reasons)
+    if proof.verdict == "not comparable" and not policy.tolerate_not_comparable:
+        reasons = "; ".join(proof.reasons)
         missing.append(
             f"nothing can be proven ({reasons}): to deploy all the same, --tolerate-not-comparable"
         )
-    measured = report.routing is not None and report.routing.status != "not measured"
+    measured = proof.routing is not None and proof.routing.status != "not measured"
     if not measured and not policy.accept_unmeasured_routing:
-        reasons = "; ".join(report.routing.reasons) if report.routing else "the versions are not comparable"
+        reasons = "; ".join(proof.routing.reasons) if proof.routing else "the versions are not comparable"
         missing.append(
             f"routing: not measured ({reasons}): give --routing-data FILE with real inputs, "
             "or --accept-unmeasured-routing"

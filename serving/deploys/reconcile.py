@@ -59,7 +59,7 @@ def perform(server: Connection, action: Action) -> Drained | None:
         case SetDefault(name, label):
             server.management.set_default(name, label)
         case Drain(name, label):
-            left = server.management.drain(name, label, server.limits.drain)
+            left = server.management.drain(name, label, server.timeouts.drain)
             return left if left.empty else server.management.release(name, label, left)
         case Unregister(name, label):
             server.management.forget(name, label)
@@ -68,7 +68,7 @@ def perform(server: Connection, action: Action) -> Drained | None:
 
 def _wait(server: Connection, name: str, version: Version) -> None:
     """Until every worker of a version is ready, and the version answers its probes."""
-    deadline = time.monotonic() + server.limits.ready
+    deadline = time.monotonic() + server.timeouts.ready
     while True:
         model = server.management.model(name)
         held = model.versions.get(version.version) if model else None
@@ -78,6 +78,6 @@ def _wait(server: Connection, name: str, version: Version) -> None:
             break
         if time.monotonic() > deadline:
             what = f"{held.ready} of {held.wanted} workers of {name} {version.version} are ready"
-            raise ServingError(f"{what} after {server.limits.ready:.0f} s")
+            raise ServingError(f"{what} after {server.timeouts.ready:.0f} s")
         time.sleep(_PAUSE_SECONDS)
     server.prober.wait(server.archive(name, version), max(1.0, deadline - time.monotonic()))

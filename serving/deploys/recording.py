@@ -69,7 +69,7 @@ def newest(folder: Path, model: str, rows: int | None, spec: dict[str, Any]) -> 
     return _recording([ring for ring in _whole_rows(paths) if ring.dtype == kind], spec, rows)
 
 
-def prune(folder: Path, keep: int) -> None:
+def remove_old_rings(folder: Path, keep: int) -> None:
     """Remove the rings of workers that have ended, but for each model's ``keep`` newest."""
     ended: dict[str, list[Path]] = {}
     for path in folder.glob("*-*-*.npy"):

@@ -74,7 +74,7 @@ def _checked(
         return version, archive, files
 
 
-def prune(store: Path, state: State) -> None:
+def remove_unneeded(store: Path, state: State) -> None:
     """Remove what no version needs: archives that were refused, or replaced twice."""
     needed = state.files()
     for path in store.iterdir():

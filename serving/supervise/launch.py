@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eidetic_runtime.device import usable_cores
 from eideticnet.serving.default_engine import default_engine
-from eideticnet.serving.deploys.connection import Connection, Limits, connect
+from eideticnet.serving.deploys.connection import Connection, Timeouts, connect
 from eideticnet.serving.deploys.reconcile import settle
 from eideticnet.serving.engine import Engine, Process, Setup
 from eideticnet.serving.errors import ServingError, Unavailable
@@ -67,8 +67,8 @@ def launched(home: Home, options: ServerOptions, ports: Ports) -> Iterator[Launc
     with engine.start(setup) as process:
         running = _described(home, options, ports, process)
         process.ready(running, options.startup_seconds)
-        limits = Limits(ready=options.startup_seconds)
-        with connect(home, running, limits, engine) as server:
+        timeouts = Timeouts(ready=options.startup_seconds)
+        with connect(home, running, timeouts, engine) as server:
             try:
                 settle(server, server.state())
             except Unavailable:

@@ -15,7 +15,7 @@ from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Ports
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
-from eideticnet.serving.home.store import admit, opened, prune
+from eideticnet.serving.home.store import admit, opened, remove_unneeded
 from eideticnet.serving.processes.folder import clean_up
 from eideticnet.serving.processes.groups import end_group
 from eideticnet.serving.supervise import openapi
@@ -58,7 +58,7 @@ def _adopted(home: Home, archives: Sequence[Path], options: ServerOptions, repla
         for name, model in state.models.items():  # before the engine is started for nothing
             opened(name, model.default, home.store, allow_torch=options.allow_torch, revoked=False)
         state.write(home.state)
-        prune(home.store, state)
+        remove_unneeded(home.store, state)
     return notes
 
 

@@ -17,7 +17,7 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.deploys.plan import plan
 from eideticnet.serving.deploys.reconcile import settle
-from eideticnet.serving.deploys.recording import prune
+from eideticnet.serving.deploys.recording import remove_old_rings
 from eideticnet.serving.engine import EngineError, Process
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.addresses import Ports
@@ -168,7 +168,7 @@ class Supervisor:
         with self._troubles["store"].noted():
             room(self.home)
         with self._troubles["files"].noted():
-            prune(self.home.recordings, self.options.workers)
+            remove_old_rings(self.home.recordings, self.options.workers)
             self._workers.keep_ended()
         with self._troubles["models"].noted():
             self._mend()

@@ -43,7 +43,7 @@ def drain(held: Callable[[], HeldVersion | None], limit: float) -> Drained:
         time.sleep(_PAUSE_SECONDS)
 
 
-def release(held: Callable[[], HeldVersion | None], left: Drained) -> Drained:
+def replace_workers(held: Callable[[], HeldVersion | None], left: Drained) -> Drained:
     """Kill workers that did not come to an end, so that nobody waits for them for ever: TorchServe answers
     their batches with an error, and starts workers that answer who waited behind those. Of a version that
     it lets go it answers neither."""

@@ -19,7 +19,7 @@ from eideticnet.serving.errors import NoAnswerError, RequestError, ServingError,
 from eideticnet.serving.home.running import Profile
 from eideticnet.serving.home.state import CLOSED, Version
 from eideticnet.serving.key import Key
-from eideticnet.serving.torchserve.drain import drain, release
+from eideticnet.serving.torchserve.drain import drain, replace_workers
 from eideticnet.serving.torchserve.strangers import Strangers, plain
 from eideticnet.serving.torchserve.words import Bearer, wrong_key
 
@@ -139,7 +139,7 @@ class TorchServeManagement:
 
     def release(self, name: str, version: str, left: Drained) -> Drained:
         """See ``drain.py``."""
-        return release(lambda: self._version(name, version), left)
+        return replace_workers(lambda: self._version(name, version), left)
 
     def _version(self, name: str, version: str, seconds: float = ANSWER_SECONDS) -> HeldVersion | None:
         model = self.model(name, seconds)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eideticnet import CheckpointError, DataError, EideticNetwork, Inputs, Routing, batches
 from eideticnet.data.interleaving import interleaved
-from eideticnet.data.memory import choose
+from eideticnet.data.memory import choose_examples
 from eideticnet.data.rows import Rows
 from eideticnet.moments import Moments, gather, router_block
 from tests.support.example_counts import examples
@@ -26,7 +26,7 @@ DATALESS = Routing("none", "entropy")
 )
 def test_exactly_as_many_examples_are_kept_as_allowed_and_of_each_class_alike(count, classes, seed, batch):
     x, y = task_data(seed, classes, 200)
-    kept = choose(Rows("t", batches(x, y, batch), range(classes), Inputs((6,))), count, seed)
+    kept = choose_examples(Rows("t", batches(x, y, batch), range(classes), Inputs((6,))), count, seed)
     assert len(kept.x) == len(kept.y) == count
     of_class = torch.bincount(kept.y, minlength=classes)
     assert int(of_class.max() - of_class.min()) <= 1
@@ -38,7 +38,7 @@ def test_exactly_as_many_examples_are_kept_as_allowed_and_of_each_class_alike(co
 
 def test_the_choice_is_the_seeds_and_another_seeds_is_another():
     rows = Rows("t", task_loader(3, rows=200), range(2), Inputs((6,)))
-    first, again, other = (choose(rows, 20, seed) for seed in (1, 1, 2))
+    first, again, other = (choose_examples(rows, 20, seed) for seed in (1, 1, 2))
     assert torch.equal(first.x, again.x)
     assert not torch.equal(first.x, other.x)
 
@@ -46,7 +46,7 @@ def test_the_choice_is_the_seeds_and_another_seeds_is_another():
 def test_a_class_with_fewer_examples_gives_all_it_has():
     x, y = torch.randn(12, 6), torch.tensor([0] * 11 + [1])
     rows = Rows("t", batches(x, y), range(2), Inputs((6,)))
-    assert choose(rows, 10, 0).y.tolist() == [0] * 5 + [1]
+    assert choose_examples(rows, 10, 0).y.tolist() == [0] * 5 + [1]
 
 
 def test_nothing_of_the_data_is_in_a_checkpoint_unless_it_was_allowed(tmp_path):

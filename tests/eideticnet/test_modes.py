@@ -13,7 +13,7 @@ from transformers import ViTConfig, ViTModel
 
 from eideticnet import DataError, EideticNetwork, Pruning, TrunkWarning, UnsupportedError, batches
 from eideticnet.program import Program
-from eideticnet.rules import check_program
+from eideticnet.rules import check_steps
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import one_block
 from eideticnet.trace.tracing import trace
@@ -148,7 +148,7 @@ def test_a_block_that_trains_computes_and_learns_as_the_trunk_does(kind):
     torch.manual_seed(0)
     trunk, x = Net(function, **layers()), torch.cat([data(), data()])
     program = trace(trunk, x)
-    check_program(Program.from_json(program.to_json()))
+    check_steps(Program.from_json(program.to_json()))
     named = as_named(trunk).train()
     block, name = one_block(program, named), program.steps[-1].inputs[0]
     torch.manual_seed(1)

@@ -10,7 +10,7 @@ from eideticnet.export.graph.session import session
 from eideticnet.export.lowering.body import Body
 from eideticnet.export.lowering.dense import Dense
 from eideticnet.export.lowering.to_onnx import to_onnx
-from eideticnet.rules import check_program
+from eideticnet.rules import check_steps
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.selfcheck import one_block
 from eideticnet.trace.tracing import trace
@@ -398,7 +398,7 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     torch.manual_seed(0)
     trunk, x = KINDS[kind]().eval(), images()
     program = trace(trunk, x)
-    check_program(program)
+    check_steps(program)
     assert_one_block_is(trunk, x, program)
     assert_kept_columns_compute_what_they_did(program, x)
 
@@ -409,7 +409,7 @@ def test_a_linear_layer_by_hand_is_one(kind):
     torch.manual_seed(0)
     trunk, x = BY_HAND[kind]().eval(), images()
     program = trace(trunk, x)
-    check_program(program)
+    check_steps(program)
     assert "linear" in {s.rule for s in program.steps if s.layer in ("p", "0.p")}
     features = one_block(program, as_named(trunk))(x, {})[program.steps[-1].inputs[0]]
     assert torch.allclose(features, trunk(x), rtol=0, atol=1e-5)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from eideticnet import ConfigError, EideticNetwork, Pruning, Training, batches
 from eideticnet.block import Block
-from eideticnet.learn.pruning import choose
+from eideticnet.learn.pruning import choose_neurons
 from eideticnet.learn.scores import OVERALL, SCORES, importance
 from eideticnet.learn.training import Classify
 from eideticnet.models import mlp
@@ -30,7 +30,7 @@ def test_every_step_removes_at_least_one_neuron_and_never_goes_below_the_least_w
     generator = torch.Generator().manual_seed(seed)
     scores = {f"g{i}": torch.randint(4, (n,), generator=generator) / 3 for i, n in enumerate(sizes)}
     least = dict(zip(scores, least, strict=False))
-    keep = choose(scores, share, least, overall)
+    keep = choose_neurons(scores, share, least, overall)
     if all(len(s) <= least[g] for g, s in scores.items()):
         assert keep is None
         return
@@ -48,13 +48,13 @@ ONE = {"a": 1, "b": 1}
 
 
 def test_weight_norms_take_the_same_share_of_every_group():
-    keep = choose({"a": torch.arange(100.0), "b": torch.arange(50.0)}, 0.1, ONE, overall=False)
+    keep = choose_neurons({"a": torch.arange(100.0), "b": torch.arange(50.0)}, 0.1, ONE, overall=False)
     assert (len(keep["a"]), len(keep["b"])) == (90, 45)
 
 
 def test_taylor_ranks_over_the_whole_block():
     scores = {"a": torch.full((100,), 2.0), "b": torch.full((50,), 1.0)}
-    keep = choose(scores, 0.1, ONE, overall=True)
+    keep = choose_neurons(scores, 0.1, ONE, overall=True)
     assert (len(keep["a"]), len(keep["b"])) == (100, 35)
 
 
@@ -66,7 +66,7 @@ def untrained(widths):
 
 
 def pruned(block, job, score, step):
-    keep = choose(importance(job, block, score), step, dict.fromkeys(block.own, 1), score in OVERALL)
+    keep = choose_neurons(importance(job, block, score), step, dict.fromkeys(block.own, 1), score in OVERALL)
     return block.shrink(keep)
 
 

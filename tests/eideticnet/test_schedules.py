@@ -29,7 +29,7 @@ def run(schedule, widths, step, least, recovers, overall=False):
 
     def trial(block, share):
         scores = {g: torch.rand(n) for g, n in block.own.items()}
-        keep = pruning.choose(scores, share, least, overall)
+        keep = pruning.choose_neurons(scores, share, least, overall)
         if keep is None:
             return block, False
         smaller = Sizes({g: len(k) for g, k in keep.items()})

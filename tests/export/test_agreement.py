@@ -13,7 +13,7 @@ import eideticnet.export.bundle.graph_file
 import eideticnet.export.lowering.to_onnx
 from eideticnet import EideticNetwork, Inputs, Routing, batches
 from eideticnet.checkpoint import Parts
-from eideticnet.export.bundle.agreement import Trial
+from eideticnet.export.bundle.agreement import Reference
 from eideticnet.export.bundle.trial_inputs import trial_inputs
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
@@ -156,15 +156,15 @@ def test_a_prefix_that_answers_otherwise_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trial():
-    return Trial.of(trained(2))
+def reference():
+    return Reference.of(trained(2))
 
 
-def answers(trial):
+def answers(reference):
     """What a graph without any fault gives."""
 
     def run(feeds):
-        net, x = trial.net, torch.from_numpy(feeds["x"])
+        net, x = reference.net, torch.from_numpy(feeds["x"])
         with torch.no_grad():
             answer = net(x, torch.from_numpy(feeds["pinned_task"]), torch.from_numpy(feeds["threshold"]))
         return {name: value.numpy().copy() for name, value in answer._asdict().items()}
@@ -172,9 +172,9 @@ def answers(trial):
     return run
 
 
-def spoilt(trial, spoil):
+def spoilt(reference, spoil):
     def run(feeds):
-        found = answers(trial)(feeds)
+        found = answers(reference)(feeds)
         spoil(found, feeds)
         return found
 
@@ -209,16 +209,16 @@ def probabilities(found, feeds):
     found["task_probs"] = found["task_probs"][:, ::-1]
 
 
-def test_a_faultless_graph_agrees(trial):
-    trial.check(answers(trial), "float32", "a graph")
+def test_a_faultless_graph_agrees(reference):
+    reference.check(answers(reference), "float32", "a graph")
 
 
 @pytest.mark.parametrize(
     "spoil", [of_a_batch, of_one_task, of_large_inputs, to_nan, labels, routing, probabilities]
 )
-def test_whatever_part_of_an_answer_differs_is_seen(trial, spoil):
+def test_whatever_part_of_an_answer_differs_is_seen(reference, spoil):
     with pytest.raises(ExportError, match="a graph"):
-        trial.check(spoilt(trial, spoil), "float32", "a graph")
+        reference.check(spoilt(reference, spoil), "float32", "a graph")
 
 
 def test_rounding_is_no_difference_where_the_network_itself_rounds_as_much(tmp_path):

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from eideticnet.export.graph.digest import digests
 from eideticnet.export.graph.prefix import cut
-from eideticnet.export.graph.tail import ROUTER, Rule, attach, detach, logits_name
+from eideticnet.export.graph.tail import ROUTER, TailRule, attach, detach, logits_name
 from eideticnet.export.proof.verify import verify
 from tests.support.archived_networks import add_task, archived, edited, normalised
 from tests.support.example_counts import often
@@ -42,7 +42,7 @@ def forged(archive: Path, destination: Path, change) -> Path:
     def graph(model):
         held = [*bundle["tasks"], *bundle["superseded"]]
         heads = [logits_name(task["owner"]) for task in held]
-        model.CopyFrom(attach(detach(model, [*heads, ROUTER]), Rule.of(bundle)))
+        model.CopyFrom(attach(detach(model, [*heads, ROUTER]), TailRule.of(bundle)))
         found = digests(model, heads)
         for task in held:
             task["digest"] = found[logits_name(task["owner"])]

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from eideticnet import EideticNetwork, Routing, batches
 from eideticnet.export.archive.labeled_inputs import check_indices, read_inputs, real_inputs
 from eideticnet.export.errors import ArchiveError, InputsError
-from eideticnet.export.proof.doubts import interval
+from eideticnet.export.proof.doubts import wilson_interval
 from eideticnet.export.proof.verify import verify
 from eideticnet.menu import app
 from tests.support.archived_networks import add_task, archived, edited, normalised
@@ -292,4 +292,4 @@ def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path):
 def test_the_interval_of_a_share_is_wilsons(counts):
     right, rows = counts
     expected = binomtest(right, rows).proportion_ci(method="wilson") if rows else (0.0, 1.0)
-    assert interval(right, rows) == pytest.approx(tuple(expected), abs=1e-12)
+    assert wilson_interval(right, rows) == pytest.approx(tuple(expected), abs=1e-12)

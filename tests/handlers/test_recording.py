@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from eidetic_runtime.record import FOLDER, ROWS, Ring, open_ring, ring_name
 from eideticnet.export.archive.labeled_inputs import read_inputs
-from eideticnet.serving.deploys.recording import newest, prune, read
+from eideticnet.serving.deploys.recording import newest, read, remove_old_rings
 from eideticnet.serving.errors import ServingError
 from tests.support.waiting import until
 
@@ -159,7 +159,7 @@ def test_of_workers_that_ended_as_many_rings_stay_as_are_wanted_the_newest_of_ea
             ring(tmp_path, 2, model, str(age), process)
             os.utime(tmp_path / ring_name(model, str(age), process), (age, age))
     (tmp_path / "other.npy").touch()
-    prune(tmp_path, 2)
+    remove_old_rings(tmp_path, 2)
     kept = {(str(age), process) for age, process in enumerate([os.getpid(), *ended]) if age in (0, 3, 4)}
     names = {ring_name(model, *which) for model in ("a", "b-c") for which in kept}
     assert {path.name for path in tmp_path.iterdir()} == names | {"other.npy"}
@@ -210,7 +210,7 @@ def test_what_is_no_ring_keeps_no_ring_from_being_removed(tmp_path):
     ring(tmp_path, 2, "b", "1", 4000000003)
     (tmp_path / "a-1-4000000001.npy").symlink_to("nowhere")
     (tmp_path / "a-1-4000000002.npy").mkdir()
-    prune(tmp_path, 0)
+    remove_old_rings(tmp_path, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["a-1-4000000002.npy"]
 
 

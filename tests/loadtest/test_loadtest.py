@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eideticnet.loadtest.objectives import Measured, Objectives, Plan, read_plan
-from eideticnet.loadtest.payloads import Checked, Inputs, is_answer
+from eideticnet.loadtest.objectives import LoadPlan, Measured, Objectives, read_plan
+from eideticnet.loadtest.payloads import Checked, RequestMaker, is_answer
 from eideticnet.loadtest.results import Hotload, Samples, summary
 from eideticnet.loadtest.shapes import SHAPES, users_at
 from tests.support.eidetic_command import EIDETIC
@@ -92,7 +92,7 @@ def test_every_payload_is_another_with_the_same_numbers(monkeypatch, tmp_path):
     np.save(tmp_path / "example.npy", np.arange(16, dtype="<f4").reshape(2, 8))
     monkeypatch.setenv("EIDETIC_EXAMPLE", str(tmp_path / "example.npy"))
     monkeypatch.setenv("EIDETIC_INPUT", json.dumps({"dtype": "float32", "shape": [2, 8]}))
-    inputs, rng = Inputs.from_environment(), np.random.default_rng(0)
+    inputs, rng = RequestMaker.from_environment(), np.random.default_rng(0)
     sent = [inputs.raw(rng) for _ in range(50)]
     assert len(set(sent)) == 50
     assert {tuple(sorted(np.frombuffer(raw, "<f4"))) for raw in sent} == {tuple(range(16))}
@@ -125,7 +125,7 @@ def test_what_was_on_its_way_during_a_deploy_is_judged_by_itself():
         failure=np.array(["", "", "", "status 503"]),
     )
     lax, strict = Objectives(1e4, 1e4, 1, 0), Objectives(500, 500, 0, 3)
-    plan = Plan(1, 20, lax, parts={"hotload": strict})
+    plan = LoadPlan(1, 20, lax, parts={"hotload": strict})
     found = summary(plan, samples, Hotload("x.mar", 10.0, 12.0, 0))
     assert {part: f["requests"] for part, f in found["parts"].items()} == {
         "all": 4,

@@ -4,7 +4,7 @@ import pytest
 
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.home import Home
-from eideticnet.serving.home.store import prune
+from eideticnet.serving.home.store import remove_unneeded
 from eideticnet.serving.supervise.start import adopt
 from tests.support.served_process import serving
 
@@ -20,7 +20,7 @@ def started(home, *archives, **options):
     """What a start does to the home; the default version after it."""
     state, notes = adopt(home, archives, **options)
     state.write(home.state)
-    prune(home.store, state)
+    remove_unneeded(home.store, state)
     return state.models["net"].default.version, notes
 
 

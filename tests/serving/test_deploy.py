@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from eideticnet.export.archive.reader import read_archive
-from eideticnet.serving.deploys.connection import Limits, connect
+from eideticnet.serving.deploys.connection import Timeouts, connect
 from eideticnet.serving.deploys.deploy import deploy
 from eideticnet.serving.deploys.reconcile import settle
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import find
 from eideticnet.serving.home.state import Model, State
-from eideticnet.serving.home.store import admit, prune
+from eideticnet.serving.home.store import admit, remove_unneeded
 from tests.support.archived_networks import edited
 from tests.support.interrupted_deploys import TERMS, broken_off
 from tests.support.served_process import MODEL, Served
@@ -45,7 +45,7 @@ def first(server, versions):
         state = State(models={MODEL: Model(default=version)})
         state.write(home.state)
         settle(connection, state)
-        prune(home.store, state)
+        remove_unneeded(home.store, state)
 
 
 @contextmanager
@@ -266,7 +266,7 @@ def _stored(server, archive):
 
 def test_the_old_version_answers_what_it_has_begun_before_it_goes(first, versions):
     (worker,) = first.workers()
-    home, patient = Home(first.home), Limits(drain=PATIENCE)
+    home, patient = Home(first.home), Timeouts(drain=PATIENCE)
     with connect(home, find(home), patient) as connection, ThreadPoolExecutor(100) as pool:
         steps = deploy(connection, versions["2.0"], TERMS)
         while next(steps).name != "set-default":
@@ -285,7 +285,7 @@ def test_the_old_version_answers_what_it_has_begun_before_it_goes(first, version
 def test_a_drain_has_a_limit_after_which_all_are_answered_or_told(first, versions):
     (worker,) = first.workers()
     home = Home(first.home)
-    with connect(home, find(home), Limits(drain=0.5)) as connection, ThreadPoolExecutor(100) as pool:
+    with connect(home, find(home), Timeouts(drain=0.5)) as connection, ThreadPoolExecutor(100) as pool:
         steps = deploy(connection, versions["2.0"], TERMS)
         while next(steps).name != "set-default":
             pass

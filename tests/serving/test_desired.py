@@ -13,7 +13,7 @@ import pytest
 from eideticnet.serving.errors import Unavailable
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
-from eideticnet.serving.home.store import prune
+from eideticnet.serving.home.store import remove_unneeded
 from eideticnet.serving.supervise.trouble import Trouble
 from eideticnet.serving.supervise.watch import Watch
 from tests.support.served_process import Served
@@ -191,7 +191,7 @@ def test_whatever_is_in_the_place_of_a_state_is_never_taken_for_an_empty_one(har
         home.state.write_bytes(content[harm])
     for read in (State.known, State.load) if harm != "missing" else (State.known,):
         with pytest.raises(Unavailable, match=str(home.state)):
-            prune(home.store, read(home.state))
+            remove_unneeded(home.store, read(home.state))
     assert (home.store / "net.mar").exists()
 
 

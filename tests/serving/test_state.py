@@ -22,7 +22,7 @@ from eideticnet.serving.home.addresses import Ports
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.home.home import Home, Locked
 from eideticnet.serving.home.state import Model, State, Version
-from eideticnet.serving.home.store import admit, opened, prune
+from eideticnet.serving.home.store import admit, opened, remove_unneeded
 from eideticnet.serving.key import Key
 from eideticnet.serving.show import heedless
 
@@ -263,5 +263,5 @@ def test_pruning_keeps_what_a_rollback_needs(versions, tmp_path):
     state = State()
     for archive in versions.values():
         state = state.replaced("net", admit(archive, home.store, allow_torch=False).version)
-    prune(home.store, state)
+    remove_unneeded(home.store, state)
     assert {p.name.rsplit("-", 1)[0] for p in home.store.iterdir()} == {"net-2.0", "net-3.0"}
