@@ -100,7 +100,7 @@ docs: setup types
 	$(PY) docs/reference.py
 	$(PY) -m zensical build --clean --strict
 
-# The servers that ours is compared with live in an environment of their own.
+# The servers that this one is compared with live in an environment of their own.
 .venv-peers/installed: benchmarks/peers/requirements.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip --disable-pip-version-check install -q -r $<

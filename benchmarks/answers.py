@@ -184,7 +184,7 @@ def measured(net: EideticNetwork, point: Point, problem: Problem, split: Split) 
 
 
 def widest(net: EideticNetwork, share: float) -> int:
-    """With how many neurons a layer a router may be, if the answer is to cost so much."""
+    """The widest router, in neurons a layer, whose answer still costs no more than this."""
     low, high = 1, min(net.program.groups.values())
     while low < high:
         middle = (low + high + 1) // 2

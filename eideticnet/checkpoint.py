@@ -2,7 +2,7 @@
 
 The tensors of a frozen block never change, so their file, named by its SHA-256, is written once
 and shared by all later states of the network. ``network.json`` is replaced as the last act, in
-one step of the file system: whoever reads finds the state before or the state after.
+one step of the file system: a reader finds the state before or the state after.
 """
 
 from __future__ import annotations

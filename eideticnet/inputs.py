@@ -228,7 +228,7 @@ class Ids(Inputs):
 
     @classmethod
     def of(cls, inputs: Inputs, rows: int) -> Ids:
-        """Those of ``inputs``, looked up in so many ``rows``."""
+        """Those of ``inputs``, looked up in an embedding of ``rows`` rows."""
         low, high = inputs.low or 0, rows - 1 if inputs.high is None else min(inputs.high, rows - 1)
         return cls(**{**vars(inputs), "low": max(low, 0), "high": high})
 

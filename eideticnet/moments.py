@@ -80,7 +80,8 @@ class Moments:
 
 
 def check_features(known: Moments | None, inputs: Inputs, features: int) -> None:
-    """Raise ``DataError`` if so many ``features`` of such ``inputs`` can't be added to what is ``known``."""
+    """Raise ``DataError`` if this number of ``features`` of ``inputs`` can't be added to what is
+    ``known``."""
     if inputs.dtype != "float32":
         raise DataError("moments are kept of float32 inputs alone; keep examples (memory=K) instead")
     if features > MOST_FEATURES:

@@ -265,7 +265,7 @@ class EideticNetwork(Answering):
 
     @alone
     def widen(self, by: float | Mapping[str, int]) -> None:
-        """Add free neurons: ``by`` times as many as there are in each group, or so many in those
+        """Add free neurons: ``by`` times as many as there are in each group, or the given number in those
         that are named. No task changes."""
         groups, factor = self.program.groups, plain(by)
         if isinstance(by, Mapping):

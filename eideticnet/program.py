@@ -30,7 +30,7 @@ class Run:
     places: tuple[int, ...] = ()
 
     def times(self, count: int) -> Run:
-        """The same with every column so many times, one beside the other."""
+        """The same with every column repeated, the copies side by side."""
         places = tuple(p * count + i for p in self.places for i in range(count))
         return Run(self.group, self.repeat * count, places)
 
@@ -58,7 +58,7 @@ class Features:
         return any(run.places for run in self.runs)
 
     def columns(self, widths: Mapping[str, int]) -> int:
-        """How many columns someone with so many neurons in each group has."""
+        """How many columns an owner has whose neurons in each group are ``widths``."""
         return self.tile * sum(widths[run.group] * run.repeat for run in self.runs)
 
     def at(self, dim: int) -> Features:
@@ -66,7 +66,7 @@ class Features:
         return Features(dim, self.runs, self.tile)
 
     def repeated(self, times: int) -> Features:
-        """The same neurons with every column so many times, one beside the other."""
+        """The same neurons with every column repeated, the copies side by side."""
         return Features(self.dim, tuple(run.times(times) for run in self.runs), self.tile)
 
 
@@ -129,7 +129,7 @@ class Program:
         return ends([self])
 
     def widened(self, added: Mapping[str, int]) -> Program:
-        """The same with so many more neurons in these groups; blocks that exist are not concerned."""
+        """The same with more neurons in these groups; blocks that exist stay as they are."""
         return Program(self.steps, {g: n + added.get(g, 0) for g, n in self.groups.items()})
 
     @cached_property
@@ -157,7 +157,7 @@ def ends(programs: Iterable[Program]) -> list[list[str]]:
 
 
 def spread(count: int, there: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int]:
-    """So many of a layer's neurons by group: what each needs at ``least`` of those that are ``there``, then
+    """A number of a layer's neurons by group: what each needs at ``least`` of those that are ``there``, then
     wherever most are left."""
     given = dict.fromkeys(there, 0)
     for _ in range(min(count, sum(there.values()))):

@@ -116,7 +116,7 @@ def drawing() -> AbstractContextManager[object]:
 
 
 TRACING = threading.RLock()
-"""Held by whoever has torch trace something, and to draw or to step: while torch.export runs, dropout is made
+"""Held while torch traces something, and to draw or to step: while torch.export runs, dropout is made
 of other operations, and optimizers compute in another order, in all threads."""
 
 
@@ -234,7 +234,7 @@ class _InUse:
 
 
 class _Random(ModuleType):
-    """``torch.random``, whose functions seed and fork the numbers in use; whoever reads its
+    """``torch.random``, whose functions seed and fork the numbers in use; code that reads its
     ``default_generator`` gets the real one."""
 
     @property

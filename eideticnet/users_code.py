@@ -165,7 +165,7 @@ def _is_theirs(file: str | None) -> bool:
 
 
 def is_installed(file: str) -> bool:
-    """Whether it is a library's, or ours."""
+    """Whether it is a library's, or this package's."""
     return file.startswith(_OTHERS)
 
 

@@ -16,7 +16,7 @@ FILES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_b
 def load(
     classes: Sequence[int], part: str = "train", images: int = 5000
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Raw pixels (N, 3, 32, 32) from 0 to 255 of the first so many ``images`` of each class, and labels (N,)
+    """Raw pixels (N, 3, 32, 32) from 0 to 255 of the first ``images`` of each class, and labels (N,)
     numbered in the order of ``classes``; from the folder that ``EIDETIC_DATA`` names."""
     folder = Path(os.environ.get("EIDETIC_DATA", "data")) / FOLDER
     records = np.concatenate([np.fromfile(folder / name, np.uint8) for name in FILES[part]]).reshape(-1, 3073)

@@ -47,7 +47,7 @@ def export(
     store: Store = Path("model_store"),
     bundle: Annotated[Path | None, typer.Option(help="Also keep the bundle in this new folder.")] = None,
     prefix: Annotated[
-        list[int], typer.Option(help="Also a graph for requests pinned to one of so many first tasks.")
+        list[int], typer.Option(help="Also write a graph for requests pinned to one of the first N tasks.")
     ] = [],  # noqa: B006
     validation: Annotated[
         Path | None,

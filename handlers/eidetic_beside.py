@@ -1,4 +1,4 @@
-"""The runtime that lies beside this file is the one that is imported, whatever else is installed.
+"""The runtime beside this file is the one that is imported, even if another one is installed.
 
 An archive answers with the code that it was released and proven with. An installed ``eidetic_runtime`` may be
 another version: one in site-packages comes after the archive on the path, but that of an editable install

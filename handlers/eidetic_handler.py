@@ -37,5 +37,5 @@ class EideticHandler:
                 context.set_response_header(i, name, value)
             if reply.status != 200:
                 context.set_response_status(reply.status, HTTPStatus(reply.status).phrase, idx=i)
-        self.model.watch.batch(batch)
+        self.model.telemetry.batch(batch)
         return [reply.body for reply in replies]

@@ -117,8 +117,8 @@ def _value(data: bytearray, at: int) -> tuple[bytearray, int]:
 
 
 def predict(service: Any, rows: list[Row]) -> bytes:
-    """Answer a batch, then watch it: the front end has its answers while they are counted, and nothing
-    is left to send."""
+    """Answer a batch, then count and log it: the front end has its answers while they are counted, and
+    nothing is left to send."""
     model = service._entry_point.__self__.model
     try:
         replies, batch = model.answer(rows)
@@ -130,7 +130,7 @@ def predict(service: Any, rows: list[Row]) -> bytes:
         service.cl_socket.sendall(encoded(rows, failed, status, message))
         return b""
     service.cl_socket.sendall(encoded(rows, replies))
-    model.watch.batch(batch)
+    model.telemetry.batch(batch)
     return b""
 
 

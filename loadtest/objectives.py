@@ -94,5 +94,5 @@ def _plan(data: dict[str, Any]) -> LoadPlan:
     for name, known in (("shape", SHAPES), ("kinds", KINDS), ("objectives", (*KINDS, "hotload"))):
         said = {"shape": [plan.shape], "kinds": plan.kinds, "objectives": parts}[name]
         if wrong := sorted(set(said) - set(known)):
-            raise ValueError(f"{name}: {wrong[0]!r} is none of {', '.join(known)}")
+            raise ValueError(f"{name}: {wrong[0]!r} is not one of {', '.join(known)}")
     return plan

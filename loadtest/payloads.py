@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 REPEATED = 20
-"""One request in so many is an earlier one, whose answer has to be the same."""
+"""One request in this many repeats an earlier one, whose answer has to be the same."""
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,8 @@ def serve(
         stop_seconds=stop_seconds,
         silence_seconds=silence_seconds,
     )
-    if callable(signal.getsignal(signal.SIGHUP)):  # a terminal that closes, or logrotate: logs that were
-        signal.signal(signal.SIGHUP, lambda *_: None)  # moved away are begun anew by whoever writes them
+    if callable(signal.getsignal(signal.SIGHUP)):  # a terminal that closes, or logrotate:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # the writers of logs that were moved begin new ones
     heed(signal.SIGINT)
     with heedless(), unhurried():
         try:

@@ -12,5 +12,5 @@ NAME = TorchServeEngine.name
 
 
 def default_engine(heap: int = HEAP_MEGABYTES) -> Engine:
-    """The engine, whose Java may use so many megabytes."""
+    """The engine, whose Java may use ``heap`` megabytes."""
     return TorchServeEngine(heap)

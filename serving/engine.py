@@ -90,7 +90,7 @@ class Management(Protocol):
     engine may take ``seconds`` for each answer. All methods raise ``EngineError``."""
 
     def models(self, seconds: float = ANSWER_SECONDS) -> Mapping[str, HeldModel]:
-        """All that it holds, by the model's name: ours, and what somebody else gave it."""
+        """All that it holds, by the model's name, whoever gave it."""
 
     def model(self, name: str, seconds: float = ANSWER_SECONDS) -> HeldModel | None:
         """One model, or None where it holds no version of it."""
@@ -99,7 +99,7 @@ class Management(Protocol):
         """Begin to load a version from the store. The first of a model is its default."""
 
     def scale(self, name: str, version: str, workers: int) -> None:
-        """Begin to bring a version to so many workers."""
+        """Begin to bring a version to ``workers`` workers."""
 
     def set_default(self, name: str, version: str) -> None:
         """Let a version answer requests that name none. Requests that are on their way are answered."""

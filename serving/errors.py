@@ -89,6 +89,6 @@ def failure(status: int, body: object) -> RequestError:
 
 
 def too_large(bytes: int | str) -> dict[str, Any]:
-    """The error of a request of so many bytes."""
+    """The error of a request of ``bytes`` bytes."""
     message = f"has {bytes} bytes; expected {MOST_BYTES} at most"
     return {"error": {"kind": "too_large", "field": "body", "message": message}}

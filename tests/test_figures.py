@@ -17,7 +17,7 @@ def figures_of(bench):
 
 
 def shown(words, decimals, page=PERFORMANCE):
-    """The numbers with so many decimals in the page's one table row that begins with ``words``."""
+    """The numbers with ``decimals`` decimals in the page's one table row that begins with ``words``."""
     (row,) = [line for line in page.splitlines() if line.startswith(f"| {words}")]
     return [float(number) for number in re.findall(rf"-?\d+\.\d{{{decimals}}}", row)]
 

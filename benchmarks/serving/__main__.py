@@ -61,7 +61,8 @@ def resnet18(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
 
 
 def served(nets: dict[str, Net], home: Path) -> tuple[Figures, Details]:
-    """MNIST-5 with its router on ours against its plain network on mosec, raw float32 at 32 connections."""
+    """MNIST-5 with its router on this server against its plain network on mosec, raw float32 at 32
+    connections."""
     figures, details = Figures(), Details()
     others = {"mosec": Net(PLAIN, nets["mnist5"].folder)}
     with servers(nets["mnist5"], home, ("mosec",), RAW, others) as targets:

@@ -22,7 +22,7 @@ from benchmarks.serving.servers import ours, peer
 from eideticnet.export.archive.reader import read_archive
 
 ROUNDS = 7
-LATENCY = "latency"  # ours once more, with the other profile
+LATENCY = "latency"  # this server once more, with the other profile
 WARM_SECONDS = 20.0  # until Java's compilers are mostly done; the peers get the same
 console = Console(stderr=True)
 Names = tuple[list[str], list[list[str]]]
@@ -53,8 +53,8 @@ class Net:
 def servers(
     net: Net, home: Path, peers: Sequence[str], kind: str, others: Mapping[str, Net] = MappingProxyType({})
 ) -> Iterator[dict[str, Target]]:
-    """Ours and ``peers``, all running at once; only one at a time gets requests. Those in ``others`` serve
-    another network."""
+    """This server and ``peers``, all running at once; only one at a time gets requests. Those in ``others``
+    serve another network."""
     with ExitStack() as stack:
         found = {"ours": stack.enter_context(ours(net.archive(), home)).target}
         for name in peers:

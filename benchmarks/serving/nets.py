@@ -63,7 +63,8 @@ def routed(store: Path) -> EideticNetwork:
 
 
 def as_served(body: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph that is asked like ours: of one task, whose label is the greatest logit."""
+    """A graph that takes the same inputs as an exported one: of one task, whose label is the greatest
+    logit."""
     model, graph = body, body.graph
     (logits,) = (output.name for output in graph.output)
     zero = helper.make_tensor("no_task", onnx.TensorProto.INT64, [1], [0])

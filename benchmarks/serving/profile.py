@@ -1,4 +1,4 @@
-"""``python -m benchmarks.serving.profile``: where a request's time goes, in ours and in mosec.
+"""``python -m benchmarks.serving.profile``: where a request's time goes, in this server and in mosec.
 
 Processor time of every thread at 32 connections, the graph's own share, and, by the recorder in the Java that
 is shipped, what the front end's threads were doing.
@@ -83,7 +83,7 @@ def _run(*command: str) -> str:
 
 
 def batches(home: Path) -> float:
-    """The mean number of requests in a batch of ours so far."""
+    """The mean number of requests in a batch of this server so far."""
     url = Running.read(home / "server.json").control + "/metrics"
     with urllib.request.urlopen(url) as page:
         lines = [line.split() for line in page.read().decode().splitlines()]

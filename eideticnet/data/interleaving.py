@@ -72,7 +72,7 @@ class Interleaved:
 
 
 class _Stream:
-    """The rows of one part, so many at a time; pass after pass if it ``repeats``."""
+    """The rows of one part, taken a few at a time; pass after pass if it ``repeats``."""
 
     def __init__(self, part: Rows, *seed: object, repeats: bool) -> None:
         passes = count() if repeats else range(1)

@@ -44,7 +44,7 @@ _UNDECIDED = (
     "draws in a thread of its own, or from what no seed decides; num_workers=1 loads ahead, too"
 )
 LOOKS = 3
-"""In so many passes a sampler that draws at random may show a rare class."""
+"""The number of passes within which a sampler that draws at random should show a rare class."""
 LONG = 10.0
 """Seconds that a loader may take for a pass whose end is not known, until that is told."""
 
@@ -110,8 +110,9 @@ class Rows:
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor] | None:
-        """All rows at once, as ``batches`` gives them, if the loader gives each row of two tensors once
-        in every pass and as it stands; else None. Those that have to be converted are, for whoever asks."""
+        """All rows at once, as ``batches`` gives them, if the loader gives each row of two tensors once in
+        every pass and as it stands; else None. Rows that have to be converted are converted for every
+        caller."""
         if not self._is_plain:
             return None
         return self._fitting or self._converted()

@@ -192,7 +192,8 @@ class Journal:
             self._wait = max(self.interval, _MOST_TIME * (self._last - start))
 
     def _read(self, path: Path) -> tuple[list[Record], dict[str, Any], dict[str, Tensor]]:
-        """Records, shapes and tensors of the journal; empty ones unless it is whole and ours."""
+        """Records, shapes and tensors of the journal; empty ones unless it is whole and of this training
+        job."""
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}

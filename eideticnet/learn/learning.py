@@ -33,7 +33,7 @@ WhenFull = Literal["refuse", "reuse", "widen"]
 
 
 def known_when_full(value: object) -> None:
-    """Raise ``DataError`` for what is none of these."""
+    """Raise ``DataError`` for anything else."""
     if value not in get_args(WhenFull):
         raise DataError(f"when_full {value!r}: use {', '.join(get_args(WhenFull))}")
 

@@ -167,7 +167,7 @@ class _Trials:
         return self.without(block, share, self.least)
 
     def without(self, block: Block, share: float, least: Mapping[str, int]) -> tuple[Block, bool]:
-        """The block with so many fewer neurons, and whether it recovered; itself where none may go."""
+        """The block without that share of its neurons, and whether it recovered; itself where none may go."""
         keep = self._choose(block, share, least)
         if keep is None:
             return block, False

@@ -28,8 +28,8 @@ from eideticnet.users_code import blame
 
 FACTORY = "use optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)"
 MEASURED = 2**16
-"""So many rows tell the accuracy to within 0.002, and nearer where two of them are compared. To measure it on
-all rows takes a third of an epoch."""
+"""This many rows tell the accuracy to within 0.002, and nearer where two of them are compared. To measure it
+on all rows takes a third of an epoch."""
 LAST_PHASE = "settle"
 """After which a block is frozen."""
 BUDGET = "budget"
@@ -47,7 +47,7 @@ def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
 class Training:
     """How weights are trained: until ``patience`` epochs in a row did not raise the training accuracy, the
     share that is right, in evaluation mode, of all rows or, where there are more than 65,536, of at least
-    half so many, always the same ones. What pruning left trains on for ``settle_patience`` such epochs before
+    half of that, always the same ones. What pruning left trains on for ``settle_patience`` such epochs before
     it is frozen: its accuracy is high by then, its margins are not. ``optimizer`` is called with the
     parameters anew whenever their shapes change. ``label_smoothing`` is cross-entropy's: the share of a
     target's probability that is spread over all classes. ``threads`` are torch's meanwhile; without, one
@@ -174,7 +174,7 @@ class Job:
 
     @cached_property
     def sparse(self) -> int:
-        """One in so many batches is enough to measure accuracy on."""
+        """Every how many batches one is enough to measure accuracy on."""
         return -(-self.rows.count // MEASURED)
 
     def batches(

@@ -36,7 +36,7 @@ class Rule:
         raise NotImplementedError
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
-        """The layer of a block that reads and writes so many columns; None if it has none."""
+        """A block's layer with these numbers of columns read and written; None if it has none."""
         return None
 
     def settle(self, step: Step, layer: nn.Module, program: Program, widths: Widths) -> None:

@@ -140,7 +140,7 @@ class Call:
         return path if path and stock else f"{path}.{self.name}".lstrip(".")
 
     def _computed(self, name: str) -> UnsupportedError:
-        """The error for a tensor of a layer that is none of the trunk's own."""
+        """The error for a tensor of a layer that is not one of the trunk's own."""
         if parametrize.is_parametrized(self.trunk.get_submodule(self.path)):
             return self.refuse(f"has a parametrized {name}", "parametrize.remove_parametrizations first")
         return self.refuse(f"uses a computed {name}", "a weight of its own")

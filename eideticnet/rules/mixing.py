@@ -195,7 +195,7 @@ class ConvWeightingRule(ConvRule):
 
 
 class GroupedConvRule(_Conv):
-    """A depthwise or grouped convolution: its output belongs to whoever owns its input, a group
+    """A depthwise or grouped convolution: its output belongs to the owner of its input, a group
     of channels wholly to one owner. Of the raw input it is everyone's own."""
 
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": ("out",), "bias": ("out",)}

@@ -57,7 +57,7 @@ def _step(call: Call, name: str, source: str, features: Features, last: bool) ->
 
 
 class Narrow(nn.Module):
-    """The first or the last so many columns."""
+    """The first or the last few columns."""
 
     def __init__(self, dim: int, columns: int, last: bool) -> None:
         super().__init__()

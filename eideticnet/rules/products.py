@@ -112,7 +112,7 @@ class MatmulRule(Rule):
 
 
 def _of_matmul(left: int, right: int) -> list[str]:
-    """The letters of matmul's operands, which have so many dimensions, and of its product."""
+    """The letters of matmul's operands, of the given numbers of dimensions, and of its product."""
     first, last = "x" * (left > 1), "z" * (right > 1)
     before = ascii_letters[26 : 26 + max(left, right, 2) - 2]
     terms = [before[max(left, right, 2) - max(left, 2) :], before[max(left, right, 2) - max(right, 2) :]]

@@ -257,7 +257,7 @@ class Config(_Section):
     when_full: Literal["refuse", "reuse", "widen"] = "refuse"
     """What becomes of a task when a layer has no free neuron."""
     planned_tasks: int | None = Field(None, ge=1)
-    """So many tasks share the trunk's neurons equally."""
+    """The number of tasks that share the trunk's neurons equally."""
     training: TrainingConfig = TrainingConfig()
     """The table `[training]`."""
     pruning: PruningConfig = PruningConfig()
@@ -298,7 +298,7 @@ class Config(_Section):
         return Path("runs") / self.name
 
     def made_of(self, tasks: int) -> dict[str, Any]:
-        """What the first so many learned tasks depend on; the rest may change while a run goes on."""
+        """What the first ``tasks`` learned tasks depend on; the rest may change while a run goes on."""
         made = self.model_dump(exclude=CHANGEABLE, mode="json")
         made["trunk"]["target"] = unlocated(self.trunk.target)
         return {**made, "tasks": [task.made_of() for task in self.tasks[:tasks]]}

@@ -100,7 +100,7 @@ def _mode(trunk: nn.Module) -> str:
 
 
 def _with_torchs_numbers_alone(forward: Callable[[], Any]) -> Any:
-    """What ``forward`` gives; refused if it draws from generators that no seed of ours decides, which are
+    """What ``forward`` gives; refused if it draws from generators that no seed given here decides, which are
     put back. It does if they move each time that it runs, and don't while it rests: then another thread
     draws, and what ``forward`` does is held against its graph later."""
     with process_alone():

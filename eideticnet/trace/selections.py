@@ -72,7 +72,7 @@ def _run(node: Node, value: Any) -> Any:
 
 
 def _actual(argument: Any) -> Any:
-    """An argument, with so many rows."""
+    """An argument, with ``ROWS`` rows."""
     if isinstance(argument, list | tuple):
         return [_actual(a) for a in argument]
     value = argument.meta["val"] if isinstance(argument, Node) else argument

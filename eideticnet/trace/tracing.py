@@ -198,7 +198,7 @@ class _Walk:
         step = rule_for(call).trace(call, self.groups)
         self.steps += [*call.extra, step]
         self.values[node] = step.name, step.features
-        if operation != str(source.target):  # whoever reads what was written to reads this from now on
+        if operation != str(source.target):  # later reads of what was written to read this instead
             self.values[changed] = self.values[node]
 
     def _selects(self, node: Node) -> bool:
@@ -285,7 +285,8 @@ class _Walk:
         return call.refuse(f"reads a value computed from the parameter {parameter!r}", BARE)
 
     def _visit_constant(self, node: Node) -> None:
-        """A constant is folded by whoever reads it; only a parameter that a layer reads is a value."""
+        """A constant is folded into the operation that reads it; only a parameter that a layer reads is a
+        value."""
         constant = fold(node, self.weights, self.tensors) if is_learned(node) else None
         rows = [str(n) for n in shape_of(node) if isinstance(n, torch.SymInt)] if constant else []
         if constant is not None and constant.shown_by is not None and rows == [self.batch]:

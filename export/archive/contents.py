@@ -52,7 +52,7 @@ def check_contents(members: Mapping[str, bytes], *, revoked: bool = False) -> tu
     Raises ``ArchiveError`` with the reason, which names the file.
     """
     if BUNDLE not in members:
-        raise ArchiveError("it is no model archive of ours: it holds no 'bundle.json'")
+        raise ArchiveError("it is no EideticNet archive: it holds no 'bundle.json'")
     bundle = read_bundle(members[BUNDLE])
     _check_listed(bundle, members)
     _check_sums(bundle, members)
@@ -80,7 +80,7 @@ def _check_listed(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
         raise ArchiveError(f"it lacks {name!r}")
     for name in sorted(members.keys() - needed):
         if not is_handler(name) and name != VALIDATION:
-            raise ArchiveError(f"it holds {name!r}, which belongs to no archive of ours")
+            raise ArchiveError(f"it holds {name!r}, which belongs in no EideticNet archive")
     for name, size in prefixes.items():
         if len(members[name]) != size:
             raise ArchiveError(f"{name!r} has {len(members[name])} bytes, and {size} in bundle.json")
@@ -117,7 +117,7 @@ def _check_manifest(found: Any, bundle: dict[str, Any]) -> None:
     """The manifest is what TorchServe acts on, so it may say nothing but what bundle.json says."""
     expected = manifest(bundle)
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
-        raise ArchiveError(f"{MANIFEST} is no manifest of ours")
+        raise ArchiveError(f"{MANIFEST} is no EideticNet manifest")
     for ours, theirs in ((expected["model"], found["model"]), (expected, found)):
         for key in sorted({*ours, *theirs}):
             if ours.get(key) != theirs.get(key):
@@ -157,14 +157,16 @@ _CONFIG = Draft202012Validator(
 
 def _check_config(data: bytes, bundle: dict[str, Any]) -> None:
     if b"&" in data:  # a few anchors, each naming the one before it many times, are gigabytes in print
-        raise ArchiveError(f"{CONFIG} is not ours: it holds anchors")
+        raise ArchiveError(f"{CONFIG} is not as an export writes it: it holds anchors")
     try:
         found = yaml.safe_load(data)
         error = next(_CONFIG.iter_errors(found), None)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
-        raise ArchiveError(f"{CONFIG} is not ours: {' '.join(str(problem).split())[:200]}") from None
+        raise ArchiveError(
+            f"{CONFIG} is not as an export writes it: {' '.join(str(problem).split())[:200]}"
+        ) from None
     if error:
-        raise ArchiveError(f"{CONFIG} is not ours: {error.message[:200]}")
+        raise ArchiveError(f"{CONFIG} is not as an export writes it: {error.message[:200]}")
     batch, most = found.get("batchSize", 1), bundle["limits"].get("max_batch")
     if most is not None and batch > most:
         raise ArchiveError(
@@ -217,7 +219,7 @@ def validation(bundle: dict[str, Any], data: bytes) -> LabeledInputs:
     arrays = _safetensors(data, VALIDATION)
     strange = sorted(arrays.keys() - {"x", "task", "label"})
     if strange:
-        raise ArchiveError(f"{VALIDATION} holds {strange[0]!r}; ours hold x, task and label")
+        raise ArchiveError(f"{VALIDATION} holds {strange[0]!r}; expected x, task and label")
     return real_inputs(arrays, bundle["input"], VALIDATION)
 
 

@@ -136,7 +136,7 @@ def _read(delta: Path) -> tuple[dict[str, Any], bytes]:
     try:
         members = read_members(delta, lambda name: min(most, _LARGEST[name == _STORED]))
         if sorted(members) != [_HEADER, _STORED]:
-            raise ArchiveError(f"it holds {sorted(members)}, and is no delta of ours")
+            raise ArchiveError(f"it holds {sorted(members)}, which is no EideticNet delta")
         header = parse_json(members[_HEADER], _HEADER)
     except ArchiveError as error:
         raise ArchiveError(f"{delta}: {error}") from error

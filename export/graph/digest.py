@@ -26,16 +26,16 @@ _PARTS = {
     "GraphProto": {"name", "node", "initializer", "input", "output"},
     "NodeProto": {"name", "domain", "op_type", "doc_string", "input", "output", "attribute"},
 }
-"""What ours have. A runtime may act on more (functions, metadata), and no digest would show it."""
+"""What exported graphs have. A runtime may act on more (functions, metadata), and no digest would show it."""
 
 
 def digests(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
     """Hex digest of each of these values. ``ArchiveError`` where the graph has no such value, or
-    uses what no body of ours does: functions, sub-graphs, sparse or external tensors."""
+    uses what no exported body does: functions, sub-graphs, sparse or external tensors."""
     for part in (model, model.graph, *model.graph.node):
         strange = {field.name for field, _ in part.ListFields()} - _PARTS[part.DESCRIPTOR.name]
         if strange:
-            raise ArchiveError(f"the graph holds {', '.join(sorted(strange))}; ours have none")
+            raise ArchiveError(f"the graph holds {', '.join(sorted(strange))}; exported graphs have none")
     known = _leaves(model.graph)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
@@ -69,7 +69,9 @@ def _define(known: dict[str, str], name: str, digest: str) -> None:
 def tensor_digest(tensor: TensorProto) -> str:
     """SHA-256 over type, shape and bytes, however they are stored."""
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise ArchiveError(f"the graph keeps {tensor.name!r} outside the file; ours are self-contained")
+        raise ArchiveError(
+            f"the graph keeps {tensor.name!r} outside the file; expected one self-contained file"
+        )
     try:
         values = numpy_helper.to_array(tensor)
     except (KeyError, TypeError, ValueError) as error:
@@ -91,7 +93,7 @@ def _attribute(node: NodeProto, attribute: AttributeProto) -> str:
         return tensor_digest(attribute.t)
     if attribute.type not in _PLAIN or attribute.ref_attr_name:
         raise ArchiveError(
-            f"node {node.name!r} has an attribute {attribute.name!r} of a kind that ours have not"
+            f"node {node.name!r} has an attribute {attribute.name!r} of a kind that no exported graph has"
         )
     return repr(helper.get_attribute_value(attribute))
 

@@ -27,7 +27,7 @@ def answers(
     """The answer to each of ``requests``, whose rows ``outputs`` holds one behind the other; an error to one
     whose numbers are so large that what decides is no number any more.
 
-    Whoever pins a task asks nothing of the router: there may be no ``task_probs`` then, and there is never a
+    A pinned request asks nothing of the router: there may be no ``task_probs`` then, and there is never a
     ``task_probability``, whatever else is in the batch, unless ``probabilities`` asks for it."""
     tasks, labels = outputs["task"].tolist(), outputs["label"].tolist()
     sure = _sure(outputs)
@@ -65,7 +65,7 @@ def _no_numbers(probabilities: npt.NDArray[Any] | None, rows: int) -> list[bool]
 
 def _overflow(request: Request, row: int) -> BadRequest:
     field = f"{request.field}[{row}]" if request.many else request.field
-    error = BadRequest(field, "holds numbers so large that the network's answer is none; send smaller ones")
+    error = BadRequest(field, "holds numbers so large that the network's answer is NaN; send smaller ones")
     error.reply_to = request.reply_to
     return error
 
@@ -111,8 +111,8 @@ def _told(task: int, i: int, outputs: Outputs, request: Request, bundle: dict[st
 
 
 def refusal(error: BadRequest, bundle: dict[str, Any], tensors: bool = False) -> dict[str, Any]:
-    """The error in the form that its sender reads: as ``tensors`` where nothing else is read, whatever could
-    be read of the request."""
+    """The error in the form that its sender reads: as ``tensors`` where nothing else is read, even if
+    something be read of the request."""
     if error.reply_to is None and not tensors:
         return error.to_json()
     return open_inference.refusal(error, bundle)

@@ -71,7 +71,7 @@ class Graph:
 
 
 def pieces(rows: int, buckets: Sequence[int], most: int | None) -> Iterator[tuple[int, int, int]]:
-    """What to run of so many ``rows``: (first, past the last, rows after padding). The pieces are as
+    """How to run ``rows`` rows: (first, past the last, rows after padding). The pieces are as
     large as ``most`` and the largest bucket let them be, and each is padded to the smallest bucket."""
     largest = min(buckets[-1] if buckets else rows, most or rows)
     for start in range(0, rows, largest):
@@ -84,7 +84,7 @@ def run_in_pieces(
     inputs: Mapping[str, Array],
     parts: Iterator[tuple[int, int, int]],
 ) -> Outputs:
-    """The outputs of ``run`` for all rows, whatever it was padded with left out."""
+    """The outputs of ``run`` for all rows, without the padding."""
     found = []
     for start, stop, padded in parts:
         outputs = run({name: pad(array[start:stop], padded) for name, array in inputs.items()})
@@ -105,7 +105,7 @@ def pad(array: Array, rows: int) -> Array:
 def _load(path: Path, bundle: Mapping[str, Any], device: str, device_id: int, threads: int) -> Runs:
     """The runtime of the bundle's format is imported only here: the other need not be installed."""
     if bundle["format"] not in FORMATS:
-        raise ValueError(f"bundle.json: format {bundle['format']!r} is none of {', '.join(FORMATS)}")
+        raise ValueError(f"bundle.json: format {bundle['format']!r} is not one of {', '.join(FORMATS)}")
     if bundle["format"] == "onnx":
         from eidetic_runtime.onnx_graph import OnnxGraph
 

@@ -23,11 +23,11 @@ _TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{
 
 
 @dataclass(slots=True)
-class Told:
+class Sender:
     """``kinds`` are the media types of parts by name, and ``kind`` that of the body, "" where none is stated
     or the body is a form; ``coding`` says how it is packed, "" if it is not. ``options`` are the headers that
     look like options, as they were sent. ``grpc``: whether a request came by gRPC, of which only the map's
-    entries are told, and no header. ``request_id``: what the sender calls the request, "" if nothing.
+    entries are known, and no header. ``request_id``: what the sender calls the request, "" if nothing.
     ``traceparent``: W3C's, "" if there is none. ``shadow``: a copy sent to compare versions, or the server's
     own probe, neither counted nor recorded."""
 
@@ -45,7 +45,7 @@ class Told:
         return self.traceparent[3:35]
 
 
-def read_headers(headers: Mapping[str, Any]) -> Told:
+def read_headers(headers: Mapping[str, Any]) -> Sender:
     """Read ``headers``, texts, and for each part of a form a dict by its name.
     Names are read in any case. Of a header that is there twice, spelled differently, the last counts."""
     kinds: dict[str, str] = {}
@@ -59,7 +59,7 @@ def read_headers(headers: Mapping[str, Any]) -> Told:
         if lower.startswith(OPTION) and lower != SHADOW:
             options[name] = value
     kind, request_id, trace = sent.get("content-type", ""), sent.get(REQUEST_ID, ""), sent.get(TRACE, "")
-    return Told(
+    return Sender(
         kinds,
         "" if kind.lower().startswith(_FORMS) else media_type(kind),
         coding(packed) if (packed := sent.get(PACKED)) else "",

@@ -33,7 +33,7 @@ class JsonLines(logging.Handler):
         return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
 
     def _follow(self) -> None:
-        """Begin the file anew if it was moved away, as logrotate does. Where none can be begun, the open one
+        """Begin a new file if the old one was moved away, as logrotate does. Where that fails, the open one
         is kept."""
         try:
             same = os.path.samestat(os.fstat(self._file), Path(self._path).stat())

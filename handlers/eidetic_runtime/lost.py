@@ -1,7 +1,7 @@
 """Ends a worker process in which CUDA no longer works, so that its server starts another.
 
 After an illegal access, a failed launch or a lost device every later call of the process fails too: it would
-answer 500 for ever. A lack of memory passes.
+answer 500 until it is restarted. A lack of memory passes.
 """
 
 from __future__ import annotations

@@ -57,12 +57,12 @@ class Metrics:
         }
 
     def probes(self, requests: int) -> None:
-        """Count requests that nobody asked."""
+        """Count requests that the server made itself."""
         if requests:
             self._probes.inc(requests)
 
     def batch(self, requests: int, errors: Sequence[str], seconds: dict[str, float]) -> None:
-        """Count a batch of so many ``requests``: the kinds of its ``errors``, and ``seconds`` by stage,
+        """Count a batch of ``requests`` requests: the kinds of its ``errors``, and ``seconds`` by stage,
         which every request of the batch waited for."""
         self._requests.inc(requests)
         self._batch.observe(requests)
@@ -108,7 +108,7 @@ def _observe(histogram: Any, values: Sequence[float], times: int = 1) -> None:
 
 
 def open_metrics(model: str, version: str, tasks: Sequence[str]) -> Metrics | None:
-    """The metrics of this worker; None if nobody asked for them or they can't be kept."""
+    """The metrics of this worker; None if they are off or can't be kept."""
     folder = os.environ.get(FOLDER)
     if not folder or prometheus_client is None:
         return None

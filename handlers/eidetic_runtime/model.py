@@ -14,13 +14,13 @@ from eidetic_runtime.contract import Contract
 from eidetic_runtime.device import read_settings
 from eidetic_runtime.errors import BadRequest
 from eidetic_runtime.graph import Graph
-from eidetic_runtime.headers import ECHO, TRACE, Told, read_headers
+from eidetic_runtime.headers import ECHO, TRACE, Sender, read_headers
 from eidetic_runtime.log import open_log
 from eidetic_runtime.passes import Pass, passes
 from eidetic_runtime.reply import JSON_HEADERS, Headers, Reply, Row
 from eidetic_runtime.requests import Request, gather, parse
+from eidetic_runtime.telemetry import Batch, Telemetry
 from eidetic_runtime.trace import open_tracer
-from eidetic_runtime.watch import Batch, Watch
 
 log = logging.getLogger("eidetic.model")
 
@@ -29,7 +29,7 @@ Found = bytes | BadRequest
 
 class Model:
     """The bundle in ``folder``, run as the ``config`` of a model-config.yaml says, on the GPU of that number
-    where it may. ``tensors``: whoever asks by gRPC reads tensors alone, errors included."""
+    where it may. ``tensors``: a gRPC client reads tensors alone, errors included."""
 
     def __init__(
         self, folder: Path, config: Mapping[str, Any] | None, gpu: int = 0, tensors: bool = False
@@ -39,31 +39,31 @@ class Model:
         model, version = self.bundle["name"], self.bundle["model_version"]
         open_log({"model": model, "version": version})
         self.graph = Graph(folder, self.bundle, read_settings(config), gpu)
-        self.watch, self.tracer = Watch(self.bundle), open_tracer(model, version)
+        self.telemetry, self.tracer = Telemetry(self.bundle), open_tracer(model, version)
 
     def answer(self, rows: list[Row]) -> tuple[list[Reply], Batch]:
-        """The replies to a batch of requests, a bad one's its own error, and what there is to watch."""
+        """The replies to a batch of requests, a bad one's its own error, and what telemetry needs."""
         began, started = time.time_ns(), time.perf_counter()
-        told = _told(rows)
-        x, parsed = gather([self._parse(*pair) for pair in zip(rows, told, strict=True)], self.contract)
+        senders = _senders(rows)
+        x, parsed = gather([self._parse(*pair) for pair in zip(rows, senders, strict=True)], self.contract)
         decoded = time.perf_counter()
         made = passes(self.graph, {i: p for i, p in enumerate(parsed) if isinstance(p, Request)}, x)
         ran = time.perf_counter()
         found: dict[int, Any] = dict(enumerate(parsed))
         for one in made:
             found |= self._answers(one)
-        replies = [self._reply(found[i], who, began) for i, who in enumerate(told)]
+        replies = [self._reply(found[i], sender, began) for i, sender in enumerate(senders)]
         seconds = {
             "decode": decoded - started,
             "graph": ran - decoded,
             "handler": time.perf_counter() - started,
         }
         errors = {i: r for i, r in found.items() if isinstance(r, BadRequest)}
-        return replies, Batch([row[0] for row in rows], told, made, errors, seconds)
+        return replies, Batch([row[0] for row in rows], senders, made, errors, seconds)
 
-    def _parse(self, row: Row, told: Told) -> Request | BadRequest:
+    def _parse(self, row: Row, sender: Sender) -> Request | BadRequest:
         try:
-            return parse(row[2], told, self.contract)
+            return parse(row[2], sender, self.contract)
         except BadRequest as error:
             return error
         except Exception:
@@ -75,8 +75,8 @@ class Model:
         try:
             if one.outputs is not None:
                 found = answers(one.requests, one.outputs, self.bundle)
-                told = (each if isinstance(each, BadRequest) else encode(each) for each in found)
-                return dict(zip(one.places, told, strict=True))
+                texts = (each if isinstance(each, BadRequest) else encode(each) for each in found)
+                return dict(zip(one.places, texts, strict=True))
         except Exception:
             log.exception("an answer could not be written")
             if len(one.requests) > 1:
@@ -88,29 +88,31 @@ class Model:
         error.reply_to = request.reply_to
         return error
 
-    def _reply(self, found: Found, told: Told, began: int) -> Reply:
+    def _reply(self, found: Found, sender: Sender, began: int) -> Reply:
         """One response: status, headers, body."""
-        trace = told.traceparent
+        trace = sender.traceparent
         if self.tracer:
             status = found.status if isinstance(found, BadRequest) else 200
             trace = self.tracer.span(trace, status, began, time.time_ns())
         headers = JSON_HEADERS
-        if told.grpc or told.request_id or trace:
+        if sender.grpc or sender.request_id or trace:
             headers = {
                 **JSON_HEADERS,
                 # without it a streaming call ends in an error that kills the worker
-                **({"ts_stream_next": "false"} if told.grpc else {}),
-                **({ECHO: told.request_id} if told.request_id else {}),
+                **({"ts_stream_next": "false"} if sender.grpc else {}),
+                **({ECHO: sender.request_id} if sender.request_id else {}),
                 **({TRACE: trace} if trace else {}),
             }
         if isinstance(found, bytes):
             return Reply(found, headers=headers)
-        return Reply(encode(refusal(found, self.bundle, told.grpc and self._tensors)), found.status, headers)
+        return Reply(
+            encode(refusal(found, self.bundle, sender.grpc and self._tensors)), found.status, headers
+        )
 
 
-def _told(rows: list[Row]) -> list[Told]:
+def _senders(rows: list[Row]) -> list[Sender]:
     """What the headers of each request say. One client's are often one object."""
-    found: list[Told] = []
+    found: list[Sender] = []
     last: Headers | None = None
     for _, headers, _ in rows:
         found.append(found[-1] if headers is last else read_headers(headers))

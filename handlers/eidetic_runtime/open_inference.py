@@ -23,7 +23,7 @@ X = "x"
 _INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
 _FLOATS = ("FP32", "FP64")
 
-Read = tuple[npt.NDArray[Any], options.Options, str]
+Read = tuple[npt.NDArray[Any], options.RequestOptions, str]
 
 
 def read(fields: dict[str, Any], given: dict[str, Any], grpc: bool, contract: Contract) -> Read:

@@ -25,7 +25,7 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(slots=True)
-class Options:
+class RequestOptions:
     """``task`` is the index of the pinned task or -1; ``top_k`` 0 asks for no list; ``deadline_ms`` is
     Unix time."""
 
@@ -76,11 +76,11 @@ def merge(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     return {**one, **other}
 
 
-def read(given: Mapping[str, Any], contract: Contract) -> Options:
+def read(given: Mapping[str, Any], contract: Contract) -> RequestOptions:
     """Check every option that was given. ``BadRequest`` also when the deadline has passed."""
     if not given:
-        return Options(threshold=contract.threshold)
-    return Options(
+        return RequestOptions(threshold=contract.threshold)
+    return RequestOptions(
         _task(given.get("task"), contract),
         _threshold(given.get("threshold"), contract),
         _top_k(given.get("top_k")),
@@ -99,7 +99,7 @@ def _task(value: Any, contract: Contract) -> int:
 
 
 def _threshold(value: Any, contract: Contract) -> float:
-    """What was sent, else the calibrated threshold of the bundle, which is 0 if nobody asked for one."""
+    """What was sent, else the calibrated threshold of the bundle, which is 0 if it was built without one."""
     if value is None:
         return contract.threshold
     if not 0 <= _number(value) <= 1:

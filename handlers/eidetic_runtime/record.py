@@ -61,7 +61,7 @@ class Ring:
 
 
 def open_ring(model: str, version: str, spec: Mapping[str, Any]) -> Ring | None:
-    """The ring of this worker; None if nobody asked for one or it can't be kept."""
+    """The ring of this worker; None if recording is off or can't be done."""
     rows, folder = os.environ.get(ROWS, ""), os.environ.get(FOLDER)
     if not rows or rows == "0" or not folder:
         return None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from eidetic_runtime import numbers, open_inference, options
 from eidetic_runtime.contract import Contract
 from eidetic_runtime.errors import BadRequest, shown
-from eidetic_runtime.headers import Told, media_type
+from eidetic_runtime.headers import Sender, media_type
 from eidetic_runtime.packed import FIELD as PACKED
 from eidetic_runtime.packed import unpacked
 from eidetic_runtime.pictures import JPEG, PNG, from_image
@@ -40,7 +40,7 @@ _BESIDE = ("content_type", "content-type", "model_name")
 class Request:
     """``x`` (n, *shape), not yet known to be in range; ``field`` is where it stood; ``task`` is the index of
     the pinned task or -1; ``many`` tells whether the answer is a list; ``reply_to`` is the request's id in
-    the Open Inference Protocol, None elsewhere. The others are as in ``Options``."""
+    the Open Inference Protocol, None elsewhere. The others are as in ``RequestOptions``."""
 
     x: npt.NDArray[Any]
     task: int
@@ -53,17 +53,17 @@ class Request:
     reply_to: str | None = None
 
 
-def parse(row: Mapping[str, Any], told: Told, contract: Contract) -> Request:
-    """Read the fields of one request of any kind, whose headers ``told`` this. Raises ``BadRequest``."""
-    field, body = _payload(row, told)
-    if told.coding:
-        body = unpacked(body, told.coding)
-    given = options.from_headers(told.options) if told.options else {}
+def parse(row: Mapping[str, Any], sender: Sender, contract: Contract) -> Request:
+    """Read the fields of one request of any kind, whose headers say ``sender``. Raises ``BadRequest``."""
+    field, body = _payload(row, sender)
+    if sender.coding:
+        body = unpacked(body, sender.coding)
+    given = options.from_headers(sender.options) if sender.options else {}
     if len(row) > 1:
         given = options.merge(given, _options_beside(row, field))
-    kind = _kind(field, body, row, told, contract)
+    kind = _kind(field, body, row, sender, contract)
     if kind == JSON:
-        return _from_json(body, given, told, contract)
+        return _from_json(body, given, sender, contract)
     asked = options.read(given, contract)
     if kind == RAW:
         x = numbers.from_raw(body, field, contract)
@@ -75,7 +75,7 @@ def parse(row: Mapping[str, Any], told: Told, contract: Contract) -> Request:
     return _request(x, asked, many, field)
 
 
-def _payload(row: Mapping[str, Any], told: Told) -> tuple[str, Any]:
+def _payload(row: Mapping[str, Any], sender: Sender) -> tuple[str, Any]:
     if "body" in row and "data" in row:
         raise BadRequest("data", "is there beside a body; give one of them")
     field = "data" if "data" in row else "body"
@@ -85,10 +85,10 @@ def _payload(row: Mapping[str, Any], told: Told) -> tuple[str, Any]:
     if field not in row and (found := [name for name in row if name not in (*options.NAMES, *_BESIDE)]):
         beside = f"expected a part or entry called data, and beside it at most {', '.join(options.NAMES)}"
         raise BadRequest("data", f"is missing; {beside}; found {', '.join(map(repr, found))[:200]}")
-    if not body and told.coding:
+    if not body and sender.coding:
         what = "of a body that is empty, or a form, which is not unpacked; expected a body of another type"
-        raise BadRequest(PACKED, f"is {told.coding[:100]!r}, {what}", "unsupported_media_type")
-    if not body and not isinstance(body, (dict, list)) and _content_type(field, row, told) not in _BYTES:
+        raise BadRequest(PACKED, f"is {sender.coding[:100]!r}, {what}", "unsupported_media_type")
+    if not body and not isinstance(body, (dict, list)) and _content_type(field, row, sender) not in _BYTES:
         raise BadRequest(field, "is empty; expected a JSON object, sent as application/json")
     return field, body
 
@@ -104,12 +104,12 @@ def _options_beside(row: Mapping[str, Any], payload: str) -> dict[str, Any]:
     return given
 
 
-def _kind(field: str, body: Any, row: Mapping[str, Any], told: Told, contract: Contract) -> str:
+def _kind(field: str, body: Any, row: Mapping[str, Any], sender: Sender, contract: Contract) -> str:
     """How ``body`` is to be read, by its content type. Where there is none, or a form's part has one that
     says nothing, the first bytes tell; what they do not tell is JSON."""
     if isinstance(body, (dict, list)):
         return JSON  # a server that was not told to leave bodies alone
-    stated = _content_type(field, row, told)
+    stated = _content_type(field, row, sender)
     if not stated or (stated == RAW and field == "data" and "content_type" not in row):
         stated = _by_magic(body, contract) or stated or JSON
     if stated in (JSON, RAW, NPY):
@@ -122,14 +122,14 @@ def _kind(field: str, body: Any, row: Mapping[str, Any], told: Told, contract: C
     )
 
 
-def _content_type(field: str, row: Mapping[str, Any], told: Told) -> str:
+def _content_type(field: str, row: Mapping[str, Any], sender: Sender) -> str:
     """The media type of the payload: of an entry beside it, of its part, or of the whole request."""
     stated: Any = row.get("content_type", row.get("content-type")) if len(row) > 1 else None
     if stated is None:
-        return told.kinds.get(field) or told.kind
+        return sender.kinds.get(field) or sender.kind
     if not isinstance(stated, str):
         stated = bytes(stated).decode("utf-8", "replace")
-    return media_type(stated) if stated else told.kind
+    return media_type(stated) if stated else sender.kind
 
 
 def _by_magic(body: Any, contract: Contract) -> str:
@@ -140,12 +140,12 @@ def _by_magic(body: Any, contract: Contract) -> str:
     return ""
 
 
-def _from_json(body: Any, given: dict[str, Any], told: Told, contract: Contract) -> Request:
+def _from_json(body: Any, given: dict[str, Any], sender: Sender, contract: Contract) -> Request:
     fields = _json_object(body)
     if "inputs" in fields:
         if isinstance(body, (bytes, bytearray)):
             _once(body, (*fields, *_TENSOR, *options.NAMES))
-        x, asked, reply_to = open_inference.read(fields, given, told.grpc, contract)
+        x, asked, reply_to = open_inference.read(fields, given, sender.grpc, contract)
         return _request(x, asked, True, "x", reply_to)
     for key in fields:
         if key not in _KEYS:
@@ -166,7 +166,7 @@ def _from_json(body: Any, given: dict[str, Any], told: Told, contract: Contract)
 
 
 def _request(
-    x: npt.NDArray[Any], asked: options.Options, many: bool, field: str, reply_to: str | None = None
+    x: npt.NDArray[Any], asked: options.RequestOptions, many: bool, field: str, reply_to: str | None = None
 ) -> Request:
     o = asked
     return Request(x, o.task, o.threshold, many, field, o.top_k, o.probabilities, o.deadline_ms, reply_to)
@@ -183,7 +183,7 @@ def _json_object(body: Any) -> dict[str, Any]:
 def _once(text: bytes | bytearray, names: Iterable[str]) -> None:
     """Refuse JSON that holds one of ``names`` twice, differently: other readers may take the first.
 
-    Only if there may be one it is read anew, without what lies between the brackets if that is numbers."""
+    Only if there may be one it is read again, without what lies between the brackets if that is numbers."""
     start, end = text.find(b"["), text.rfind(b"]") + 1
     if text.find(b'"', start, end) < 0 <= start < end:
         text = text[:start] + b"0" + text[end:]

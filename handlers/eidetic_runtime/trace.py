@@ -51,12 +51,12 @@ class Tracer:
 
 
 def open_tracer(model: str, version: str) -> Tracer | None:
-    """None if nobody asked for traces or they can't be made."""
+    """None if traces are off or can't be made."""
     exporters = os.environ.get(EXPORTERS, "none")
     if exporters in ("", "none"):
         return None
     try:
         return Tracer(exporters, {"eidetic.model": model, "eidetic.version": version})
-    except Exception as error:  # the SDK is missing, or whatever an exporter raises
+    except Exception as error:  # the SDK is missing, or an exporter failed
         log.warning("no traces: %r", error)
         return None

@@ -60,9 +60,7 @@ def predict(
     version: Annotated[str, typer.Option(help="A version other than the default.")] = "",
     task: Annotated[str, typer.Option(help="Pin this task; default: the network finds it.")] = "",
     threshold: Annotated[float | None, typer.Option(help='Below it the answer is "unknown".')] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Also show so many of the likeliest labels of its task.")
-    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Also show the N likeliest labels of its task.")] = None,
     probabilities: Annotated[bool, typer.Option(help="Also show those of all tasks and labels.")] = False,
     deadline: Annotated[float, typer.Option(help="Seconds to wait, retries included.")] = 30.0,
     type: Annotated[str, typer.Option(help="raw, json or npy, where the file doesn't tell.")] = "",

@@ -61,7 +61,7 @@ class _Base:
             raise ClosedError() from None
         except httpx.HTTPError as error:
             size = len(call.payload.content)
-            if size > MOST_BYTES:  # the server closes the connection before it has read so much
+            if size > MOST_BYTES:  # the server closes the connection before it has read that much
                 raise RequestError(413, too_large(size)) from None
             raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
 
@@ -88,7 +88,7 @@ class Client(_Base):
     ``keys.json``, which is read again when the server has started anew.
 
     ``timeout``: seconds that one prediction may take, tries and pauses together, unless it has a
-    deadline; in the end a request that the server lost has no other. ``retries``: so many more tries
+    deadline; in the end a request that the server lost has no other. ``retries``: how many more tries
     (``eideticnet.client.retry``); none by default, because a retry hides what a test or an operator may
     want to count. ``verify``: whom to trust over TLS, by default the system's certificates. May be
     shared by threads.

@@ -16,7 +16,7 @@ class Options(TypedDict, total=False):
     """What ``predict`` takes beside its input; what is None is not sent.
 
     ``task`` pins a task by name. ``threshold`` (0 to 1): "unknown" below that confidence.
-    ``top_k``: so many labels in ``Answer.top``, all of the task answered. ``probabilities``: those of all
+    ``top_k``: how many labels in ``Answer.top``, all of the task answered. ``probabilities``: those of all
     tasks, and of the classes of the task answered.
     ``deadline``: seconds from now after which nobody waits any more; retries stay within it, and
     it is sent as a point in time, so the clocks of both machines have to agree.

@@ -1,6 +1,6 @@
 """When a prediction is tried again, and when not.
 
-A prediction changes nothing, so it may be run twice. Only what another try can mend is tried again:
+A prediction changes nothing, so it may be run twice. Only what another try can fix is tried again:
 a connection that was refused or broke, a worker that died, a request that was lost, a queue that is full, a
 key that a server which has just started anew is about to write down. A request that is wrong stays wrong.
 

@@ -1,4 +1,5 @@
-"""A running server, as whoever changes it holds it: its files, its engine, and clients with its tokens."""
+"""A running server, as a command that changes it sees it: its files, its engine, and clients with its
+tokens."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def rollback(server: Connection, name: str = "") -> Iterator[DeployStep]:
 
 def remove(server: Connection, name: str) -> Iterator[DeployStep]:
     """Serve a model no more, once what it has begun is answered. Who asks meanwhile gets a 503, and then a
-    404. From the commit on it is finished whoever breaks it off."""
+    404. From the commit on it is finished, even if the command is interrupted."""
     with server.home.changing():
         state = _settled(server)
         model = state.only(name)

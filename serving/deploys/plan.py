@@ -1,7 +1,7 @@
 """From what is desired and what the engine holds to the steps in between. A pure function.
 
-The steps are made anew from what is there each time, so whoever was interrupted, wherever, is finished by
-whoever asks next.
+The steps are made anew from what is there each time, so what was interrupted at any point is finished by
+the next caller.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Register:
 
 @dataclass(frozen=True)
 class Scale:
-    """Give a version so many workers."""
+    """Give a version this many workers."""
 
     model: str
     version: str
@@ -67,7 +67,7 @@ Action = Register | Scale | Probe | SetDefault | Drain | Unregister
 
 
 def plan(state: State, held: Mapping[str, HeldModel], workers: int) -> list[Action]:
-    """What makes an engine, which holds ``held``, serve exactly ``state`` with so many workers a version.
+    """What makes an engine, which holds ``held``, serve exactly ``state`` with ``workers`` workers a version.
 
     All archives are loaded before the first takes over. A version goes only when another is the default
     and has answered, or when its model is not served any more.

@@ -125,6 +125,6 @@ def _whole_rows(paths: Iterable[Path]) -> Iterator[Array]:
         try:  # plain reads: a mapped file that a new process makes anew would kill the reader
             rows, again = (_ring(path) for _ in range(2))
         except (ArchiveError, OSError, ValueError, EOFError, MemoryError):
-            continue  # it is being made, or it is none of ours
+            continue  # it is being made, or another program's
         if rows.dtype.names and "time" in rows.dtype.names and rows.shape == again.shape:
             yield rows[(rows["time"] > 0) & (rows["time"] == again["time"])]

@@ -18,7 +18,7 @@ from eideticnet.serving.errors import Unavailable
 UNFINISHED = ".new-"
 """How the names of files begin that are being written."""
 LARGEST = 16 << 20
-"""Bytes that a JSON file of ours may have."""
+"""Bytes that a JSON file in a home may have."""
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -123,7 +123,7 @@ class Home:
             os.close(descriptor)
 
     def holder(self) -> tuple[int, float]:
-        """Of whoever took the server's lock last: the process, 0 if it could not be written, and when, in
+        """Of the last holder of the server's lock: the process, 0 if it could not be written, and when, in
         Unix seconds."""
         try:
             text, found = self.server_lock.read_text("ascii"), self.server_lock.stat()
@@ -155,7 +155,7 @@ class Home:
 
     @contextmanager
     def changing(self, seconds: float = 30.0) -> Iterator[None]:
-        """Held by whoever changes what is served; waits so long for another who does."""
+        """Held while what is served is changed; waits ``seconds`` for another holder."""
         with _locked(self.root / "deploy.lock", seconds, f"somebody else changes what {self.root} serves"):
             yield
 

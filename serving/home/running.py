@@ -89,7 +89,7 @@ def find(home: Home) -> Running:
 
 def stop_server(home: Home, seconds: float) -> int:
     """SIGTERM to the supervisor of a server that runs or is starting, whose number is returned;
-    ``ServingError`` if there is none, or it still serves after so many seconds."""
+    ``ServingError`` if there is none, or it still serves after ``seconds``."""
     try:
         pid = find(home).pid
     except Starting as starting:

@@ -1,1 +1,1 @@
-"""Processes of ours: their groups, what they print, and the private folder of an engine."""
+"""Child processes: their groups, what they print, and the private folder of an engine."""

@@ -2,8 +2,8 @@
 
 It lies in the server's home, where no cleaner of temporary files comes by. The engine knows it by a path that
 leads through this process: that one is short enough for a socket's name however long the home's is, and stays
-right when the home is moved. Whoever belongs to it carries its path, so that a killed server is cleaned up.
-"""
+right when the home is moved. Every process that belongs to it carries its path, so that a killed server is
+cleaned up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Running
 
 MARK = "EIDETIC_FOLDER"
-"""The variable by which whoever belongs to a private folder is known, after its owner was killed."""
+"""The variable by which a process that belongs to a private folder is known, after its owner was killed."""
 _PREFIX = "eidetic-"
 _SPARE = 4 << 20
 """Bytes that an engine needs beside its models."""
@@ -118,7 +118,7 @@ def _folders(home: Home) -> list[Path]:
 
 
 def _end(folder: Path) -> None:
-    """End whoever belongs to ``folder``."""
+    """End the processes that belong to ``folder``."""
     mark = f"{MARK}={folder}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

@@ -17,7 +17,7 @@ _DEAD = "ZX"
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the group of ``process``, SIGKILL to whoever is left after ``STOP_SECONDS``."""
+    """SIGTERM to the group of ``process``, SIGKILL to what is left after ``STOP_SECONDS``."""
     deadline = time.monotonic() + STOP_SECONDS
     _signal_group(process.pid, signal.SIGTERM)
     _signal_group(process.pid, signal.SIGCONT)  # who was stopped can't end

@@ -31,7 +31,7 @@ class Output:
         return b"".join(self._lines).decode(errors="replace").rstrip()
 
     def close(self, seconds: float = 1.0) -> None:
-        """Wait for the rest; whoever printed has ended."""
+        """Wait for the rest; the process that printed has ended."""
         self._thread.join(seconds)
 
     def _copy(self) -> None:

@@ -56,7 +56,7 @@ class Control:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Bounded, since whoever reaches the port needs no key: connections that nobody lets go of would take all
+    """Bounded, since the port needs no key: connections that are never closed would take all
     descriptors of the supervisor, which then could not watch the engine any more."""
 
     daemon_threads = True
@@ -90,7 +90,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Whoever asks may break off: nobody needs to know."""
+        """A client may break off, which is no event worth a log line."""
 
 
 class _Handler(WSGIRequestHandler):

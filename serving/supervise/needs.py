@@ -35,7 +35,7 @@ class Needs:
             raise Unavailable(f"another program has port {', '.join(map(str, others))}")
 
     def check_home(self) -> None:
-        """``Unavailable`` where the home is gone. One that was put in its place, as from a copy, is ours too,
+        """``Unavailable`` where the home is gone. One that was put in its place, as from a copy, counts too,
         unless another server runs there, whom ``Locked`` names. A folder that holds no state is no home, and
         nothing is written there."""
         if not self._home.root.is_dir():

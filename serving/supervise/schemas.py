@@ -47,7 +47,7 @@ def options(bundle: Json) -> dict[str, Json]:
             "maximum": 1,
         },
         "top_k": {
-            "description": "Tell so many of the likeliest labels of the task answered.",
+            "description": "How many of the likeliest labels of the task answered to list.",
             "type": "integer",
             "minimum": 1,
         },

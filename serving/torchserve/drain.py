@@ -18,7 +18,7 @@ from eideticnet.serving.engine import Drained, HeldVersion
 
 _PAUSE_SECONDS = 0.05
 _QUIET_LOOKS = 4
-"""So many looks in a row must find nothing, so that what lies between queue and worker is seen too."""
+"""This many looks in a row must find nothing, so that what lies between queue and worker is seen too."""
 _RELEASE_SECONDS = 30.0
 PROC = Path("/proc")
 _USER, _SYSTEM = 11, 12  # of proc(5)'s stat, counted behind the name

@@ -58,7 +58,7 @@ class TorchServeManagement:
         )
 
     def models(self, seconds: float = ANSWER_SECONDS) -> dict[str, HeldModel]:
-        """All that TorchServe holds, by the model's name. Each answer may take so many seconds."""
+        """All that TorchServe holds, by the model's name. Each answer may take ``seconds``."""
         listed = self._ask("GET", "/models", seconds, limit=_MOST_MODELS)["models"]
         found = (self.model(entry["modelName"], seconds) for entry in listed)
         return {entry["modelName"]: model for entry, model in zip(listed, found, strict=True) if model}
@@ -95,7 +95,7 @@ class TorchServeManagement:
                 raise
 
     def scale(self, name: str, version: str, workers: int) -> None:
-        """Begin to bring a version to so many workers."""
+        """Begin to bring a version to ``workers`` workers."""
         self._ask("PUT", f"/models/{name}/{version}", min_worker=workers, max_worker=workers)
 
     def set_default(self, name: str, version: str, seconds: float = ANSWER_SECONDS) -> None:

@@ -61,7 +61,7 @@ class TorchServe:
     ) -> None:
         """Start with ``archives``, all in the folder ``store``. ``variables`` are for the workers, ``heap``
         is the most that Java may use, in megabytes. The private folder is made in ``root`` and has ``room``
-        for so many bytes of archives, else ``Unavailable``."""
+        bytes for the archives, else ``Unavailable``."""
         self.ports, self.network = ports, network
         self._process: subprocess.Popen[bytes] | None = None
         self._output: Output | None = None

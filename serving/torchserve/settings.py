@@ -74,7 +74,7 @@ LOG4J2 = r"""<?xml version="1.0" encoding="UTF-8"?>
     <Logger name="MODEL_METRICS" level="off"/>
     <Logger name="TS_METRICS" level="off"/>
     <Logger name="org.pytorch.serve.http" level="warn">
-      <!-- whoever reaches a port writes these lines, key or not -->
+      <!-- anyone who reaches a port writes these lines, key or not -->
       <BurstFilter level="ERROR" rate="1" maxBurst="50"/>
     </Logger>
     <Root level="warn"><AppenderRef ref="out"/></Root>

@@ -25,7 +25,7 @@ from eideticnet.serving.torchserve.management import TorchServeManagement
 log = logging.getLogger("serving.tokens")
 
 _RENEWED = 0.1
-"""They are renewed when so much of their time is left."""
+"""They are renewed when this much of their time is left."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """What a worker process runs: TorchServe's own script, without its import of torch.
 
-TorchServe asks of each answer whether it is a tensor, and imports torch for that alone. Ours are bytes, and
-an ONNX graph needs no torch, so a worker that does not wait for it is ready two seconds earlier, and a deploy
-takes that much less from the version that serves. A handler that needs torch still imports the real one.
-Run by path, with -P: nothing beside this file is to be taken for a library.
-"""
+TorchServe asks of each answer whether it is a tensor, and imports torch for that alone. This handler's are
+bytes, and an ONNX graph needs no torch, so a worker that does not wait for it is ready two seconds earlier,
+and a deploy takes that much less from the version that serves. A handler that needs torch still imports the
+real one. Run by path, with -P: nothing beside this file is to be taken for a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What ``make bench-routing`` chooses by, and the graph of the plain network that is served beside ours."""
+"""What ``make bench-routing`` chooses by, and the graph of the plain network that is served for
+comparison."""
 
 import numpy as np
 import onnxruntime

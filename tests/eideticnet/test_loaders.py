@@ -155,7 +155,7 @@ OFTEN = (
 
 
 @pytest.mark.parametrize("kind", often(KINDS, OFTEN))
-def test_whoever_reads_a_loader_reads_what_it_gives_and_nothing_else(kind, tmp_path):
+def test_every_reader_of_a_loader_reads_what_it_gives_and_nothing_else(kind, tmp_path):
     """Rows that a loader does not give are NaN, so that anybody who reads one fails."""
     loaders = {f"task {i}": KINDS[kind](*poisoned(i)) for i in range(2)}
     net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))

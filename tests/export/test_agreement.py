@@ -1,4 +1,4 @@
-"""A graph that computes something else than its network never leaves, whoever is at fault."""
+"""A graph that computes something else than its network is never exported, whatever is at fault."""
 
 from dataclasses import replace
 

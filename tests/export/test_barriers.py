@@ -1,4 +1,4 @@
-"""A task's bits stay whoever reads its values later, also where it owns nothing in some layer."""
+"""A task's bits stay, whichever tasks read its values later, also where it owns nothing in some layer."""
 
 import onnx
 import pytest

@@ -81,7 +81,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("text", FOREIGN)
 def test_a_configuration_that_is_not_ours_is_refused(text):
-    with pytest.raises(ArchiveError, match=r"model-config\.yaml is not ours") as error:
+    with pytest.raises(ArchiveError, match=r"model-config\.yaml is not as an export writes it") as error:
         check_contents({**base(), CONFIG: text.encode()})
     assert str(error.value).isprintable()
 

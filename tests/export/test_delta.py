@@ -143,7 +143,7 @@ def test_how_large_an_archive_may_become_can_be_said(made, tmp_path):
 
 
 def test_a_delta_that_inflates_is_refused(made, tmp_path):
-    """Ours are stored, so reading one takes no more memory than the file."""
+    """Members are stored, so reading one takes no more memory than the file."""
     with zipfile.ZipFile(tmp_path / "net.delta", "w", zipfile.ZIP_DEFLATED) as file:
         for name, data in (("delta.json", b"{}" + b" " * 100_000), ("new.bin", bytes(1 << 20))):
             entry = zipfile.ZipInfo(name)

@@ -147,7 +147,7 @@ def sparse(path, size):
 
 
 def becomes(path, size):
-    """An .npz file whose one member says that it becomes so many bytes."""
+    """An .npz file whose one member claims to become ``size`` bytes."""
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         head, {"descr": "<f4", "fortran_order": False, "shape": (size // 4,)}

@@ -39,7 +39,7 @@ def written(folder, net=None, **options):
 
 
 def routed(folder, x):
-    """The answers of the ONNX graph in ``folder``, with no code of ours."""
+    """The answers of the ONNX graph in ``folder``, with no code of this project."""
     run = onnxruntime.InferenceSession(folder / "model.onnx")
     feeds = {"x": x, "pinned_task": np.full(len(x), -1), "threshold": np.zeros(len(x), np.float32)}
     return dict(zip((o.name for o in run.get_outputs()), run.run(None, feeds), strict=True))

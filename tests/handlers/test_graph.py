@@ -241,5 +241,5 @@ def test_sizes_that_a_gpu_runs_are_ascending():
 
 
 def test_a_bundle_of_an_unknown_format_is_refused(folder, bundle):
-    with pytest.raises(ValueError, match="format 'h5' is none of onnx, torchscript, pt2"):
+    with pytest.raises(ValueError, match="format 'h5' is not one of onnx, torchscript, pt2"):
         load(folder, {**bundle, "format": "h5"})

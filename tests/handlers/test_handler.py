@@ -139,7 +139,7 @@ def test_what_overflows_is_counted_as_refused_and_spoils_no_sum(small, monkeypat
     handler = small[0]
     counted = []
     metrics = SimpleNamespace(probes=lambda n: None, batch=lambda *a: None, rows=lambda *a: counted.append(a))
-    monkeypatch.setattr(handler.model.watch, "_metrics", metrics)
+    monkeypatch.setattr(handler.model.telemetry, "_metrics", metrics)
     ask(small, [{"data": [-3.4e38, 3.4e38] * 3}, {"data": [0.5] * 6}])
     ((pinned, task, probabilities),) = counted
     assert (len(pinned), len(task)) == (1, 1)

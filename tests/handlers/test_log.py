@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eidetic_runtime.log import LOG, JsonLines
-from eidetic_runtime.watch import SLOW
+from eidetic_runtime.telemetry import SLOW
 from tests.support.example_counts import examples
 from tests.support.handler_worker import Worker, make_bundle
 

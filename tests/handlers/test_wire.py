@@ -15,7 +15,7 @@ from ts.service import Service
 
 import eidetic_wire
 from eidetic_runtime.reply import JSON_HEADERS, Reply
-from eidetic_runtime.watch import Batch
+from eidetic_runtime.telemetry import Batch
 
 text = st.text(max_size=12).map(str.encode)
 body = st.binary(max_size=300) | st.just(b"\xff" * 40)
@@ -150,11 +150,11 @@ def decoded(message):
 
 
 class Handler:
-    """Answers every batch with the same replies, and notes that it was watched after it was answered."""
+    """Answers every batch with the same replies, and notes that it was counted after it was answered."""
 
     def __init__(self, replies, connection):
         self.replies, self.connection, self.watched = replies, connection, None
-        self.model = self.watch = self
+        self.model = self.telemetry = self
 
     def answer(self, rows):
         if self.replies is None:
@@ -175,7 +175,7 @@ class Handler:
 
 
 def answered(replies):
-    """What is sent for a batch, by ours and by TorchServe's own."""
+    """What is sent for a batch, by this project's code and by TorchServe's own."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         handler = Handler(replies, theirs)
@@ -194,7 +194,7 @@ def answered(replies):
 
 
 @given(st.lists(REPLIES, min_size=1, max_size=4))
-def test_a_batch_is_answered_as_torchserve_would_and_only_then_watched(replies):
+def test_a_batch_is_answered_as_torchserve_would_and_only_then_counted(replies):
     ours, own = answered(replies)
     assert decoded(ours) == decoded(own)
 

@@ -54,9 +54,9 @@ def test_the_committed_plan_can_be_read(tmp_path):
     ("text", "words"),
     [
         ("users = 3", "objectives"),
-        ("users = 3\nseconds = 2\nshape = 'round'\n[objectives]\n", "'round' is none of steady, ramp"),
-        ("users = 3\nseconds = 2\nkinds = {soap = 1}\n[objectives]\n", "'soap' is none of json, raw"),
-        ("users = 3\nseconds = 2\n[objectives]\n[objectives.soap]\n", "'soap' is none of"),
+        ("users = 3\nseconds = 2\nshape = 'round'\n[objectives]\n", "'round' is not one of steady, ramp"),
+        ("users = 3\nseconds = 2\nkinds = {soap = 1}\n[objectives]\n", "'soap' is not one of json, raw"),
+        ("users = 3\nseconds = 2\n[objectives]\n[objectives.soap]\n", "'soap' is not one of"),
         ("users = ", "Invalid value"),
     ],
 )

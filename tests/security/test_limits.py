@@ -83,7 +83,7 @@ def test_more_instances_than_allowed_are_refused_in_every_payload(server):
 
 
 def bomb(width, height):
-    """A PNG of so many pixels, a few kilobytes long."""
+    """A PNG of many pixels, a few kilobytes long."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

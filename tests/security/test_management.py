@@ -128,7 +128,7 @@ def test_a_stranger_is_gone_whatever_its_name_and_takes_no_other_model_with_it(s
     assert set(server.held()) == {"1.0"}
 
 
-def test_whoever_breaks_off_a_request_to_the_control_port_writes_no_log(server):
+def test_a_request_to_the_control_port_that_is_broken_off_writes_no_log(server):
     before = server.output()
     host, port = server.running["control"].removeprefix("http://").split(":")
     for sent in (

@@ -146,7 +146,7 @@ def test_a_home_in_the_place_of_ours_is_left_to_the_server_that_runs_there_and_a
     until(lambda: server.control("/ready").status_code == 200)
     assert server.predict(ROW).status_code == 200
     shutil.rmtree(server.home)
-    away.rename(server.home)  # the first one again, and its lock is still ours
+    away.rename(server.home)  # the first one again, and its lock is still held here
     until(lambda: server.control("/ready").status_code == 200)
 
 

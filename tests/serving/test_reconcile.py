@@ -101,7 +101,7 @@ def test_a_plan_always_reaches_the_desired_state_and_never_takes_the_default_awa
 
 
 @given(state=STATES, held=held_models(), data=st.data())
-def test_whoever_is_interrupted_anywhere_is_finished_by_the_next_plan(state, held, data):
+def test_what_is_interrupted_anywhere_is_finished_by_the_next_plan(state, held, data):
     pretended = Pretended(held, state.models)
     actions = plan(state, held, WORKERS)
     for action in actions[: data.draw(st.integers(0, len(actions)))]:

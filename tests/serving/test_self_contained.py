@@ -1,4 +1,4 @@
-"""An archive needs nothing of ours where it is served: no package, no clone, no exporter."""
+"""An archive needs nothing of this project where it is served: no package, no clone, no exporter."""
 
 import importlib.util
 import json

@@ -51,7 +51,7 @@ def test_a_look_that_fails_in_a_way_that_nobody_thought_of_is_followed_by_others
 
 
 def test_a_server_is_never_looked_at_any_more_once_the_watch_points_elsewhere():
-    """Whoever points the watch elsewhere closes the server's clients next."""
+    """The server's clients are closed right after the watch is pointed elsewhere."""
     looking, closed, late = [False], [False], []
 
     def models():

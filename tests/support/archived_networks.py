@@ -43,7 +43,7 @@ def _normalised(tasks: int) -> EideticNetwork:
 
 
 def normalised(tasks: int) -> EideticNetwork:
-    """A network whose inputs are normalised, with so many tasks and a router."""
+    """A network whose inputs are normalised, with ``tasks`` tasks and a router."""
     return copy.deepcopy(_normalised(tasks))
 
 

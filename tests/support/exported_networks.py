@@ -65,7 +65,7 @@ def loader(kind: str, number: int) -> Loader:
 
 
 def network(kind: str, tasks: int = 2) -> EideticNetwork:
-    """A network of so many tasks, without a router."""
+    """A network of ``tasks`` tasks, without a router."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = EideticNetwork(made(kind)[0](), held_out(kind, 2), seed=1)

@@ -1,4 +1,4 @@
-"""What TorchServe's context offers to a handler, for one batch, as far as ours uses it."""
+"""What TorchServe's context offers to a handler, for one batch, as far as this handler uses it."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class TwoBlocks(nn.Module):
 
 @torch.no_grad()
 def assert_onnx_agrees(plain: nn.Module, inputs: Callable[[int], Tensor]) -> None:
-    """Two blocks and their graph, which one example made, on more rows; ``inputs`` makes so many."""
+    """Two blocks and their graph, which one example made, on more rows; ``inputs`` makes them."""
     body, x = TwoBlocks(plain, inputs(5)).eval(), inputs(9)
     found = session(to_onnx(body, inputs(5), ["t0", "t1"]))({"x": x.numpy()})
     for logits, expected in zip(found.values(), body(x), strict=True):

@@ -86,7 +86,7 @@ def held_out(rows: int = 9) -> Tensor:
 
 
 def assert_a_further_task_changes_no_bit(trunk: nn.Module, inputs: Callable[[int], Tensor]) -> None:
-    """Two tasks, one after the other, on a trunk of integers; ``inputs`` makes so many rows."""
+    """Two tasks, one after the other, on a trunk of integers; ``inputs`` makes the rows."""
     net, kept, before = EideticNetwork(trunk, inputs(5)), inputs(4), dict[str, Tensor]()
     for name in "ab":
         x = inputs(16)

@@ -1,4 +1,4 @@
-"""All that watches the answers: metrics, the recording, the log. Nothing here can fail a request."""
+"""What is kept of the answers: metrics, the recording, the log. Nothing here can fail a request."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from eidetic_runtime.errors import BadRequest
-from eidetic_runtime.headers import Told
+from eidetic_runtime.headers import Sender
 from eidetic_runtime.metrics import open_metrics
 from eidetic_runtime.options import NAMES
 from eidetic_runtime.passes import Pass
 from eidetic_runtime.record import open_ring
 
-log = logging.getLogger("eidetic.watch")
+log = logging.getLogger("eidetic.telemetry")
 
 SLOW = "EIDETIC_SLOW_MS"
 _OURS = {"body", "data", "instances", "x", "request", "content-type", *NAMES}
@@ -25,18 +25,18 @@ _OURS = {"body", "data", "instances", "x", "request", "content-type", *NAMES}
 
 @dataclass(slots=True)
 class Batch:
-    """What happened to a batch: the server's id of each request, and what its headers told; the passes for
+    """What happened to a batch: the server's id of each request, and its headers; the passes for
     the good ones, the errors by place in the batch, and seconds of each stage."""
 
     ids: Sequence[str]
-    senders: Sequence[Told]
+    senders: Sequence[Sender]
     passes: Sequence[Pass]
     errors: dict[int, BadRequest]
     seconds: dict[str, float]
 
 
-class Watch:
-    """Watches one model in this worker."""
+class Telemetry:
+    """That of one model in this worker."""
 
     def __init__(self, bundle: dict[str, Any]) -> None:
         model, version = bundle["name"], bundle["model_version"]
@@ -46,14 +46,14 @@ class Watch:
         self._failed: set[str] = set()
 
     def batch(self, batch: Batch) -> None:
-        """Count, record and log what is to be."""
-        for watcher in (self._count, self._record, self._log):
+        """Count, record and log a batch."""
+        for keep in (self._count, self._record, self._log):
             try:
-                watcher(batch)
+                keep(batch)
             except Exception:
-                if watcher.__name__ not in self._failed:  # each is said once, and answers go on
-                    log.exception("%s failed", watcher.__name__)
-                self._failed.add(watcher.__name__)
+                if keep.__name__ not in self._failed:  # each is said once, and answers go on
+                    log.exception("%s failed", keep.__name__)
+                self._failed.add(keep.__name__)
 
     def _count(self, batch: Batch) -> None:
         if self._metrics is None:
@@ -67,8 +67,8 @@ class Watch:
         for done, rows in _real(batch):
             assert done.outputs is not None
             probabilities = done.outputs.get("task_probs")
-            told = None if probabilities is None else probabilities[rows]
-            self._metrics.rows(done.task[rows], done.outputs["task"][rows], told)
+            shares = None if probabilities is None else probabilities[rows]
+            self._metrics.rows(done.task[rows], done.outputs["task"][rows], shares)
 
     def _record(self, batch: Batch) -> None:
         if self._ring is None:
@@ -102,7 +102,7 @@ class Watch:
 
 
 def _real(batch: Batch) -> Iterator[tuple[Pass, Any]]:
-    """The passes that were answered, and which of their rows somebody sent and has an answer: no probes, no
+    """The passes that were answered, and which of their rows are real requests with an answer: no probes, no
     copies."""
     for done in batch.passes:
         real = [not batch.senders[place].shadow and place not in batch.errors for place in done.places]
