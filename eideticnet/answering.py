@@ -122,7 +122,7 @@ class Answering(nn.Module):
         heads, router = learned.votes(x)
         out = answer(heads, decide(fitted, heads, router), pins, least)
         lost = out.label_probs.isnan().any(1) | (pins < 0) & out.task_probs.isnan().any(1)
-        refuse(x, lost, "holds numbers so large that the network's answer is NaN; give smaller ones")
+        refuse(x, lost, "holds numbers too large for the network to answer; give smaller ones")
         return out
 
     def _asked(self, x: object) -> Tensor:

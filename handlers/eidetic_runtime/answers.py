@@ -65,7 +65,7 @@ def _no_numbers(probabilities: npt.NDArray[Any] | None, rows: int) -> list[bool]
 
 def _overflow(request: Request, row: int) -> BadRequest:
     field = f"{request.field}[{row}]" if request.many else request.field
-    error = BadRequest(field, "holds numbers so large that the network's answer is NaN; send smaller ones")
+    error = BadRequest(field, "holds numbers too large for the network to answer; send smaller ones")
     error.reply_to = request.reply_to
     return error
 

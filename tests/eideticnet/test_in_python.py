@@ -134,7 +134,7 @@ def test_what_can_not_be_asked_is_one_line_that_says_what_can(given, message):
 def test_numbers_that_overflow_the_network_have_no_answer():
     net, x = trained(2), held_out(4)
     x[2] = 3e38
-    with pytest.raises(DataError, match="row 2: holds numbers so large that the network's answer is NaN"):
+    with pytest.raises(DataError, match="row 2: holds numbers too large for the network to answer"):
         net(x)
 
 
