@@ -22,7 +22,7 @@ from eideticnet import EideticNetwork
 from eideticnet.block import Block
 from eideticnet.decision import FittedRouting
 from eideticnet.export.graph.session import Run
-from eideticnet.export.graph.tail import TailRule, X, attach
+from eideticnet.export.graph.tail import TailRule, X, attach, logits_name
 from eideticnet.export.lowering.body import Body, example, owners
 from eideticnet.export.lowering.dense import Dense
 from eideticnet.export.lowering.to_onnx import to_onnx
@@ -66,8 +66,10 @@ def rule(net: EideticNetwork) -> TailRule:
     """By what the network chooses a head."""
     routing = net.learned.routing
     assert routing is not None
-    tasks = [{"owner": t.owner, "classes": t.classes} for t in net.tasks]
-    return TailRule.of({"tasks": tasks, "routing": routing.to_json()})
+    heads = tuple(logits_name(task.owner) for task in net.tasks)
+    counts = tuple(len(task.classes) for task in net.tasks)
+    router = routing.router != "none"
+    return TailRule(heads, counts, routing.decision, router, routing.temperature, routing.head_temperatures)
 
 
 def dense_body(net: EideticNetwork) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""The pages of the site that are generated: ``python docs/reference.py`` writes them."""
+"""What is generated, pages of the site and the published schema: ``python docs/reference.py`` writes it."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
+from eideticnet.contract.bundle import Bundle
+from eideticnet.contract.parts import json_schema
 from eideticnet.menu import SECTIONS, command
 from eideticnet.runs.config import (
     Config,
@@ -93,8 +95,13 @@ def _values(kind: Any) -> str:
 
 
 def pages() -> dict[str, str]:
-    """The generated pages, by name."""
-    return {"configuration.md": configuration(), "cli.md": command_line()}
+    """What is generated, by its path from here."""
+    schema = json.dumps(json_schema(Bundle), indent=1, ensure_ascii=False) + "\n"
+    return {
+        "configuration.md": configuration(),
+        "cli.md": command_line(),
+        "../export/archive/bundle.schema.json": schema,
+    }
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from eideticnet.contract.bundle import Bundle
 from eideticnet.export.proof.verify import Proof
 
 _COLOURS = {"proven": "green", "refused": "red", "not comparable": "yellow"}
@@ -51,26 +52,24 @@ BATCH_DEPENDENT = (
 )
 
 
-def show_build(bundle: dict[str, Any]) -> None:
+def show_build(bundle: Bundle) -> None:
     """What an export chose, how far it agrees with the network, and what to mind; often nothing."""
     console = Console(stderr=True)
     for name, doubt in doubted(bundle).items():
         console.print(f"warning: {name}: {doubt}", style="yellow", markup=False, soft_wrap=True)
-    if measured := bundle.get("layout_measured"):
+    if measured := bundle.layout_measured:
         console.print(f"layout: {measured['taken']} ({measured['reason']})", markup=False)
-    if found := bundle.get("accuracy"):
-        console.print(_agreement(found, f"{bundle['layout']} {bundle['precision']}"))
+    if found := bundle.accuracy:
+        console.print(_agreement(found, f"{bundle.layout} {bundle.precision}"))
         console.print(f"on {found['rows']} rows: {found['inputs']}", markup=False)
-    if bundle.get("batch_dependent"):
+    if bundle.batch_dependent:
         console.print(BATCH_DEPENDENT, style="yellow", markup=False)
 
 
-def doubted(bundle: dict[str, Any]) -> dict[str, str]:
+def doubted(bundle: Bundle) -> dict[str, str]:
     """Why training may have ended too early, by the task, or the router, of which that is known."""
-    reports = {task["name"]: task.get("proof", {}) for task in bundle["tasks"]} | {
-        "router": bundle["routing"]
-    }
-    return {name: str(proof["doubt"]) for name, proof in reports.items() if proof.get("doubt")}
+    said = {task.name: task.report.doubt for task in bundle.tasks} | {"router": bundle.routing.doubt}
+    return {name: doubt for name, doubt in said.items() if doubt}
 
 
 def _agreement(found: dict[str, Any], form: str) -> Table:

@@ -268,7 +268,7 @@ def record(
     state = State.load(place.state)
     name = state.only(name)
     archive = opened(name, state.models[name].default, place.store, allow_torch=True)  # of which nothing runs
-    found = read_recording(place.recordings, name, archive.bundle["input"])
+    found = read_recording(place.recordings, name, archive.bundle.input)
     found.write(out)
     typer.echo(f"{len(found)} requests to {name} in {out}")
 

@@ -59,7 +59,7 @@ def heedless() -> Iterator[None]:
 
 def task_table(archive: Archive) -> Table:
     """Tasks, held-out accuracies, neurons used and what an answer costs, as the bundle reports them."""
-    table = Table(title=f"{archive.name} {archive.version} ({archive.bundle['format']})")
+    table = Table(title=f"{archive.name} {archive.version} ({archive.bundle.format})")
     for heading in ("task", "classes"):
         table.add_column(heading)
     for heading in ("oracle accuracy", "routed accuracy", "neurons used"):
@@ -67,17 +67,16 @@ def task_table(archive: Archive) -> Table:
     if doubts := doubted(archive.bundle):
         table.add_column("training")
     for task in archive.tasks:
-        report = task.get("report", {})
-        used = f"{task['neurons']} of {archive.bundle['neurons']}"
-        row = [_percent(report.get("oracle")), _percent(report.get("routed")), used]
-        row += [EARLY] if task["name"] in doubts else []
-        table.add_row(escape(task["name"]), escape(", ".join(task["classes"])), *row)
-    router = archive.bundle.get("router", {}).get("neurons")
+        used = f"{task.neurons} of {archive.bundle.neurons}"
+        row = [_percent(task.report.oracle), _percent(task.report.routed), used]
+        row += [EARLY] if task.name in doubts else []
+        table.add_row(escape(task.name), escape(", ".join(task.classes)), *row)
+    router = archive.bundle.router
     if router is not None or ROUTER in doubts:
-        neurons = "" if router is None else str(router)
+        neurons = "" if router is None else str(router.neurons)
         table.add_row(ROUTER, "", "", "", neurons, *([EARLY] if ROUTER in doubts else []))
-    if spent := archive.bundle.get("multiply_adds"):
-        total, plain = spent["tasks"] + spent["router"], spent["plain"]
+    if spent := archive.bundle.multiply_adds:
+        total, plain = spent.tasks + spent.router, spent.plain
         share = f", {total / plain:.2f} of a plain network's {plain:,}" if plain else ""
         table.caption = f"{total:,} multiply-adds an answer{share}"
     return table

@@ -31,7 +31,6 @@ MAY_IMPORT = {
             "numpy",
             "safetensors",
             "yaml",
-            "jsonschema",
         }
         | COMMAND_LINE,
     ),
@@ -75,10 +74,11 @@ MAY_IMPORT = {
         | {"mosec", "fastapi", "uvicorn"},  # in benchmarks/peers, which has an environment of its own
     ),
 }
-# What every part may know: errors and signals, and no library.
-BASE = {"eideticnet", "eideticnet.errors", "eideticnet.signals"}
+# What every part may know: errors, signals and the contract, and of libraries what that needs.
+CONTRACT = {f"eideticnet.contract.{path.stem}" for path in (ROOT / "eideticnet/contract").glob("*.py")}
+BASE = {"eideticnet", "eideticnet.errors", "eideticnet.signals", *CONTRACT}
 METHOD_FLOORS = (
-    {"errors", "hashing", "program", "seeding", "signals", "models"},
+    {"contract", "errors", "hashing", "program", "seeding", "signals", "models"},
     {"columns"},
     {"decision", "files", "names", "rules", "turns", "users_code"},
     {"block", "inputs"},
@@ -153,7 +153,9 @@ def test_serving_reads_archives_through_the_reader_alone():
             known = imports(path) - BASE if path.exists() else set()
             assert not {"torch", "eideticnet"} & {m.partition(".")[0] for m in known}, path.name
     for module in BASE - {"eideticnet"}:
-        assert imports(ROOT / f"{module.replace('.', '/')}.py") <= STANDARD | {"collections.abc"}
+        known = imports(ROOT / f"{module.replace('.', '/')}.py") - CONTRACT
+        libraries = {"pydantic"} if module in CONTRACT else set()
+        assert {m.partition(".")[0] for m in known} <= STANDARD | libraries, module
 
 
 def rooms(path: Path, package: str) -> set[str]:
@@ -185,7 +187,7 @@ def test_data_flows_one_way_through_the_rooms_of_a_package(package, stories):
 
 def test_the_method_itself_needs_no_command_line_library():
     for path in (ROOT / "eideticnet").rglob("*.py"):
-        if path.parent.name != "runs" and path.name not in ("__main__.py", "menu.py"):
+        if path.parent.name not in ("contract", "runs") and path.name not in ("__main__.py", "menu.py"):
             tops = {module.partition(".")[0] for module in imports(path)}
             assert not tops & (COMMAND_LINE | REPORT), path.name
 

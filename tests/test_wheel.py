@@ -152,7 +152,7 @@ def bare(tmp_path_factory):
         for module, brought in packages_distributions().items()
         if not {plain(name) for name in brought} & {*kept, "eideticnet"}
     }
-    assert {"torch", "ts", "onnx", "onnxruntime", "jsonschema", "yaml", "safetensors"} <= missing
+    assert {"torch", "ts", "onnx", "onnxruntime", "yaml", "safetensors"} <= missing
 
     def run(code):
         command = [sys.executable, "-c", WITHOUT.format(missing=missing) + code]

@@ -46,7 +46,7 @@ class Net:
     def names(self) -> Names:
         """Of the tasks, and of each one's classes."""
         tasks = read_archive(self.archive()).tasks
-        return [t["name"] for t in tasks], [t["classes"] for t in tasks]
+        return [t.name for t in tasks], [list(t.classes) for t in tasks]
 
 
 @contextmanager

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import yaml
 from google.protobuf.message import DecodeError, Message
-from jsonschema import Draft202012Validator
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from eideticnet.export.archive.contract import minor, parse_json, read_bundle
+from eideticnet.contract.bundle import Bundle
+from eideticnet.contract.parts import Closed, Many
+from eideticnet.export.archive.contract import checked, parse_json, read_bundle
 from eideticnet.export.archive.labeled_inputs import LabeledInputs, real_inputs
 from eideticnet.export.archive.releases import HANDLER, check_released, is_handler
 from eideticnet.export.errors import ArchiveError
@@ -45,7 +47,7 @@ def limit(name: str) -> int:
     return _LARGEST_PROBES if name in (PROBES, VALIDATION) else _LARGEST_GRAPH
 
 
-def check_contents(members: Mapping[str, bytes], *, revoked: bool = False) -> tuple[dict[str, Any], Probes]:
+def check_contents(members: Mapping[str, bytes], *, revoked: bool = False) -> tuple[Bundle, Probes]:
     """The bundle and its probes, if ``members`` are an archive that may be served, or could be before its
     handler was ``revoked``.
 
@@ -65,15 +67,15 @@ def check_contents(members: Mapping[str, bytes], *, revoked: bool = False) -> tu
     return bundle, _probes(bundle, members[PROBES])
 
 
-def _check_listed(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
-    if not bundle["model"].endswith(_SUFFIXES[bundle["format"]]):
-        raise ArchiveError(f"bundle.json calls {bundle['model']!r} a file of format {bundle['format']!r}")
-    prefixes = {prefix["file"]: prefix["bytes"] for prefix in bundle.get("prefixes", [])}
-    needed = {BUNDLE, PROBES, CONFIG, MANIFEST, HANDLER, bundle["model"], *prefixes}
+def _check_listed(bundle: Bundle, members: Mapping[str, bytes]) -> None:
+    if not bundle.model.endswith(_SUFFIXES[bundle.format]):
+        raise ArchiveError(f"bundle.json calls {bundle.model!r} a file of format {bundle.format!r}")
+    prefixes = {prefix.file: prefix.bytes for prefix in bundle.prefixes}
+    needed = {BUNDLE, PROBES, CONFIG, MANIFEST, HANDLER, bundle.model, *prefixes}
     folders = sorted(name for name in members if is_handler(name) and "/" in name)
-    if folders and minor(bundle) < _FOLDERS:
+    if folders and bundle.minor < _FOLDERS:
         raise ArchiveError(
-            f"it holds {folders[0]!r}, and its bundle.json has schema {bundle['schema']}; "
+            f"it holds {folders[0]!r}, and its bundle.json has schema {bundle.schema_version}; "
             f"a handler is flat files before 1.{_FOLDERS}.0: export it again"
         )
     for name in sorted(needed - members.keys()):
@@ -86,36 +88,36 @@ def _check_listed(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
             raise ArchiveError(f"{name!r} has {len(members[name])} bytes, and {size} in bundle.json")
 
 
-def _check_sums(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
+def _check_sums(bundle: Bundle, members: Mapping[str, bytes]) -> None:
     """Every file of the bundle must be the one that bundle.json was written for."""
-    if "files" not in bundle:
+    if bundle.files is None:
         return  # the schema lets only bundles from before 1.2 be without
     ours = {BUNDLE, CONFIG, MANIFEST}
     found = {n: sha256(d).hexdigest() for n, d in members.items() if n not in ours and not is_handler(n)}
-    stated = bundle["files"]
+    stated = bundle.files
     for name in sorted({*found, *stated}):
         if found.get(name) != stated.get(name):
             raise ArchiveError(f"the SHA-256 of {name!r} is not the one that bundle.json states")
 
 
-def manifest(bundle: Mapping[str, Any]) -> dict[str, Any]:
-    """TorchServe's manifest for an archive of ``bundle``."""
+def manifest(name: str, version: str, model: str) -> dict[str, Any]:
+    """TorchServe's manifest for an archive whose graph is the file ``model``."""
     return {
         "runtime": "python",
         "archiverVersion": "0.12.0",
         "model": {
-            "modelName": bundle["name"],
-            "modelVersion": bundle["model_version"],
-            "serializedFile": bundle["model"],
+            "modelName": name,
+            "modelVersion": version,
+            "serializedFile": model,
             "handler": HANDLER,
             "configFile": CONFIG,
         },
     }
 
 
-def _check_manifest(found: Any, bundle: dict[str, Any]) -> None:
+def _check_manifest(found: Any, bundle: Bundle) -> None:
     """The manifest is what TorchServe acts on, so it may say nothing but what bundle.json says."""
-    expected = manifest(bundle)
+    expected = manifest(bundle.name, bundle.model_version, bundle.model)
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
         raise ArchiveError(f"{MANIFEST} is no EideticNet manifest")
     for ours, theirs in ((expected["model"], found["model"]), (expected, found)):
@@ -125,65 +127,56 @@ def _check_manifest(found: Any, bundle: dict[str, Any]) -> None:
                 raise ArchiveError(f"{MANIFEST}: {what}")
 
 
-def _count(least: int, most: int) -> dict[str, Any]:
-    return {"type": "integer", "minimum": least, "maximum": most}
+Workers = Annotated[int, Field(ge=1, le=1024)]
+Rows = Annotated[int, Field(ge=1, le=1 << 16)]
+Seconds = Annotated[int, Field(ge=1, le=86_400)]
 
 
-# TorchServe's configuration has options that run commands, so only these are accepted.
-_CONFIG = Draft202012Validator(
-    {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "minWorkers": _count(1, 1024),
-            "maxWorkers": _count(1, 1024),
-            "batchSize": _count(1, 65536),
-            "maxBatchDelay": _count(0, 60_000),
-            "responseTimeout": _count(1, 86_400),
-            "startupTimeout": _count(1, 86_400),
-            "handler": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "device": {"enum": ["auto", "cpu", "cuda"]},
-                    "threads": _count(1, 1024),
-                    "buckets": {"type": "array", "items": _count(1, 65536), "minItems": 1, "maxItems": 64},
-                },
-            },
-        },
-    }
-)
+class _Handler(Closed):
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Workers = 1
+    buckets: Annotated[Many[Rows], Field(min_length=1, max_length=64)] = ()
 
 
-def _check_config(data: bytes, bundle: dict[str, Any]) -> None:
+class _Config(Closed):
+    """TorchServe's configuration has options that run commands, so only these are accepted."""
+
+    minWorkers: Workers = 1  # noqa: N815
+    maxWorkers: Workers = 1  # noqa: N815
+    batchSize: Rows = 1  # noqa: N815
+    maxBatchDelay: Annotated[int, Field(ge=0, le=60_000)] = 0  # noqa: N815
+    responseTimeout: Seconds = 1  # noqa: N815
+    startupTimeout: Seconds = 1  # noqa: N815
+    handler: _Handler = _Handler()
+
+
+def _check_config(data: bytes, bundle: Bundle) -> None:
+    wrong = f"{CONFIG} is not as an export writes it"
     if b"&" in data:  # a few anchors, each naming the one before it many times, are gigabytes in print
-        raise ArchiveError(f"{CONFIG} is not as an export writes it: it holds anchors")
+        raise ArchiveError(f"{wrong}: it holds anchors")
     try:
         found = yaml.safe_load(data)
-        error = next(_CONFIG.iter_errors(found), None)
     except (yaml.YAMLError, ValueError, RecursionError) as problem:
+        said = " ".join(str(problem).split())[:200]
+        raise ArchiveError(f"{wrong}: {said}") from None
+    config, most = checked(_Config, found, wrong), bundle.limits.max_batch
+    if most is not None and config.batchSize > most:
         raise ArchiveError(
-            f"{CONFIG} is not as an export writes it: {' '.join(str(problem).split())[:200]}"
-        ) from None
-    if error:
-        raise ArchiveError(f"{CONFIG} is not as an export writes it: {error.message[:200]}")
-    batch, most = found.get("batchSize", 1), bundle["limits"].get("max_batch")
-    if most is not None and batch > most:
-        raise ArchiveError(
-            f"{CONFIG} has batchSize {batch}; answers depend on their batch, and bundle.json allows {most}"
+            f"{CONFIG} has batchSize {config.batchSize}; answers depend on their batch, and bundle.json "
+            f"allows {most}"
         )
 
 
-def _check_graphs(bundle: dict[str, Any], members: Mapping[str, bytes]) -> None:
-    for prefix in bundle.get("prefixes", []):
-        _graph(members[prefix["file"]], prefix["file"])
-    if bundle["format"] != "onnx":
+def _check_graphs(bundle: Bundle, members: Mapping[str, bytes]) -> None:
+    for prefix in bundle.prefixes:
+        _graph(members[prefix.file], prefix.file)
+    if bundle.format != "onnx":
         return  # TorchScript and .pt2 can't be looked into without running what they hold
-    graph, names = _graph(members[bundle["model"]], bundle["model"]), bundle["graph"]
-    if {value.name for value in graph.input} != set(names["inputs"]):
-        raise ArchiveError(f"{bundle['model']!r} has other inputs than bundle.json says")
-    if not {value.name for value in graph.output} >= set(names["outputs"]):
-        raise ArchiveError(f"{bundle['model']!r} lacks outputs that bundle.json names")
+    graph, names = _graph(members[bundle.model], bundle.model), bundle.graph
+    if {value.name for value in graph.input} != set(names.inputs):
+        raise ArchiveError(f"{bundle.model!r} has other inputs than bundle.json says")
+    if not {value.name for value in graph.output} >= set(names.outputs):
+        raise ArchiveError(f"{bundle.model!r} lacks outputs that bundle.json names")
 
 
 def _graph(data: bytes, name: str) -> onnx.GraphProto:
@@ -214,13 +207,13 @@ def _tensors(message: Message) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
-def validation(bundle: dict[str, Any], data: bytes) -> LabeledInputs:
+def validation(bundle: Bundle, data: bytes) -> LabeledInputs:
     """The real inputs in an archive's validation.safetensors."""
     arrays = _safetensors(data, VALIDATION)
     strange = sorted(arrays.keys() - {"x", "task", "label"})
     if strange:
         raise ArchiveError(f"{VALIDATION} holds {strange[0]!r}; expected x, task and label")
-    return real_inputs(arrays, bundle["input"], VALIDATION)
+    return real_inputs(arrays, bundle.input, VALIDATION)
 
 
 def _safetensors(data: bytes, name: str) -> Probes:
@@ -230,14 +223,14 @@ def _safetensors(data: bytes, name: str) -> Probes:
         raise ArchiveError(f"{name} can't be read: {error}") from None
 
 
-def _probes(bundle: dict[str, Any], data: bytes) -> Probes:
+def _probes(bundle: Bundle, data: bytes) -> Probes:
     """A few inputs (n, *shape) for each task, by owner."""
     probes = _safetensors(data, PROBES)
-    shape, dtype = tuple(bundle["input"]["shape"]), bundle["input"]["dtype"]
-    for task in bundle["tasks"]:
-        found = probes.get(task["owner"])
+    shape, dtype = bundle.input.shape, bundle.input.dtype
+    for task in bundle.tasks:
+        found = probes.get(task.owner)
         if found is None or not found.size:
-            raise ArchiveError(f"{PROBES} holds none for task {task['name']!r}")
+            raise ArchiveError(f"{PROBES} holds none for task {task.name!r}")
         if found.shape[1:] != shape or found.dtype != dtype or not np.isfinite(found).all():
-            raise ArchiveError(f"{PROBES} for task {task['name']!r}: expected finite {dtype}, each {shape}")
+            raise ArchiveError(f"{PROBES} for task {task.name!r}: expected finite {dtype}, each {shape}")
     return probes

@@ -14,13 +14,12 @@ import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import onnx
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from pydantic import BaseModel, ConfigDict, Field
 
-from eideticnet.export.archive.contract import parse_json
+from eideticnet.export.archive.contract import checked, parse_json
 from eideticnet.export.archive.members import read_members, write_members
 from eideticnet.export.archive.reader import read_files
 from eideticnet.export.errors import ArchiveError
@@ -30,26 +29,29 @@ from eideticnet.export.hashing import file_sha256
 SCHEMA = "1.0.0"
 _HEADER, _STORED = "delta.json", "new.bin"
 _LARGEST = 64 << 20, (1 << 32) - 1
-_PIECES = {"type": "array", "items": {"type": ["string", "integer"], "minimum": 0}}
-_FILE = {
-    "type": "object",
-    "required": ["name", "pieces"],
-    "properties": {"name": {"type": "string"}, "pieces": _PIECES},
-}
-_FORMAT = {
-    "type": "object",
-    "required": ["schema", "old", "new", "files"],
-    "properties": {
-        **{key: {"type": "string"} for key in ("old", "new")},
-        "schema": {"type": "string", "pattern": r"^1\.", "description": "this version reads schema 1"},
-        "files": {"type": "array", "items": _FILE},
-    },
-}
 _LEAST = 64
 """Bytes below which naming a piece costs more than storing it."""
 _GROWTH = 16
 """How many times the bytes of old archive and delta together a new one may have unless told otherwise: each
 prefix graph repeats what it has in common with the others."""
+
+
+class _File(BaseModel):
+    """A file of the new archive: pieces by SHA-256, or so many bytes of what is stored."""
+
+    model_config = ConfigDict(strict=True)
+    name: str
+    pieces: list[str | Annotated[int, Field(ge=0)]]
+
+
+class _Header(BaseModel):
+    """Which archive a delta makes of which."""
+
+    model_config = ConfigDict(strict=True)
+    schema_version: str = Field(alias="schema", pattern=r"^1\.", description="schema 1")
+    old: str
+    new: str
+    files: list[_File]
 
 
 def write_delta(old: Path, new: Path, destination: Path) -> None:
@@ -75,9 +77,9 @@ def apply_delta(old: Path, delta: Path, destination: Path, most: int | None = No
     delta was made for another archive, is damaged, or asks for files of more than ``most`` bytes."""
     header, stored = _read(delta)
     pool = _pool(old)
-    if file_sha256(old) != header["old"]:
+    if file_sha256(old) != header.old:
         raise ArchiveError(f"{delta} was made for another archive than {old}")
-    pieces = [piece for file in header["files"] for piece in file["pieces"]]
+    pieces = [piece for file in header.files for piece in file.pieces]
     if any(isinstance(p, str) and p not in pool for p in pieces):
         raise ArchiveError(f"{delta} needs a piece that {old} does not hold")
     size = sum(p if isinstance(p, int) else len(pool[p]) for p in pieces)
@@ -86,10 +88,10 @@ def apply_delta(old: Path, delta: Path, destination: Path, most: int | None = No
         raise ArchiveError(f"{delta} asks for {size} bytes, more than the {most} allowed; see --max-bytes")
     rest = io.BytesIO(stored)
     files = {
-        file["name"]: b"".join(rest.read(p) if isinstance(p, int) else pool[p] for p in file["pieces"])
-        for file in header["files"]
+        file.name: b"".join(rest.read(p) if isinstance(p, int) else pool[p] for p in file.pieces)
+        for file in header.files
     }
-    write_members(files, destination, sha256=header["new"])
+    write_members(files, destination, sha256=header.new)
 
 
 def _pool(archive: Path) -> dict[str, bytes]:
@@ -126,7 +128,7 @@ def _tensors(name: str, data: bytes) -> list[bytes]:
     return []
 
 
-def _read(delta: Path) -> tuple[dict[str, Any], bytes]:
+def _read(delta: Path) -> tuple[_Header, bytes]:
     """Header and stored bytes."""
     try:
         with read_regular(delta) as file:
@@ -137,13 +139,10 @@ def _read(delta: Path) -> tuple[dict[str, Any], bytes]:
         members = read_members(delta, lambda name: min(most, _LARGEST[name == _STORED]))
         if sorted(members) != [_HEADER, _STORED]:
             raise ArchiveError(f"it holds {sorted(members)}, which is no EideticNet delta")
-        header = parse_json(members[_HEADER], _HEADER)
+        header = checked(_Header, parse_json(members[_HEADER], _HEADER), _HEADER)
     except ArchiveError as error:
         raise ArchiveError(f"{delta}: {error}") from error
-    wrong = best_match(Draft202012Validator(_FORMAT).iter_errors(header))
-    if wrong is not None:
-        raise ArchiveError(f"{delta}: {_HEADER}: {wrong.json_path}: {wrong.message[:200]}")
-    size = sum(p for f in header["files"] for p in f["pieces"] if isinstance(p, int))
+    size = sum(p for f in header.files for p in f.pieces if isinstance(p, int))
     if len(members[_STORED]) != size:
         raise ArchiveError(f"{delta}: {_STORED} has not the {size} bytes that {_HEADER} tells of")
     return header, members[_STORED]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 
+from eideticnet.contract.bundle import BundledTask, Input
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.files import LARGEST, read_regular
 
@@ -36,7 +37,7 @@ class LabeledInputs:
     source: str
 
 
-def read_inputs(path: Path, spec: dict[str, Any], what: str = "routing data") -> LabeledInputs:
+def read_inputs(path: Path, spec: Input, what: str = "routing data") -> LabeledInputs:
     """``x``, and where known ``task`` and ``label``, of an .npz or .safetensors file that fits the
     input contract ``spec``; ``InputsError`` names what does not, ``what`` what it is for."""
     if path.suffix not in (".npz", ".safetensors"):
@@ -96,16 +97,16 @@ def _safetensors(raw: BufferedReader) -> dict[str, Array]:
         raise ArchiveError(f"holds tensors of type {error}, which numpy has not; expected float32") from None
 
 
-def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> LabeledInputs:
+def real_inputs(arrays: dict[str, Array], spec: Input, source: str) -> LabeledInputs:
     """``arrays`` by name as checked inputs."""
     if "x" in arrays and (strange := sorted(arrays.keys() - _NAMES)):
         raise InputsError(f"{source} holds {strange[0]!r}; expected x, and where known task and label")
     if "label" in arrays and "task" not in arrays:
         raise InputsError(f"{source} holds label without task, which says whose label it is")
     x = arrays.get("x")
-    if x is None or x.ndim < 1 or list(x.shape[1:]) != list(spec["shape"]) or not len(x):
+    if x is None or x.ndim < 1 or x.shape[1:] != spec.shape or not len(x):
         shape = "no x" if x is None else f"x of shape {list(x.shape)}"
-        raise InputsError(f"{source} holds {shape}; expected x of shape [N, {str(spec['shape'])[1:-1]}]")
+        raise InputsError(f"{source} holds {shape}; expected x of shape [N, {str(list(spec.shape))[1:-1]}]")
     for name in ("task", "label"):
         if name in arrays and (arrays[name].shape != (len(x),) or arrays[name].dtype.kind not in "iu"):
             raise InputsError(f"{source}: {name} must hold one whole number for each of the {len(x)} rows")
@@ -113,14 +114,14 @@ def real_inputs(arrays: dict[str, Array], spec: dict[str, Any], source: str) -> 
     return LabeledInputs(_cast(x, spec, source), task, label, source)
 
 
-def check_indices(real: LabeledInputs, tasks: Sequence[Mapping[str, Any]]) -> None:
+def check_indices(real: LabeledInputs, tasks: Sequence[BundledTask]) -> None:
     """``InputsError`` unless every task and label of ``real`` is one of a bundle's ``tasks``: rows of others
     would be wrong by any version, so they would show no fall."""
     if real.task is None:
         return
     _check_range(real, "task", real.task, np.full(len(real.x), len(tasks)), "the list of tasks")
     if real.label is not None:
-        classes = np.array([len(task["classes"]) for task in tasks])
+        classes = np.array([len(task.classes) for task in tasks])
         _check_range(real, "label", real.label, classes[real.task], "the classes of its own task")
 
 
@@ -132,16 +133,16 @@ def _check_range(real: LabeledInputs, name: str, values: Array, ends: Array, whe
         raise InputsError(f"{real.source}: {name} is {int(values[row])} in row {row}; {expected}")
 
 
-def _cast(x: Array, spec: dict[str, Any], source: str) -> Array:
+def _cast(x: Array, spec: Input, source: str) -> Array:
     """``x`` in the contract's type, if that keeps its values and they are such as a server accepts."""
     if x.dtype.kind not in "biuf":
-        raise InputsError(f"{source} holds x of type {x.dtype}; expected numbers of type {spec['dtype']}")
+        raise InputsError(f"{source} holds x of type {x.dtype}; expected numbers of type {spec.dtype}")
     with np.errstate(over="ignore", invalid="ignore"):
-        cast = np.ascontiguousarray(x, spec["dtype"])
-    if not np.isfinite(cast).all() or (spec["dtype"] == "int64" and not (cast == x).all()):
-        kind = "whole numbers of 64 bits" if spec["dtype"] == "int64" else "finite numbers"
+        cast = np.ascontiguousarray(x, spec.dtype)
+    if not np.isfinite(cast).all() or (spec.dtype == "int64" and not (cast == x).all()):
+        kind = "whole numbers of 64 bits" if spec.dtype == "int64" else "finite numbers"
         raise InputsError(f"{source}: x must hold {kind}, as requests do")
-    low, high = (spec.get(key) for key in ("low", "high"))
+    low, high = spec.low, spec.high
     if (low is not None and (cast < low).any()) or (high is not None and (cast > high).any()):
         raise InputsError(f"{source}: x holds values that no request may have; expected {low} to {high}")
     return cast

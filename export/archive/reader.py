@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from eideticnet.contract.bundle import Bundle, BundledTask
 from eideticnet.export.archive.contents import Probes, check_contents, limit
 from eideticnet.export.archive.members import read_members
 from eideticnet.export.errors import ArchiveError
@@ -17,20 +17,20 @@ class Archive:
     """What can be read of an archive without running anything in it."""
 
     path: Path
-    bundle: dict[str, Any]
+    bundle: Bundle
     probes: Probes
 
     @property
     def name(self) -> str:
-        return str(self.bundle["name"])
+        return self.bundle.name
 
     @property
     def version(self) -> str:
-        return str(self.bundle["model_version"])
+        return self.bundle.model_version
 
     @property
-    def tasks(self) -> list[dict[str, Any]]:
-        return list(self.bundle["tasks"])
+    def tasks(self) -> tuple[BundledTask, ...]:
+        return self.bundle.tasks
 
 
 def read_archive(path: Path, *, revoked: bool = False) -> Archive:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from eideticnet.contract.bundle import Bundle
 from eideticnet.export.archive.contents import BUNDLE, CONFIG, MANIFEST, check_contents, manifest
 from eideticnet.export.archive.contract import read_bundle
 from eideticnet.export.archive.members import write_members
@@ -47,15 +48,16 @@ def write_archive(
     try:
         description = read_bundle(members.get(BUNDLE, b""))
         members[CONFIG] = yaml.safe_dump(_config(description, serving or {}), sort_keys=True).encode()
-        members[MANIFEST] = json.dumps(manifest(description), indent=1, sort_keys=True).encode()
+        said = manifest(description.name, description.model_version, description.model)
+        members[MANIFEST] = json.dumps(said, indent=1, sort_keys=True).encode()
         check_contents(members)
     except ArchiveError as error:
         raise ArchiveError(f"{destination} was not written: {error}") from error
     write_members(members, destination, replace=replace)
 
 
-def _config(bundle: dict[str, Any], serving: Mapping[str, Any]) -> dict[str, Any]:
+def _config(bundle: Bundle, serving: Mapping[str, Any]) -> dict[str, Any]:
     """TorchServe's configuration; no larger batches than an answer may depend on."""
     config = {**SERVING, **serving, "handler": {**SERVING["handler"], **serving.get("handler", {})}}
-    most = bundle["limits"].get("max_batch", config["batchSize"])
+    most = bundle.limits.max_batch or config["batchSize"]
     return {**config, "batchSize": min(config["batchSize"], most)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 from collections.abc import Sequence
@@ -18,8 +17,22 @@ from safetensors.torch import save as save_tensors
 
 from eidetic_runtime.contract import MAX_PIXELS, usual_pixels
 from eideticnet import EideticNetwork, Task
+from eideticnet.contract.bundle import (
+    SCHEMA,
+    Bundle,
+    BundledTask,
+    GraphNames,
+    Input,
+    Limits,
+    MultiplyAdds,
+    Prefix,
+    RouterSize,
+    RoutingRule,
+    TaskReport,
+    names_problem,
+)
 from eideticnet.export.archive.contents import VALIDATION
-from eideticnet.export.archive.contract import SCHEMA, names_problem, read_bundle
+from eideticnet.export.archive.contract import read_bundle
 from eideticnet.export.archive.labeled_inputs import LabeledInputs, check_indices, read_inputs
 from eideticnet.export.bundle.agreement import Reference, agreement, eager
 from eideticnet.export.bundle.faster_layout import write_faster
@@ -71,19 +84,20 @@ def write_bundle(
         raise ExportError(problem)
     _check_prefixes(prefixes, format, layout, len(net.tasks))
     bundle = describe(net, name, model_version, format, _limits(net, max_instances, max_pixels))
-    kept = None if validation is None else read_inputs(validation, bundle["input"], "validation data")
-    real = kept if routing_data is None else read_inputs(routing_data, bundle["input"])
+    kept = None if validation is None else read_inputs(validation, bundle.input, "validation data")
+    real = kept if routing_data is None else read_inputs(routing_data, bundle.input)
     for given in (kept, real if real is not kept else None):
         if given is not None:
-            check_indices(given, bundle["tasks"])
-            _refuse_mixed_up(net, given, bundle["tasks"])
+            check_indices(given, bundle.tasks)
+            _refuse_mixed_up(net, given, bundle.tasks)
     with filled(folder), evaluating(net):
-        bundle |= _write_graphs(
-            Reference.of(net), folder, bundle, Form(format, "nested", precision), layout, prefixes
-        )
-        if (bundle["layout"], precision) != ("nested", "float32"):
-            run, limit = runner(format, folder / bundle["model"]), bundle["limits"].get("max_batch")
-            bundle["accuracy"] = agreement(net, run, real, *([limit] if limit else []))
+        form = Form(format, "nested", precision)
+        said = _write_graphs(Reference.of(net), folder, bundle, form, layout, prefixes)
+        bundle = bundle.model_copy(update=said)
+        if (bundle.layout, precision) != ("nested", "float32"):
+            run, limit = runner(format, folder / bundle.model), bundle.limits.max_batch
+            found = agreement(net, run, real, *([limit] if limit else []))
+            bundle = bundle.model_copy(update={"accuracy": found})
         (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
         if kept is not None:
             (folder / VALIDATION).write_bytes(_tensors(kept))
@@ -101,7 +115,7 @@ def check_names(name: str, model_version: str) -> None:
             )
 
 
-def _refuse_mixed_up(net: EideticNetwork, real: LabeledInputs, tasks: Sequence[Json]) -> None:
+def _refuse_mixed_up(net: EideticNetwork, real: LabeledInputs, tasks: Sequence[BundledTask]) -> None:
     """``InputsError`` where the network answers worse than chance: nothing could be judged by such inputs."""
     answers = eager(net, real.x)
     for doubt in doubts(real, answers["task"], answers["label"], tasks):
@@ -109,11 +123,11 @@ def _refuse_mixed_up(net: EideticNetwork, real: LabeledInputs, tasks: Sequence[J
             raise InputsError(doubt.reason)
 
 
-def write_description(bundle: Json, folder: Path) -> None:
+def write_description(bundle: Bundle, folder: Path) -> None:
     """Write ``bundle.json``, with the SHA-256 of every other file in ``folder``, once they are all there."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     sums = {name: sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
-    text = json.dumps({**bundle, "files": sums}, indent=1, ensure_ascii=False, sort_keys=True)
+    text = bundle.model_copy(update={"files": sums}).to_json()
     try:
         read_bundle(text.encode())
     except ArchiveError as error:
@@ -121,61 +135,64 @@ def write_description(bundle: Json, folder: Path) -> None:
     (folder / "bundle.json").write_text(text, encoding="utf-8")
 
 
-def describe(net: EideticNetwork, name: str, model_version: str, format: Format, limits: Json) -> Json:
+def describe(net: EideticNetwork, name: str, model_version: str, format: Format, limits: Limits) -> Bundle:
     """What ``bundle.json`` says of any format."""
     routing = net.learned.routing
     assert routing is not None, "check() refuses a network that can't route"
     answering, capacity = net.tasks, net.capacity()
     spent = capacity.arithmetic
-    return {
-        "schema": SCHEMA,
-        "name": name,
-        "model_version": model_version,
-        "format": format,
-        "model": _FILES[format],
-        "layout": "nested",
-        "neurons": sum(net.program.groups.values()),
-        "router": {"neurons": sum(row.get(ROUTER, 0) for row in capacity.values())},
-        "multiply_adds": {"tasks": sum(spent.tasks.values()), "router": spent.router, "plain": spent.plain},
-        "precision": "float32",
-        "graph": {"inputs": list(INPUTS), "outputs": list(OUTPUTS)},
-        "input": net.inputs.to_json(),
-        "limits": limits,
-        "tasks": _tasks(net, answering),
-        "superseded": _tasks(net, [t for t in net.learned.tasks if t not in answering]),
-        "routing": {"rule": routing.decision, **routing.to_json(), **_doubt(read(net).doubts.get(ROUTER))},
-        "tools": _tools(format),
-    }
+    return Bundle(
+        schema=SCHEMA,
+        name=name,
+        model_version=model_version,
+        format=format,
+        model=_FILES[format],
+        files={},
+        layout="nested",
+        neurons=sum(net.program.groups.values()),
+        router=RouterSize(neurons=sum(row.get(ROUTER, 0) for row in capacity.values())),
+        multiply_adds=MultiplyAdds(tasks=sum(spent.tasks.values()), router=spent.router, plain=spent.plain),
+        precision="float32",
+        graph=GraphNames(inputs=INPUTS, outputs=OUTPUTS),
+        input=Input(**net.inputs.to_json()),
+        limits=limits,
+        tasks=_tasks(net, answering),
+        superseded=_tasks(net, [t for t in net.learned.tasks if t not in answering]),
+        routing=RoutingRule(
+            rule=routing.decision, **routing.to_json(), **_doubt(read(net).doubts.get(ROUTER))
+        ),
+        tools=_tools(format),
+    )
 
 
-def _limits(net: EideticNetwork, max_instances: int, max_pixels: int | None) -> Json:
+def _limits(net: EideticNetwork, max_instances: int, max_pixels: int | None) -> Limits:
     image = net.inputs.image
     if image is None:
         if max_pixels is not None:
             raise ExportError("--max-pixels is for networks whose inputs are pictures; leave it out")
-        return {"max_instances": max_instances}
+        return Limits(max_instances=max_instances)
     if max_pixels is None:
-        return {"max_instances": max_instances, "max_pixels": MAX_PIXELS}
+        return Limits(max_instances=max_instances, max_pixels=MAX_PIXELS)
     if max_pixels < (usual := usual_pixels(vars(image))):
         raise ExportError(f"--max-pixels {max_pixels}: without it there are {usual}; give more")
     most = max(MAX_PIXELS, max_pixels)
-    return {"max_instances": max_instances, "max_pixels": most, "max_decoded_pixels": max_pixels}
+    return Limits(max_instances=max_instances, max_pixels=most, max_decoded_pixels=max_pixels)
 
 
-def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> list[Json]:
+def _tasks(net: EideticNetwork, tasks: Sequence[Task]) -> tuple[BundledTask, ...]:
     digests, reports, doubts = net.digests(), net.metadata.get("report", {}), read(net).doubts
-    return [
-        {
-            "name": t.name,
-            "owner": t.owner,
-            "classes": list(t.classes),
-            "revision": t.revision,
-            "network_digest": digests[t.label],
-            "neurons": sum(net.learned.block(t.owner).own.values()),
-            "report": reports.get(t.name, {}) | _doubt(doubts.get(t.name)),
-        }
+    return tuple(
+        BundledTask(
+            name=t.name,
+            owner=t.owner,
+            classes=t.classes,
+            revision=t.revision,
+            network_digest=digests[t.label],
+            neurons=sum(net.learned.block(t.owner).own.values()),
+            report=TaskReport(**reports.get(t.name, {}) | _doubt(doubts.get(t.name))),
+        )
         for t in tasks
-    ]
+    )
 
 
 def _doubt(said: str | None) -> Json:
@@ -185,13 +202,13 @@ def _doubt(said: str | None) -> Json:
 def _write_graphs(
     reference: Reference,
     folder: Path,
-    bundle: Json,
+    bundle: Bundle,
     form: Form,
     layout: Layout | Literal["auto"],
     prefixes: Sequence[int],
 ) -> Json:
     """Write the graph and its prefixes; what ``bundle.json`` says of them."""
-    rule, path = TailRule.of(bundle), folder / bundle["model"]
+    rule, path = TailRule.of(bundle), folder / bundle.model
     said: Json = {"precision": form.precision}
     if layout == "auto":
         form, body, said["layout_measured"] = write_faster(reference, form, rule, path)
@@ -200,29 +217,27 @@ def _write_graphs(
         body = write_graph(reference, form, rule, path)
     said["layout"] = form.layout
     if form.precision == "int8":  # the scale of a value is that of the whole batch
-        said |= {"batch_dependent": True, "limits": {**bundle["limits"], "max_batch": 1}}
+        said |= {"batch_dependent": True, "limits": bundle.limits.model_copy(update={"max_batch": 1})}
     if body is None:
         return said
     if form.layout == "nested":
         said |= _digested(reference.net, body, bundle)
-    return {
-        **said,
-        "prefixes": [_write_prefix(reference, body, rule, tasks, folder, form) for tasks in prefixes],
-    }
+    cut = [_write_prefix(reference, body, rule, tasks, folder, form) for tasks in prefixes]
+    return {**said, "prefixes": tuple(cut)}
 
 
-def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Json) -> Json:
+def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Bundle) -> Json:
     """The lists of tasks, each with the digest of its logits in the graph."""
     found = digests(body, [logits_name(t.owner) for t in net.learned.tasks])
     return {
-        key: [{**task, "digest": found[logits_name(task["owner"])]} for task in bundle[key]]
-        for key in ("tasks", "superseded")
+        key: tuple(task.model_copy(update={"digest": found[logits_name(task.owner)]}) for task in tasks)
+        for key, tasks in (("tasks", bundle.tasks), ("superseded", bundle.superseded))
     }
 
 
 def _write_prefix(
     reference: Reference, body: onnx.ModelProto, rule: TailRule, tasks: int, folder: Path, form: Form
-) -> Json:
+) -> Prefix:
     path = folder / "prefix" / f"{tasks}.onnx"
     path.parent.mkdir(exist_ok=True)
     model = prefix(body, rule, tasks)
@@ -234,7 +249,7 @@ def _write_prefix(
         tasks,
     )
     save(model, path)
-    return {"tasks": tasks, "file": f"prefix/{tasks}.onnx", "bytes": path.stat().st_size}
+    return Prefix(tasks=tasks, file=f"prefix/{tasks}.onnx", bytes=path.stat().st_size)
 
 
 def _tensors(real: LabeledInputs) -> bytes:

@@ -8,7 +8,7 @@ Values: ``all`` (N, sum of C_t) are the logits of the answering heads side by si
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy.typing as npt
 import onnx
 import onnx.parser
 from onnx import numpy_helper
+
+from eideticnet.contract.bundle import Bundle
 
 X, PINNED, THRESHOLD = "x", "pinned_task", "threshold"
 INPUTS = (X, PINNED, THRESHOLD)
@@ -46,16 +48,17 @@ class TailRule:
     head_temperatures: tuple[float, ...]
 
     @classmethod
-    def of(cls, bundle: Mapping[str, Any]) -> TailRule:
+    def of(cls, bundle: Bundle) -> TailRule:
         """The rule that ``bundle.json`` states."""
-        tasks, routing = bundle["tasks"], bundle["routing"]
+        tasks, routing = bundle.tasks, bundle.routing
+        assert routing.decision is not None, "every bundle has one since proofs need it"
         return cls(
-            tuple(logits_name(task["owner"]) for task in tasks),
-            tuple(len(task["classes"]) for task in tasks),
-            routing["decision"],
-            routing["router"] != "none",
-            float(routing["temperature"]),
-            tuple(map(float, routing["head_temperatures"])),
+            tuple(logits_name(task.owner) for task in tasks),
+            tuple(len(task.classes) for task in tasks),
+            routing.decision,
+            routing.router != "none",
+            float(routing.temperature),
+            tuple(map(float, routing.head_temperatures)),
         )
 
     @property

@@ -7,14 +7,14 @@ Imports neither torch nor eideticnet.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
+from eideticnet.contract.bundle import BundledTask
 from eideticnet.export.archive.labeled_inputs import Array, LabeledInputs
 
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
@@ -46,9 +46,7 @@ def distinct(x: Array) -> int:
     return len({sha256(row.tobytes()).digest() for row in x})
 
 
-def doubts(
-    real: LabeledInputs, task: Array, label: Array, tasks: Sequence[Mapping[str, Any]]
-) -> Iterator[Doubt]:
+def doubts(real: LabeledInputs, task: Array, label: Array, tasks: Sequence[BundledTask]) -> Iterator[Doubt]:
     """What is doubtful about ``real``, to which a version of these ``tasks`` answered ``task`` and ``label``
     (N,), -1 where it answered none. Nothing where it does not say which tasks its rows are of."""
     if real.task is None:
@@ -60,7 +58,7 @@ def doubts(
         count, right = int(rows.sum()), int(found.sum())
         if not count:
             continue
-        where = f"{real.source}: of the {count} rows of task {described['name']!r} (number {index})"
+        where = f"{real.source}: of the {count} rows of task {described.name!r} (number {index})"
         chance, why = 1 / len(tasks), f"no more than by guessing among {len(tasks)} tasks"
         attracted = float((task[others] == index).mean()) if others.sum() >= _OTHERS else 0.0
         if attracted > chance:
@@ -70,7 +68,7 @@ def doubts(
             yield Doubt(index, f"{what}: are tasks swapped, or inputs not in raw units?", doubt)
         elif real.label is not None and right:
             given, said = real.label[found], label[found]
-            same, classes = int((given == said).sum()), len(described["classes"])
+            same, classes = int((given == said).sum()), len(described.classes)
             chance = _agreement_by_chance(given, said, classes)
             if classes > 1 and (doubt := _at_chance(same, right, chance)) is not None:
                 what = f"{where} {right} are found, and {same} of these have the label answered"

@@ -6,6 +6,7 @@ pinned to its task, same batch, same thread count, bits compared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from eideticnet.contract.bundle import Limits
+from eideticnet.contract.parts import as_json
 from eideticnet.export.graph.session import Run, session
 from eideticnet.export.graph.tail import PINNED, THRESHOLD, X, logits_name
 from eideticnet.export.proof.version import Key, OpenVersion
@@ -42,39 +45,40 @@ def changed_promises(old: OpenVersion, new: OpenVersion) -> Iterator[str]:
     """What clients of ``old`` rely on and ``new`` does not keep, digests and bits aside."""
     if old.archive.name != new.archive.name:
         yield f"the model is called {new.archive.name!r}, and {old.archive.name!r} before"
-    for key in sorted({*old.bundle["input"], *new.bundle["input"]}):
-        before, after = old.bundle["input"].get(key), new.bundle["input"].get(key)
-        if before != after:
-            yield f"the input contract changed: {key} was {before!r} and is {after!r}"
+    was, now = (as_json(version.bundle.input) for version in (old, new))
+    for part in sorted(was.keys() | now.keys()):
+        if was.get(part) != now.get(part):
+            before, after = json.dumps(was.get(part)), json.dumps(now.get(part))
+            yield f"the input contract changed: {part} was {before} and is {after}"
     for key, task in old.tasks().items():
         if key not in new.tasks():
             yield f"{label(key)} is missing"
-        elif new.tasks()[key]["classes"] != task["classes"]:
-            yield f"{label(key)}: classes were {task['classes']} and are {new.tasks()[key]['classes']}"
-    before, after = ({t["name"]: t["classes"] for t in v.bundle["tasks"]} for v in (old, new))
-    for name, classes in before.items():  # whichever revision of it answers
-        if name not in after:
+        elif new.tasks()[key].classes != task.classes:
+            yield f"{label(key)}: classes were {list(task.classes)} and are {list(new.tasks()[key].classes)}"
+    held, holds = ({t.name: list(t.classes) for t in v.bundle.tasks} for v in (old, new))
+    for name, classes in held.items():  # whichever revision of it answers
+        if name not in holds:
             yield f"task {name!r} no longer answers"
-        elif after[name] != classes:
-            yield f"task {name!r} answers with the classes {after[name]}, and with {classes} before"
-    first, now = list(before), list(after)[: len(before)]
-    if now != first and set(first) <= set(after):
-        yield f"tasks answer in another order: {first} were first, now {now}"
-    yield from _changed_limits(old.bundle["limits"], new.bundle["limits"])
+        elif holds[name] != classes:
+            yield f"task {name!r} answers with the classes {holds[name]}, and with {classes} before"
+    first, firsts = list(held), list(holds)[: len(held)]
+    if firsts != first and set(first) <= set(holds):
+        yield f"tasks answer in another order: {first} were first, now {firsts}"
+    yield from _changed_limits(old.bundle.limits, new.bundle.limits)
 
 
-def _changed_limits(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
-    if new["max_instances"] < old["max_instances"]:
+def _changed_limits(old: Limits, new: Limits) -> Iterator[str]:
+    if new.max_instances < old.max_instances:
         yield (
-            f"a request may hold {new['max_instances']} instances, and {old['max_instances']} before: export "
-            f"with --max-instances {old['max_instances']}"
+            f"a request may hold {new.max_instances} instances, and {old.max_instances} before: export "
+            f"with --max-instances {old.max_instances}"
         )
-    if new.get("max_pixels", old.get("max_pixels", 0)) < old.get("max_pixels", 0):
-        yield f"an image may have {new['max_pixels']} pixels, and {old['max_pixels']} before"
-    if (most := old.get("max_decoded_pixels", 0)) > new.get("max_decoded_pixels", 0):
+    if old.max_pixels and new.max_pixels and new.max_pixels < old.max_pixels:
+        yield f"an image may have {new.max_pixels} pixels, and {old.max_pixels} before"
+    if (most := old.max_decoded_pixels or 0) > (new.max_decoded_pixels or 0):
         yield f"{most} pixels of an image were decoded before: export with --max-pixels {most}"
-    if "max_batch" in old and new.get("max_batch", 1 << 62) > old["max_batch"]:
-        yield f"answers depend on their batch, of which max_batch {old['max_batch']} was the most"
+    if old.max_batch and (new.max_batch is None or new.max_batch > old.max_batch):
+        yield f"answers depend on their batch, of which max_batch {old.max_batch} was the most"
 
 
 def task_proofs(old: OpenVersion, new: OpenVersion, run: bool = True) -> tuple[list[TaskProof], list[str]]:
@@ -89,10 +93,10 @@ def task_proofs(old: OpenVersion, new: OpenVersion, run: bool = True) -> tuple[l
         unchanged = old.digest(before) == new.digest(after)
         if not unchanged:
             problems.append(f"{label(key)} changed: its digest is another")
-        answers = after in new.bundle["tasks"]
+        answers = after in new.bundle.tasks
         bits: bool | None = None
         sizes = list[int]()
-        if runs and before in old.bundle["tasks"]:
+        if runs and before in old.bundle.tasks:
             bits, sizes, wrong = _run_both(old, new, key, runs)
             problems += wrong
         proofs.append(TaskProof(*key, answers, new.digest(after), unchanged, bits, tuple(sizes)))
@@ -110,7 +114,7 @@ def _with_heads(version: OpenVersion) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(version.graph)
     for task in version.tasks().values():
-        model.graph.output.append(onnx.ValueInfoProto(name=logits_name(task["owner"])))
+        model.graph.output.append(onnx.ValueInfoProto(name=logits_name(task.owner)))
     return model
 
 
@@ -118,15 +122,15 @@ def _run_both(
     old: OpenVersion, new: OpenVersion, key: Key, runs: tuple[Run, Run]
 ) -> tuple[bool, list[int], list[str]]:
     before, after = old.tasks()[key], new.tasks()[key]
-    probes = old.archive.probes[before["owner"]]
-    classes, equal, wrong = len(before["classes"]), True, list[str]()
-    held = old.bundle["tasks"], new.bundle["tasks"]
+    probes = old.archive.probes[before.owner]
+    classes, equal, wrong = len(before.classes), True, list[str]()
+    held = old.bundle.tasks, new.bundle.tasks
     places = [ts.index(t) if t in ts else None for ts, t in zip(held, (before, after), strict=True)]
     sizes = sorted({1, len(probes)})
     for size in sizes:
         x = np.ascontiguousarray(probes[:size])
         was, now = (run(_pinned(x, place or 0)) for run, place in zip(runs, places, strict=True))
-        head = now[logits_name(after["owner"])].tobytes()
+        head = now[logits_name(after.owner)].tobytes()
         if was["logits"][:, :classes].tobytes() != head:
             equal = False
             wrong.append(f"{label(key)}: the logits of its probes differ at batch size {size}")

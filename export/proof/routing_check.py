@@ -74,10 +74,10 @@ def check_routing(
     if real is None:
         reason = "no real inputs: none are kept in the archives, and no --routing-data was given"
         return RoutingCheck("not measured", bound, reasons=[reason])
-    check_indices(real, new.bundle["tasks"])
+    check_indices(real, new.bundle.tasks)
     was, now = (_route(version, real.x) for version in (old, new))
-    tasks = [_of_task(i, t["name"], real, was, now) for i, t in enumerate(old.bundle["tasks"])]
-    doubtful = [doubt.reason for doubt in doubts(real, was["task"], was["label"], old.bundle["tasks"])]
+    tasks = [_of_task(i, t.name, real, was, now) for i, t in enumerate(old.bundle.tasks)]
+    doubtful = [doubt.reason for doubt in doubts(real, was["task"], was["label"], old.bundle.tasks)]
     few = [t for t in tasks if t.distinct < ENOUGH]
     dropped = [t for t in tasks if t.rows >= ENOUGH and t.drop > bound]
     reasons = [
@@ -101,7 +101,7 @@ def check_routing(
 def _route(version: OpenVersion, x: Array) -> dict[str, Array]:
     """``task`` and ``label`` for each row, routed as it is served: "none of mine", -1, under the threshold
     that a server takes where a request names none."""
-    run, threshold = session(version.graph), version.bundle["routing"].get("threshold", 0.0)
+    run, threshold = session(version.graph), version.bundle.routing.threshold
     parts = [x[i : i + _BATCH] for i in range(0, len(x), _BATCH)]
     found = [
         run({X: part, PINNED: np.full(len(part), -1), THRESHOLD: np.full(len(part), threshold, np.float32)})

@@ -105,7 +105,7 @@ def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: flo
     problems += wrong
     routing = None
     if not problems:
-        spec = before.bundle["input"]
+        spec = before.bundle.input
         # the old version's own inputs first: a newcomer does not choose what it is judged by
         kept = None if routing_data else kept_inputs(before) or kept_inputs(after)
         real = read_inputs(routing_data, spec) if routing_data else kept
@@ -116,7 +116,7 @@ def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: flo
 
 def _toolchain(old: OpenVersion, new: OpenVersion) -> list[str]:
     """Why equal bits can't be expected of these two: precision and opset."""
-    found = [("precision", v.bundle["precision"]) for v in (old, new)]
+    found = [("precision", v.bundle.precision) for v in (old, new)]
     opsets = [sorted((o.domain, o.version) for o in v.graph.opset_import) for v in (old, new)]
     reasons = []
     if found[0] != found[1]:
@@ -128,7 +128,7 @@ def _toolchain(old: OpenVersion, new: OpenVersion) -> list[str]:
 
 def _other_tools(old: OpenVersion, new: OpenVersion) -> str:
     """Other exporters write other graphs of the same blocks."""
-    tools = [{k: v.bundle["tools"].get(k) for k in ("torch", "onnx", "onnxscript")} for v in (old, new)]
+    tools = [{k: v.bundle.tools.get(k) for k in ("torch", "onnx", "onnxscript")} for v in (old, new)]
     if tools[0] == tools[1]:
         return ""
     return f"they were exported with other tools, {tools[0]} and {tools[1]}: export both with the same"

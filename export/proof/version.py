@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 
-from eideticnet.export.archive.contract import minor
+from eideticnet.contract.bundle import Bundle, BundledTask, GraphNames
 from eideticnet.export.archive.reader import Archive, read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.graph.digest import digests
@@ -42,40 +41,34 @@ class OpenVersion:
     digests: dict[str, str]
 
     @property
-    def bundle(self) -> dict[str, Any]:
+    def bundle(self) -> Bundle:
         return self.archive.bundle
 
     @property
     def rule(self) -> TailRule:
         return TailRule.of(self.bundle)
 
-    def tasks(self) -> dict[Key, dict[str, Any]]:
+    def tasks(self) -> dict[Key, BundledTask]:
         """Every revision of every task that the graph holds, whether or not it answers."""
-        return {(task["name"], task["revision"]): task for task in self.held()}
+        return {(task.name, task.revision): task for task in self.bundle.held}
 
-    def held(self) -> list[dict[str, Any]]:
-        """The same in a list, as ``bundle.json`` has them."""
-        return [*self.bundle["tasks"], *self.bundle.get("superseded", [])]
-
-    def digest(self, task: dict[str, Any]) -> str:
-        return self.digests[logits_name(task["owner"])]
+    def digest(self, task: BundledTask) -> str:
+        return self.digests[logits_name(task.owner)]
 
 
 def open_version(path: Path, read: Reader = read_files) -> OpenVersion | str:
     """Read an archive and digest its graph; a sentence where it is of a kind that promises no bits.
     ``ArchiveError`` says what is wrong with it."""
     archive, files = read(path)
-    if minor(archive.bundle) < 2:
-        return (
-            f"{path} is of schema {archive.bundle['schema']}, which lacks what a proof needs: export it again"
-        )
-    form = archive.bundle["format"], archive.bundle["layout"]
+    if archive.bundle.minor < 2:
+        what = f"{path} is of schema {archive.bundle.schema_version}, which lacks what a proof needs"
+        return f"{what}: export it again"
+    form = archive.bundle.format, archive.bundle.layout
     if form != ("onnx", "nested"):
         return f"{path} is {form[0]} in the layout {form[1]}, and bits are promised for nested ONNX graphs"
-    graph = _graph(files, archive.bundle["model"])
-    held = [*archive.bundle["tasks"], *archive.bundle.get("superseded", [])]
-    names = [logits_name(task["owner"]) for task in held]
-    if archive.bundle["routing"]["router"] != "none":
+    graph = _graph(files, archive.bundle.model)
+    names = [logits_name(task.owner) for task in archive.bundle.held]
+    if archive.bundle.routing.router != "none":
         names.append(ROUTER)
     try:
         return OpenVersion(archive, files, graph, digests(graph, names))
@@ -89,21 +82,21 @@ def _graph(files: dict[str, bytes], name: str) -> onnx.ModelProto:
 
 def contradictions(version: OpenVersion) -> Iterator[str]:
     """Where an archive is not what its own ``bundle.json`` says, one sentence each."""
-    counts = Counter((task["name"], task["revision"]) for task in version.held())
+    counts = Counter((task.name, task.revision) for task in version.bundle.held)
     yield from (f"bundle.json lists {_label(*key)} {n} times" for key, n in counts.items() if n > 1)
     for (name, revision), task in version.tasks().items():
-        if task.get("digest") != version.digest(task):
+        if task.digest != version.digest(task):
             yield f"bundle.json claims a digest for {_label(name, revision)} that its graph does not have"
-    if version.bundle["graph"] != {"inputs": list(INPUTS), "outputs": list(OUTPUTS)}:
+    if version.bundle.graph != GraphNames(inputs=INPUTS, outputs=OUTPUTS):
         yield "bundle.json gives the graph's inputs or outputs other meanings than they have"
     heads = list(version.digests)
     body = detach(version.graph, heads)
     if not _same(attach(body, version.rule), version.graph):
         yield "the graph does not route and answer as bundle.json says (its tail is another)"
     if not _same(cut(body, heads), body):
-        yield f"{version.bundle['model']} holds nodes or tensors that no answer needs"
-    for part in version.bundle.get("prefixes", []):
-        yield from _prefix_contradictions(version, part["file"], part["tasks"])
+        yield f"{version.bundle.model} holds nodes or tensors that no answer needs"
+    for part in version.bundle.prefixes:
+        yield from _prefix_contradictions(version, part.file, part.tasks)
 
 
 def _prefix_contradictions(version: OpenVersion, file: str, tasks: int) -> Iterator[str]:
@@ -114,7 +107,7 @@ def _prefix_contradictions(version: OpenVersion, file: str, tasks: int) -> Itera
         yield f"{file}: {error}"
         return
     if any(found[head] != version.digests[head] for head in rule.heads):
-        yield f"{file} computes other logits than {version.bundle['model']}"
+        yield f"{file} computes other logits than {version.bundle.model}"
     body = detach(graph, rule.heads)
     if not _same(attach_pinned(body, rule), graph):
         yield f"{file} does not answer as bundle.json says (its tail is another)"

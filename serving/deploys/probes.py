@@ -110,7 +110,7 @@ class Prober:
 
     def _checked(self, archive: Archive, version: str, question: Question) -> None:
         answer = self.ask(archive.name, version, question)
-        classes = {task["name"]: task["classes"] for task in archive.tasks}
+        classes = {task.name: task.classes for task in archive.tasks}
         found, pinned = answer.get("task"), question.options.get("task")
         if answer.get("model_version") != archive.version:
             raise ProbeError(f"version {answer.get('model_version')} answered, not {archive.version}")
@@ -134,12 +134,12 @@ class Prober:
 def _questions(archive: Archive) -> Iterator[Question]:
     yield Question(example(archive))
     for task in archive.tasks:
-        yield Question(archive.probes[task["owner"]][0], {"task": task["name"]})
+        yield Question(archive.probes[task.owner][0], {"task": task.name})
 
 
 def example(archive: Archive) -> npt.NDArray[Any]:
     """An instance (*shape) that the model takes: the first task's first probe."""
-    found: npt.NDArray[Any] = archive.probes[archive.tasks[0]["owner"]][0]
+    found: npt.NDArray[Any] = archive.probes[archive.tasks[0].owner][0]
     return found
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from eidetic_runtime.record import row_type
+from eideticnet.contract.bundle import Input
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import read_regular
 from eideticnet.serving.errors import ServingError
@@ -45,27 +46,27 @@ class Recording:
         write_whole(path, save(tensors), mode=0o600)  # it holds what people sent
 
 
-def read(path: Path, model: str, spec: dict[str, Any]) -> Recording:
+def read(path: Path, model: str, spec: Input) -> Recording:
     """The requests to ``model`` in ``path``, by time: a folder of rings, one ring (.npy) or what
     ``Recording.write`` wrote. ``ServingError`` unless there are some that fit the input contract ``spec``."""
     if path.is_dir():
         found = newest(path, model, None, spec)
     elif path.suffix == ".npy":
-        found = _recording([ring for ring in _whole_rows([path]) if ring.dtype == row_type(spec)], spec)
+        found = _recording([ring for ring in _whole_rows([path]) if ring.dtype == _row_type(spec)], spec)
     else:
         found = _written(path, spec)
     if not len(found):
-        shape = ", ".join(map(str, spec["shape"]))
-        raise ServingError(f"{path} holds no recorded requests of {spec['dtype']} and shape [{shape}]")
+        shape = ", ".join(map(str, spec.shape))
+        raise ServingError(f"{path} holds no recorded requests of {spec.dtype} and shape [{shape}]")
     return found
 
 
-def newest(folder: Path, model: str, rows: int | None, spec: dict[str, Any]) -> Recording:
+def newest(folder: Path, model: str, rows: int | None, spec: Input) -> Recording:
     """The newest ``rows`` requests (all: None) to ``model`` in all rings of ``folder`` that fit the input
     contract ``spec``; workers may write meanwhile."""
     # MODEL-VERSION-PID.npy; a hyphen in a name is written %2D, so no model's name begins another's files
     paths = sorted(folder.glob(f"{model.replace('-', '%2D')}-*.npy"))
-    kind = row_type(spec)
+    kind = _row_type(spec)
     return _recording([ring for ring in _whole_rows(paths) if ring.dtype == kind], spec, rows)
 
 
@@ -81,15 +82,19 @@ def remove_old_rings(folder: Path, keep: int) -> None:
             path.unlink()
 
 
-def _recording(rings: Sequence[Array], spec: dict[str, Any], last: int | None = None) -> Recording:
+def _recording(rings: Sequence[Array], spec: Input, last: int | None = None) -> Recording:
     """The ``last`` rows of ``rings`` by time, or all of them."""
-    rows = np.concatenate([np.empty(0, row_type(spec)), *rings])
+    rows = np.concatenate([np.empty(0, _row_type(spec)), *rings])
     rows = rows[np.argsort(rows["time"], kind="stable")]
     rows = rows if last is None else rows[max(0, len(rows) - last) :]
     return Recording(*(np.ascontiguousarray(rows[name]) for name in ("x", "task", "threshold", "time")))
 
 
-def _written(path: Path, spec: dict[str, Any]) -> Recording:
+def _row_type(spec: Input) -> np.dtype[Any]:
+    return row_type({"dtype": spec.dtype, "shape": spec.shape})
+
+
+def _written(path: Path, spec: Input) -> Recording:
     try:
         with read_regular(path) as file:
             tensors = load(file.read())
@@ -101,10 +106,10 @@ def _written(path: Path, spec: dict[str, Any]) -> Recording:
     return found if _sound(found, spec) else _recording([], spec)
 
 
-def _sound(found: Recording, spec: dict[str, Any]) -> bool:
+def _sound(found: Recording, spec: Input) -> bool:
     """Whether it may have been recorded: types, shapes and values are those of requests."""
     rows = found.x.shape[:1]
-    if found.x.shape[1:] != tuple(spec["shape"]) or found.x.dtype != spec["dtype"]:
+    if found.x.shape[1:] != tuple(spec.shape) or found.x.dtype != spec.dtype:
         return False
     kinds = {"int64": found.task, "float32": found.threshold, "float64": found.time}
     if any(array.shape != rows or array.dtype != kind for kind, array in kinds.items()):

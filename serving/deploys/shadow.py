@@ -72,7 +72,7 @@ class Comparison:
 
 def shadow(prober: Prober, old: Archive, new: str, policy: ShadowPolicy) -> Comparison:
     """Send the requests in ``policy.file`` to the version of ``old`` and to ``new``, and to nobody else."""
-    recorded = read(policy.file, old.name, old.bundle["input"])
+    recorded = read(policy.file, old.name, old.bundle.input)
     questions = list(_questions(recorded, old))
 
     def both(question: Question) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -87,7 +87,7 @@ def shadow(prober: Prober, old: Archive, new: str, policy: ShadowPolicy) -> Comp
 
 
 def _questions(recorded: Recording, archive: Archive) -> Iterator[Question]:
-    names = [task["name"] for task in archive.tasks]
+    names = [task.name for task in archive.tasks]
     for x, task, threshold in zip(recorded.x, recorded.task, recorded.threshold, strict=True):
         pinned = {"task": names[task]} if 0 <= task < len(names) else {}
         yield Question(x, {"threshold": repr(float(threshold)), **pinned})

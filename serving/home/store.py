@@ -106,8 +106,8 @@ def opened(name: str, version: Version, store: Path, *, allow_torch: bool, revok
 
 
 def _check_format(archive: Archive, name: str, allow_torch: bool) -> None:
-    if archive.bundle["format"] != "onnx" and not allow_torch:
+    if archive.bundle.format != "onnx" and not allow_torch:
         raise ServingError(
-            f"{name} holds {archive.bundle['format']}, which can run any code when it is loaded; "
+            f"{name} holds {archive.bundle.format}, which can run any code when it is loaded; "
             "ONNX archives hold none. If you trust who made it: eidetic serve --allow-torch"
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from eideticnet.contract.parts import as_json
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.engine import Engine
 from eideticnet.serving.home.home import Home
@@ -171,7 +172,7 @@ def served(home: Home, engine: Engine) -> Json:
 @lru_cache(32)
 def _bundle(path: Path, sha256: str) -> Json:
     """That of an archive, which ``sha256`` tells from another one of the same name."""
-    return read_archive(path).bundle
+    return as_json(read_archive(path).bundle)
 
 
 def page(made: Callable[[], Json]) -> WSGIApplication:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from eideticnet.contract.parts import as_json
 from eideticnet.serving.deploys.probes import write_example
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Ports
@@ -119,7 +120,7 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
         "EIDETIC_KEYS": server.running.keys,
         "EIDETIC_MODEL": name,
         "EIDETIC_EXAMPLE": str(write_example(archive, supervisor.home.example(name)).resolve()),
-        "EIDETIC_INPUT": json.dumps(archive.bundle["input"]),
+        "EIDETIC_INPUT": json.dumps(as_json(archive.bundle.input)),
         "EIDETIC_HOME": str(supervisor.home.root.resolve()),
     }
 

@@ -23,7 +23,7 @@ from eideticnet import (
     Training,
     batches,
 )
-from eideticnet.export.archive.contract import names_problem
+from eideticnet.contract.bundle import names_problem
 from eideticnet.names import class_names, task_name
 from tests.support.drawn_jobs import X, Y, jobs
 from tests.support.example_counts import examples

@@ -472,12 +472,13 @@ def test_training_that_ended_too_early_is_marked_in_the_table_and_says_which_key
 
 
 def test_the_run_writes_the_inputs_that_a_proof_of_its_routing_wants(project, run):
+    from eideticnet.contract.bundle import Input
     from eideticnet.export.archive.labeled_inputs import read_inputs
 
     run("train", "config.toml")
     output = run("held-out", "runs/mine", "real.safetensors").stdout
     assert "fish: 15 held-out inputs, where a proof about its routing wants 200" in output
-    real = read_inputs(project / "real.safetensors", {"shape": [6], "dtype": "float32"})
+    real = read_inputs(project / "real.safetensors", Input(shape=[6], dtype="float32"))
     net = EideticNetwork.load(project / "runs/mine")
     assert np.bincount(real.task).tolist() == [16, 15]
     x = torch.from_numpy(real.x)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from eidetic_runtime.contract import Contract
 from eideticnet import DataError
+from eideticnet.contract.parts import as_json
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
@@ -28,8 +29,8 @@ def test_what_train_task_accepts_is_exported_and_its_archive_read_back(job, form
     write_archive(folder, ROOT / "handlers", archive)
     read = read_archive(archive)
     (task,) = read.tasks
-    assert (task["name"], tuple(task["classes"])) == (net.tasks[0].name, net.tasks[0].classes)
-    assert read.bundle["input"] == json.loads(json.dumps(net.inputs.to_json()))
+    assert (task.name, task.classes) == (net.tasks[0].name, net.tasks[0].classes)
+    assert json.loads(json.dumps(as_json(read.bundle.input))) == json.loads(json.dumps(net.inputs.to_json()))
     assert Contract.of(read.bundle) is not None
     if format == "onnx":
         assert verify(archive, archive).verdict == "proven"

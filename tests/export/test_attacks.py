@@ -49,10 +49,10 @@ REASONS = {
     "larger-batches-than-answers-allow": ["model-config.yaml has batchSize 32", "allows 1"],
     "many-workers": ["model-config.yaml is not as an export writes it", "1000000"],
     "missing-prefix": ["it lacks 'prefix/1.onnx'"],
-    "model-elsewhere": ["bundle.json, model: '../model.onnx'"],
+    "model-elsewhere": ["bundle.json: model is '../model.onnx'"],
     "moderately-nested-json": ["nested too deeply"],
     "nested-json": ["nested too deeply"],
-    "no-checksums": ["bundle.json", "'files' is a required property"],
+    "no-checksums": ["bundle.json", "files is missing"],
     "no-onnx": ["'model.onnx' is no valid ONNX file"],
     "no-probes": ["it lacks 'probes.safetensors'"],
     "no-width-in-a-class": ["\\u200b", "printable"],
@@ -66,7 +66,7 @@ REASONS = {
     "oversized-json": ["'bundle.json' declares", "more than the 8388608 allowed"],
     "owner-twice": ["two tasks have the owner 't0'"],
     "parent-path": ["'../escaped.py'", PATH],
-    "prefix-elsewhere": ["bundle.json, prefixes[0].file: '/etc/passwd'"],
+    "prefix-elsewhere": ["bundle.json: prefixes[0].file is '/etc/passwd'"],
     "prepended-data": ["something was put before it"],
     "prepended-data-that-offsets-count": ["does not begin at the end of the file before it"],
     "probes-of-another-shape": ["probes.safetensors for task 'task 0'", "(7,)"],
@@ -114,9 +114,9 @@ def test_every_attack_in_the_folder_has_its_reason_here_and_is_small():
 
 def test_the_archive_that_the_attacks_are_made_of_is_good():
     archive, files = read_files(ATTACKS / "base.mar")
-    assert (archive.name, archive.version, archive.bundle["schema"]) == ("tiny", "1.0", "1.2.0")
+    assert (archive.name, archive.version, archive.bundle.schema_version) == ("tiny", "1.0", "1.2.0")
     assert archive.probes["t0"].shape == (8, 6)
-    assert set(files) > {*archive.bundle["files"], "bundle.json"}
+    assert set(files) > {*archive.bundle.files, "bundle.json"}
 
 
 def test_the_attacks_are_what_their_script_makes(tmp_path):

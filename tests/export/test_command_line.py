@@ -170,7 +170,7 @@ def test_a_bundle_is_kept_with_the_rights_of_any_other_new_folder(run_folder, tm
     assert (kept / "prefix").stat().st_mode == other.stat().st_mode
     archive = read_archive(store / "net-2.0.mar")
     assert {p.relative_to(kept).as_posix() for p in kept.rglob("*") if p.is_file()} == {
-        *archive.bundle["files"],
+        *archive.bundle.files,
         "bundle.json",
     }
 
@@ -234,8 +234,8 @@ def test_what_training_leaves_in_doubt_is_in_the_bundle_and_in_the_tables(tmp_pa
     assert result.exit_code == 0, result.output
     assert [f"warning: {name}: {told}" for name in doubts] == result.stderr.splitlines()
     archive = read_archive(Path(result.stdout.strip()))
-    assert archive.tasks[0]["report"]["doubt"] == archive.bundle["routing"]["doubt"] == told
-    assert "doubt" not in archive.tasks[1]["report"]
+    assert archive.tasks[0].report.doubt == archive.bundle.routing.doubt == told
+    assert archive.tasks[1].report.doubt is None
     console = Console(file=io.StringIO(), width=120)
     console.print(task_table(archive))
     lines = [line for line in console.file.getvalue().splitlines() if "ended too early" in line]

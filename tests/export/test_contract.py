@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from eideticnet.export.archive.contract import CONTRACT, SCHEMA, names_problem, read_bundle
+from eideticnet.contract.bundle import SCHEMA, Bundle, names_problem
+from eideticnet.contract.parts import json_schema
+from eideticnet.export.archive.contract import read_bundle
 from eideticnet.export.errors import ArchiveError
 from tests.support.example_counts import examples
 
 ATTACKS = Path(__file__).parent / "attacks"
+CONTRACT = json_schema(Bundle)
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -35,7 +38,7 @@ def bundle():
 
 
 def read(bundle):
-    return read_bundle(json.dumps(bundle).encode())
+    return json.loads(read_bundle(json.dumps(bundle).encode()).to_json())
 
 
 def places(value, path=()):
@@ -50,9 +53,14 @@ def schemas(schema, path=""):
     """Every schema of a property or item in ``schema``."""
     for name, inner in schema.get("properties", {}).items():
         yield f"{path}.{name}", inner
-        yield from schemas(inner, f"{path}.{name}")
-    if "items" in schema:
-        yield from schemas(schema["items"], f"{path}[]")
+    for name, model in schema.get("$defs", {}).items():
+        yield name, model
+        yield from schemas(model, name)
+
+
+def meant(schema):
+    """What a reference refers to, else the schema itself."""
+    return CONTRACT["$defs"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
 def test_the_schema_is_valid_and_describes_every_property_in_one_line():
@@ -61,8 +69,9 @@ def test_the_schema_is_valid_and_describes_every_property_in_one_line():
     described = dict(schemas(CONTRACT))
     assert len(described) > 30
     for path, schema in described.items():
-        assert schema["description"].endswith("."), path
-        assert "\n" not in schema["description"], path
+        said = {**meant(schema), **schema}["description"]
+        assert said.endswith("."), path
+        assert "\n" not in said, path
 
 
 def test_what_the_exporter_wrote_fits_the_published_schema_by_itself(bundle):
@@ -76,11 +85,11 @@ def test_every_property_that_is_written_is_described(bundle):
         for key in value if isinstance(value, dict) else ():
             properties = schema.get("properties", {})
             assert key in properties or schema.get("additionalProperties") not in (None, False), key
-            known(value[key], properties.get(key, {}))
+            known(value[key], meant(properties.get(key, {})))
 
     known(bundle, {**CONTRACT, "additionalProperties": False})
     for task in bundle["tasks"]:
-        known(task, {**CONTRACT["properties"]["tasks"]["items"], "additionalProperties": False})
+        known(task, {**CONTRACT["$defs"]["BundledTask"], "additionalProperties": False})
 
 
 @pytest.mark.parametrize("optional", ["files", "layout", "precision", "routing", "tools"])
@@ -102,7 +111,7 @@ def test_a_bundle_without_what_a_proof_needs_is_refused_by_the_keys_name(path, s
     for step in path[:-1]:
         at = at[step]
     del at[path[-1]]
-    with pytest.raises(ArchiveError, match=f"'{path[-1]}' is a required property"):
+    with pytest.raises(ArchiveError, match=rf"{path[-1]} is missing; expected: "):
         read({**bundle, "schema": schema})
     assert list(Draft202012Validator(CONTRACT).iter_errors({**bundle, "schema": schema}))
     assert read({**bundle, "schema": "1.1.0"})
@@ -111,24 +120,36 @@ def test_a_bundle_without_what_a_proof_needs_is_refused_by_the_keys_name(path, s
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        (("routing", "decision"), "loudest", ["bundle.json, routing.decision", "'hard', 'joint', 'entropy'"]),
-        (("routing", "router"), "oracle", ["bundle.json, routing.router", "'experts'"]),
-        (("routing", "temperature"), 0, ["bundle.json, routing.temperature", "0"]),
-        (("routing", "temperature"), "1", ["bundle.json, routing.temperature", "'number'"]),
+        (
+            ("routing", "decision"),
+            "loudest",
+            ["bundle.json: routing.decision", "'hard', 'joint' or 'entropy'"],
+        ),
+        (("routing", "router"), "oracle", ["bundle.json: routing.router", "'experts'"]),
+        (("routing", "temperature"), 0, ["bundle.json: routing.temperature", "0"]),
+        (("routing", "temperature"), "1", ["bundle.json: routing.temperature is '1'", "valid number"]),
         (("routing", "head_temperatures"), [1, -1], ["routing.head_temperatures[1]", "-1"]),
         (("routing", "threshold"), -0.1, ["routing.threshold", "-0.1"]),
-        (("neurons",), "x", ["bundle.json, neurons", "'x' is not of type 'integer'", "free ones included"]),
-        (("tasks",), [], ["bundle.json, tasks", "non-empty"]),
-        (("tasks", 0, "classes"), "ab", ["bundle.json, tasks[0].classes", "not of type 'array'"]),
+        (
+            ("neurons",),
+            "x",
+            ["bundle.json: neurons is 'x': it should be a valid integer", "free ones included"],
+        ),
+        (("tasks",), [], ["bundle.json: tasks is []", "at least 1 item"]),
+        (("tasks", 0, "classes"), "ab", ["bundle.json: tasks[0].classes is 'ab'", "it should be a list"]),
         (("tasks", 0, "report"), {"oracle": 1.5}, ["tasks[0].report.oracle", "1.5", "task given"]),
-        (("format",), "pickle", ["bundle.json, format", "'onnx', 'torchscript', 'pt2'"]),
-        (("layout",), "mixed", ["bundle.json, layout", "'nested', 'dense'"]),
-        (("precision",), "float8", ["bundle.json, precision", "bfloat16"]),
-        (("prefixes",), [{"tasks": 1, "file": "prefix/1.onnx"}], ["prefixes[0]", "'bytes'"]),
-        (("name",), "a\n", ["bundle.json, name"]),
-        (("files", "\x1b[2J"), "no", ["bundle.json, files['\\x1b[2J']"]),
-        (("schema",), "1", ["bundle.json, schema", "'1'"]),
-        (("schema",), None, ["bundle.json, schema", "None"]),
+        (("format",), "pickle", ["bundle.json: format", "'onnx', 'torchscript' or 'pt2'"]),
+        (("layout",), "mixed", ["bundle.json: layout", "'nested' or 'dense'"]),
+        (("precision",), "float8", ["bundle.json: precision", "bfloat16"]),
+        (
+            ("prefixes",),
+            [{"tasks": 1, "file": "prefix/1.onnx"}],
+            ["prefixes[0].bytes is missing", "Size of that file."],
+        ),
+        (("name",), "a\n", ["bundle.json: name"]),
+        (("files", "\x1b[2J"), "no", ["bundle.json: files['\\x1b[2J']"]),
+        (("schema",), "1", ["bundle.json: schema", "'1'"]),
+        (("schema",), None, ["bundle.json: schema", "None"]),
         (("schema",), "0.9.0", ["schema 0.9.0", "reads schema 1"]),
         (("schema",), "10.0.0", ["schema 10.0.0", "reads schema 1"]),
     ],
@@ -159,7 +180,7 @@ def test_an_error_names_the_place_and_what_is_expected(path, value, words, bundl
         (b'{"a": "\xff"}', "utf-8"),
         (b'\xef\xbb\xbf{"a": 1}', "BOM"),
         (b"", "Expecting value"),
-        (b"[1]", "not of type 'object'"),
+        (b"[1]", "the document is [1]: it should be an object"),
     ],
 )
 def test_what_is_no_strict_json_is_refused(text, words):

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from eideticnet.contract.bundle import Bundle
 from eideticnet.export.graph.digest import digests
 from eideticnet.export.graph.prefix import cut
 from eideticnet.export.graph.tail import ROUTER, TailRule, attach, detach, logits_name
@@ -42,7 +43,7 @@ def forged(archive: Path, destination: Path, change) -> Path:
     def graph(model):
         held = [*bundle["tasks"], *bundle["superseded"]]
         heads = [logits_name(task["owner"]) for task in held]
-        model.CopyFrom(attach(detach(model, [*heads, ROUTER]), TailRule.of(bundle)))
+        model.CopyFrom(attach(detach(model, [*heads, ROUTER]), TailRule.of(Bundle.model_validate(bundle))))
         found = digests(model, heads)
         for task in held:
             task["digest"] = found[logits_name(task["owner"])]

@@ -178,7 +178,7 @@ def test_the_command_line_says_which_layout_it_took_and_why(tmp_path):
     command = ["export", str(tmp_path / "run"), "--store", str(tmp_path), "--format", "torchscript"]
     result = CliRunner().invoke(app, [*command, "--layout", "auto"])
     assert result.exit_code == 0
-    measured = read_archive(tmp_path / "run-2.0.mar").bundle["layout_measured"]
+    measured = read_archive(tmp_path / "run-2.0.mar").bundle.layout_measured
     shown = " ".join(result.stderr.split())
     assert f"layout: {measured['taken']} ({measured['reason']})" in shown
 

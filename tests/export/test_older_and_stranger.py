@@ -41,7 +41,7 @@ def test_archives_of_an_older_schema_are_not_comparable(archive, tmp_path):
 
 def test_an_archive_with_a_released_flat_handler_is_read():
     read, files = read_files(FLAT)
-    assert read.bundle["schema"] == "1.4.0"
+    assert read.bundle.schema_version == "1.4.0"
     assert "eidetic_request.py" in files
 
 
@@ -61,12 +61,15 @@ def test_a_handler_in_a_folder_is_refused_where_the_schema_has_none(tmp_path):
         read_archive(small_archive(tmp_path / "a.mar", bundle=lambda b: b.update(schema="1.4.9")))
 
 
+SINCE = "expected: every bundle since 1.2.0 has it, for proofs"
+
+
 @pytest.mark.parametrize("key", ["layout", "precision", "routing"])
 def test_an_archive_that_lacks_what_its_schema_has_is_refused_by_the_keys_name(archive, tmp_path, key):
     new = edited(archive, tmp_path / "new.mar", bundle=lambda b: b.pop(key))
     found = verify(new, archive)
     assert found.verdict == "refused"
-    assert found.reasons == [f"{new}: bundle.json, the document: '{key}' is a required property"]
+    assert found.reasons == [f"{new}: bundle.json: {key} is missing; {SINCE}"]
 
 
 def places(value, path=()):

@@ -47,7 +47,7 @@ def test_a_changed_decoding_of_pictures_is_refused(net, tmp_path, changed):
 
 def test_a_server_can_be_made_to_decode_more_pixels_and_later_versions_no_fewer(net, tmp_path):
     usual, more = archive(net, tmp_path, "1.0"), archive(net, tmp_path, "2.0", max_pixels=20_000_000)
-    assert read_archive(more).bundle["limits"]["max_pixels"] == 20_000_000
+    assert read_archive(more).bundle.limits.max_pixels == 20_000_000
     assert verify(more, usual).verdict == "proven"
     (reason,) = verify(archive(net, tmp_path, "3.0", max_pixels=19_000_000), more).reasons[:1]
     assert "pixels" in reason

@@ -17,6 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from eideticnet import EideticNetwork, Routing, batches
+from eideticnet.contract.bundle import BundledTask, Input
 from eideticnet.export.archive.labeled_inputs import check_indices, read_inputs, real_inputs
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.proof.doubts import wilson_interval
@@ -27,8 +28,8 @@ from tests.support.small_networks import LIGHT, QUICK, fit, names, task_data
 from tests.support.small_trunks import FEATURES
 
 WELL = replace(QUICK, max_epochs=12)
-FLOATS = {"shape": [2], "dtype": "float32", "low": None, "high": None}
-TOKENS = {"shape": [2], "dtype": "int64", "low": 0, "high": 10}
+FLOATS = Input(shape=[2], dtype="float32")
+TOKENS = Input(shape=[2], dtype="int64", low=0, high=10)
 
 
 def real(path, rows=240):
@@ -72,7 +73,7 @@ def test_tasks_and_labels_that_no_version_could_answer_are_refused(task, label, 
     """They would be wrong by both versions, so nothing could ever seem to get worse."""
     arrays = {"x": np.zeros((2, 2)), "task": np.array(task)} | ({"label": np.array(label)} if label else {})
     found = real_inputs(arrays, FLOATS, "real.npz")
-    tasks = [{"classes": ["a", "b"]}, {"classes": ["c", "d", "e"]}]
+    tasks = [BundledTask(name=c, owner=c, classes=list(c), neurons=1) for c in ("ab", "cde")]
     if message is None:
         check_indices(found, tasks)
     else:

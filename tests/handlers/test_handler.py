@@ -25,7 +25,7 @@ def served(request, store, tmp_path_factory):
     handler = EideticHandler()
     handler.initialize(Context(folder))
     archive = read_archive(path)
-    return handler, folder, {t["name"]: archive.probes[t["owner"]].tolist() for t in archive.tasks}
+    return handler, folder, {t.name: archive.probes[t.owner].tolist() for t in archive.tasks}
 
 
 def ask(served, requests):

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from eidetic_runtime.record import FOLDER, ROWS, Ring, open_ring, ring_name
+from eideticnet.contract.bundle import Input
 from eideticnet.export.archive.labeled_inputs import read_inputs
 from eideticnet.serving.deploys.recording import newest, read, remove_old_rings
 from eideticnet.serving.errors import ServingError
 from tests.support.waiting import until
 
 SPEC = {"shape": [4], "dtype": "float32", "low": None, "high": None}
+INPUT = Input(**SPEC)
 
 
 def rows(first, count):
@@ -38,7 +40,7 @@ def test_a_ring_holds_the_newest_rows_in_their_order(tmp_path_factory, size, bat
     for count in batches:
         kept.write(*rows(sent, count))
         sent += count
-    found = newest(folder, "m", size, SPEC)
+    found = newest(folder, "m", size, INPUT)
     assert found.x[:, 0].tolist() == list(range(max(0, sent - size), sent))
     assert (np.diff(found.time) > 0).all()
 
@@ -50,9 +52,9 @@ def test_the_newest_rows_come_out_of_all_rings_of_a_model(tmp_path):
     ring(tmp_path, 3, "digits", "1", 9).write(*rows(900, 3))
     for i in range(8):
         rings[i % 2].write(*rows(i, 1))
-    assert newest(tmp_path, "digits-a", 4, SPEC).x[:, 0].tolist() == [4, 5, 6, 7]
-    assert newest(tmp_path, "digits", 9, SPEC).x[:, 0].tolist() == [900, 901, 902]
-    assert len(newest(tmp_path, "digits-a", 0, SPEC)) == len(newest(tmp_path, "other", 5, SPEC)) == 0
+    assert newest(tmp_path, "digits-a", 4, INPUT).x[:, 0].tolist() == [4, 5, 6, 7]
+    assert newest(tmp_path, "digits", 9, INPUT).x[:, 0].tolist() == [900, 901, 902]
+    assert len(newest(tmp_path, "digits-a", 0, INPUT)) == len(newest(tmp_path, "other", 5, INPUT)) == 0
 
 
 def test_what_is_no_ring_of_this_contract_is_left_out(tmp_path):
@@ -61,20 +63,20 @@ def test_what_is_no_ring_of_this_contract_is_left_out(tmp_path):
     np.save(tmp_path / "m-1-3.npy", np.ones(3))
     (tmp_path / "m-1-4.npy").write_bytes(b"")
     (tmp_path / "m-1-5.npy").write_bytes((tmp_path / ring_name("m", "1", 1)).read_bytes()[:-5])
-    assert newest(tmp_path, "m", 9, SPEC).x[:, 0].tolist() == [5, 6]
+    assert newest(tmp_path, "m", 9, INPUT).x[:, 0].tolist() == [5, 6]
 
 
 def test_a_recording_becomes_routing_data_and_comes_back(tmp_path):
     kept = ring(tmp_path, 10)
     kept.write(*rows(0, 4))
     kept.write(*rows(4, 3))
-    found, file = newest(tmp_path, "m", 5, SPEC), tmp_path / "recorded.safetensors"
+    found, file = newest(tmp_path, "m", 5, INPUT), tmp_path / "recorded.safetensors"
     found.write(file)
-    real = read_inputs(file, SPEC)
+    real = read_inputs(file, INPUT)
     assert real.x.tobytes() == found.x.tobytes()
     assert real.task is real.label is None  # a pinned task is not known to be right
     for source in (file, tmp_path / ring_name("m", "1", 1), tmp_path):
-        again = read(source, "m", SPEC)
+        again = read(source, "m", INPUT)
         for name in ("x", "task", "threshold", "time"):
             assert getattr(again, name)[-5:].tobytes() == getattr(found, name).tobytes()
 
@@ -87,12 +89,12 @@ def test_what_is_no_recording_is_named(tmp_path, name):
     (tmp_path / "bad.npy").write_bytes(b"x")
     (tmp_path / "bad.safetensors").write_bytes(b"x")
     with pytest.raises(ServingError, match=rf"{name} holds no recorded requests of float32 and shape \[4\]"):
-        read(tmp_path / name, "m", SPEC)
+        read(tmp_path / name, "m", INPUT)
 
 
 def test_only_the_owner_may_read_what_people_sent(tmp_path):
     ring(tmp_path, 2).write(*rows(0, 2))
-    newest(tmp_path, "m", 2, SPEC).write(tmp_path / "all.safetensors")
+    newest(tmp_path, "m", 2, INPUT).write(tmp_path / "all.safetensors")
     for path in tmp_path.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
@@ -129,7 +131,7 @@ def test_no_half_row_is_read_while_a_worker_writes(tmp_path, writer):
     seen = set()
 
     def many_seen():
-        found = newest(tmp_path, "m", 8, WIDE)
+        found = newest(tmp_path, "m", 8, Input(**WIDE))
         assert (found.x == found.x[:, :1]).all()
         assert (found.task == found.x[:, 0]).all()
         seen.update(found.task.tolist())
@@ -139,10 +141,10 @@ def test_no_half_row_is_read_while_a_worker_writes(tmp_path, writer):
 
 
 def test_no_half_row_is_left_by_a_worker_that_is_killed(tmp_path, writer):
-    until(lambda: len(newest(tmp_path, "m", 8, WIDE)) >= 5)
+    until(lambda: len(newest(tmp_path, "m", 8, Input(**WIDE))) >= 5)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
-    found = newest(tmp_path, "m", 8, WIDE)
+    found = newest(tmp_path, "m", 8, Input(**WIDE))
     assert len(found) >= 5  # all but what was being written
     assert (found.x == found.x[:, :1]).all()
     assert (found.task == found.x[:, 0]).all()
@@ -241,13 +243,13 @@ GOOD = {
 def test_a_recording_that_no_server_wrote_holds_nothing(name, array, tmp_path):
     file = tmp_path / "recorded.safetensors"
     save_file(GOOD, file)
-    assert len(read(file, "m", SPEC)) == 2
+    assert len(read(file, "m", INPUT)) == 2
     save_file({**GOOD, name: array}, file)
     with pytest.raises(ServingError, match="holds no recorded requests"):
-        read(file, "m", SPEC)
+        read(file, "m", INPUT)
 
 
 def test_a_recording_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "recorded.safetensors")
     with pytest.raises(ServingError, match=r"recorded\.safetensors is a pipe"):
-        read(tmp_path / "recorded.safetensors", "m", SPEC)
+        read(tmp_path / "recorded.safetensors", "m", INPUT)

@@ -120,7 +120,7 @@ def client(server):
 @pytest.fixture(scope="session")
 def x(archive):
     """Probes of all tasks of the digits, (n, 64)."""
-    return np.concatenate([archive.probes[task["owner"]] for task in archive.tasks])
+    return np.concatenate([archive.probes[task.owner] for task in archive.tasks])
 
 
 @pytest.fixture(scope="session")

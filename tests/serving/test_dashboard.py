@@ -39,7 +39,7 @@ def server(versions, tmp_path_factory):
 
 
 def send(server, rows):
-    task = next(iter(read_archive(next(server.home.glob("store/*.mar"))).tasks))["name"]
+    task = next(iter(read_archive(next(server.home.glob("store/*.mar"))).tasks)).name
     for row in rows:
         server.predict({"data": row})
     server.predict({"data": rows[0], "task": task})

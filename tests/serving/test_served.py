@@ -42,7 +42,7 @@ def model(request, archives):
 
 
 def probes(archive):
-    return {t["name"]: archive.probes[t["owner"]].tolist() for t in archive.tasks}
+    return {t.name: archive.probes[t.owner].tolist() for t in archive.tasks}
 
 
 def test_the_servers_java_lies_in_the_environment_and_not_on_the_machine(server):
@@ -52,12 +52,10 @@ def test_the_servers_java_lies_in_the_environment_and_not_on_the_machine(server)
 
 def test_a_prediction_without_a_task_id_names_task_label_and_version(client, model):
     for task in model.tasks:
-        answers = [client.predict(model.name, {"data": row}) for row in probes(model)[task["name"]]]
+        answers = [client.predict(model.name, {"data": row}) for row in probes(model)[task.name]]
         assert {a["model_version"] for a in answers} == {"3.0"}
-        assert sum(a["task"] == task["name"] for a in answers) >= 6
-        assert all(
-            a["label"] in next(t for t in model.tasks if t["name"] == a["task"])["classes"] for a in answers
-        )
+        assert sum(a["task"] == task.name for a in answers) >= 6
+        assert all(a["label"] in next(t for t in model.tasks if t.name == a["task"]).classes for a in answers)
 
 
 def test_workers_run_the_runtime_of_their_archive_though_another_one_is_found_first(
@@ -75,7 +73,7 @@ def test_workers_run_the_runtime_of_their_archive_though_another_one_is_found_fi
 def test_an_archive_whose_handler_is_flat_files_is_served_beside_todays(client):
     archive = read_archive(FLAT)
     answer = client.predict("net", {"data": archive.probes["t0"][0].tolist()})
-    assert (answer["task"], answer["model_version"]) == (archive.tasks[0]["name"], "1.0")
+    assert (answer["task"], answer["model_version"]) == (archive.tasks[0].name, "1.0")
 
 
 def test_workers_know_no_handler_but_their_archives(monkeypatch, tmp_path):

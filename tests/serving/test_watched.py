@@ -109,7 +109,7 @@ def test_recorded_requests_are_the_newest_that_people_sent(ask, folder):
         ask({"data": []})
 
     def as_sent():
-        found = newest(folder / "records", "small", 20, archive.bundle["input"])
+        found = newest(folder / "records", "small", 20, archive.bundle.input)
         assert found.x.tolist() == rows(1010, 20)
         assert found.task.tolist() == [-1, 1] * 10
         assert np.unique(found.threshold).tolist() == [0.25]

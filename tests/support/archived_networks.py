@@ -78,6 +78,7 @@ def edited(
         cut["bytes"] = len(held[name])
     described["files"] = {name: sha256(held[name]).hexdigest() for name in stated if name in held}
     held["bundle.json"] = json.dumps(described).encode()
-    held[MANIFEST] = json.dumps(manifest(described)).encode()
+    said = manifest(*(described[key] for key in ("name", "model_version", "model")))
+    held[MANIFEST] = json.dumps(said).encode()
     write_members(held, destination)
     return destination

@@ -97,10 +97,10 @@ class Pretended:
         if not held.ready:
             return 503, "no worker"
         archive = read_archive(self.home.store / held.file)
-        found = next(t for t in archive.tasks if task in ("", t["name"]))
+        found = next(t for t in archive.tasks if task in ("", t.name))
         return 200, {
-            "task": found["name"],
-            "label": found["classes"][0],
+            "task": found.name,
+            "label": found.classes[0],
             "model_version": archive.version,
         }
 

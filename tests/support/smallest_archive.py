@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from eideticnet.contract.bundle import SCHEMA
 from eideticnet.export.archive.contents import MANIFEST, manifest
-from eideticnet.export.archive.contract import SCHEMA
 from eideticnet.export.archive.members import write_members
 from eideticnet.export.archive.releases import handler_files, is_handler
 
@@ -35,7 +35,8 @@ def small_archive(
     files(held)
     described["files"] = {n: sha256(held[n]).hexdigest() for n in (described["model"], "probes.safetensors")}
     held["bundle.json"] = json.dumps(described).encode()
-    held[MANIFEST] = json.dumps(manifest(described)).encode()
+    said = manifest(*(described[key] for key in ("name", "model_version", "model")))
+    held[MANIFEST] = json.dumps(said).encode()
     write_members(held, target)
     return target
 

@@ -1,0 +1,158 @@
+"""What the models of the contract are made of, and what is wrong with JSON that is none of theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    Strict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+
+T = TypeVar("T")
+_LONGEST = 300
+_OBJECT, _LIST = "it should be an object", "it should be a list"
+_KINDS = {"model_type": _OBJECT, "dict_type": _OBJECT, "tuple_type": _LIST, "list_type": _LIST}
+_WORDS = {
+    "Value error, ": "",
+    "Input should": "it should",
+    "Tuple": "it",
+    "tuple": "list",
+    " after validation": "",
+}
+_CONFIG = ConfigDict(
+    frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=(), regex_engine="python-re"
+)
+
+
+class Closed(BaseModel):
+    """A JSON object with these properties and no other."""
+
+    model_config = ConfigDict(**_CONFIG, extra="forbid")
+
+
+class Open(BaseModel):
+    """A JSON object in which a later minor version may stand more."""
+
+    model_config = ConfigDict(**_CONFIG, extra="allow")
+
+
+class _NotNull:
+    """Of what may be left out: null is refused."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return handler(next(kind for kind in get_args(source) if kind is not NoneType))
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    check(value)
+    return value
+
+
+Maybe = Annotated[T | None, _NotNull()]
+"""What may be left out, and is None then."""
+Many = Annotated[tuple[T, ...], Strict(False)]
+WHOLE = BeforeValidator(_whole)
+"""Last in the annotations of an integer: as JSON Schema has it, 1.0 is one."""
+AS_GIVEN = WrapValidator(_as_given)
+"""Last in those of a number: a whole one stays one, so that it is written as it was read."""
+
+
+class _Published(GenerateJsonSchema):
+    """Without titles and defaults, which say nothing to who reads a schema."""
+
+    def default_schema(self, schema: Any) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def _update_class_schema(self, json_schema: JsonSchemaValue, *rest: Any) -> None:
+        super()._update_class_schema(json_schema, *rest)
+        json_schema.pop("title", None)
+
+
+def as_json(part: BaseModel) -> dict[str, Any]:
+    """What was given of ``part``, and nothing else."""
+    return part.model_dump(by_alias=True, exclude_unset=True)
+
+
+def json_schema(model: type[BaseModel], refs: str = "#/$defs/{model}") -> JsonSchemaValue:
+    """The JSON Schema (2020-12) of what ``model`` takes."""
+    return model.model_json_schema(ref_template=refs, schema_generator=_Published)
+
+
+def in_words(message: str) -> str:
+    """What pydantic says, of what a file holds rather than of Python's types."""
+    for found, better in _WORDS.items():
+        message = message.replace(found, better)
+    return message
+
+
+def told(error: ValidationError, kind: type[BaseModel], data: Any) -> str:
+    """The first thing that is wrong with ``data`` as a ``kind``: where, what was found, what was expected."""
+    first = error.errors(include_url=False)[0]
+    place = list(_place(first["loc"], data))
+    steps = (f".{s}" if str(s).isidentifier() else f"[{s!r}]" for s in place)
+    where = "".join(steps).removeprefix(".") or "the document"
+    said, expected = _KINDS.get(first["type"]) or in_words(first["msg"]), _described(kind, place)
+    match first["type"]:
+        case "missing":
+            wrong = "is missing"
+        case "extra_forbidden":
+            wrong = "is not known"
+        case "value_error" if not place:
+            return said
+        case _:
+            wrong = f"is {_short(repr(first['input']))}: {said}"
+    return f"{where} {wrong}" + (f"; expected: {expected}" if expected else "")
+
+
+def _place(steps: tuple[int | str, ...], data: Any) -> Iterator[int | str]:
+    """Without the members of a union, which pydantic names too. What is missing is the last step."""
+    for number, step in enumerate(steps, 1):
+        if isinstance(data, list if isinstance(step, int) else dict):
+            if isinstance(data, list):
+                data = data[int(step)]
+            elif step in data or number == len(steps):
+                data = data.get(step)
+            else:
+                return
+            yield step
+
+
+def _described(kind: Any, place: list[int | str]) -> str:
+    """What the contract says of the property in which ``place`` lies, or what else there is beside it."""
+    said = ""
+    for step in place:
+        model = _model(kind)
+        if model and isinstance(step, str):
+            fields = {field.alias or name: field for name, field in model.model_fields.items()}
+            if step not in fields:
+                return ", ".join(fields)
+            said, kind = fields[step].description or "", fields[step].annotation
+    return said
+
+
+def _model(kind: Any) -> type[BaseModel] | None:
+    """The model that a value of this kind is, or holds."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next((found for inner in get_args(kind) if (found := _model(inner))), None)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:100]} ... {text[-100:]}"
