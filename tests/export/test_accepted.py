@@ -31,6 +31,6 @@ def test_what_train_task_accepts_is_exported_and_its_archive_read_back(job, form
     (task,) = read.tasks
     assert (task.name, task.classes) == (net.tasks[0].name, net.tasks[0].classes)
     assert json.loads(json.dumps(as_json(read.bundle.input))) == json.loads(json.dumps(net.inputs.to_json()))
-    assert Contract.of(read.bundle) is not None
+    assert Contract.of(as_json(read.bundle)) is not None
     if format == "onnx":
         assert verify(archive, archive).verdict == "proven"
