@@ -29,7 +29,7 @@ _WORDS = {
     "tuple": "list",
     " after validation": "",
 }
-_CONFIG = ConfigDict(
+STRICT = ConfigDict(
     frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=(), regex_engine="python-re"
 )
 
@@ -37,13 +37,13 @@ _CONFIG = ConfigDict(
 class Closed(BaseModel):
     """A JSON object with these properties and no other."""
 
-    model_config = ConfigDict(**_CONFIG, extra="forbid")
+    model_config = ConfigDict(**STRICT, extra="forbid")
 
 
 class Open(BaseModel):
     """A JSON object in which a later minor version may stand more."""
 
-    model_config = ConfigDict(**_CONFIG, extra="allow")
+    model_config = ConfigDict(**STRICT, extra="allow")
 
 
 class _NotNull:

@@ -3,53 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from eideticnet.client.wire import understood
+from eideticnet.contract.answers import Answer, Answers, Choice
+from eideticnet.contract.parts import told
 from eideticnet.serving.errors import RequestError, failure
 
-
-@dataclass(frozen=True)
-class Choice:
-    """A label and its probability, under the task that was answered."""
-
-    label: str
-    probability: float
+__all__ = ["Answer", "Choice", "decode", "rows"]
+_READER = TypeAdapter[Answers | Answer](Annotated[Answers | Answer, Field(union_mode="left_to_right")])
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one instance. ``task``, ``label`` and ``label_probability`` are None when it
-    is ``unknown``; ``task_probability`` is then the router's for its best guess. It is None where
-    the task was pinned and the router was not asked."""
-
-    task: str | None
-    label: str | None
-    unknown: bool
-    pinned: bool
-    task_probability: float | None
-    label_probability: float | None
-    model_version: str
-    top: tuple[Choice, ...] = ()
-    task_probabilities: Mapping[str, float] = field(default_factory=dict)
-    label_probabilities: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, row: Mapping[str, Any]) -> Answer:
-        """From an answer's JSON; keys that a newer server adds are passed over."""
-        known = {name: row[name] for name in cls.__dataclass_fields__ if name in row}
-        top = tuple(Choice(c["label"], c["probability"]) for c in row.get("top") or ())
-        return cls(**{**known, "top": top})
-
-
-def rows(body: Mapping[str, Any]) -> list[Answer]:
-    """One answer for each instance of the request."""
+def rows(status: int, content: bytes) -> list[Answer]:
+    """One answer for each instance of the request; ``RequestError`` as of ``decode``, or where it is none of
+    the contract's."""
+    if status != 200:
+        decode(status, content)
     try:
-        return [Answer.read(row) for row in body.get("predictions", [body])]
-    except (TypeError, KeyError, AttributeError):
-        raise RequestError(200, dict(body)) from None
+        found = _READER.validate_json(content)
+    except ValidationError:
+        body = decode(status, content)
+        raise RequestError(status, {"error": {"message": _wrong(content, body)}}) from None
+    return list(found.predictions) if isinstance(found, Answers) else [found]
+
+
+def _wrong(content: bytes, body: dict[str, Any]) -> str:
+    kind: type[Answers | Answer] = Answers if "predictions" in body else Answer
+    try:
+        return str(kind.model_validate_json(content))
+    except ValidationError as error:
+        return f"{told(error, kind, body)}; use a client of the server's release"
 
 
 def decode(status: int, content: bytes) -> dict[str, Any]:

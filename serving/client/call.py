@@ -56,8 +56,7 @@ class Call:
 
     def result(self, status: int, content: bytes) -> dict[str, Any] | list[Answer]:
         """What ``predict`` returns; ``RequestError`` if the server refused."""
-        body = decode(status, content)
-        return rows(body) if self._typed else body
+        return (rows if self._typed else decode)(status, content)
 
 
 def segment(what: str, name: str) -> str:

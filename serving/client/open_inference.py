@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eideticnet.client import options
-from eideticnet.client.answers import Answer
+from eideticnet.client.answers import Answer, rows
 from eideticnet.client.call import Call
 from eideticnet.client.options import Options
 from eideticnet.client.payload import Instances, Payload, numbers
@@ -134,4 +134,4 @@ def _answers(outputs: dict[str, Any]) -> list[Answer]:
         raise failure(200, {"error": error})
     if "answer" not in outputs:
         raise RequestError(200, f"outputs {', '.join(outputs)}; expected one that is called answer")
-    return [Answer.read(json.loads(row)) for row in outputs["answer"].contents.bytes_contents]
+    return [row for told in outputs["answer"].contents.bytes_contents for row in rows(200, told)]

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
+from eideticnet.contract.options import RequestOptions
 from eideticnet.serving.errors import DeadlineError, ServingError
 
 Value = str | int | float | bool
@@ -72,13 +73,8 @@ def timed(given: Options, timeout: float) -> Timed:
     deadline = given.get("deadline")
     if deadline is not None:
         deadline = seconds("deadline", deadline)
-    values = {
-        "task": given.get("task"),
-        "threshold": given.get("threshold"),
-        "top_k": given.get("top_k"),
-        "probabilities": given.get("probabilities"),
-        "deadline_ms": None if deadline is None else int((time.time() + deadline) * 1000),
-    }
+    values: dict[str, Any] = {name: given.get(name) for name in RequestOptions.model_fields}
+    values["deadline_ms"] = None if deadline is None else int((time.time() + deadline) * 1000)
     patience = timeout if deadline is None else deadline
     told = {name: _plain(value) for name, value in values.items() if value is not None}
     for name, value in told.items():

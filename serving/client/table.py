@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
@@ -51,7 +50,7 @@ def _percent(value: float | None) -> str:
 
 def json_line(row: int, answer: Answer) -> str:
     """An answer as one line of JSON; what nobody asked for is left out."""
-    values: dict[str, Any] = {"row": row, **asdict(answer)}
+    values: dict[str, Any] = {"row": row, **answer.model_dump()}
     for name in _MORE:
         if not values[name]:
             del values[name]

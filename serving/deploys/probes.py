@@ -19,10 +19,12 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
+from eideticnet.client.answers import rows
 from eideticnet.client.payload import encode
 from eideticnet.client.wire import Bearer
+from eideticnet.contract.answers import Answer
 from eideticnet.export.archive.reader import Archive
-from eideticnet.serving.errors import ServingError
+from eideticnet.serving.errors import RequestError, ServingError
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.key import Key
 
@@ -67,7 +69,7 @@ class Prober:
             base_url=url, auth=auth, headers=SHADOW, timeout=seconds, trust_env=False, verify=verify
         )
 
-    def ask(self, name: str, version: str, question: Question) -> dict[str, Any]:
+    def ask(self, name: str, version: str, question: Question) -> Answer:
         """The answer of one version, of the default where ``version`` is empty; else ``ProbeError``,
         and ``ServingError`` at once where nobody listens."""
         path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
@@ -76,13 +78,14 @@ class Prober:
             response = self._http.post(
                 path, content=body.content, headers=question.headers(body.content_type)
             )
-            answer = response.json()
         except httpx.ConnectError as error:
             raise ServingError(f"the server's front end is gone: {error!r}") from error
-        except (httpx.HTTPError, ValueError) as error:
+        except httpx.HTTPError as error:
             raise ProbeError(f"{name} {version} gave no answer: {error!r}") from error
-        if response.status_code != 200 or not isinstance(answer, dict):
-            raise ProbeError(f"{name} {version} answered {response.status_code}: {str(answer)[:300]}")
+        try:
+            (answer,) = rows(response.status_code, response.content)
+        except RequestError as error:
+            raise ProbeError(f"{name} {version}: {str(error)[:300]}") from None
         return answer
 
     def check(self, archive: Archive, version: str = "") -> None:
@@ -111,12 +114,12 @@ class Prober:
     def _checked(self, archive: Archive, version: str, question: Question) -> None:
         answer = self.ask(archive.name, version, question)
         classes = {task.name: task.classes for task in archive.tasks}
-        found, pinned = answer.get("task"), question.options.get("task")
-        if answer.get("model_version") != archive.version:
-            raise ProbeError(f"version {answer.get('model_version')} answered, not {archive.version}")
-        if found is None and answer.get("unknown") is True and pinned is None:
+        found, pinned = answer.task, question.options.get("task")
+        if answer.model_version != archive.version:
+            raise ProbeError(f"version {answer.model_version} answered, not {archive.version}")
+        if found is None and answer.unknown and pinned is None:
             return
-        if found not in classes or answer.get("label") not in classes[found] or pinned not in (None, found):
+        if found not in classes or answer.label not in classes[found] or pinned not in (None, found):
             raise ProbeError(f"{archive.name} {archive.version} gave a wrong answer: {str(answer)[:300]}")
 
     def close(self) -> None:

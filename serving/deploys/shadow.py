@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eideticnet.contract.answers import Answer
 from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.deploys.probes import Prober, Question
 from eideticnet.serving.deploys.recording import Recording, read
@@ -43,19 +44,21 @@ class Comparison:
     label_difference: float = 0.0
     tasks: dict[str, Compared] = field(default_factory=dict)
 
-    def add(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+    def add(self, old: Answer, new: Answer) -> None:
         """Count one request's two answers."""
-        task = self.tasks.setdefault(str(old["task"]), Compared())
-        another_task, another_label = old["task"] != new["task"], old["label"] != new["label"]
+        task = self.tasks.setdefault(str(old.task), Compared())
+        another_task, another_label = old.task != new.task, old.label != new.label
         self.requests, task.requests = self.requests + 1, task.requests + 1
         self.changed += another_task or another_label
         task.task_changed += another_task
         task.label_changed += another_label and not another_task
         if another_task:
             return
-        self.task_difference = max(self.task_difference, _difference(old, new, "task_probability"))
+        moved = _difference(old.task_probability, new.task_probability)
+        self.task_difference = max(self.task_difference, moved)
         if not another_label:
-            self.label_difference = max(self.label_difference, _difference(old, new, "label_probability"))
+            moved = _difference(old.label_probability, new.label_probability)
+            self.label_difference = max(self.label_difference, moved)
 
     def too_many(self, policy: ShadowPolicy) -> bool:
         return policy.max_changes is not None and self.changed > policy.max_changes * self.requests
@@ -75,7 +78,7 @@ def shadow(prober: Prober, old: Archive, new: str, policy: ShadowPolicy) -> Comp
     recorded = read(policy.file, old.name, old.bundle.input)
     questions = list(_questions(recorded, old))
 
-    def both(question: Question) -> tuple[dict[str, Any], dict[str, Any]]:
+    def both(question: Question) -> tuple[Answer, Answer]:
         first, second = (prober.ask(old.name, version, question) for version in (old.version, new))
         return first, second
 
@@ -93,6 +96,5 @@ def _questions(recorded: Recording, archive: Archive) -> Iterator[Question]:
         yield Question(x, {"threshold": repr(float(threshold)), **pinned})
 
 
-def _difference(old: dict[str, Any], new: dict[str, Any], key: str) -> float:
-    one, other = old.get(key), new.get(key)
-    return 0.0 if one is None or other is None else abs(float(one) - float(other))
+def _difference(one: float | None, other: float | None) -> float:
+    return 0.0 if one is None or other is None else abs(one - other)

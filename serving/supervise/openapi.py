@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from eideticnet.contract.parts import as_json
+from eideticnet.contract.bundle import Bundle
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.engine import Engine
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Running
 from eideticnet.serving.home.state import State
-from eideticnet.serving.supervise.schemas import ERROR, answer, form, options, request
+from eideticnet.serving.supervise.schemas import answer, answers, error, form, options, request
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -38,15 +38,15 @@ _STATUS = {
 }
 
 
-def document(bundles: Sequence[Json], front_end_error: Mapping[str, Any], url: str = "") -> Json:
+def document(bundles: Sequence[Bundle], front_end_error: Mapping[str, Any], url: str = "") -> Json:
     """The whole document for the models that ``bundles`` describe, which answer at ``url``. The schema is
     that of what is answered before a model is asked."""
-    schemas: Json = {"Error": ERROR, "FrontEndError": front_end_error}
+    schemas: Json = {"Error": error(), "FrontEndError": front_end_error}
     paths: Json = {}
     for bundle in bundles:
-        name = bundle["name"]
+        name = bundle.name
         schemas |= {f"{name}.Request": request(bundle), f"{name}.Answer": answer(bundle)}
-        schemas[f"{name}.Answers"] = _many(name, bundle)
+        schemas[f"{name}.Answers"] = answers(bundle, _ref(f"{name}.Answer"))
         paths[f"/predictions/{quote(name)}"] = {"post": _operation(bundle)}
     return {
         "openapi": "3.1.0",
@@ -61,28 +61,11 @@ def document(bundles: Sequence[Json], front_end_error: Mapping[str, Any], url: s
     }
 
 
-def _many(name: str, bundle: Json) -> Json:
-    return {
-        "type": "object",
-        "required": ["predictions"],
-        "additionalProperties": False,
-        "properties": {
-            "predictions": {
-                "description": "One answer for each instance, in their order.",
-                "type": "array",
-                "minItems": 1,
-                "maxItems": bundle["limits"]["max_instances"],
-                "items": _ref(f"{name}.Answer"),
-            }
-        },
-    }
-
-
-def _operation(bundle: Json) -> Json:
-    name = bundle["name"]
+def _operation(bundle: Bundle) -> Json:
+    name = bundle.name
     return {
         "operationId": f"predict-{name}",
-        "summary": f"Ask {name} {bundle['model_version']}, the version that is the default.",
+        "summary": f"Ask {name} {bundle.model_version}, the version that is the default.",
         "description": "A single instance gets an answer, several get a list. Options stand in the JSON "
         "object, in the form, or in headers; twice only if they agree. With /VERSION behind the name that "
         "version is asked.",
@@ -92,7 +75,7 @@ def _operation(bundle: Json) -> Json:
     }
 
 
-def _parameters(bundle: Json) -> list[Json]:
+def _parameters(bundle: Bundle) -> list[Json]:
     """The options as headers. A task's name is percent-encoded there."""
     found = []
     for name, schema in options(bundle).items():
@@ -105,20 +88,20 @@ def _parameters(bundle: Json) -> list[Json]:
     return found
 
 
-def _content(bundle: Json) -> Json:
-    name, x = bundle["name"], example(bundle)
-    shape, dtype = bundle["input"]["shape"], bundle["input"]["dtype"]
-    task = bundle["tasks"][0]["name"]
+def _content(bundle: Bundle) -> Json:
+    name, x = bundle.name, example(bundle)
+    shape, dtype = list(bundle.input.shape), bundle.input.dtype
+    task = bundle.tasks[0].name
     examples = {
         "one": {"data": x},
-        "several": {"instances": [x] * min(2, bundle["limits"]["max_instances"])},
+        "several": {"instances": [x] * min(2, bundle.limits.max_instances)},
         "options": {"data": x, "task": task, "top_k": 1, "probabilities": True, "threshold": 0},
     }
     binary = {
         RAW: f"Little-endian {dtype}, shape {shape}: one instance, or several back to back.",
         NPY: f"A .npy file of shape {shape}, or the same after a number of instances; never pickled.",
     }
-    if "image" in bundle["input"]:
+    if bundle.input.image is not None:
         binary |= dict.fromkeys(IMAGES, "One picture of 8 bits for each colour.")
     return {
         "application/json": {
@@ -133,13 +116,12 @@ def _content(bundle: Json) -> Json:
     }
 
 
-def example(bundle: Json) -> Any:
+def example(bundle: Bundle) -> Any:
     """An instance that fits: zeros, or the value in range that is nearest to them."""
-    spec = bundle["input"]
-    low, high = spec.get("low"), spec.get("high")
+    low, high = bundle.input.low, bundle.input.high
     value = 0 if low is None else max(0, low)
     nested: Any = value if high is None else min(value, high)
-    for size in reversed(spec["shape"]):
+    for size in reversed(bundle.input.shape):
         nested = [nested] * size
     return nested
 
@@ -170,9 +152,9 @@ def served(home: Home, engine: Engine) -> Json:
 
 
 @lru_cache(32)
-def _bundle(path: Path, sha256: str) -> Json:
+def _bundle(path: Path, sha256: str) -> Bundle:
     """That of an archive, which ``sha256`` tells from another one of the same name."""
-    return as_json(read_archive(path).bundle)
+    return read_archive(path).bundle
 
 
 def page(made: Callable[[], Json]) -> WSGIApplication:

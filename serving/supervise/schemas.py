@@ -1,159 +1,91 @@
-"""JSON Schemas of what a model is asked and what it answers, made from its bundle."""
+"""JSON Schemas of what a model is asked and what it answers: the contract's, with its bundle's names, shapes
+and limits."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from eidetic_runtime.errors import STATUS
+from eideticnet.contract.answers import Answer, Answers, Choice, Failure
+from eideticnet.contract.bundle import Bundle
+from eideticnet.contract.options import RequestOptions
+from eideticnet.contract.parts import json_schema
 
 Json = dict[str, Any]
 
-ERROR: Json = {
-    "type": "object",
-    "required": ["error"],
-    "additionalProperties": False,
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["kind", "field", "message"],
-            "additionalProperties": False,
-            "properties": {
-                "kind": {
-                    "description": "What to do about it, for programs.",
-                    "enum": list(STATUS),
-                },
-                "field": {"description": "Where the request is wrong.", "type": "string"},
-                "message": {"description": "What is wrong and what is expected.", "type": "string"},
-            },
-        }
-    },
-}
 
-_SHARE: Json = {"type": "number", "minimum": 0, "maximum": 1.000001}
+def _closed(schema: Json) -> Json:
+    return {**schema, "additionalProperties": False}
 
 
-def options(bundle: Json) -> dict[str, Json]:
+def error() -> Json:
+    """What is answered where nothing can be answered."""
+    schema = json_schema(Failure)
+    schema["properties"]["error"] = schema.pop("$defs")["Problem"]
+    schema["properties"]["error"]["properties"]["kind"]["enum"] = list(STATUS)
+    return schema
+
+
+def options(bundle: Bundle) -> dict[str, Json]:
     """The options of a request, by name."""
-    return {
-        "task": {
-            "description": "Ask this task instead of finding the task.",
-            "type": "string",
-            "enum": [task["name"] for task in bundle["tasks"]],
-        },
-        "threshold": {
-            "description": "Answer unknown where the router is less sure of the task than this.",
-            "type": "number",
-            "minimum": 0,
-            "maximum": 1,
-        },
-        "top_k": {
-            "description": "How many of the likeliest labels of the task answered to list.",
-            "type": "integer",
-            "minimum": 1,
-        },
-        "probabilities": {
-            "description": "Tell the probability of every task and of every label of the task answered.",
-            "type": "boolean",
-        },
-        "deadline_ms": {
-            "description": "Unix time in milliseconds after which nobody waits any more.",
-            "type": "number",
-            "minimum": 0,
-            "exclusiveMaximum": 253_402_300_800_000,
-        },
-    }
+    known: dict[str, Json] = json_schema(RequestOptions)["properties"]
+    found = {name: {"description": told["description"], **told["anyOf"][0]} for name, told in known.items()}
+    found["task"]["enum"] = [task.name for task in bundle.tasks]
+    return found
 
 
-def instance(bundle: Json) -> Json:
+def instance(bundle: Bundle) -> Json:
     """Nested lists of numbers, one of the contract's shape."""
-    spec = bundle["input"]
-    schema: Json = {"type": "integer" if spec["dtype"] == "int64" else "number"}
-    for key, name in (("low", "minimum"), ("high", "maximum")):
-        if spec.get(key) is not None:
-            schema[name] = spec[key]
-    for size in reversed(spec["shape"]):
+    spec = bundle.input
+    schema: Json = {"type": "integer" if spec.dtype == "int64" else "number"}
+    for value, name in ((spec.low, "minimum"), (spec.high, "maximum")):
+        if value is not None:
+            schema[name] = value
+    for size in reversed(spec.shape):
         schema = {"type": "array", "minItems": size, "maxItems": size, "items": schema}
     return schema
 
 
-def request(bundle: Json) -> Json:
+def request(bundle: Bundle) -> Json:
     """The JSON object that is sent: ``data`` or ``instances``, and options."""
     one = instance(bundle)
-    several = {"type": "array", "minItems": 1, "maxItems": bundle["limits"]["max_instances"], "items": one}
+    several = {"type": "array", "minItems": 1, "maxItems": bundle.limits.max_instances, "items": one}
     kinds = (("data", one), ("instances", several))
-    return {
-        "oneOf": [
-            {
-                "type": "object",
-                "required": [name],
-                "additionalProperties": False,
-                "properties": {name: schema, **options(bundle)},
-            }
-            for name, schema in kinds
-        ]
-    }
+    return {"oneOf": [_object(bundle, name, schema) for name, schema in kinds]}
 
 
-def form(bundle: Json) -> Json:
+def form(bundle: Bundle) -> Json:
     """The parts of a form: the payload, and options as text."""
-    return {
-        "type": "object",
-        "required": ["data"],
-        "additionalProperties": False,
-        "properties": {
-            "data": {"description": "Any payload: its type is the part's, or seen by its first bytes."},
-            **options(bundle),
-        },
-    }
+    told = "Any payload: its type is the part's, or seen by its first bytes."
+    return _object(bundle, "data", {"description": told})
 
 
-def answer(bundle: Json) -> Json:
+def _object(bundle: Bundle, name: str, schema: Json) -> Json:
+    properties = {name: schema, **options(bundle)}
+    return _closed({"type": "object", "required": [name], "properties": properties})
+
+
+def answer(bundle: Bundle) -> Json:
     """What is answered to one instance. Three cases: a task and label, or none, and what was asked for."""
-    tasks = [task["name"] for task in bundle["tasks"]]
-    labels = sorted({label for task in bundle["tasks"] for label in task["classes"]})
-    known = {
-        "task": {"description": "The task answered, null for none of mine.", "enum": [*tasks, None]},
-        "label": {"description": "The class, null for none of mine.", "enum": [*labels, None]},
-        "unknown": {"description": "Whether no task claims the input.", "type": "boolean"},
-        "pinned": {"description": "Whether the request named the task.", "type": "boolean"},
-        "task_probability": {
-            "description": "The router's, of that task or its best guess; null where it was not asked.",
-            "anyOf": [_SHARE, {"type": "null"}],
-        },
-        "label_probability": {
-            "description": "The task's own, of that label; null for none of mine.",
-            "anyOf": [_SHARE, {"type": "null"}],
-        },
-        "model_version": {"description": "The version that answered.", "type": "string"},
-    }
-    return {
-        "type": "object",
-        "required": list(known),
-        "additionalProperties": False,
-        "properties": {
-            **known,
-            "top": {
-                "description": "The likeliest labels of the task answered, the first one is the answer.",
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["label", "probability"],
-                    "additionalProperties": False,
-                    "properties": {"label": {"enum": labels}, "probability": _SHARE},
-                },
-            },
-            "task_probabilities": {
-                "description": "The router's, of every task.",
-                "type": "object",
-                "required": tasks,
-                "additionalProperties": False,
-                "properties": dict.fromkeys(tasks, _SHARE),
-            },
-            "label_probabilities": {
-                "description": "Those of all labels of the task answered.",
-                "type": "object",
-                "additionalProperties": False,
-                "properties": dict.fromkeys(labels, _SHARE),
-            },
-        },
-    }
+    tasks = [task.name for task in bundle.tasks]
+    labels = sorted({label for task in bundle.tasks for label in task.classes})
+    schema, choice = json_schema(Answer), json_schema(Choice)
+    del schema["$defs"]
+    told = schema["properties"]
+    choice["properties"]["label"]["enum"] = labels
+    told["task"]["enum"], told["label"]["enum"] = [*tasks, None], [*labels, None]
+    told["top"]["items"] = _closed(choice)
+    for key, names in (("task_probabilities", tasks), ("label_probabilities", labels)):
+        share = told[key]["additionalProperties"]
+        told[key] = _closed({**told[key], "properties": dict.fromkeys(names, share)})
+    told["task_probabilities"]["required"] = tasks
+    return _closed(schema)
+
+
+def answers(bundle: Bundle, one: Json) -> Json:
+    """What is answered to several instances, to each of them ``one``."""
+    schema = json_schema(Answers)
+    del schema["$defs"]
+    most = bundle.limits.max_instances
+    schema["properties"]["predictions"] |= {"minItems": 1, "maxItems": most, "items": one}
+    return _closed(schema)

@@ -7,7 +7,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -104,7 +103,7 @@ def unnoticed(server, kills):
         finally:
             over.set()
         assert [one.result() for one in asked] == [None] * len(ASKING)
-    assert all(same(asdict(a), asdict(answers[0][0])) for found in answers for a in found)
+    assert all(same(a.model_dump(), answers[0][0].model_dump()) for found in answers for a in found)
 
 
 def test_clients_that_may_retry_do_not_notice_that_workers_were_killed(server):
@@ -170,6 +169,6 @@ def test_clients_that_may_retry_do_not_notice_that_the_front_end_was_killed(serv
         finally:
             over.set()
         assert [f.result() for f in asking] == [None] * 4
-    assert all(same(asdict(answer), asdict(answers[0])) for answer in answers)
+    assert all(same(answer.model_dump(), answers[0].model_dump()) for answer in answers)
     assert (server.state(), server.held(), server.default()) == (state, held, "1.0")
     until(lambda: len(ready_workers(server)) == 2)

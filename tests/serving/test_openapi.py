@@ -10,7 +10,6 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from schemathesis import openapi
 
-from eideticnet.contract.parts import as_json
 from eideticnet.serving.supervise.openapi import document, example, page
 from eideticnet.serving.torchserve.words import ERROR_SCHEMA
 from tests.support.pictures import picture
@@ -23,13 +22,9 @@ def archives(colours, archive):
     return [colours, archive]
 
 
-def described_in(archive):
-    return as_json(archive.bundle)
-
-
 @pytest.fixture(scope="module")
 def described(archives):
-    return json.loads(json.dumps(document([described_in(a) for a in archives], ERROR_SCHEMA)))
+    return json.loads(json.dumps(document([a.bundle for a in archives], ERROR_SCHEMA)))
 
 
 def check(described, path, response):
@@ -75,7 +70,7 @@ def npy(array):
 def test_every_content_type_of_the_document_is_taken_and_no_other(described, http, archives):
     for archive in archives:
         path = f"/predictions/{archive.name}"
-        x = np.array(example(described_in(archive)), np.float32)
+        x = np.array(example(archive.bundle), np.float32)
         files = {
             "application/octet-stream": x.tobytes(),
             "application/x-npy": npy(x),

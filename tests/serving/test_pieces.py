@@ -191,7 +191,15 @@ def test_several_pictures_are_asked_one_after_the_other(client, tmp_path):
 
 
 def answer(version):
-    return Answer("a", "b", False, False, 1.0, 1.0, version)
+    return Answer(
+        task="a",
+        label="b",
+        unknown=False,
+        pinned=False,
+        task_probability=1.0,
+        label_probability=1.0,
+        model_version=version,
+    )
 
 
 @given(
