@@ -129,8 +129,13 @@ def test_every_model_says_in_one_line_what_each_of_its_fields_means():
 
 
 GOOD = {
-    "task": "a", "label": "b", "unknown": False, "pinned": False, "model_version": "1.0",
-    "task_probability": 0.5, "label_probability": 1,
+    "task": "a",
+    "label": "b",
+    "unknown": False,
+    "pinned": False,
+    "model_version": "1.0",
+    "task_probability": 0.5,
+    "label_probability": 1,
 }
 WRONG = [
     ({"label": 3}, "label is 3: it should be a valid string"),
