@@ -1,6 +1,9 @@
 """Settings that all tests share."""
 
+import gc
 import os
+import random
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: begins(item.path))
+
+
+def pytest_collection_finish():
+    """What is imported by now stays, and need not be looked through again and again for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """A test draws the same numbers whichever ran before it, and so do its fixtures."""
+    import numpy as np
+    import torch
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -79,3 +99,12 @@ def _one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signatures_are_parsed_once():
+    """torch's exporter parses those of its 500 translations for each graph anew: a third of an export."""
+    from onnxscript._internal.values import TracedOnnxFunction
+
+    parse = TracedOnnxFunction.function_ir.fget
+    TracedOnnxFunction.function_ir = property(cache(parse))

@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import distribution, requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PINS = ROOT / "requirements/constraints.txt"
@@ -39,24 +41,67 @@ def resolved(*needs):
         pytest.skip("no package index can be reached from here")
     assert result.returncode == 0, result.stderr
     found = [item["metadata"] for item in json.loads(result.stdout)["install"]]
-    return {plain(item["name"]): item["version"].partition("+")[0] for item in found}
+    return {plain(item["name"]): item for item in found}
+
+
+def versions(found):
+    return {name: item["version"].partition("+")[0] for name, item in found.items()}
+
+
+def brought(needs, found):
+    """Add to ``found`` the versions of what is installed here for ``needs``, of their extras too."""
+    for need in map(Requirement, needs):
+        name = plain(need.name)
+        done = found.setdefault(name, (distribution(name).version.partition("+")[0], set()))[1]
+        for extra in {"", *need.extras} - done:
+            done.add(extra)
+            more = map(Requirement, requires(name) or [])
+            brought([str(r) for r in more if not r.marker or r.marker.evaluate({"extra": extra})], found)
+    return found
 
 
 def without_cuda(found):
     return {name: version for name, version in found.items() if not CUDA.fullmatch(name)}
 
 
-def test_everything_that_make_setup_installs_is_pinned_and_nothing_else_is():
-    others = [need for extra, needs in EXTRAS.items() if extra != "gpu" for need in needs]
-    found = resolved("pip", "wheel", *PROJECT["dependencies"], *others)
-    assert {**without_cuda(found), "onnxruntime-gpu": pinned()["onnxruntime-gpu"]} == pinned()
+NEEDS = ["pip", "wheel", *PROJECT["dependencies"]]
+NEEDS += [need for extra, needs in EXTRAS.items() if extra != "gpu" for need in needs]
+LIBRARIES = {"nvidia-cudnn-cu13", "nvidia-cufft", "nvidia-curand"}
 
 
-def test_the_gpu_extra_exists_at_its_pin_and_brings_the_libraries_that_it_loads():
-    found = resolved(*PROJECT["dependencies"], *EXTRAS["gpu"])
+def all_pins_are(found):
+    return {**without_cuda(found), "onnxruntime-gpu": pinned()["onnxruntime-gpu"]} == pinned()
+
+
+def test_everything_that_make_setup_installed_is_pinned_and_nothing_else_is():
+    """And what somebody installed beside it is nobody's need."""
+    assert all_pins_are({name: version for name, (version, _) in brought(NEEDS, {}).items()})
+
+
+@pytest.mark.slow
+def test_everything_that_make_setup_would_install_is_pinned_and_nothing_else_is():
+    assert all_pins_are(versions(resolved(*NEEDS)))
+
+
+def test_the_gpu_extra_exists_at_its_pin_and_names_the_libraries_that_it_loads():
+    (need,) = EXTRAS["gpu"]
+    ((name, found),) = resolved("--no-deps", need).items()
+    assert (name, found["version"]) == ("onnxruntime-gpu", pinned()["onnxruntime-gpu"])
+    extras = [{"extra": extra} for extra in Requirement(need).extras]
+    brings = [
+        r
+        for r in map(Requirement, found["requires_dist"])
+        if r.marker and any(map(r.marker.evaluate, extras))
+    ]
+    assert {plain(r.name) for r in brings} >= LIBRARIES
+
+
+@pytest.mark.slow
+def test_the_gpu_extra_brings_the_libraries_that_it_loads():
+    found = versions(resolved(*PROJECT["dependencies"], *EXTRAS["gpu"]))
     assert without_cuda(found).items() <= pinned().items()
     assert "onnxruntime" not in found
-    assert {"onnxruntime-gpu", "nvidia-cudnn-cu13", "nvidia-cufft", "nvidia-curand"} <= found.keys()
+    assert {"onnxruntime-gpu", *LIBRARIES} <= found.keys()
     assert "nvidia-cublas" in found  # which cuDNN needs
 
 

@@ -32,6 +32,10 @@ from eideticnet.serving.torchserve.settings import (
 )
 from eideticnet.serving.torchserve.tokens import read_tokens
 
+JAVA_OPTIONS = [
+    "-XX:+UseSerialGC",  # a small heap of short lives: no threads beside the workers', cheaper writes
+    "-XX:-UsePerfData",  # which would leave a folder in /tmp whatever java.io.tmpdir says
+]
 _MAIN_CLASS = "org.pytorch.serve.ModelServer"
 _SOCKET = ".ts.sock.65535"
 """The longest name of a worker's socket."""
@@ -185,8 +189,7 @@ def _command(java_home: Path, home: Path, store: Path, heap: int) -> list[str]:
         f"-Dmodel_server_home={package.parent}",
         f"-Dlog4j.configurationFile=file://{home / 'log4j2.xml'}",
         f"-Djava.io.tmpdir={home}",
-        "-XX:+UseSerialGC",  # a small heap of short lives: no threads beside the workers', cheaper writes
-        "-XX:-UsePerfData",  # which would leave a folder in /tmp whatever java.io.tmpdir says
+        *JAVA_OPTIONS,
         "-cp",
         str(package / "frontend" / "*"),
         _MAIN_CLASS,

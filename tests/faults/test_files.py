@@ -144,5 +144,5 @@ def test_a_full_disk_together_with_a_crash_of_java_is_waited_for(archives, disk)
         until(lambda: server.control("/ready").status_code == 200)
         assert server.predict(ROW).status_code == 200
         assert server.running["inference"] == before["inference"]
-        assert server.output().count("can't be started again yet") == 1
+        server.tells_once("can't be started again yet")
         assert "Traceback" not in server.output()

@@ -121,7 +121,7 @@ def test_a_home_that_was_moved_costs_no_answer_and_java_is_started_again_once_it
     until(lambda: server.keys() != keys and server.control("/ready").status_code == 200)
     assert server.running["control"] == control
     assert server.predict(ROW).json()["model_version"] == "1.0"
-    assert server.output().count("can't be started again yet") == 1
+    server.tells_once("can't be started again yet")
 
 
 @pytest.mark.slow

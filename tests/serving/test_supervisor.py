@@ -26,7 +26,7 @@ from eideticnet.serving.supervise.watch import Watch
 from tests.support.example_counts import often
 from tests.support.interrupted_deploys import TERMS
 from tests.support.own_ports import own_ports
-from tests.support.served_process import Served, alive, changed, serving
+from tests.support.served_process import Served, alive, serving
 from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
@@ -237,7 +237,7 @@ FOR_EVER = "import eideticnet.serving.supervise.supervisor as s; s._SECONDS_FOR_
 
 @pytest.mark.slow
 def test_a_server_that_can_not_be_kept_alive_gives_up_and_says_why(versions, tmp_path):
-    with Served(tmp_path / "home", versions["1.0"], program=changed(FOR_EVER)) as server:
+    with Served(tmp_path / "home", versions["1.0"], change=FOR_EVER) as server:
         killed = set()
         while server.process.poll() is None:
             with suppress(FileNotFoundError):

@@ -13,10 +13,12 @@ from eideticnet.client import Client
 from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.torchserve.process import TorchServe, give_up, wait_for_keys
+from eideticnet.serving.torchserve.process import JAVA_OPTIONS, TorchServe, give_up, wait_for_keys
 from tests.support import served_process
 from tests.support.own_ports import own_ports
 from tests.support.waiting import PATIENCE
+
+JAVA_OPTIONS.append(served_process.QUICK_JAVA)
 
 
 def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float = PATIENCE) -> Client:

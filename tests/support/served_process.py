@@ -7,10 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,15 @@ from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 MODEL = "net"
+QUICK_JAVA = "-XX:TieredStopAtLevel=1"
+"""Compile once, and not again what runs often: half of the work of a server that lives for seconds."""
+_CHANGE = f"from eideticnet.serving.torchserve import process; process.JAVA_OPTIONS.append({QUICK_JAVA!r})"
 
 
 def serving(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """A command, to its end."""
-    command = [EIDETIC, *map(str, arguments)]
+    program = changed() if arguments[0] == "serve" else [EIDETIC]
+    command = [*program, *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
@@ -63,17 +67,17 @@ def asleep(processes: Sequence[psutil.Process]) -> Iterator[None]:
                 process.resume()
 
 
-def changed(change: str) -> list[str]:
-    """``eidetic`` in which ``change``, some Python, was run first."""
-    return [sys.executable, "-c", f"{change}\nfrom eideticnet.__main__ import main\nmain()"]
+def changed(change: str = "") -> list[str]:
+    """``eidetic`` whose Java starts quickly, in which ``change``, some Python, was run first."""
+    return [sys.executable, "-c", f"{_CHANGE}\n{change}\nfrom eideticnet.__main__ import main\nmain()"]
 
 
 class Served:
     """A server that was started and answers. A context manager: at its end nothing is left running."""
 
-    def __init__(self, home: Path, *arguments: Any, program: Sequence[str] = (EIDETIC,)) -> None:
+    def __init__(self, home: Path, *arguments: Any, change: str = "") -> None:
         self.home, self.log = home, home.parent / f"{home.name}.log"
-        command = [*program, "serve", *map(str, arguments), "--home", str(with_own_ports(home))]
+        command = [*changed(change), "serve", *map(str, arguments), "--home", str(with_own_ports(home))]
         usual = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -88,6 +92,12 @@ class Served:
 
     def output(self) -> str:
         return self.log.read_text()
+
+    def tells_once(self, words: str) -> None:
+        """It says so, and says no line again that has not changed."""
+        told = [line for line in self.output().splitlines() if words in line]
+        assert told
+        assert all(line != before for before, line in pairwise(told)), told
 
     @property
     def running(self) -> dict[str, Any]:
@@ -138,10 +148,8 @@ class Served:
 
         def one_more() -> bool:
             begun.append(pool.submit(self.predict, request, version))
-            if not self.waiting(version):
-                return False
-            time.sleep(0.5)  # one that was only on its way to a worker has arrived there by now
-            return self.waiting(version) > 0
+            # what was only on its way to a worker is there once the front end has answered this often
+            return all(self.waiting(version) for _ in range(20))
 
         until(one_more)
         return begun
