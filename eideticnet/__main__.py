@@ -56,7 +56,7 @@ def _in_words(error: Exception) -> str:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, MemoryError):
         return f"there is not memory enough: {error}"
-    return blame(error) if theirs(error) else f"{blame(error)} (nobody foresaw this; {_SHOWS})"
+    return blame(error) if theirs(error) else f"{blame(error)} (this is a bug; {_SHOWS})"
 
 
 _SHOWS = f"{DEBUG}=1 shows the stack"

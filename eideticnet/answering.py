@@ -98,7 +98,7 @@ class Answering(nn.Module):
         """Answer raw inputs ``x`` (N, *shape) in one pass of the trunk.
 
         Each head's logits never change by a bit; which head is chosen may, since the router is learned
-        anew with each task.
+        again with each task.
 
         ``task`` (N,) int64 pins rows to a task index, -1 (the default) lets the network choose;
         ``threshold`` (N,) float32 turns a less confident routing into "none of mine", by default

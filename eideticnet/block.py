@@ -20,7 +20,7 @@ class Block(nn.Module):
     """The piece of a network that belongs to one owner.
 
     It reads the raw input, its own pieces and those of the owners in ``reads``, which were
-    there before it; nobody in ``reads`` reads it. A frozen block holds no ``Parameter``, only
+    there before it; no one in ``reads`` reads it. A frozen block holds no ``Parameter``, only
     buffers that nothing else references, and is always in evaluation mode.
     """
 
@@ -106,13 +106,13 @@ class Block(nn.Module):
         return value
 
     def _read(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
-        """The value ``name`` as ``step`` sees it; None where nobody owns a part of it."""
+        """The value ``name`` as ``step`` sees it; None if no owner has a part of it."""
         if self.program.features[name].raw or not RULES[step.rule].reads_prefix:
             return own.get(name)
         return next(iter(self._pieces(step, name, own, earlier)), None)
 
     def _pieces(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> list[Tensor]:
-        """The pieces of a value that ``step`` may read, as one tensor; none if nobody has one."""
+        """The pieces of a value that ``step`` may read, as one tensor; none if there is none."""
         pieces = [p[name] for p in (*(earlier[o] for o in self.read_in(step)), own) if name in p]
         return pieces if len(pieces) < 2 else [torch.cat(pieces, self.program.features[name].dim)]
 
@@ -208,7 +208,7 @@ class Block(nn.Module):
         return {name: tensor_hash(tensor) for name, tensor in self.layers.state_dict().items()}
 
     def stay(self) -> None:
-        """In evaluation mode, if the block is frozen and somebody put a layer of it into another."""
+        """In evaluation mode, if the block is frozen and a layer of it was put into another mode."""
         if self.frozen and any(layer.training for layer in self.layers.children()):
             self.eval()
 

@@ -57,7 +57,7 @@ def save(net: Parts, folder: str | PathLike[str], known: str | None) -> str:
     """Write ``net`` into ``folder``, which keeps its previous state until the new one is whole; the
     SHA-256 of the new one. ``known``: that of the state in which the network last saw the folder.
 
-    ``CheckpointError`` if somebody else has saved there since the network was loaded from or saved to
+    ``CheckpointError`` if another process has saved there since the network was loaded from or saved to
     that folder, and a task of theirs would be lost.
     """
     learned, program = net.learned, net.program
@@ -149,7 +149,7 @@ def _write_tensors(net: Parts, learned: Learned, program: Program, folder: Path)
 
 
 def _write_kept(learned: Learned, folder: Path) -> dict[str, str]:
-    """Files of what is kept for routers to come; there are none where nothing is."""
+    """Files of what is kept for routers to come; none if nothing is kept."""
     kept = {t.owner: t.memory for t in learned.tasks if t.memory is not None}
     files = {}
     if kept:

@@ -13,7 +13,7 @@ from eideticnet.program import Features, Widths
 
 
 def lie(features: Features, widths: Widths) -> list[Sequence[int]]:
-    """Where the columns of each run lie in somebody's piece of a value: those of all tiles, one after the
+    """Where the columns of each run lie in an owner's piece of a value: those of all tiles, one after the
     other. Plain numbers, since tensors have none while a module is exported."""
     runs = features.runs * features.tile
     ends = list(accumulate((widths[r.group] * r.repeat for r in runs), initial=0))
@@ -51,7 +51,7 @@ def by_neuron(features: Features, widths: Widths, values: Tensor) -> Iterator[tu
 
 
 def chosen(read: Features, written: Features, of: Sequence[int], widths: Widths) -> list[int]:
-    """Which columns of somebody's piece of ``read`` are its columns of ``written``, whose runs are those of
+    """Which columns of an owner's piece of ``read`` are its columns of ``written``, whose runs are those of
     ``read`` that ``of`` numbers."""
     before, found = lie(read, widths), dict[int, int]()
     for i, after in zip(of, lie(written, widths), strict=True):

@@ -13,7 +13,7 @@ from eideticnet.errors import DataError
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut. ``OSError`` where it
-    would replace what is no file: a device would be gone for everybody."""
+    would replace what is no file: a device would be gone for every user."""
     if path.exists() and not path.is_file():
         raise FileExistsError(errno.EEXIST, "it is no ordinary file, and is not replaced by one", str(path))
     partial = path.with_name(path.name + ".partial")

@@ -30,7 +30,7 @@ class Task:
     ``probes`` (K, *shape) are raw inputs on which versions of the network are compared; ``memory``
     are the examples that may be kept for routers to come.
 
-    A task that was learned anew has several ``revision``s, each with a block and a head of its own.
+    A task that was learned again has several ``revision``s, each with a block and a head of its own.
     """
 
     name: str

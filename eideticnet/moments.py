@@ -25,7 +25,7 @@ from eideticnet.seeding import seeded
 from eideticnet.trace.tracing import trace
 
 FEATURES = 1024
-"""How many random features there are where nobody says it."""
+"""How many random features there are by default."""
 MOST_FEATURES = 1 << 15
 """Their products take 8 GiB."""
 WIDEST = 4096

@@ -30,7 +30,7 @@ def plain(value: Any) -> Any:
 
 
 def whole(value: Any, what: str, least: int | None = None) -> int:
-    """``value`` as an ``int``, of whatever library it comes; ``DataError`` for what is none."""
+    """``value`` as an ``int``, of any library; ``DataError`` for anything else."""
     try:
         number = operator.index(plain(value))
     except TypeError:
@@ -58,7 +58,7 @@ def task_name(name: Any) -> str:
 
 
 def class_names(classes: Any, task: str) -> tuple[str, ...]:
-    """Names of classes from strings, numbers or booleans, in whatever ordered collection.
+    """Names of classes from strings, numbers or booleans, in any ordered collection.
 
     Numbers become the text of what they are: ``np.unique([0, 1])`` gives "0" and "1".
     """

@@ -170,7 +170,7 @@ class EideticNetwork(Answering):
         report: Listener = lambda event: None,
         journal: Journal | None = None,
     ) -> Task:
-        """Learn a task anew on top of everything learned since (backward transfer; paper, section 5).
+        """Learn a task again on top of everything learned since (backward transfer; paper, section 5).
 
         The new revision has a block and a head of its own and answers from now on; the old one stays
         as it is, to the last bit, and can be made to answer again by ``answer_with``.
@@ -239,7 +239,7 @@ class EideticNetwork(Answering):
         return Room(self.learned, sharers(self.learned, task, self.planned_tasks), least)
 
     def _commit(self, before: Before, program: Program, learned: Learned) -> None:
-        """Let what was learned answer from now on: nobody saw any of it before.
+        """Let what was learned answer from now on: none of it was visible before.
 
         Between the two assignments the network is what it was with more free neurons, if anything.
         """

@@ -40,7 +40,7 @@ class Features:
     """Where the neurons of a value lie: along dimension ``dim``, counted from the last (-1), one
     run after the other, and all runs ``tile`` times over.
 
-    No runs means that the value was computed from the raw input alone: nobody owns it, and
+    No runs means that the value was computed from the raw input alone: no task owns it, and
     every block computes it whole for itself.
     """
 
@@ -119,13 +119,13 @@ class Program:
 
     @cached_property
     def last_read(self) -> dict[str, int]:
-        """The place of the last step that reads each value, or of its own where nobody does."""
+        """The place of the last step that reads each value, or of its own if none does."""
         places = {step.name: place for place, step in enumerate(self.steps)}
         return places | {name: place for place, step in enumerate(self.steps) for name in step.inputs}
 
     @cached_property
     def ends(self) -> list[list[str]]:
-        """For each step the values that nobody reads after it."""
+        """For each step the values that no later step reads."""
         return ends([self])
 
     def widened(self, added: Mapping[str, int]) -> Program:

@@ -1,6 +1,6 @@
 """Randomness as a function of names: the same seed and names give the same numbers.
 
-They come from generators of their own, in the thread that asks for them. What anybody else draws from
+They come from generators of their own, in the thread that asks for them. What other code draws from
 torch's process-wide generators changes nothing here, and nothing here changes those.
 """
 
@@ -228,7 +228,7 @@ class _InUse:
     """The generator of the numbers in use in the thread that asks, or else the process-wide one."""
 
     def __getattr__(self, name: str) -> Any:
-        # A backward pass knows no modes, so what it computes anew draws from the process's generator.
+        # A backward pass knows no modes, so what it computes again draws from the process's generator.
         own = torch._C._len_torch_function_stack() and _active.stack and not _active.stack[-1].inherited
         return getattr(_active.stack[-1].generator() if own else torch.default_generator, name)
 

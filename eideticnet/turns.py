@@ -28,7 +28,7 @@ class Turns:
 
     @contextmanager
     def take(self, what: str) -> Iterator[None]:
-        """Run alone; ``BusyError`` at once if something else runs, in whatever thread."""
+        """Run alone; ``BusyError`` at once if something else runs, in any thread."""
         mine = f"{what} in thread {threading.current_thread().name!r}"
         try:
             running = self._running.setdefault("", mine)  # one step: of two threads one is first

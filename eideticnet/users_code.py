@@ -195,7 +195,8 @@ def _as_seen_from(folder: str | None) -> Iterator[None]:
 
 
 def forget(all_of_it: bool = False) -> None:
-    """Take the modules that users' folders brought out of the way; with ``all_of_it`` they are read anew."""
+    """Take the modules that users' folders brought out of the way; with ``all_of_it`` they are imported
+    again."""
     for name in [name for modules in _brought.values() for name in modules]:
         sys.modules.pop(name, None)
     if all_of_it:

@@ -75,7 +75,7 @@ def summary(plan: LoadPlan, samples: Samples, hotload: Hotload | None) -> dict[s
     if hotload and hotload.status:
         missed.append(f"hotload: the deploy ended with status {hotload.status}")
     elif hotload and hotload.began and len(set(samples.version) - {""}) < 2:
-        missed.append("hotload: the new version answered nobody")
+        missed.append("hotload: the new version answered no request")
     return {
         "plan": asdict(plan),
         "parts": {part: _figures(samples, mask, measured[part]) for part, mask in which.items()},

@@ -216,9 +216,7 @@ def status(
 def deploy(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The new version's archive.")],
     home: HomeFolder = DEFAULT_HOME,
-    name: Annotated[
-        str, typer.Option(help="The model that the archive must be of; default: whichever.")
-    ] = "",
+    name: Annotated[str, typer.Option(help="The model that the archive must be of; default: any.")] = "",
     shadow: Annotated[
         Path | None,
         typer.Option(help="Recorded requests: both versions answer them, and it is told how they differ."),

@@ -167,7 +167,7 @@ class Engine(Protocol):
     def error_schema(self) -> Mapping[str, Any]: ...
 
     def check(self, network: Network) -> list[str]:
-        """What is to be said about these addresses and this certificate; ``ServingError`` where it can't use
+        """Warnings about these addresses and this certificate; ``ServingError`` where it can't use
         them."""
 
     def check_place(self, root: Path, room: int) -> None:

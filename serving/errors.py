@@ -29,7 +29,7 @@ class ClosedError(ServingError):
 
 
 class NoAnswerError(ServingError):
-    """The connection was refused or broke, so nobody knows whether the request was run."""
+    """The connection was refused or broke, so it is not known whether the request was run."""
 
 
 class RequestError(ServingError):

@@ -15,7 +15,7 @@ _MOST_BYTES = 1 << 20
 
 
 class Key:
-    """A token, or the file (``keys.json``) that holds those of a server that may start anew."""
+    """A token, or the file (``keys.json``) that holds those of a server that may restart."""
 
     def __init__(self, source: str | Path, use: Literal["inference", "management"] = "inference") -> None:
         if not isinstance(source, (str, Path)):

@@ -1,4 +1,4 @@
-"""The numbers that a loader draws: decided by names, and apart from everybody else's."""
+"""The numbers that a loader draws: decided by names, and apart from all others."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Draws:
 
     The loader's turns are seeded by ``names``; what the caller does meanwhile draws from the caller's
     numbers, and a pass that is abandoned leaves nothing to put back. Torch's numbers are the pass's own.
-    The others are the process's, so one such loader works at a time, whatever thread it is in; what other
+    The others are the process's, so one such loader works at a time, in any thread; what other
     code draws from numpy's and Python's global generators at that moment would be missing here.
     """
 

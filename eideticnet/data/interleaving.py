@@ -41,7 +41,7 @@ def _weighted(lengths: Sequence[int], weights: Sequence[float]) -> Sampler[int]:
 
 @dataclass(frozen=True)
 class Interleaved:
-    """What the loaders of ``parts`` give, in batches of ``size`` that are mixed anew in each pass. Each row
+    """What the loaders of ``parts`` give, in batches of ``size`` that are mixed again in each pass. Each row
     is drawn from a part with a probability proportional to the rows that it has left or, with ``balance``,
     to its weight; then a part that is at its end begins again."""
 

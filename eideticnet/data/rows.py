@@ -1,4 +1,4 @@
-"""What a loader gives of a task: read in one way by everybody, in an order that names decide, and checked."""
+"""What a loader gives of a task: read in one way everywhere, in an order that names decide, and checked."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from eideticnet.inputs import Inputs
 from eideticnet.users_code import blame
 
 Loader = Iterable[Any]
-"""A DataLoader, or whatever else gives batches (x, y) each time that it is iterated."""
+"""A DataLoader, or anything else that gives batches (x, y) each time that it is iterated."""
 _UNDECIDED = (
     "its loader gives other rows when it is read again with the same seed, so no result can be repeated: it "
     "draws in a thread of its own, or from what no seed decides; num_workers=1 loads ahead, too"
@@ -66,7 +66,7 @@ def batches(x: Any, y: Any, batch_size: int = 64, order: Sampler[int] | None = N
 class Rows:
     """The rows that ``loader`` gives of ``task``, whose ``classes`` are names or numbers, one for each label.
 
-    Everybody reads a loader through this, so nobody sees other rows than those who learned from it.
+    Loaders are read through this alone, so every reader sees the rows that were learned from.
     Every error is a ``DataError`` that names the task, and the ``source`` where there is one.
     """
 
@@ -293,7 +293,7 @@ class Rows:
 
 
 def _is_plain(loader: DataLoader[Any]) -> bool:
-    """Whether a pass gives each row of a pair of tensors once and unchanged, in whatever order."""
+    """Whether a pass gives each row of a pair of tensors once and unchanged, in any order."""
     keys = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     if type(loader) is not DataLoader or type(loader.dataset) is not TensorDataset:
         return False

@@ -26,7 +26,7 @@ Scores = dict[str, Tensor]
 
 
 def importance(job: Job, block: Block, score: Score) -> Scores:
-    """A score for each of the block's own neurons; nobody else's are even looked at."""
+    """A score for each of the block's own neurons; those of other owners are not looked at."""
     groups = [g for g, n in block.own.items() if n]
     if score == "random":
         return _random(job, block, groups)
@@ -53,7 +53,7 @@ def _hybrid(block: Block, taylor: Scores) -> Scores:
 
 
 def _random(job: Job, block: Block, groups: list[str]) -> Scores:
-    """The baseline that every score has to beat; seeded, and drawn anew at each width."""
+    """The baseline that every score has to beat; seeded, and drawn again at each width."""
     with seeded(*job.seed, "random scores", *block.own.values()):
         return {g: torch.rand(block.own[g]) for g in groups}
 

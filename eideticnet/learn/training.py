@@ -49,7 +49,7 @@ class Training:
     share that is right, in evaluation mode, of all rows or, where there are more than 65,536, of at least
     half of that, always the same ones. What pruning left trains on for ``settle_patience`` such epochs before
     it is frozen: its accuracy is high by then, its margins are not. ``optimizer`` is called with the
-    parameters anew whenever their shapes change. ``label_smoothing`` is cross-entropy's: the share of a
+    parameters again whenever their shapes change. ``label_smoothing`` is cross-entropy's: the share of a
     target's probability that is spread over all classes. ``threads`` are torch's meanwhile; without, one
     where the layers are small (``threads.py``), else as many as torch has."""
 
@@ -77,12 +77,12 @@ class Training:
                 raise ConfigError(f"{name} is {epochs!r}: use a whole number of epochs from 1")
 
     def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """A new optimizer of these; ``ConfigError`` if it is none, or one of others."""
+        """A new optimizer of these; ``ConfigError`` if it is no optimizer, or one of other parameters."""
         parameters = list(parameters)
         with _blamed():
             optimizer = self.optimizer(parameters)
         if not isinstance(optimizer, Optimizer):
-            raise ConfigError(f"optimizer made {_briefly(optimizer)}, which is none: {FACTORY}")
+            raise ConfigError(f"optimizer made {_briefly(optimizer)}, which is no optimizer: {FACTORY}")
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if not known.intersection(map(id, parameters)):
             raise ConfigError(f"optimizer made one for other parameters than it was given: {FACTORY}")
@@ -165,7 +165,7 @@ class Job:
         if data is None:
             self.journal.say(
                 f"task {self.task!r}: what its loader gives depends on how often it was read, so a job "
-                "that is interrupted begins anew; let it draw from generators alone"
+                "that is interrupted begins again from its start; let it draw from generators alone"
             )
             data = token_hex()  # no other job's
         measured_on = [] if self.held_out is None else [self.held_out.rows.fingerprint or token_hex()]

@@ -14,7 +14,7 @@ Auto = Literal["auto"]
 Width = Literal["trunk", "free"]
 
 PRUNED = Pruning(step=0.25, threshold=0.001, recovery_epochs=5)
-"""How a router is pruned where nobody says it,"""
+"""How a router is pruned by default,"""
 LEAST = 0.25
 """and to no less than this share of the trunk's neurons: smaller ones still know what they learned from, and
 find fewer tasks on other data."""

@@ -99,7 +99,7 @@ class Bare(nn.Module):
 
 class BufferRule(_Divided):
     """A large constant, or one with a value for each neuron (sinusoidal positions): each owner has the
-    columns of its neurons, evenly spread over the trunk's, and nobody trains them."""
+    columns of its neurons, evenly spread over the trunk's, and never trained."""
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         value = unpacked(step.options)

@@ -14,7 +14,7 @@ from eideticnet.rules.calls import Call
 
 class Retrace(Exception):
     """A layer's columns turned out to form larger neurons, or several tiles; with that noted in
-    the ``Layouts``, the trunk has to be traced anew."""
+    the ``Layouts``, the trunk has to be traced again."""
 
 
 def group_of(path: str, part: Sequence[int]) -> str:

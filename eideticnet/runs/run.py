@@ -104,10 +104,10 @@ def continued(net: EideticNetwork, config: Config, folder: Path) -> Config:
     if changed:
         raise ConfigError(
             f"{folder} was begun with another configuration: {'; '.join(changed)}. Put that back, or begin "
-            "anew with another --out"
+            "again with another --out"
         )
     if (begun.routing, begun.router_pruning) != (config.routing, config.router_pruning):
-        net.learned = net.learned.with_router(None, None)  # it is fitted anew
+        net.learned = net.learned.with_router(None, None)  # to be fitted again
     count, before = len(config.tasks), net.metadata
     added = () if any(differences(begun.made_of(count), config.made_of(count))) else begun.tasks[count:]
     config = record(net, config.model_copy(update={"tasks": (*config.tasks, *added)}))
@@ -183,7 +183,7 @@ def _record_rows(net: EideticNetwork, name: str, data: TaskData) -> None:
 
 def _rows_hash(net: EideticNetwork, name: str, data: TaskData) -> str | None:
     """SHA-256 of a task's training and held-out rows; None where they are no tensors at hand, and may be
-    drawn anew in each pass."""
+    drawn again in each pass."""
     digests = list[str]()
     for loader in (data.train, data.test):
         whole = net.rows({name: loader})[name].tensors
@@ -302,7 +302,7 @@ def _in_terms_of_the_toml(what: str, config: Config) -> Iterator[None]:
         raise CapacityError(
             error.found,
             'set when_full = "widen" at the top of the TOML (add-task: --when-full widen), or "reuse" to '
-            "learn with the features there are; or begin anew, with neurons kept for later tasks "
+            "learn with the features there are; or start over, with neurons kept for later tasks "
             f"(planned_tasks = {len(config.tasks)} at the top, or a [pruning] budget), with harder [pruning] "
             f"(threshold above {config.pruning.threshold}) or with more neurons in [trunk] arguments",
         ) from None

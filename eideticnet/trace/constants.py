@@ -147,7 +147,7 @@ def _written_through_views(node: Node) -> list[Node]:
 def _after(
     node: Node, shown: list[Node], weights: Mapping[str, str], tensors: Mapping[str, Any], used: list[str]
 ) -> Any:
-    """``node``'s value after all that writes into it, if nobody reads it before."""
+    """``node``'s value after all that writes into it, if nothing reads it before."""
     places = {n: i for i, n in enumerate(node.graph.nodes)}
     last = max(places[n] for n in shown if writes(n))
     if any(places[user] < last for n in shown for user in n.users if user not in shown):

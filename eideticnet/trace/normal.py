@@ -56,7 +56,7 @@ def _refuse_computed(trunk: nn.Module) -> None:
 
 def fixed(trunk: nn.Module) -> set[str]:
     """Bare parameters that are never taught, in a trunk whose layers all are: constants, as positions in
-    sines are. Where layers are not taught either, somebody froze what was learned."""
+    sines are. Where layers are not taught either, what was learned was frozen."""
     frozen = {name for name, weight in trunk.named_parameters() if not weight.requires_grad}
     layers = {name for name in frozen if name.rpartition(".")[2].startswith(("weight", "bias", "in_proj"))}
     return set() if layers else frozen

@@ -1,4 +1,5 @@
-"""A program is tried before anybody learns with it. Rules say why it is right; this shows it, in numbers.
+"""A program is tried before anything is learned with it. Rules say why it is right; this shows it, in
+numbers.
 
 On a copy of the trunk with weights that hide nothing: whatever an operation gives for a row is the same
 beside all other rows, and one block with the trunk's weights computes what the trunk computes.

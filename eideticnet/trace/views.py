@@ -52,7 +52,7 @@ class Memory:
         return any(conv.args[6] != 1 for conv in convs) or bool(self.selections[0])
 
     def refuse_views(self, changed: Node, by: Node) -> None:
-        """Nobody may read the memory that ``by`` writes to under another name than ``changed``."""
+        """No value but ``changed`` may show the memory that ``by`` writes to."""
         for other in self.shown[base(changed)]:
             earlier = other not in (changed, by) and self.place[other] < self.place[by]
             if earlier and any(self.place[user] > self.place[by] for user in other.users):

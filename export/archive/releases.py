@@ -48,16 +48,14 @@ def check_released(files: Mapping[str, bytes], listed: Path = RELEASES, *, revok
         if release["files"] == found:
             if "revoked" in release and not revoked:
                 why = f"its handler was revoked: {release['revoked']}"
-                raise ArchiveError(f"{why}; eidetic export makes the archive anew, with today's")
+                raise ArchiveError(f"{why}; run eidetic export again, with today's")
             return
     known = {(name, digest) for release in releases for name, digest in release["files"].items()}
     strange = sorted(name for name, digest in found.items() if (name, digest) not in known)
     what = f"{', '.join(map(repr, strange))} is" if strange else "its handler files together are"
     raise ArchiveError(
-        f"{what} not of a released handler (export/archive/handlers.json); code from elsewhere is never "
-        "served. "
-        "If it was built by other code than this: eidetic export makes it anew. "
-        "For a handler of your own: eidetic release-handlers"
+        f"{what} not of a released handler (export/archive/handlers.json), and other code is never served: "
+        "run eidetic export again, or, for a handler of your own, eidetic release-handlers first"
     )
 
 

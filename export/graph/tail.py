@@ -1,7 +1,7 @@
 """The tail of a graph: from logits to an answer, built from ``bundle.json`` alone.
 
 It does in ONNX what ``eideticnet.decision`` does eagerly. Being a function of the bundle, it is built
-anew to check a graph that somebody else made: what decides and answers there is this and nothing else.
+again to check a graph from elsewhere: what decides and answers there is this and nothing else.
 Values: ``all`` (N, sum of C_t) are the logits of the answering heads side by side, a *grid* is
 (N, T, W), W the most classes, with -inf past a task's own ones. Imports neither torch nor eideticnet.
 """

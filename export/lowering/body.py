@@ -2,7 +2,7 @@
 
 A graph is a body and a tail. The body gives logits, one tensor for each head and one for the
 router, and is what earlier tasks' digests are taken of. The tail (``tail.py``) decides and answers;
-it is a function of ``bundle.json`` alone, so it can be built anew and compared.
+it is a function of ``bundle.json`` alone, so it can be built again and compared.
 """
 
 from __future__ import annotations

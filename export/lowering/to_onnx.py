@@ -81,7 +81,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 def _share_prefixes(model: onnx.ModelProto) -> None:
     """Let a block concatenate its own piece to the prefix that the block before put together, instead
-    of all pieces anew: copies are exact, and two long ones cost less than many short ones."""
+    of all pieces again: copies are exact, and two long ones cost less than many short ones."""
     made: dict[tuple[object, ...], str] = {}
     for node in model.graph.node:
         if node.op_type == "Concat":

@@ -37,7 +37,7 @@ class BoundedTransport(httpx.HTTPTransport):
 
 
 class _Moment(threading.local):
-    """When what this thread does has to end; the class's own value where nobody said."""
+    """When what this thread does has to end; the class's own value by default."""
 
     ends = float("inf")
 

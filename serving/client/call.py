@@ -1,4 +1,4 @@
-"""One request, whatever carries it: what is sent, until when, and what the answer says."""
+"""One request, over any protocol: what is sent, until when, and what the answer says."""
 
 from __future__ import annotations
 

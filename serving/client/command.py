@@ -89,7 +89,7 @@ def predict(
 
 def _given(url: str, keys: Path | None, model: str) -> _Target:
     """A server of which nothing is known here but its address. No key on the command line, where
-    everybody on the machine could read it."""
+    every user of the machine could read it."""
     file = os.environ.get("EIDETIC_KEYS", "")
     key = keys or os.environ.get("EIDETIC_KEY", "") or (Path(file) if file else "")
     model = model or os.environ.get("EIDETIC_MODEL", "")

@@ -85,7 +85,7 @@ def _settings(verify: ssl.SSLContext | bool) -> dict[str, Any]:
 
 class Client(_Base):
     """Asks for predictions. ``key`` is the server's inference token, or the path of its
-    ``keys.json``, which is read again when the server has started anew.
+    ``keys.json``, which is read again after a restart of the server.
 
     ``timeout``: seconds that one prediction may take, tries and pauses together, unless it has a
     deadline; in the end a request that the server lost has no other. ``retries``: how many more tries

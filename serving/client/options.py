@@ -19,7 +19,7 @@ class Options(TypedDict, total=False):
     ``task`` pins a task by name. ``threshold`` (0 to 1): "unknown" below that confidence.
     ``top_k``: how many labels in ``Answer.top``, all of the task answered. ``probabilities``: those of all
     tasks, and of the classes of the task answered.
-    ``deadline``: seconds from now after which nobody waits any more; retries stay within it, and
+    ``deadline``: seconds from now after which the answer is no longer needed; retries stay within it, and
     it is sent as a point in time, so the clocks of both machines have to agree.
     ``version`` asks a certain version of the model. ``request_id`` goes into the server's logs.
     ``content_type`` says what bytes or a file are, where that can't be seen.

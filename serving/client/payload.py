@@ -127,7 +127,7 @@ def stored(content: bytes) -> npt.NDArray[Any]:
 
 
 def _off_its_device(x: Any) -> Any:
-    """A tensor as numpy takes it, wherever it lies and whatever its precision (without importing torch)."""
+    """A tensor as numpy takes it, on any device and of any precision (without importing torch)."""
     if not (hasattr(x, "detach") and hasattr(x, "is_floating_point")):
         return x
     x = x.detach().cpu()

@@ -68,7 +68,7 @@ def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -
 
 def _of_one_version(call: Callable[[Payload, str], Call], parts: Sequence[Payload], version: str) -> Asking:
     """All answers of one version: later parts name the one that answered the first. Should it go meanwhile,
-    because another took over, all parts are asked anew."""
+    because another took over, all parts are asked again."""
     if len(parts) == 1:
         return (yield call(parts[0], version))
     for start in range(1, _STARTS + 1):

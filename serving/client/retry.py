@@ -2,7 +2,7 @@
 
 A prediction changes nothing, so it may be run twice. Only what another try can fix is tried again:
 a connection that was refused or broke, a worker that died, a request that was lost, a queue that is full, a
-key that a server which has just started anew is about to write down. A request that is wrong stays wrong.
+key that a server that has just restarted is about to write down. A request that is wrong stays wrong.
 
 A worker is back within two seconds, on a busy machine within five; meanwhile what is sent waits in
 the server's queue. The pauses grow so fast that three retries bridge the two seconds, should they be refused.

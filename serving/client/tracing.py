@@ -4,7 +4,7 @@ from __future__ import annotations
 
 try:
     from opentelemetry import propagate
-except ImportError:  # nobody traces then
+except ImportError:  # traces are off then
     propagate = None  # type: ignore[assignment]
 
 

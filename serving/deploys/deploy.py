@@ -153,7 +153,7 @@ def _take_over(
 
 
 def _restore(server: Connection, state: State | None) -> None:
-    """Bring the engine to the state of before, or, where somebody broke off, to what was committed.
+    """Bring the engine to the state of before, or, after an interruption, to what was committed.
 
     If it does not answer, the supervisor does it as soon as it does.
     """

@@ -1,6 +1,6 @@
 """From what is desired and what the engine holds to the steps in between. A pure function.
 
-The steps are made anew from what is there each time, so what was interrupted at any point is finished by
+The steps are computed each time from what is there, so what was interrupted at any point is finished by
 the next caller.
 """
 

@@ -29,7 +29,7 @@ from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.key import Key
 
 SHADOW = {"eidetic-shadow": "1"}
-"""The header of requests that nobody sent: the server neither records nor counts them."""
+"""The header of the server's own probes, which are neither recorded nor counted."""
 PROBE_SECONDS = 5.0
 """How long one probe may take."""
 _PAUSE_SECONDS = 0.05
@@ -71,7 +71,7 @@ class Prober:
 
     def ask(self, name: str, version: str, question: Question) -> Answer:
         """The answer of one version, of the default where ``version`` is empty; else ``ProbeError``,
-        and ``ServingError`` at once where nobody listens."""
+        and ``ServingError`` at once where nothing listens."""
         path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
         body = encode(question.x)
         try:

@@ -1,4 +1,4 @@
-"""Bring the engine to what ``state.json`` says, from wherever it is.
+"""Bring the engine to what ``state.json`` says, from any state.
 
 Starting, recovering from a crash, finishing a deploy and cleaning up after one that broke off are all this.
 """

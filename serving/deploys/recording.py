@@ -41,7 +41,7 @@ class Recording:
 
     def write(self, path: Path) -> None:
         """As a .safetensors file that ``verify --routing-data`` reads. The pinned task is called
-        ``pinned`` there: ``task`` would say that it is the right one, which nobody knows."""
+        ``pinned`` there: ``task`` would say that it is the right one, which is not known."""
         tensors = {"x": self.x, "pinned": self.task, "threshold": self.threshold, "time": self.time}
         write_whole(path, save(tensors), mode=0o600)  # it holds what people sent
 
@@ -127,7 +127,7 @@ def _ring(path: Path) -> Array:
 def _whole_rows(paths: Iterable[Path]) -> Iterator[Array]:
     """The rows of each ring that are not being written."""
     for path in paths:
-        try:  # plain reads: a mapped file that a new process makes anew would kill the reader
+        try:  # plain reads: a mapped file that a new process creates again would kill the reader
             rows, again = (_ring(path) for _ in range(2))
         except (ArchiveError, OSError, ValueError, EOFError, MemoryError):
             continue  # it is being made, or another program's

@@ -74,7 +74,7 @@ class Comparison:
 
 
 def shadow(prober: Prober, old: Archive, new: str, policy: ShadowPolicy) -> Comparison:
-    """Send the requests in ``policy.file`` to the version of ``old`` and to ``new``, and to nobody else."""
+    """Send the requests in ``policy.file`` to the version of ``old`` and to ``new`` alone."""
     recorded = read(policy.file, old.name, old.bundle.input)
     questions = list(_questions(recorded, old))
 

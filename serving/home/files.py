@@ -24,7 +24,7 @@ LARGEST = 16 << 20
 def write_whole(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, never a part. Its
     folder is not made: one that is gone may have been moved, and be put back. No device is replaced, which
-    would be gone for everybody."""
+    would be gone for every user."""
     try:
         if path.is_char_device() or path.is_block_device():
             raise FileExistsError(errno.EEXIST, "it is a device", str(path))

@@ -17,7 +17,7 @@ from eideticnet.serving.errors import ServingError, Unavailable
 
 _LOCK_PAUSE = 0.1
 _LOOK_SECONDS = 0.5
-"""Longer than anybody holds the server's lock who only looks whether it is held."""
+"""Longer than a mere look at the server's lock holds it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Home:
         return self.store, self.reports, self.logs, self.metrics, self.recordings, self.examples, self.run
 
     def create(self) -> None:
-        """Make the folders that are not there yet. Nobody else may read what requests held, nor, where a
+        """Make the folders that are not there yet. No other user may read what requests held, nor, where a
         folder was there before, put another file in the place of one that was checked."""
         try:
             self._check_ours()
@@ -99,7 +99,7 @@ class Home:
             raise ServingError(f"{self.root} can't be a server's home: {error}") from error
 
     def _check_ours(self) -> None:
-        """``ServingError`` for a folder of somebody else's: when a server starts, it removes from its store
+        """``ServingError`` for a folder of another program: when a server starts, it removes from its store
         and metrics what it does not know."""
         if any(map(os.path.lexists, (self.server_lock, self.state, self.header))):
             return
@@ -156,7 +156,7 @@ class Home:
     @contextmanager
     def changing(self, seconds: float = 30.0) -> Iterator[None]:
         """Held while what is served is changed; waits ``seconds`` for another holder."""
-        with _locked(self.root / "deploy.lock", seconds, f"somebody else changes what {self.root} serves"):
+        with _locked(self.root / "deploy.lock", seconds, f"another command changes what {self.root} serves"):
             yield
 
 
@@ -168,7 +168,7 @@ def _close_to_others(folder: Path) -> None:
 
 
 class Locked(ServingError):
-    """Somebody else holds the lock; the message names the process."""
+    """Another process holds the lock; the message names it."""
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def _locked(path: Path, seconds: float, problem: str, advice: str = "") -> Itera
                     holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
                 raise Locked(f"{problem}: process {holder or 'unknown'}" + (f"; {advice}" if advice else ""))
             time.sleep(_LOCK_PAUSE)
-        with suppress(OSError):  # a full disk: nobody is told who holds the lock, and it is held
+        with suppress(OSError):  # a full disk: the lock is held, but does not name its holder
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield

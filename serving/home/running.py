@@ -54,7 +54,7 @@ class Running(JsonFile):
 
 
 def trust(certificate: str | None) -> ssl.SSLContext | bool:
-    """How a client on this machine checks a server: by its very certificate, whatever host that names."""
+    """How a client on this machine checks a server: by its very certificate, for any host that it names."""
     if certificate is None:
         return True
     try:

@@ -86,7 +86,7 @@ def remove_unneeded(store: Path, state: State) -> None:
 
 def opened(name: str, version: Version, store: Path, *, allow_torch: bool, revoked: bool = True) -> Archive:
     """The stored archive of ``version`` of the model ``name``, if its bytes are still those that were
-    admitted. Its format is judged anew: the server may now be started to trust fewer publishers. What is to
+    admitted. Its format is judged again: the server may now be started to trust fewer publishers. What is to
     run from now on may not have a handler that was ``revoked`` since."""
     path = store / version.file
     try:

@@ -1,4 +1,5 @@
-"""Process groups, ended whole; and the dead, who stay in the table of processes until somebody asks."""
+"""Process groups, ended whole; and the dead, which stay in the table of processes until a parent asks for
+them."""
 
 from __future__ import annotations
 
@@ -46,8 +47,8 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 def _lives(group: int) -> bool:
-    """Whether a process of the group runs. One that has ended counts no more, even if nobody asks for its
-    status, as nobody does where process 1 is no init."""
+    """Whether a process of the group runs. One that has ended counts no more, even if its status
+    is never asked for, as where process 1 is no init."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

@@ -44,14 +44,14 @@ class Output:
             self._file.close()
 
     def _opened(self) -> IO[bytes]:
-        """The file at ``path``, opened anew where it is another one than before, or none."""
+        """The file at ``path``, opened again if it was replaced or removed."""
         if self._file is not None:
             with suppress(OSError):
                 if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
                     return self._file
             self._file.close()
             self._file = None
-        # a pipe that nobody reads would hold the engine
+        # a pipe that is not read would block the engine
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
         self._file = os.fdopen(descriptor, "ab", buffering=0)
         return self._file

@@ -1,4 +1,4 @@
-"""The supervisor's own port: liveness, readiness, metrics, and whatever pages it is given."""
+"""The supervisor's own port: liveness, readiness, metrics, and the pages that it is given."""
 
 from __future__ import annotations
 

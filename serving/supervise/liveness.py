@@ -1,4 +1,4 @@
-"""Signs of life of an engine whose process runs: that it answers, and that somebody works for it."""
+"""Signs of life of an engine whose process runs: that it answers, and that it has workers."""
 
 from __future__ import annotations
 

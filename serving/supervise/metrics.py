@@ -25,7 +25,7 @@ log = logging.getLogger("serving.metrics")
 
 _KINDS = ("counter", "histogram")
 _UNREADABLE = (ArchiveError, OSError, RuntimeError, ValueError, TypeError, AttributeError, struct.error)
-"""What a file raises that its worker ended while it began, and whatever else lies there."""
+"""What a file raises that its worker ended while it began, or that is another program's."""
 
 _Family = tuple[str, str, str, tuple[str, ...]]
 """Name, text and kind of a family, and the names of its labels."""

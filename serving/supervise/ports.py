@@ -73,7 +73,7 @@ def taken(ports: Ports, network: Network) -> list[int]:
 
 
 def moved(ports: Ports) -> list[str]:
-    """What is to be said of ports that are not the usual ones."""
+    """Notes about ports that are not the usual ones."""
     usual = USUAL.model_dump()
     return [
         f"{use.replace('_', ' ')} is on port {port}: {usual[use]} was taken, or another asked for"
@@ -87,7 +87,7 @@ def _host(network: Network, use: str) -> str:
 
 
 def _bound(held: ExitStack, host: str, ports: list[int]) -> int:
-    """The first of ``ports`` that nobody listens on; 0 means any."""
+    """The first free one of ``ports``; 0 means any."""
     problem = ""
     for port in ports:
         try:

@@ -128,7 +128,7 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
 def adopt(
     home: Home, archives: Sequence[Path], *, allow_torch: bool = False, replace: bool = False
 ) -> tuple[State, list[str]]:
-    """The state with ``archives`` in it, not yet written, and what is to be said about it.
+    """The state with ``archives`` in it, not yet written, and notes for the user.
 
     An archive that this home had before changes nothing: what was deployed since stays. Another archive of
     a model that is served takes its place only if ``replace`` says so, and then without a proof.
@@ -137,7 +137,7 @@ def adopt(
     if not replace and not before.models and home.header.exists():
         raise ServingError(
             f"{home.state} is gone or names no model, though {home.root} has served: put it back, or begin "
-            "anew with archives and --replace, or with another --home"
+            "again with archives and --replace, or with another --home"
         )
     notes, given = [], dict[str, Path]()
     for path in archives:

@@ -12,18 +12,18 @@ from eideticnet.serving.errors import ServingError
 log = logging.getLogger("serving")
 
 FORESEEN = (ServingError, ArchiveError, OSError)
-"""What a server may meet that nobody here is to blame for; everything else is told with its traceback."""
+"""Errors that a server has to expect; every other one is logged with its traceback."""
 
 
 class Trouble:
-    """``text`` says what is wrong, "" while nothing is. ``quiet``: somebody else tells what was foreseen."""
+    """``text`` says what is wrong, "" while nothing is. ``quiet``: expected errors are logged elsewhere."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.text, self._quiet = "", quiet
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Whatever goes wrong inside is told and goes no further; what goes well ends the trouble."""
+        """An error inside is logged and goes no further; success ends the trouble."""
         try:
             yield
         except FORESEEN as error:

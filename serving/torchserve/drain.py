@@ -44,9 +44,9 @@ def drain(held: Callable[[], HeldVersion | None], limit: float) -> Drained:
 
 
 def replace_workers(held: Callable[[], HeldVersion | None], left: Drained) -> Drained:
-    """Kill workers that did not come to an end, so that nobody waits for them for ever: TorchServe answers
-    their batches with an error, and starts workers that answer who waited behind those. Of a version that
-    it lets go it answers neither."""
+    """Kill workers that did not come to an end, so that no client waits for them without end: TorchServe
+    answers their batches with an error, and starts workers that answer who waited behind those. Of a version
+    that it lets go it answers neither."""
     found = held()
     for pid in (worker.pid for worker in found.workers) if found else ():
         if pid > 1:  # -1, a worker that is being started, would mean every process there is

@@ -31,7 +31,7 @@ MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
 OPEN_INFERENCE = "org.pytorch.serve.grpc.openinference.GRPCInferenceService"
 _LARGEST_CA = 16 << 20  # bytes
 DESCRIPTORS = Path(__file__).with_name("services.binpb")
-"""What protoc makes of TorchServe's .proto files; a test makes it anew and compares."""
+"""What protoc makes of TorchServe's .proto files; a test generates it again and compares."""
 
 
 _STATUS = {

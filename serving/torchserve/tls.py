@@ -14,7 +14,7 @@ _PKCS8 = "-----BEGIN PRIVATE KEY-----"
 
 
 def check(certificate: Path, key: Path) -> list[str]:
-    """What is to be said about a pair of PEM files that work; ``ServingError`` where they don't."""
+    """Warnings about a pair of PEM files that work; ``ServingError`` where they don't."""
     try:
         for path in (certificate, key):
             read_regular(path).close()
@@ -27,5 +27,5 @@ def check(certificate: Path, key: Path) -> list[str]:
             f"{key} is no unencrypted PKCS #8, which TorchServe needs: openssl pkcs8 -topk8 -nodes -in {key}"
         )
     if mode & 0o004:
-        return [f"{key} can be read by everybody on this machine: chmod o-r"]
+        return [f"{key} can be read by every user of this machine: chmod o-r"]
     return []

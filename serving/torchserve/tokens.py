@@ -1,7 +1,7 @@
 """TorchServe's tokens: where clients find them, and their renewal before they expire.
 
-It makes them when it starts, for a time that is counted by the clock on the wall, and answers nobody with an
-expired one. A third token, which never expires and which nobody else has, lets it make new ones.
+It makes them when it starts, for a time that is counted by the clock on the wall, and refuses an
+expired one. A third token, which never expires and is kept here alone, lets it make new ones.
 """
 
 from __future__ import annotations

@@ -362,7 +362,7 @@ def test_an_optimizer_in_place_of_what_makes_one_is_refused_with_the_form_that_i
 @pytest.mark.parametrize(
     ("optimizer", "said"),
     [
-        (lambda parameters: None, "optimizer made None, which is none"),
+        (lambda parameters: None, "optimizer made None, which is no optimizer"),
         (
             lambda parameters: torch.optim.SGD([nn.Parameter(torch.zeros(1))]),
             "other parameters than it was given",

@@ -22,10 +22,8 @@ def two_threads():
 
 def threads_while_learning(training=QUICK, journal=None, stop=None):
     """The numbers of threads that torch had after each epoch."""
-    net, found = (
-        EideticNetwork(nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU()), torch.zeros(2, FEATURES)),
-        [],
-    )
+    net = EideticNetwork(nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU()), torch.zeros(2, FEATURES))
+    found = []
 
     def report(event):
         found.append(torch.get_num_threads())

@@ -100,7 +100,7 @@ def test_a_key_that_torchserve_can_not_use_or_everybody_can_read_is_named(pair, 
     opened, other, old, locked = copies
     opened.write_bytes(key.read_bytes())
     opened.chmod(0o644)
-    assert check(certificate, opened) == [f"{opened} can be read by everybody on this machine: chmod o-r"]
+    assert check(certificate, opened) == [f"{opened} can be read by every user of this machine: chmod o-r"]
     for command in (
         ["genrsa", "-out", other],
         ["rsa", "-in", key, "-traditional", "-out", old],

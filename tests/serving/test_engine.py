@@ -35,10 +35,8 @@ POLICY = Policy(accept_unmeasured_routing=True)
 
 @pytest.fixture
 def supervisor(versions, tmp_path):
-    home, options = (
-        Home(with_own_ports(tmp_path / "home")),
-        ServerOptions(Pretended(), workers=2, startup_seconds=PATIENCE),
-    )
+    home = Home(with_own_ports(tmp_path / "home"))
+    options = ServerOptions(Pretended(), workers=2, startup_seconds=PATIENCE)
     with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:
         yield supervisor
 
@@ -112,10 +110,8 @@ def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor,
 
 
 def test_a_server_that_stops_takes_no_more_work_on_any_engine(versions, tmp_path):
-    home, options = (
-        Home(with_own_ports(tmp_path / "home")),
-        ServerOptions(Pretended(), startup_seconds=PATIENCE, stop_seconds=0),
-    )
+    home = Home(with_own_ports(tmp_path / "home"))
+    options = ServerOptions(Pretended(), startup_seconds=PATIENCE, stop_seconds=0)
     with prepared(home, [versions["1.0"]], options), started(home, options) as supervisor:
         process = supervisor.process
     assert not process.running

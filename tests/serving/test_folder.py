@@ -99,10 +99,8 @@ def test_a_home_with_a_long_path_serves_and_nothing_of_it_lies_among_the_tempora
 
 def begun(home, *archives):
     """A server whose TorchServe has just written its keys."""
-    command, left = (
-        [EIDETIC, "serve", *archives, "--home", with_own_ports(home)],
-        set(home.glob("run/*/key_file.json")),
-    )
+    command = [EIDETIC, "serve", *archives, "--home", with_own_ports(home)]
+    left = set(home.glob("run/*/key_file.json"))
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: set(home.glob("run/*/key_file.json")) - left)
     return process
