@@ -27,7 +27,7 @@ from eideticnet.block import Block
 from eideticnet.data.memory import Examples
 from eideticnet.decision import FittedRouting
 from eideticnet.errors import CheckpointError, ConfigError
-from eideticnet.files import sync, write_whole
+from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned, Task
@@ -69,9 +69,7 @@ def save(net: Parts, folder: str | PathLike[str], known: str | None) -> str:
             _check_nothing_is_lost(folder, learned.digests(net.inputs, program), known)
             manifest = _write_tensors(net, learned, program, folder)
             manifest["sha256"] = _manifest_hash(manifest)
-            sync(folder)
             write_whole(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-            sync(folder)
             _remove_unused(folder, manifest)
     except OSError as error:
         raise CheckpointError(

@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_bytes
+from eideticnet.files import UnreadableError, read_regular
 from eideticnet.serving.errors import ServingError
 
 _MOST_BYTES = 1 << 20
@@ -45,8 +44,8 @@ class Key:
     def _read(self) -> str:
         assert self._file is not None
         try:
-            token = str(json.loads(read_bytes(self._file, _MOST_BYTES))[self._use]).strip()
-        except ArchiveError as error:
+            token = str(json.loads(read_regular(self._file, _MOST_BYTES))[self._use]).strip()
+        except UnreadableError as error:
             raise ServingError(str(error)) from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ServingError(f"{self._file}: no {self._use} key ({type(error).__name__})") from None

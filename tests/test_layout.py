@@ -74,13 +74,14 @@ MAY_IMPORT = {
         | {"mosec", "fastapi", "uvicorn"},  # in benchmarks/peers, which has an environment of its own
     ),
 }
-# What every part may know: errors, signals and the contract, and of libraries what that needs.
+# What every part may know: errors, signals, files, hashes and the contract, and of libraries what that needs.
 CONTRACT = {f"eideticnet.contract.{path.stem}" for path in (ROOT / "eideticnet/contract").glob("*.py")}
-BASE = {"eideticnet", "eideticnet.errors", "eideticnet.signals", *CONTRACT}
+PLAIN = ("errors", "signals", "files", "hashing")
+BASE = {"eideticnet", *(f"eideticnet.{name}" for name in PLAIN), *CONTRACT}
 METHOD_FLOORS = (
-    {"contract", "errors", "hashing", "program", "seeding", "signals", "models"},
-    {"columns"},
-    {"decision", "files", "names", "rules", "turns", "users_code"},
+    {"contract", "errors", "files", "program", "seeding", "signals", "models"},
+    {"columns", "hashing"},
+    {"decision", "names", "rules", "turns", "users_code"},
     {"block", "inputs"},
     {"data"},
     {"trace"},
@@ -96,7 +97,6 @@ METHOD_FLOORS = (
 EXPORT_FLOORS = (
     {"errors"},
     {"files"},
-    {"hashing"},
     {"archive"},
     {"graph"},
     {"proof"},
@@ -153,7 +153,7 @@ def test_serving_reads_archives_through_the_reader_alone():
             known = imports(path) - BASE if path.exists() else set()
             assert not {"torch", "eideticnet"} & {m.partition(".")[0] for m in known}, path.name
     for module in BASE - {"eideticnet"}:
-        known = imports(ROOT / f"{module.replace('.', '/')}.py") - CONTRACT
+        known = imports(ROOT / f"{module.replace('.', '/')}.py") - BASE
         libraries = {"pydantic"} if module in CONTRACT else set()
         assert {m.partition(".")[0] for m in known} <= STANDARD | libraries, module
 

@@ -133,7 +133,6 @@ class Journal:
         if self.path is not None:
             try:
                 self.path.unlink(missing_ok=True)
-                self.path.with_name(self.path.name + ".partial").unlink(missing_ok=True)
             except OSError as error:
                 self.say(f"can't remove {self.path}: {error}")
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from eideticnet.decision import Decision, RouterKind
-from eideticnet.errors import ConfigError, DataError, EideticError
+from eideticnet.errors import ConfigError, EideticError
 from eideticnet.files import open_regular
 from eideticnet.inputs import Inputs
 from eideticnet.learn.pruning import Pruning
@@ -357,8 +357,6 @@ def _toml_of(path: Path) -> dict[str, Any]:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         found = _toml_of(path)
-    except DataError as error:
-        raise ConfigError(str(error)) from None
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
         raise ConfigError(f"there is no file {path}{near}") from None

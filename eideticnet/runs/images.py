@@ -19,7 +19,7 @@ from eidetic_runtime.contract import MAX_PIXELS, usual_pixels
 from eidetic_runtime.errors import BadRequest
 from eidetic_runtime.pictures import decode, reduce, too_busy
 from eideticnet.errors import DataError, DataWarning
-from eideticnet.files import open_regular
+from eideticnet.files import UnreadableError, read_regular
 from eideticnet.inputs import ImageInput, Inputs
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -40,8 +40,7 @@ def _read(path: Path, image: ImageInput) -> tuple[Tensor, int]:
     """A picture as x, and how many pixels it has if a server would take it for too large, else 0."""
     pillow = _pillow()
     try:
-        with open_regular(path) as file:
-            data = file.read()
+        data = read_regular(path)
         if problem := too_busy(data):
             raise DataError(problem)
         with warnings.catch_warnings():
@@ -54,6 +53,8 @@ def _read(path: Path, image: ImageInput) -> tuple[Tensor, int]:
                 return torch.from_numpy(x), pixels if large else 0
     except BadRequest as error:
         raise DataError(f"{path}: {error.message}") from None
+    except UnreadableError as error:
+        raise DataError(str(error)) from None
     except DataError as error:
         where = "" if str(path) in str(error) else f"{path}: "
         raise DataError(f"{where}{error}") from None

@@ -179,12 +179,14 @@ def _read(
 
 def _read_file(path: Path) -> tuple[Any, Any]:
     try:
-        with open_regular(path) as file:
+        with open_regular(path, None) as file:
             arrays: Any = load_file(path) if path.suffix.lower() == ".safetensors" else _npz(file)
     except (DataError, FileNotFoundError):
         raise
     except MemoryError as error:
         raise DataError(f"it does not fit into memory: {error}") from error
+    except OSError as error:
+        raise DataError(f"can't read it: {error.strerror or error}") from error
     except Exception as error:  # the readers raise errors of many kinds
         raise DataError(f"can't read it: {error or type(error).__name__}") from error
     missing = [name for name in "xy" if name not in arrays]

@@ -23,8 +23,9 @@ from eideticnet.export.archive.contract import checked, parse_json
 from eideticnet.export.archive.members import read_members, write_members
 from eideticnet.export.archive.reader import read_files
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular, refuse_to_replace
-from eideticnet.export.hashing import file_sha256
+from eideticnet.export.files import refuse_to_replace
+from eideticnet.files import open_regular
+from eideticnet.hashing import file_hash
 
 SCHEMA = "1.0.0"
 _HEADER, _STORED = "delta.json", "new.bin"
@@ -68,7 +69,7 @@ def write_delta(old: Path, new: Path, destination: Path) -> None:
                 pieces.append(len(piece))
                 stored += piece
         files.append({"name": name, "pieces": pieces})
-    header = {"schema": SCHEMA, "old": file_sha256(old), "new": file_sha256(new), "files": files}
+    header = {"schema": SCHEMA, "old": file_hash(old), "new": file_hash(new), "files": files}
     write_members({_HEADER: json.dumps(header).encode(), _STORED: bytes(stored)}, destination)
 
 
@@ -77,7 +78,7 @@ def apply_delta(old: Path, delta: Path, destination: Path, most: int | None = No
     delta was made for another archive, is damaged, or asks for files of more than ``most`` bytes."""
     header, stored = _read(delta)
     pool = _pool(old)
-    if file_sha256(old) != header.old:
+    if file_hash(old) != header.old:
         raise ArchiveError(f"{delta} was made for another archive than {old}")
     pieces = [piece for file in header.files for piece in file.pieces]
     if any(isinstance(p, str) and p not in pool for p in pieces):
@@ -131,7 +132,7 @@ def _tensors(name: str, data: bytes) -> list[bytes]:
 def _read(delta: Path) -> tuple[_Header, bytes]:
     """Header and stored bytes."""
     try:
-        with read_regular(delta) as file:
+        with open_regular(delta) as file:
             most = os.fstat(file.fileno()).st_size  # its files are stored, so none is larger
     except OSError as error:
         raise ArchiveError(f"{delta} can't be read: {error.strerror}") from error

@@ -20,7 +20,7 @@ from safetensors.numpy import load as load_tensors
 
 from eideticnet.contract.bundle import BundledTask, Input
 from eideticnet.export.errors import ArchiveError, InputsError
-from eideticnet.export.files import LARGEST, read_regular
+from eideticnet.files import LARGEST, open_regular
 
 Array = npt.NDArray[Any]
 _ZIP, _LARGEST_HEADER = b"PK\3\4", 100 << 20
@@ -43,11 +43,13 @@ def read_inputs(path: Path, spec: Input, what: str = "routing data") -> LabeledI
     if path.suffix not in (".npz", ".safetensors"):
         raise InputsError(f"can't read {what} {path}: expected a file .npz or .safetensors")
     try:
-        with read_regular(path) as raw:
+        with open_regular(path) as raw:
             arrays = _npz(raw) if path.suffix == ".npz" else _safetensors(raw)
     except ArchiveError as error:
         text = str(error).removeprefix(f"{path} ")
         raise InputsError(f"can't read {what} {path}: {text}") from None
+    except OSError as error:
+        raise InputsError(f"can't read {what} {path}: {error.strerror or error}") from error
     except MemoryError:
         raise InputsError(f"can't read {what} {path}: it needs more memory than there is") from None
     except Exception as error:  # of numpy, zipfile and three decompressors, each with errors of its own

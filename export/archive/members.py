@@ -20,7 +20,8 @@ from stat import S_ISLNK
 from typing import BinaryIO
 
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular, whole_file
+from eideticnet.export.files import whole_file
+from eideticnet.files import open_regular
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LOCAL, _CENTRAL, _END = b"PK\3\4", b"PK\1\2", b"PK\5\6"
@@ -65,7 +66,7 @@ def read_members(path: Path, limit: Callable[[str], int]) -> dict[str, bytes]:
     checked. Raises ``ArchiveError`` with the reason, without the path.
     """
     try:
-        with read_regular(path, _LARGEST) as file:
+        with open_regular(path, _LARGEST) as file:
             return {entry.name: _read(file, entry) for entry in check_members(file, limit)}
     except OSError as error:
         raise ArchiveError(f"can't be read: {error.strerror}") from error

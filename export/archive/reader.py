@@ -9,7 +9,7 @@ from eideticnet.contract.bundle import Bundle, BundledTask
 from eideticnet.export.archive.contents import Probes, check_contents, limit
 from eideticnet.export.archive.members import read_members
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular
+from eideticnet.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_files(path: Path, *, revoked: bool = False) -> tuple[Archive, dict[str,
 def check_there(path: Path) -> None:
     """``ArchiveError`` where ``path`` is no regular file, or none that can be read."""
     try:
-        read_regular(path).close()
+        open_regular(path).close()
     except FileNotFoundError:
         raise ArchiveError(f"{path}: there is no such file; eidetic export makes archives") from None
     except OSError as error:

@@ -20,10 +20,10 @@ from eideticnet.export.archive.labeled_inputs import read_inputs
 from eideticnet.export.archive.reader import check_there, read_files
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.graph.session import THREADS
-from eideticnet.export.hashing import file_sha256
 from eideticnet.export.proof.retention import TaskProof, changed_promises, task_proofs
 from eideticnet.export.proof.routing_check import RoutingCheck, check_routing, kept_inputs
 from eideticnet.export.proof.version import OpenVersion, Reader, contradictions, open_version
+from eideticnet.hashing import file_hash
 
 Verdict = Literal["proven", "refused", "not comparable"]
 STATUS: dict[Verdict, int] = {"proven": 0, "refused": 1, "not comparable": 3}
@@ -65,7 +65,7 @@ class Proof:
         }
 
     def _described(self, path: Path, known: Mapping[Path, str]) -> dict[str, str | None]:
-        return {"file": path.name, "sha256": (known.get(path) or file_sha256(path)) if self.sound else None}
+        return {"file": path.name, "sha256": (known.get(path) or file_hash(path)) if self.sound else None}
 
 
 def verify(

@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_bytes
+from eideticnet.files import read_regular
 from eideticnet.serving.errors import ServingError
 
 Whole: TypeAlias = bytes | Path
@@ -82,9 +81,7 @@ def kind(content: bytes) -> str:
 
 def _file(path: Path, content_type: str) -> Payload:
     try:
-        content = read_bytes(path, _MOST_BYTES)
-    except ArchiveError as error:
-        raise ServingError(str(error)) from None
+        content = read_regular(path, _MOST_BYTES)
     except OSError as error:
         raise ServingError(f"{path} can't be read: {error.strerror}") from error
     suffix = path.suffix.lower()

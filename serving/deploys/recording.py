@@ -18,8 +18,7 @@ from safetensors.numpy import load, save
 
 from eidetic_runtime.record import row_type
 from eideticnet.contract.bundle import Input
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular
+from eideticnet.files import UnreadableError, open_regular
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.files import write_whole
 
@@ -96,10 +95,10 @@ def _row_type(spec: Input) -> np.dtype[Any]:
 
 def _written(path: Path, spec: Input) -> Recording:
     try:
-        with read_regular(path) as file:
+        with open_regular(path) as file:
             tensors = load(file.read())
         found = Recording(*(tensors[name] for name in ("x", "pinned", "threshold", "time")))
-    except ArchiveError as error:
+    except UnreadableError as error:
         raise ServingError(str(error)) from None
     except (OSError, KeyError, ValueError, MemoryError, SafetensorError):
         return _recording([], spec)
@@ -119,7 +118,7 @@ def _sound(found: Recording, spec: Input) -> bool:
 
 
 def _ring(path: Path) -> Array:
-    with read_regular(path) as file:
+    with open_regular(path) as file:
         ring: Array = np.load(file, allow_pickle=False)
     return ring
 
@@ -129,7 +128,7 @@ def _whole_rows(paths: Iterable[Path]) -> Iterator[Array]:
     for path in paths:
         try:  # plain reads: a mapped file that a new process creates again would kill the reader
             rows, again = (_ring(path) for _ in range(2))
-        except (ArchiveError, OSError, ValueError, EOFError, MemoryError):
+        except (OSError, ValueError, EOFError, MemoryError):
             continue  # it is being made, or another program's
         if rows.dtype.names and "time" in rows.dtype.names and rows.shape == again.shape:
             yield rows[(rows["time"] > 0) & (rows["time"] == again["time"])]

@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular
+from eideticnet.files import UnreadableError, open_regular
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.files import JsonFile
 from eideticnet.serving.home.home import Home
@@ -58,8 +57,8 @@ def trust(certificate: str | None) -> ssl.SSLContext | bool:
     if certificate is None:
         return True
     try:
-        read_regular(Path(certificate)).close()
-    except ArchiveError as error:
+        open_regular(Path(certificate)).close()
+    except UnreadableError as error:
         raise Unavailable(f"the certificate can't be read: {error}") from None
     context = ssl.create_default_context(cafile=certificate)
     context.check_hostname = False

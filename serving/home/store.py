@@ -12,8 +12,8 @@ from eideticnet.export.archive.contents import limit
 from eideticnet.export.archive.members import check_members
 from eideticnet.export.archive.reader import Archive, check_there, read_archive, read_files
 from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular
-from eideticnet.export.hashing import file_sha256
+from eideticnet.files import open_regular
+from eideticnet.hashing import file_hash
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.home.state import CLOSED, State, Version
@@ -34,7 +34,7 @@ def admit(source: Path, store: Path, *, allow_torch: bool) -> Stored:
     ``ArchiveError`` says what is wrong with the archive; a copy that is refused does not stay.
     """
     try:
-        with read_regular(source) as file:
+        with open_regular(source) as file:
             check_members(file, limit)  # before all of it is read
             file.seek(0)
             data = file.read()
@@ -90,8 +90,8 @@ def opened(name: str, version: Version, store: Path, *, allow_torch: bool, revok
     run from now on may not have a handler that was ``revoked`` since."""
     path = store / version.file
     try:
-        found = file_sha256(path)
-    except (OSError, ArchiveError) as error:
+        found = file_hash(path)
+    except OSError as error:
         raise Unavailable(f"the archive of version {version.version} can't be read: {error}") from error
     if found != version.sha256:
         raise Unavailable(f"{path} was changed after it was admitted: its SHA-256 is {found}")

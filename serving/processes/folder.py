@@ -16,8 +16,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from eideticnet.files import remove_abandoned
 from eideticnet.serving.errors import ServingError, Unavailable
-from eideticnet.serving.home.files import UNFINISHED
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Running
 
@@ -103,7 +103,8 @@ def clean_up(home: Home) -> None:
         _end(folder)
         shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
-        for path in [*home.root.glob(f"{UNFINISHED}*"), home.running]:
+        remove_abandoned(home.root)
+        for path in [*home.root.glob(".new-*"), home.running]:  # the first as older servers left them
             path.unlink(missing_ok=True)
 
 

@@ -17,14 +17,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular
+from eideticnet.files import open_regular
 from eideticnet.serving.supervise.watch import Watch
 
 log = logging.getLogger("serving.metrics")
 
 _KINDS = ("counter", "histogram")
-_UNREADABLE = (ArchiveError, OSError, RuntimeError, ValueError, TypeError, AttributeError, struct.error)
+_UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, AttributeError, struct.error)
 """What a file raises that its worker ended while it began, or that is another program's."""
 
 _Family = tuple[str, str, str, tuple[str, ...]]
@@ -82,7 +81,7 @@ def _lives(path: Path) -> bool:
 
 
 def _counts(path: Path) -> _Counts:
-    read_regular(path).close()  # a pipe would be waited for
+    open_regular(path).close()  # a pipe would be waited for
     found = _Counts()
     files = [str(path)]
     for family in MultiProcessCollector.merge(files, accumulate=False):  # type: ignore[no-untyped-call]

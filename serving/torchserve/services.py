@@ -13,8 +13,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_bytes
+from eideticnet.files import read_regular
 from eideticnet.serving.errors import (
     MOST_BYTES,
     ClosedError,
@@ -87,8 +86,8 @@ def open_channel(target: str, ca: Path | None, *, aio: bool = False) -> Any:
 def trusting(ca: Path) -> grpc.ChannelCredentials:
     """Who is trusted by the certificates (PEM) in ``ca``."""
     try:
-        return grpc.ssl_channel_credentials(read_bytes(ca, _LARGEST_CA))
-    except (ArchiveError, OSError) as error:
+        return grpc.ssl_channel_credentials(read_regular(ca, _LARGEST_CA))
+    except OSError as error:
         raise ServingError(f"no certificates can be read: {error}") from None
 
 

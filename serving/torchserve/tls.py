@@ -6,8 +6,7 @@ import ssl
 import stat
 from pathlib import Path
 
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_regular
+from eideticnet.files import open_regular
 from eideticnet.serving.errors import ServingError
 
 _PKCS8 = "-----BEGIN PRIVATE KEY-----"
@@ -17,10 +16,10 @@ def check(certificate: Path, key: Path) -> list[str]:
     """Warnings about a pair of PEM files that work; ``ServingError`` where they don't."""
     try:
         for path in (certificate, key):
-            read_regular(path).close()
+            open_regular(path).close()
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
         text, mode = key.read_text(encoding="ascii"), stat.S_IMODE(key.stat().st_mode)
-    except (ArchiveError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ServingError(f"{certificate} and {key} can't be used for TLS: {error}") from None
     if _PKCS8 not in text:
         raise ServingError(

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from eideticnet.export.errors import ArchiveError
-from eideticnet.export.files import read_bytes
+from eideticnet.files import read_regular
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.files import LARGEST, write_whole
 from eideticnet.serving.home.running import Keys
@@ -41,11 +40,11 @@ class Made:
 def read_tokens(file: Path) -> Made:
     """TorchServe's own file; ``ServingError`` if it has not written it."""
     try:
-        found = json.loads(read_bytes(file, LARGEST))
+        found = json.loads(read_regular(file, LARGEST))
         keys = Keys(**{kind: found[kind]["key"] for kind in Keys.model_fields})
         ends = [datetime.fromisoformat(found[kind]["expiration time"]) for kind in Keys.model_fields]
         return Made(keys, min(ends).timestamp(), str(found["API"]["key"]))
-    except (ArchiveError, OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise ServingError("TorchServe has not written its keys yet") from None
 
 
@@ -66,8 +65,8 @@ class Tokens:
             self._made = read_tokens(self._file)
         if self._made.ends - self._clock() < _RENEWED * self._seconds:
             self._renew(management)
-        with suppress(ServingError, ArchiveError, OSError):
-            header = read_bytes(self._header, LARGEST)
+        with suppress(ServingError, OSError):
+            header = read_regular(self._header, LARGEST)
             if (Keys.read(self._keys), header) == (self._made.keys, self._line()):
                 return
         self.write()

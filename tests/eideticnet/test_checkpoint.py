@@ -167,7 +167,7 @@ def dying(function, left):
 net = EideticNetwork.load({before!r})
 net.train_task("second", task_loader(8), names(2), training=QUICK, pruning=LIGHT)
 fit(net)
-for call in range(1, 15):
+for call in range(1, 20):
     shutil.copytree({before!r}, {folder!r} + str(call))
     if os.fork() == 0:
         left = [0] * call
@@ -189,7 +189,7 @@ def test_a_process_killed_at_any_write_leaves_the_state_before_or_after(tmp_path
     assert codes[0] == 9
     assert codes[-1] == 0
     counts = []
-    for call in range(1, 15):
+    for call in range(1, 20):
         folder = tmp_path / f"after{call}"
         loaded = EideticNetwork.load(folder)
         assert loaded.digests()["task 0"] == net.digests()["task 0"]

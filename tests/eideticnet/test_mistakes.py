@@ -175,7 +175,7 @@ def test_a_trunk_that_can_not_be_made_or_traced_is_blamed_by_file_and_line(proje
         (b"seed = 1\nseed = 2", "a key or a table stands there twice (at"),
         (b"name = mine", "text without quotes (at"),
         (TASKS.encode(), "config.toml holds [[tasks]] alone: `add-task RUN config.toml`"),
-        (None, "config.toml is a folder"),
+        (None, "config.toml: it is a folder"),
     ],
 )
 def test_what_is_no_configuration_is_said_in_a_line(project, run, content, words):
@@ -207,7 +207,7 @@ def test_a_pipe_is_not_waited_for(project, run, file):
         changed(project, ("my_trunk:build", "piped:build"))
     (project / file).unlink(missing_ok=True)
     os.mkfifo(project / file)
-    pipe = f"{file} is a pipe; expected a regular file"
+    pipe = "it is a pipe; expected a regular file"
     wanted = "there is no piped.py" if file == "piped.py" else pipe
     assert wanted in run("train", "config.toml", check=False).error
 

@@ -80,9 +80,8 @@ def test_what_is_no_regular_file_is_refused_at_once(reader, make, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "odd.mar"
     make(path)
-    with pytest.raises(
-        ArchiveError, match=rf"odd\.mar is {make.__name__.replace('_', ' ')}; expected a regular"
-    ):
+    kind = make.__name__.replace("_", " ")
+    with pytest.raises(ArchiveError, match=rf"odd\.mar can't be read: it is {kind}; expected a regular"):
         READERS[reader](path, tmp_path)
 
 

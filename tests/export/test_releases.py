@@ -66,7 +66,7 @@ def test_a_revoked_handler_is_refused_with_the_reason_and_others_are_not(changed
     assert [r["revoked"] for r in json.loads(listed.read_text()) if hole in r["files"].values()] == [
         "it answers “yes”"
     ] * len(held)
-    with pytest.raises(ArchiveError, match="its handler was revoked: it answers “yes”; run eidetic export again"):
+    with pytest.raises(ArchiveError, match="its handler was revoked: it answers “yes”; run eidetic export"):
         check_released(handler_files(HANDLERS), listed)
     with pytest.raises(ArchiveError, match="revoked"):
         release(HANDLERS, "10", listed)

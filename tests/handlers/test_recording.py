@@ -251,5 +251,5 @@ def test_a_recording_that_no_server_wrote_holds_nothing(name, array, tmp_path):
 
 def test_a_recording_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "recorded.safetensors")
-    with pytest.raises(ServingError, match=r"recorded\.safetensors is a pipe"):
+    with pytest.raises(ServingError, match=r"recorded\.safetensors: it is a pipe"):
         read(tmp_path / "recorded.safetensors", "m", INPUT)

@@ -115,11 +115,13 @@ def test_what_a_server_leaves_that_was_killed_in_its_first_seconds_is_gone_with_
     process = begun(home, versions["1.0"])
     process.kill()
     process.wait()
-    (home / ".new-keys").write_text("half a file of keys")
+    unfinished = [".new-keys", "keys.json.1-0123abcd.partial"]  # the first as older servers called them
+    for name in unfinished:
+        (home / name).write_text("half a file of keys")
     (left,) = (home / "run").iterdir()
     process = begun(home)
     assert not left.exists()
-    assert not (home / ".new-keys").exists()
+    assert not any((home / name).exists() for name in unfinished)
     process.terminate()
     assert process.wait(PATIENCE) == 0
     assert list((home / "run").iterdir()) == []
