@@ -49,7 +49,7 @@ def _percent(value: float | None) -> str:
 
 
 def json_line(row: int, answer: Answer) -> str:
-    """An answer as one line of JSON; what nobody asked for is left out."""
+    """An answer as one line of JSON; what was not asked for is left out."""
     values: dict[str, Any] = {"row": row, **answer.model_dump()}
     for name in _MORE:
         if not values[name]:
