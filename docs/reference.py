@@ -1,44 +1,42 @@
 """What is generated, pages of the site and the published schema: ``python docs/reference.py`` writes it."""
 
+import ast
+import inspect
 import json
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 from typer.cli import get_docs_for_click
 
 from eideticnet.contract.bundle import Bundle
 from eideticnet.contract.parts import json_schema
+from eideticnet.inputs import ImageInput, Inputs
+from eideticnet.learn.pruning import Pruning
 from eideticnet.menu import SECTIONS, command
-from eideticnet.runs.config import (
-    Config,
-    ImageConfig,
-    InputConfig,
-    PruningConfig,
-    RoutingConfig,
-    TaskConfig,
-    TrainingConfig,
-    TrunkConfig,
-)
+from eideticnet.runs.config import Config, RoutingTable, TaskConfig, TrainingTable, TrunkConfig
+from eideticnet.runs.problems import keys_of
 
 DOCS = Path(__file__).parent
-TABLES: dict[str, type[BaseModel]] = {
+TABLES: dict[str, type] = {
     "At the top": Config,
     "`[trunk]`": TrunkConfig,
-    "`[input]`": InputConfig,
-    "`[input.image]`": ImageConfig,
-    "`[training]`": TrainingConfig,
-    "`[pruning]` and `[router_pruning]`": PruningConfig,
-    "`[routing]`": RoutingConfig,
+    "`[input]`": Inputs,
+    "`[input.image]`": ImageInput,
+    "`[training]`": TrainingTable,
+    "`[pruning]` and `[router_pruning]`": Pruning,
+    "`[routing]`": RoutingTable,
     "`[[tasks]]`": TaskConfig,
 }
 INTRODUCTION = """# Configuration
 
 What `eidetic train CONFIG.toml` reads. A key that is not known is refused, and the nearest one named. This
-page is generated from `eideticnet/runs/config.py`.
+page is generated from `eideticnet/runs/config.py` and the classes of the Python API.
 """
 
 
@@ -46,8 +44,12 @@ def configuration() -> str:
     """Every key of a configuration: what it may be, its default, what it means."""
     parts = [INTRODUCTION]
     for title, model in TABLES.items():
-        about = " ".join((model.__doc__ or "").replace("``", "`").split())
-        rows = [_row(name, field) for name, field in model.model_fields.items()]
+        about = " ".join((model.__doc__ or "").partition("\n\n")[0].replace("``", "`").split())
+        meanings, defaults = _meanings(model), _defaults(model)
+        rows = [
+            f"| `{name}` | {_values(kind)} | {_default(name, defaults)} | {meanings[name]} |"
+            for name, kind in keys_of(model).items()
+        ]
         parts.append(
             "\n".join(
                 [f"## {title}\n\n{about}\n", "| key | value | default | |", "|---|---|---|---|", *rows, ""]
@@ -68,14 +70,33 @@ def command_line() -> str:
     return "\n".join(parts)
 
 
-def _row(name: str, field: FieldInfo) -> str:
-    if field.is_required():
-        default = "must be given"
-    elif isinstance(field.default, BaseModel) or field.default is None:
-        default = ""
-    else:
-        default = f"`{json.dumps(field.default)}`"
-    return f"| `{name}` | {_values(field.annotation)} | {default} | {field.description} |"
+def _meanings(model: type) -> dict[str, str]:
+    """What the text below each attribute says, of the class and of those that it inherits from."""
+    found = {}
+    for part in (part for part in reversed(model.__mro__) if part.__module__.startswith("eideticnet")):
+        (tree,) = ast.parse(inspect.getsource(part)).body
+        assert isinstance(tree, ast.ClassDef)
+        for line, below in pairwise(tree.body):
+            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+                found[ast.unparse(line.target)] = " ".join(ast.literal_eval(below.value).split())
+    return found
+
+
+def _defaults(model: type) -> dict[str, Any]:
+    if is_dataclass(model):
+        return {field.name: field.default for field in fields(model) if field.default is not MISSING}
+    return {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
+
+
+def _default(name: str, known: dict[str, Any]) -> str:
+    if name not in known:
+        return "must be given"
+    default = known[name]
+    return "" if default is None or _is_table(default) else f"`{json.dumps(default)}`"
+
+
+def _is_table(kind: Any) -> bool:
+    return is_dataclass(kind) or issubclass(kind if isinstance(kind, type) else type(kind), BaseModel)
 
 
 def _values(kind: Any) -> str:
@@ -86,10 +107,10 @@ def _values(kind: Any) -> str:
         return " or ".join(dict.fromkeys(_values(k) for k in inner if k is not type(None)))
     if origin is tuple:
         of = inner[0]
-        return "tables" if isinstance(of, type) and issubclass(of, BaseModel) else f"list of {_values(of)}s"
-    if origin is dict:
+        return "tables" if _is_table(of) else f"list of {_values(of)}s"
+    if origin in (dict, Mapping):
         return "table" if inner[1] is Any else f"table of {_values(inner[1])}s"
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if _is_table(kind):
         return "table"
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[kind]
 

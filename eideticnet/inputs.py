@@ -27,18 +27,18 @@ LAYOUTS = ("CHW", "flat")
 
 @dataclass(frozen=True)
 class ImageInput:
-    """How a PNG or JPEG file becomes one input; ``eideticnet.runs.images`` does it.
-
-    ``mode`` is Pillow's name of the colours; ``size`` (height, width) in pixels, which an image of another
-    size is resized to, or refused for with ``resize`` "none"; ``layout`` is the order of x, channels
-    first or the same flattened; every value 0..255 is divided by ``scale``.
-    """
+    """How a PNG or JPEG file becomes one input; ``eideticnet.runs.images`` does it."""
 
     size: tuple[int, int]
+    """Height and width of the input, in pixels."""
     mode: Literal["RGB", "L"] = "RGB"
+    """Colours, or shades of grey, as Pillow names them."""
     resize: Literal["bilinear", "none"] = "bilinear"
+    """How a picture of another size gets there; `none` refuses it."""
     layout: Literal["CHW", "flat"] = "CHW"
+    """Channels first, or one long vector."""
     scale: float = 255.0
+    """What each value from 0 to 255 is divided by."""
 
     def __post_init__(self) -> None:
         sizes = plain(self.size)
@@ -72,19 +72,24 @@ class ImageInput:
 class Inputs:
     """Shape of one instance, its type, its range, and how it is normalised.
 
-    ``mean`` and ``std`` hold one number for all elements or one for each element along the
-    first dimension of ``shape`` (a channel). Normalisation is part of the network, so training
-    and serving both hand over raw values. ``image`` says how a picture becomes such an input; None
-    where inputs are no pictures.
+    Normalisation is part of the network, so training and serving both hand over raw values. A channel is a
+    place in the first dimension of ``shape``.
     """
 
     shape: tuple[int, ...]
+    """Of one input, without the batch."""
     dtype: Literal["float32", "int64"] = "float32"
+    """`int64` for tokens."""
     low: float | None = None
+    """The least number that an input may hold; requests below are refused."""
     high: float | None = None
+    """The greatest."""
     mean: tuple[float, ...] = ()
+    """Subtracted from each input: one number, or one for each channel or feature."""
     std: tuple[float, ...] = ()
+    """What it is divided by then, likewise."""
     image: ImageInput | None = None
+    """How a picture becomes such an input, where inputs are pictures: in TOML the table `[input.image]`."""
 
     def __post_init__(self) -> None:
         for name, value in self._converted().items():

@@ -328,9 +328,10 @@ class EideticNetwork(Answering):
         if held_out:
             rest = validation_job(self.tasks, held_out)
             judge = self._job(ROUTER, seed, *rest, training, report)
-        decides = judge if routing.pruned is not None and len(held_out) == len(self.tasks) else None
+        asked = routing.router_pruning
+        decides = judge if asked is not None and len(held_out) == len(self.tasks) else None
         if kind in ("moments", "experts"):
-            block = moments_router(self.learned, data, self.inputs, self.seed, routing.pruned, decides)
+            block = moments_router(self.learned, data, self.inputs, self.seed, asked, decides)
             block = block.to(self.device)
         if kind not in ("moments", "none"):
             mixed, objective = router_job(self.tasks, data, self.inputs, training.label_smoothing)

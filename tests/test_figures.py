@@ -190,4 +190,4 @@ def test_the_default_router_is_the_one_that_the_rule_chose():
     mine = {"task 0": task_loader(0)}
     net.fit_router(mine, validation=mine, training=QUICK)
     assert net.learned.routing.router == "taps"
-    assert Routing().pruned is not None
+    assert Routing().router_pruning is not None

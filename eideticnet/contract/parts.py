@@ -28,6 +28,8 @@ _WORDS = {
     "Tuple": "it",
     "tuple": "list",
     " after validation": "",
+    ", unable to parse string as an integer": "",
+    ", unable to parse string as a number": "",
 }
 STRICT = ConfigDict(
     frozen=True, strict=True, use_attribute_docstrings=True, protected_namespaces=(), regex_engine="python-re"

@@ -27,23 +27,24 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Pruning:
-    """``score``: what ranks the neurons (``scores.py``). ``schedule``: in which steps they go
-    (``schedules.py``). ``step``: share of the neurons still left that goes at once, at least one.
-    ``threshold``: by how much, as a fraction of 1, the training accuracy may fall below what it
-    was at convergence. ``recovery_epochs``: for how long it may be won back after each step, at
-    ``lr_factor`` times the optimizer's learning rate. ``min_width``: neurons that stay in every
-    group, or in the groups of the layers named. ``budget``: the share of a group's neurons, or of those
-    of the layers named, that the task may own at most, whatever accuracy that costs.
-    """
+    """How the smallest set of neurons is found that does a task without loss."""
 
     score: Score = "l2"
+    """What ranks the neurons."""
     step: float = 0.1
+    """Share of the neurons still left that goes at once, at least one."""
     threshold: float = 0.01
+    """By how much the training accuracy may fall below what it was at convergence, as a fraction of 1."""
     recovery_epochs: int = 5
+    """For how long it may be won back after each step."""
     min_width: int | Mapping[str, int] = 1
+    """Neurons of each layer that stay, or by layer."""
     schedule: Schedule = "constant"
+    """In which steps they go; `fast` needs fewer epochs, `bisection` fewer trials."""
     lr_factor: float = 1.0
+    """The recovery's learning rate, in terms of the optimizer's."""
     budget: float | Mapping[str, float] = 1.0
+    """Share of a layer's neurons that a task may own at most, or by layer, whatever accuracy that costs."""
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:

@@ -45,20 +45,23 @@ def adam(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 @dataclass(frozen=True)
 class Training:
-    """How weights are trained: until ``patience`` epochs in a row did not raise the training accuracy, the
-    share that is right, in evaluation mode, of all rows or, where there are more than 65,536, of at least
-    half of that, always the same ones. What pruning left trains on for ``settle_patience`` such epochs before
-    it is frozen: its accuracy is high by then, its margins are not. ``optimizer`` is called with the
-    parameters again whenever their shapes change. ``label_smoothing`` is cross-entropy's: the share of a
-    target's probability that is spread over all classes. ``threads`` are torch's meanwhile; without, one
-    where the layers are small (``threads.py``), else as many as torch has."""
+    """How weights are trained, and until when.
+
+    The training accuracy is the share that is right, in evaluation mode, of all rows or, where there are more
+    than 65,536, of at least half of that, always the same ones."""
 
     optimizer: OptimizerFactory = adam
+    """Called with the parameters again whenever their shapes change."""
     patience: int = 5
+    """Epochs in a row without a better training accuracy that end a phase."""
     settle_patience: int = 20
+    """The same for what pruning left: its accuracy is high by then, its margins are not."""
     max_epochs: int = 200
+    """Of a phase, whatever its accuracy does."""
     label_smoothing: float = 0.0
+    """Share of a target's probability that is spread over all classes, in the cross-entropy."""
     threads: int | None = None
+    """Torch's meanwhile; without, one where the layers are small, else as many as torch has."""
 
     def __post_init__(self) -> None:
         if not callable(self.optimizer):

@@ -24,29 +24,26 @@ find fewer tasks on other data."""
 class Routing:
     """How a network is to find an input's task.
 
-    ``router``: what tells the tasks apart. ``linear``: one layer on the features there are;
-    ``block``: a block of free neurons; ``taps``: such a block whose head reads all layers and not
-    the last alone; ``moments``: class means and covariance of random features, from no example at
-    all; ``experts``: the product of the last two, weighed on validation data; ``none``: the heads
-    alone, which is the ``entropy`` decision. ``auto``: ``taps``, but ``experts`` where a task's data
-    is gone and ``fit_router`` gets validation data and every task's moments (kept, or from its
+    Routers: one layer on the features there are (``linear``); a block of free neurons (``block``), whose head
+    may read all layers and not the last alone (``taps``); class means and covariance of random features, from
+    no example at all (``moments``); the product of the last two, weighed on validation data (``experts``);
+    the heads alone, which is the ``entropy`` decision (``none``). ``auto`` is ``taps``, but ``experts`` where
+    a task's data is gone and ``fit_router`` gets validation data and every task's moments (kept, or from its
     loader) of float32 inputs of 4,096 numbers at most. The ``FittedRouting`` says which it was.
-    ``decision``: the task that is likeliest for the router (``hard``), for router and head together
-    (``joint``: task probability times the head's best label), or whose head is surest (``entropy``).
-    ``pruning`` of the router's own neurons, which go when the next task comes; ``auto``: ``PRUNED``
-    to ``LEAST``, None: they all stay.
-    ``false_rejections``: the share of validation inputs that may be answered "none of mine".
-    ``width``: how many neurons the router starts with: as many as the ``trunk`` has, beside it, or no
-    more than are ``free`` in it. Neither takes capacity from a task to come.
     The defaults weigh accuracy against arithmetic on validation data, by the rule that ``make
     bench-routing`` states: of all that was tried, the cheapest within 0.1 points of the best.
     """
 
     router: RouterKind | Auto = "auto"
+    """What finds the task."""
     decision: Decision = "joint"
+    """By the likeliest task, by task and label together, or by the surest head (`entropy`)."""
     pruning: Pruning | Auto | None = "auto"
+    """Of the router's own neurons, which go when the next task comes; None: they all stay."""
     false_rejections: float = 0.0
+    """Share of validation inputs that may be answered "none of mine"."""
     width: Width = "trunk"
+    """How many neurons the router starts with: as many as the trunk has, beside it, or those free in it."""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -63,6 +60,6 @@ class Routing:
             raise ConfigError(f"false_rejections {self.false_rejections}: use a share such as 0.01")
 
     @property
-    def pruned(self) -> Pruning | None:
+    def router_pruning(self) -> Pruning | None:
         """How the router's block is pruned, if it is."""
         return PRUNED if self.pruning == "auto" else self.pruning

@@ -213,7 +213,7 @@ def router_plan(
     else:
         program = with_room(Room(learned), program, ROUTER, reading, when_full)
         own = free(learned, program)
-    pruning = routing.pruned
+    pruning = routing.router_pruning
     if pruning is not None and routing.pruning == "auto":
         widths = {g: sum(program.groups[other] for other in kin) for kin in program.kin for g in kin}
         pruning = replace(pruning, min_width={g: math.ceil(LEAST * n) for g, n in widths.items()})

@@ -5,24 +5,30 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
-from eideticnet.decision import Decision, RouterKind
 from eideticnet.errors import ConfigError, EideticError
 from eideticnet.files import open_regular
 from eideticnet.inputs import Inputs
 from eideticnet.learn.pruning import Pruning
-from eideticnet.learn.schedules import Schedule
-from eideticnet.learn.scores import Score
 from eideticnet.learn.training import MOST_THREADS, Training
 from eideticnet.names import class_names, same, task_name
-from eideticnet.route.options import Auto, Routing, Width
+from eideticnet.route.options import Auto, Routing
 from eideticnet.runs.problems import validate
 from eideticnet.users_code import TARGET, located, nearest, unlocated
 
@@ -47,15 +53,34 @@ CHANGEABLE = {
 """What may change while a run goes on: no task that is learned depends on it."""
 
 
+Kind = TypeVar("Kind")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """An error of ours as one that pydantic names the place of."""
+    try:
+        yield
+    except EideticError as error:
+        raise ValueError(str(error)) from None
+
+
+def _read(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    with _told():
+        return read(value)
+
+
+_Table = Annotated[Kind, WrapValidator(_read)]
+"""A dataclass of the method as a table of the file."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        try:
+        with _told():
             self.check()
-        except EideticError as error:
-            raise ValueError(str(error)) from None  # which pydantic names the place of
         return self
 
     def check(self) -> None:
@@ -71,124 +96,49 @@ class TrunkConfig(_Section):
     """What it is called with."""
 
 
-class ImageConfig(_Section):
-    """How a PNG or JPEG file becomes an input, as in ``ImageInput``."""
+@dataclass(frozen=True)
+class TrainingTable(Training):
+    """The optimizer, and when to stop."""
 
-    size: tuple[int, int]
-    """Height and width of the input."""
-    mode: Literal["RGB", "L"] = "RGB"
-    """Colours, or shades of grey."""
-    resize: Literal["bilinear", "none"] = "bilinear"
-    """How a picture of another size gets there; `none` refuses it."""
-    layout: Literal["CHW", "flat"] = "CHW"
-    """Channels first, or one long vector."""
-    scale: float = Field(255.0, gt=0)
-    """What a byte is divided by."""
-
-
-class InputConfig(_Section):
-    """The input contract, as in ``Inputs``."""
-
-    shape: tuple[int, ...]
-    """Of one input."""
-    dtype: Literal["float32", "int64"] = "float32"
-    """`int64` for tokens."""
-    low: float | None = None
-    """The least number that an input may hold; requests below are refused."""
-    high: float | None = None
-    """The greatest."""
-    mean: tuple[float, ...] = ()
-    """Subtracted from each input: one number, or one for each channel or feature."""
-    std: tuple[float, ...] = ()
-    """What it is divided by then, likewise."""
-    image: ImageConfig | None = None
-    """Inputs are pictures: the table `[input.image]`."""
-
-    def check(self) -> None:
-        self.build()
-
-    def build(self) -> Inputs:
-        return Inputs.from_json(self.model_dump(exclude_none=True))
-
-
-class TrainingConfig(_Section):
-    """The optimizer and when to stop, as in ``Training``."""
-
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """Whose other settings are torch's."""
-    learning_rate: float = Field(1e-3, gt=0)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"  # type: ignore[assignment]
+    """Its settings that have no key here are torch's."""
+    threads: Annotated[int | None, Field(exclude=True)] = field(default=None, init=False)
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """The same in every phase, but for `lr_factor` of `[pruning]`."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """The optimizer's."""
-    momentum: float = Field(0.0, ge=0)
+    momentum: Annotated[float, Field(ge=0)] = 0.0
     """Of `sgd`."""
-    batch_size: int = Field(64, ge=1, le=2**31)
+    batch_size: Annotated[int, Field(ge=1, le=2**31)] = 64
     """Rows of a step."""
-    patience: int = Field(5, ge=1)
-    """Epochs in a row without a better training accuracy that end a phase."""
-    settle_patience: int = Field(20, ge=1)
-    """The same for what pruning left."""
-    max_epochs: int = Field(200, ge=1)
-    """Of a phase, whatever its accuracy does."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of a target's probability that is spread over all classes."""
+
+    def __post_init__(self) -> None:
+        self.build()
 
     def build(self, threads: int | None = None) -> Training:
         arguments: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
         if self.optimizer == "sgd":
             arguments["momentum"] = self.momentum
         optimizer = partial(OPTIMIZERS[self.optimizer], **arguments)
-        names = ("patience", "settle_patience", "max_epochs", "label_smoothing")
-        return Training(optimizer, threads=threads, **{name: getattr(self, name) for name in names})
+        return Training(**_as(Training, self) | {"optimizer": optimizer, "threads": threads})
 
 
-class PruningConfig(_Section):
-    """As in ``Pruning``."""
+@dataclass(frozen=True)
+class RoutingTable(Routing):
+    """How the task of an input is found."""
 
-    score: Score = "l2"
-    """What ranks the neurons."""
-    step: float = 0.1
-    """Share of the neurons still left that goes at once, at least one."""
-    threshold: float = 0.01
-    """By how much the training accuracy may fall, as a fraction of 1."""
-    recovery_epochs: int = 5
-    """For how long it may be won back after each step."""
-    min_width: int | dict[str, int] = 1
-    """Neurons of each layer that stay, or by layer."""
-    schedule: Schedule = "constant"
-    """In which steps they go; `fast` needs fewer epochs, `bisection` fewer trials."""
-    lr_factor: float = 1.0
-    """The recovery's learning rate, in terms of the optimizer's."""
-    budget: float | dict[str, float] = 1.0
-    """Share of a layer's neurons that a task may own at most, or by layer, whatever that costs."""
-
-    def check(self) -> None:
-        self.build()
-
-    def build(self) -> Pruning:
-        return Pruning(**self.model_dump())
-
-
-class RoutingConfig(_Section):
-    """As in ``Routing``."""
-
-    router: RouterKind | Auto = Routing().router
-    """What finds the task."""
-    decision: Decision = Routing().decision
-    """By the likeliest task, by task and label together, or by the surest head."""
-    width: Width = Routing().width
-    """How many neurons the router starts with."""
-    false_rejections: float = 0.0
-    """Share of validation inputs that may be answered "none of mine"."""
+    pruning: Annotated[Pruning | Auto | None, Field(exclude=True)] = field(default="auto", init=False)
     pruned: bool = True
     """Whether neurons go that the router does not need."""
 
-    def check(self) -> None:
-        self.build(None)
+    def build(self, pruning: Pruning | None) -> Routing:
+        asked = (pruning or "auto") if self.pruned else None
+        return Routing(**_as(Routing, self) | {"pruning": asked})
 
-    def build(self, pruning: PruningConfig | None) -> Routing:
-        asked: Auto | Pruning | None = "auto" if pruning is None else pruning.build()
-        return Routing(pruning=asked if self.pruned else None, **self.model_dump(exclude={"pruned"}))
+
+def _as(kind: type[Training | Routing], table: Training | Routing) -> dict[str, Any]:
+    """What a ``table`` says of a ``kind``."""
+    return {each.name: getattr(table, each.name) for each in fields(kind)}
 
 
 class TaskConfig(_Section):
@@ -234,7 +184,7 @@ class Config(_Section):
     """Of the run, and of the model that is exported from it."""
     trunk: TrunkConfig
     """The table `[trunk]`."""
-    input: InputConfig
+    input: _Table[Inputs]
     """The table `[input]`: what every input looks like, for ever."""
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
     """One table `[[tasks]]` for each, in the order of learning."""
@@ -258,13 +208,13 @@ class Config(_Section):
     """What becomes of a task when a layer has no free neuron."""
     planned_tasks: int | None = Field(None, ge=1)
     """The number of tasks that share the trunk's neurons equally."""
-    training: TrainingConfig = TrainingConfig()
+    training: _Table[TrainingTable] = TrainingTable()
     """The table `[training]`."""
-    pruning: PruningConfig = PruningConfig()
+    pruning: _Table[Pruning] = Pruning()
     """The table `[pruning]`."""
-    routing: RoutingConfig = RoutingConfig()
+    routing: _Table[RoutingTable] = RoutingTable()
     """The table `[routing]`."""
-    router_pruning: PruningConfig | None = None
+    router_pruning: _Table[Pruning | None] = None
     """The table `[router_pruning]`, with the keys of `[pruning]`; without, the default pruning."""
 
     def check(self) -> None:

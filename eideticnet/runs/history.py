@@ -139,7 +139,7 @@ class Recorder:
 
     def router_learned(self, reports: Mapping[str, TaskReport], routing: Routing) -> None:
         """The same for the router that was asked for so, whose accuracies are ``reports``."""
-        pruned = routing.pruned if self.net.learned.owned().get(ROUTER) else None
+        pruned = routing.router_pruning if self.net.learned.owned().get(ROUTER) else None
         threshold = None if pruned is None else pruned.threshold
         start = self.net.program.groups if routing.width == "trunk" else None
         routed = {name: report.routed for name, report in reports.items()}

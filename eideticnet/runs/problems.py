@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
+from eideticnet.contract.parts import in_words
 from eideticnet.errors import ConfigError
 from eideticnet.users_code import nearest
 
@@ -16,16 +18,6 @@ Model = TypeVar("Model", bound=BaseModel)
 _QUOTED = re.compile(r"'([^']+)'")
 Problem = dict[str, Any]
 Place = tuple[int | str, ...]
-_WORDS = {
-    "Value error, ": "",
-    "Input should": "it should",
-    "Tuple": "it",
-    "tuple": "list",
-    ", unable to parse string as an integer": "",
-    ", unable to parse string as a number": "",
-    "dictionary": "table",
-    " after validation": "",
-}
 
 
 def validate(kind: type[Model], data: dict[str, Any], source: object) -> Model:
@@ -81,19 +73,18 @@ def _problem(kind: type[BaseModel], data: dict[str, Any], error: Problem) -> str
     match error["type"]:
         case "missing":
             return " is missing"
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return f": there is no such key{_hint(kind, place)}"
         case "literal_error":
             expected = error["ctx"]["expected"]
             return f": use {expected}{nearest(str(value), _QUOTED.findall(expected))}"
         case "tuple_type" if place == ("tasks",):
             return ": write [[tasks]], in two pairs of brackets, once for each task"
-        case "model_type" if isinstance(value, list):
+        case "model_type" | "dataclass_type" if isinstance(value, list):
             return f": write [{place[-1]}], in one pair of brackets"
-    text = str(error["msg"])
-    for found, better in _WORDS.items():
-        text = text.replace(found, better)
-    return f": {text}"
+        case "model_type" | "dataclass_type":
+            return ": it should be a table"
+    return f": {in_words(error['msg']).replace('dictionary', 'table')}"
 
 
 def _hint(kind: type[BaseModel], place: Place) -> str:
@@ -108,14 +99,23 @@ def _hint(kind: type[BaseModel], place: Place) -> str:
     return nearest(key, known) or f"; known: {', '.join(known)}"
 
 
-def _tables(kind: type[BaseModel], name: str = "") -> Iterator[tuple[str, list[str]]]:
+def _tables(kind: type, name: str = "") -> Iterator[tuple[str, list[str]]]:
     """The keys of each table, by its dotted name."""
-    yield name, list(kind.model_fields)
-    for key, field in kind.model_fields.items():
-        inner = field.annotation
+    keys = keys_of(kind)
+    yield name, list(keys)
+    for key, inner in keys.items():
         for part in (inner, *get_args(inner)):
-            if isinstance(part, type) and issubclass(part, BaseModel):
+            if isinstance(part, type) and (issubclass(part, BaseModel) or is_dataclass(part)):
                 yield from _tables(part, f"{name}.{key}" if name else key)
+
+
+def keys_of(kind: type) -> dict[str, Any]:
+    """The keys of a table, each with its type."""
+    if issubclass(kind, BaseModel):
+        return {key: field.annotation for key, field in kind.model_fields.items()}
+    assert is_dataclass(kind)
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:

@@ -26,11 +26,12 @@ from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.inputs import DTYPES
 from eideticnet.learn.journal import Journal
 from eideticnet.learn.learning import Room
+from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.reading import check_path
 from eideticnet.learn.training import Event
 from eideticnet.learned import ROUTER, Task
 from eideticnet.network import PROBES, EideticNetwork, Listener
-from eideticnet.runs.config import Config, PruningConfig, TaskConfig
+from eideticnet.runs.config import Config, TaskConfig
 from eideticnet.runs.evaluation import evaluate
 from eideticnet.runs.history import Recorder, read
 from eideticnet.runs.problems import differences, validate
@@ -58,7 +59,7 @@ def existing(folder: Path) -> Path:
 
 def begin(config: Config) -> EideticNetwork:
     """A network that has learned nothing yet."""
-    inputs, what = config.input.build(), f"trunk {unlocated(config.trunk.target)!r}"
+    inputs, what = config.input, f"trunk {unlocated(config.trunk.target)!r}"
     trunk = _module("trunk", config.trunk.target, config.trunk.arguments)
     low, _ = inputs.bounds()
     example = torch.full((2, *inputs.shape), low).to(DTYPES[inputs.dtype])
@@ -312,10 +313,10 @@ def check(net: EideticNetwork, config: Config, source: Path) -> None:
     """Raise at once what would be raised when tasks are learned already; ``source`` is their TOML
     file, or the run."""
     for table in ("pruning", "router_pruning"):
-        pruning: PruningConfig | None = getattr(config, table)
+        pruning: Pruning | None = getattr(config, table)
         if pruning is not None:
             try:
-                pruning.build().limits(net.program)
+                pruning.limits(net.program)
             except ConfigError as error:
                 raise ConfigError(f"{source}: [{table}] {error}") from None
     for task in config.tasks:
@@ -334,7 +335,7 @@ def _check_room(net: EideticNetwork, config: Config, source: Path) -> None:
     tasks = max(config.planned_tasks or 0, len(config.tasks)) - len(net.tasks)
     if config.when_full != "refuse" or not tasks:
         return
-    limits = config.pruning.build().limits(net.program)
+    limits = config.pruning.limits(net.program)
     room, names = Room(net.learned, tasks, limits.least), [t.name for t in config.tasks[len(net.tasks) :]]
     if room.lacking(net.program):
         with _in_terms_of_the_toml(str(source), config):
@@ -382,7 +383,7 @@ def _learn(
         task.name,
         data.train,
         task.classes,
-        pruning=config.pruning.build(),
+        pruning=config.pruning,
         training=config.training.build(config.threads),
         when_full=config.when_full,
         reads=task.reads,

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eideticnet import EideticNetwork, Pruning, Routing, batches
 from eideticnet.learned import ROUTER
 from eideticnet.route.options import PRUNED
-from eideticnet.runs.config import PruningConfig, RoutingConfig
+from eideticnet.runs.config import RoutingTable
 from tests.support.layer_zoo import ZOO
 from tests.support.small_networks import QUICK, task_loader, trained
 from tests.support.zoo_networks import zoo_net
@@ -60,15 +60,15 @@ def test_random_features_count_among_the_routers_neurons_and_products():
     ("pruning", "same_as"), [("auto", PRUNED), (None, None), (Pruning(step=0.5), Pruning(step=0.5))]
 )
 def test_a_router_is_pruned_by_default_and_keeps_all_neurons_where_that_is_asked_for(pruning, same_as):
-    assert Routing(pruning=pruning).pruned == same_as
+    assert Routing(pruning=pruning).router_pruning == same_as
 
 
 @pytest.mark.parametrize(
     ("line", "pruning"), [("", "auto"), ("pruned = true", "auto"), ("pruned = false", None)]
 )
 def test_a_toml_says_whether_a_router_is_pruned(line, pruning):
-    assert RoutingConfig(**tomllib.loads(line)).build(None).pruning == pruning
-    assert RoutingConfig().build(PruningConfig(step=0.5)).pruning == Pruning(step=0.5)
+    assert RoutingTable(**tomllib.loads(line)).build(None).pruning == pruning
+    assert RoutingTable().build(Pruning(step=0.5)).pruning == Pruning(step=0.5)
 
 
 def test_a_router_is_pruned_by_its_accuracy_on_validation_data_where_every_task_has_some():

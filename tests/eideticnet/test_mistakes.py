@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from eideticnet import ConfigError, EideticNetwork, menu
-from eideticnet.runs.config import Config
-from eideticnet.runs.problems import validate
+from eideticnet import ConfigError, EideticNetwork, Inputs, Pruning, Routing, Training, menu
+from eideticnet.runs.config import CHANGEABLE, Config
+from eideticnet.runs.problems import keys_of, validate
 from tests.support.user_project import CONFIG, TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,8 @@ def changed(project, *replacements):
             ["config.toml: [router_pruning] min_width names"],
         ),
         ("[6]", "6", ["[input] shape = 6: it should be a valid list"]),
+        ("patience = 2", "patience = 0", ["[training]: patience is 0: use a whole number of epochs from 1"]),
+        ("[training]", "[routing]\npruning = 3\n[training]", ["[routing] pruning = 3: there is no such key"]),
         ("[6]", '["6x"]', ["[input] shape.0 = '6x'"]),
         ("[6]", "[6]\nlow = nan", ["[input] low = nan: it should be a finite number"]),
         ("[6]", "[6]\nlow = 2.0\nhigh = 1.0", ["[input]: low 2.0 is above high 1.0"]),
@@ -322,6 +325,100 @@ VALUES = st.recursive(
 def test_whatever_stands_in_a_file_is_accepted_or_refused(key, value):
     with suppress(ConfigError):
         validate(Config, {**VALID, key: value}, "config.toml")
+
+
+PRUNED = {
+    "score": "l2",
+    "step": 0.1,
+    "threshold": 0.01,
+    "recovery_epochs": 5,
+    "min_width": {"fc1": 2},
+    "schedule": "constant",
+    "lr_factor": 1.0,
+    "budget": 1.0,
+}
+IMAGE = {"size": [2, 3], "mode": "RGB", "resize": "bilinear", "layout": "flat", "scale": 255.0}
+STORED = {
+    "name": "n",
+    "trunk": {"target": "a:b", "arguments": {}},
+    "input": {
+        "shape": [18],
+        "dtype": "float32",
+        "low": 0.0,
+        "high": 255.0,
+        "mean": [0.5],
+        "std": [2.0],
+        "image": IMAGE,
+    },
+    "tasks": [
+        {
+            "name": "t",
+            "classes": ["a", "b"],
+            "data": "d.npz",
+            "arguments": {},
+            "test": None,
+            "test_arguments": {},
+            "reads": None,
+            "pretrained": None,
+        }
+    ],
+    "seed": 0,
+    "device": "cpu",
+    "threads": None,
+    "test": 0.25,
+    "validation": 0.0,
+    "memory": 0,
+    "moments": 0,
+    "probes": "synthetic",
+    "when_full": "refuse",
+    "planned_tasks": None,
+    "router_pruning": PRUNED,
+    "training": {
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "weight_decay": 0.0,
+        "momentum": 0.9,
+        "batch_size": 64,
+        "patience": 5,
+        "settle_patience": 20,
+        "max_epochs": 200,
+        "label_smoothing": 0.0,
+    },
+    "pruning": PRUNED,
+    "routing": {
+        "router": "auto",
+        "decision": "joint",
+        "width": "trunk",
+        "false_rejections": 0.0,
+        "pruned": True,
+    },
+}
+
+
+def test_the_configuration_of_a_run_is_stored_and_read_as_ever():
+    """A run that earlier releases began goes on: nothing that it is made of has changed."""
+    found = validate(Config, STORED, "stored")
+    assert found.model_dump(mode="json") == STORED
+    assert found.made_of(1) == {k: v for k, v in STORED.items() if k not in CHANGEABLE or k == "tasks"}
+    assert found.routing.build(found.router_pruning).pruning == Pruning(min_width={"fc1": 2}) == found.pruning
+
+
+def test_a_table_has_the_keys_and_defaults_of_the_class_that_it_makes():
+    found = validate(Config, VALID, "least")
+    assert found.routing.build(None) == Routing()
+    assert (found.pruning, found.input) == (Pruning(), Inputs((6,)))
+    made = found.training.build()
+    assert replace(made, optimizer=Training().optimizer) == Training()
+
+
+TABLES = {name: keys_of(Config)[name] for name in ("input", "training", "pruning", "routing")}
+
+
+@given(st.sampled_from([(name, key) for name, kind in TABLES.items() for key in keys_of(kind)]), VALUES)
+def test_whatever_stands_in_a_table_is_accepted_or_refused(place, value):
+    name, key = place
+    with suppress(ConfigError):
+        validate(Config, {**VALID, name: {**VALID.get(name, {}), key: value}}, "config.toml")
 
 
 def test_a_key_of_two_lines_is_refused_in_one(project, run):
