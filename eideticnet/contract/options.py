@@ -20,8 +20,8 @@ class RequestOptions(Closed):
     threshold: Annotated[float, Field(ge=0, le=1), AS_GIVEN] | None = None
     """Answer unknown where the router is less sure of the task than this."""
     top_k: Annotated[int, Field(ge=1)] | None = None
-    """Tell so many of the likeliest labels of the task answered."""
+    """How many of the likeliest labels of the task answered to list."""
     probabilities: bool | None = None
     """Tell the probability of every task and of every label of the task answered."""
     deadline_ms: Annotated[float, Field(ge=0, lt=YEAR_10000), AS_GIVEN] | None = None
-    """Unix time in milliseconds after which nobody waits any more."""
+    """Unix time in milliseconds after which the answer is no longer needed."""

@@ -38,7 +38,7 @@ prefix graph repeats what it has in common with the others."""
 
 
 class _File(BaseModel):
-    """A file of the new archive: pieces by SHA-256, or so many bytes of what is stored."""
+    """A file of the new archive: pieces by SHA-256, or a number of bytes of what is stored."""
 
     model_config = ConfigDict(strict=True)
     name: str

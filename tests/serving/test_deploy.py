@@ -23,6 +23,7 @@ from eideticnet.serving.home.store import admit, remove_unneeded
 from tests.support.archived_networks import edited
 from tests.support.interrupted_deploys import TERMS, broken_off
 from tests.support.served_process import MODEL, Served
+from tests.support.smallest_archive import flat_handler
 from tests.support.waiting import PATIENCE, until
 
 ROW = {"data": [0.5] * 6}
@@ -302,10 +303,14 @@ def test_a_drain_has_a_limit_after_which_all_are_answered_or_told(first, version
 
 
 def test_a_model_that_is_new_needs_no_proof_and_then_commands_need_a_name(server, versions, tmp_path):
-    other = edited(versions["1.0"], tmp_path / "other.mar", bundle=lambda bundle: bundle.update(name="other"))
+    """Its archive is one from before schema 1.5.0, whose handler is flat files."""
+    flat = {"bundle": lambda bundle: bundle.update(name="other", schema="1.4.0"), "files": flat_handler}
+    other = edited(versions["1.0"], tmp_path / "other.mar", **flat)
     done = server.command("deploy", other)
     assert done.returncode == 0, done.stderr
     assert "nothing to prove" in done.stderr
+    answers = [server.predict(ROW, model=name).json() for name in ("other", MODEL)]
+    assert answers[0] == answers[1]
     unnamed = server.command("rollback")
     assert unnamed.returncode == 1
     assert "served here: net, other" in unnamed.stderr

@@ -116,9 +116,15 @@ class Served:
         return False
 
     def predict(
-        self, request: Any, version: str = "", timeout: float = PATIENCE, **options: Any
+        self,
+        request: Any,
+        version: str = "",
+        timeout: float = PATIENCE,
+        *,
+        model: str = MODEL,
+        **options: Any,
     ) -> httpx.Response:
-        url = f"{self.running['inference']}/predictions/{MODEL}" + (f"/{version}" if version else "")
+        url = f"{self.running['inference']}/predictions/{model}" + (f"/{version}" if version else "")
         headers = {"Authorization": f"Bearer {self.keys()['inference']}"}
         return httpx.post(url, json=request, headers=headers, timeout=timeout, trust_env=False, **options)
 
