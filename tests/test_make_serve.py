@@ -34,7 +34,7 @@ class Served:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "120", "OMP_NUM_THREADS": "2"},
+            env={**os.environ, "TMPDIR": str(temporary), "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
         )
         self.output = ""
 

@@ -144,10 +144,8 @@ def counted(pairs):
 
 
 OFTEN = (
-    "a sampler of some rows",
     "a sampler of batches",
     "several datasets",
-    "a collate_fn",
     "an overridden item",
     "a stream",
     "one buffer for all batches",

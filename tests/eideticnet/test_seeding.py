@@ -18,6 +18,7 @@ from eideticnet import EideticNetwork, Pruning, Routing, batches
 from eideticnet.errors import UnsupportedError
 from eideticnet.learn.threads import number, using
 from eideticnet.seeding import _random_functions, derive, seeded
+from tests.support.example_counts import often
 from tests.support.small_networks import LIGHT, QUICK, names, task_data
 from tests.support.small_trunks import FEATURES, Mlp
 from tests.support.waiting import until
@@ -95,7 +96,7 @@ def drawing_all_the_time():
         thread.join()
 
 
-@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("kind", often(LOADERS, ["batches", "a plain loader", "noise", "noise of a fork"]))
 def test_a_thread_that_draws_and_seeds_changes_nothing(kind):
     quiet = alone(kind)
     with drawing_all_the_time():

@@ -20,7 +20,7 @@ from tests.support.small_networks import held_out as random_rows
 from tests.support.small_trunks import FEATURES, TRUNKS
 
 ROWS = (1, 7, 32)
-DEFAULT = {"conv1d", "gated"}
+DEFAULT = {"conv1d"}
 
 
 def assert_kept(old, new, inputs):

@@ -24,7 +24,7 @@ from tests.support.exported_networks import (
     pinned,
     route,
 )
-from tests.support.layer_zoo import REPEATED, ZOO
+from tests.support.layer_zoo import ZOO
 from tests.support.tolerances import EXPORTED
 
 KINDS = [*(f"zoo/{n}" for n in ZOO), *(f"ready/{n}" for n in READY), *(f"foreign/{n}" for n in FOREIGN)]
@@ -34,7 +34,8 @@ def marked(kinds, slow):
     return [pytest.param(k, marks=pytest.mark.slow) if slow(k) else k for k in kinds]
 
 
-DEFAULT = marked(KINDS, lambda kind: not kind.startswith("zoo/") or kind[4:] in REPEATED)
+OFTEN = {"zoo/lstm", "zoo/transformer", "zoo/separable", "zoo/grouped", "zoo/gated"}
+DEFAULT = marked(KINDS, lambda kind: kind not in OFTEN)
 
 
 @pytest.fixture(scope="module")

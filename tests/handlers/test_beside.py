@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eideticnet.export.archive.reader import read_files
+from tests.support.example_counts import often
 from tests.support.smallest_archive import small_archive
 
 WORKER = """
@@ -67,7 +68,11 @@ def other(unpacked, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "surroundings", [SITE_PACKAGES, FIRST_ON_THE_PATH, EDITABLE, IMPORTED_BY_A_PTH_FILE, "", "import site"]
+    "surroundings",
+    often(
+        [SITE_PACKAGES, FIRST_ON_THE_PATH, EDITABLE, IMPORTED_BY_A_PTH_FILE, "", "import site"],
+        [FIRST_ON_THE_PATH, IMPORTED_BY_A_PTH_FILE],
+    ),
 )
 def test_a_worker_runs_the_runtime_of_its_archive_alone(unpacked, other, surroundings):
     code = (
