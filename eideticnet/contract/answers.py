@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from eideticnet.contract.parts import STRICT, Closed
+from eideticnet.contract.parts import STRICT, Closed, Many
 
 Probability = Annotated[float, Field(ge=0, le=1.000001)]
 
@@ -45,7 +45,7 @@ class Answer(_Told):
     """The task's own, of that label; null for none of mine."""
     model_version: str
     """The version that answered."""
-    top: tuple[Choice, ...] = ()
+    top: Many[Choice] = ()
     """The likeliest labels of the task answered, the first one is the answer."""
     task_probabilities: dict[str, Probability] = Field(default_factory=dict)
     """The router's, of every task."""
@@ -56,7 +56,7 @@ class Answer(_Told):
 class Answers(_Told):
     """The answers to a request of several instances."""
 
-    predictions: tuple[Answer, ...]
+    predictions: Many[Answer]
     """One answer for each instance, in their order."""
 
 

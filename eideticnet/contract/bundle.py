@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from eideticnet.contract.parts import AS_GIVEN, WHOLE, Closed, Many, Maybe, Open, as_json
+from eideticnet.contract.parts import AS_GIVEN, WHOLE, ByName, Closed, Many, Maybe, Open, as_json
 
 SCHEMA = "1.5.0"
 LONGEST_NAME = 200
@@ -214,7 +214,7 @@ handler's runtime as a folder."""
     """What kind of file the graph is."""
     model: Annotated[str, Field(pattern=rf"^[a-z0-9_-]{{1,64}}\.(onnx|pt|pt2){_END}")]
     """File that holds the graph, beside bundle.json."""
-    files: Maybe[dict[str, Sha256]] = None
+    files: Maybe[ByName[Sha256]] = None
     """SHA-256 in hexadecimal of every other file of the bundle, by name; written since 1.2.0."""
     prefixes: Many[Prefix] = ()
     """Graphs that run only what the first tasks own, for pinned requests; since 1.2.0."""
@@ -246,7 +246,7 @@ handler's runtime as a folder."""
     """Revisions that no longer answer and stay in the graph, described like tasks; since 1.2.0."""
     routing: RoutingRule = RoutingRule()
     """How a task is chosen, and how its probabilities were calibrated."""
-    tools: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
+    tools: ByName[Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
     """Versions of what exported it."""
 
     @property

@@ -10,11 +10,13 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     GetCoreSchemaHandler,
     Strict,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
@@ -41,6 +43,11 @@ class Closed(BaseModel):
 
     model_config = ConfigDict(**STRICT, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_small(cls, data: Any) -> Any:
+        return _few(data, len(cls.model_fields))
+
 
 class Open(BaseModel):
     """A JSON object in which a later minor version may stand more."""
@@ -64,9 +71,17 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return value
 
 
+def _few(data: Any, most: int = 1 << 16) -> Any:
+    """Each wrong key is an error of its own, and a file of megabytes would have gigabytes of them."""
+    if isinstance(data, dict) and len(data) > most + 1:
+        raise ValueError(f"it holds {len(data)} properties, {most} at most are known")
+    return data
+
+
 Maybe = Annotated[T | None, _NotNull()]
 """What may be left out, and is None then."""
-Many = Annotated[tuple[T, ...], Strict(False)]
+Many = Annotated[tuple[T, ...], Strict(False), FailFast()]
+ByName = Annotated[dict[str, T], BeforeValidator(_few)]
 WHOLE = BeforeValidator(_whole)
 """Last in the annotations of an integer: as JSON Schema has it, 1.0 is one."""
 AS_GIVEN = WrapValidator(_as_given)

@@ -19,6 +19,7 @@ from typing import Annotated
 import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
+from eideticnet.contract.parts import Many
 from eideticnet.export.archive.contract import checked, parse_json
 from eideticnet.export.archive.members import read_members, write_members
 from eideticnet.export.archive.reader import read_files
@@ -42,7 +43,7 @@ class _File(BaseModel):
 
     model_config = ConfigDict(strict=True)
     name: str
-    pieces: list[str | Annotated[int, Field(ge=0)]]
+    pieces: Many[str | Annotated[int, Field(ge=0)]]
 
 
 class _Header(BaseModel):
@@ -52,7 +53,7 @@ class _Header(BaseModel):
     schema_version: str = Field(alias="schema", pattern=r"^1\.", description="schema 1")
     old: str
     new: str
-    files: list[_File]
+    files: Many[_File]
 
 
 def write_delta(old: Path, new: Path, destination: Path) -> None:

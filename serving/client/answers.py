@@ -19,7 +19,7 @@ _READER = TypeAdapter[Answers | Answer](Annotated[Answers | Answer, Field(union_
 def rows(status: int, content: bytes) -> list[Answer]:
     """One answer for each instance of the request; ``RequestError`` as of ``decode``, or where it is none of
     the contract's."""
-    if status != 200:
+    if status != 200 or b'"error"' in content:
         decode(status, content)
     try:
         found = _READER.validate_json(content)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from eideticnet.contract.bundle import SCHEMA, Bundle, names_problem
 from eideticnet.contract.parts import json_schema
-from eideticnet.export.archive.contract import read_bundle
+from eideticnet.export.archive.contract import parse_json, read_bundle
 from eideticnet.export.errors import ArchiveError
 from tests.support.example_counts import examples
 
@@ -252,3 +253,30 @@ def test_a_good_bundle_with_anything_anywhere_is_read_or_refused_by_our_error(da
         assert read(bundle) == bundle
     except ArchiveError as error:
         assert str(error).isprintable(), (path, value)
+
+
+MANY = 60_000
+WRONG_MANY_TIMES = {
+    "classes": lambda b: b["tasks"][0].update(classes=[1] * MANY),
+    "tasks": lambda b: b.update(tasks=[{}] * MANY),
+    "prefixes": lambda b: b.update(prefixes=[{}] * MANY),
+    "files": lambda b: b.update(files=dict.fromkeys(map(str, range(2 * MANY)), 1)),
+    "graph": lambda b: b["graph"].update(dict.fromkeys(map(str, range(MANY)), 1)),
+}
+
+
+@pytest.mark.parametrize("place", WRONG_MANY_TIMES)
+def test_what_is_wrong_many_times_takes_no_more_memory_than_what_is_right(place, bundle):
+    WRONG_MANY_TIMES[place](bundle)
+    data = json.dumps(bundle).encode()
+    tracemalloc.start()
+    try:
+        parse_json(data, "bundle.json")
+        right = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        with pytest.raises(ArchiveError, match=f"bundle.json: .*{place}") as error:
+            read_bundle(data)
+        assert tracemalloc.get_traced_memory()[1] < 2 * right + (1 << 20)
+    finally:
+        tracemalloc.stop()
+    assert len(str(error.value)) < 1000

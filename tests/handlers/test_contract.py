@@ -1,6 +1,5 @@
 """A worker keeps plain dicts: what it writes and what it takes is what the contract's models say."""
 
-import asyncio
 import json
 import socket
 import threading
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from eidetic_runtime import options
 from eidetic_runtime.contract import Contract
 from eidetic_runtime.errors import STATUS, BadRequest
-from eideticnet.client import AsyncClient, Client
+from eideticnet.client import Client
 from eideticnet.client.answers import rows
 from eideticnet.contract.answers import Answer, Answers, Choice, Failure
 from eideticnet.contract.bundle import Bundle
@@ -75,6 +74,17 @@ def test_every_answer_of_a_worker_is_one_of_the_contract(worker, given, instance
         assert exactly(Answer) >= row.keys() >= {n for n, f in Answer.model_fields.items() if f.is_required()}
         assert json.loads(answer.model_dump_json(exclude_unset=True)) == row
         assert all(exactly(Choice) == choice.keys() for choice in row.get("top", ()))
+
+
+def test_tensors_hold_the_same_answers_and_errors(worker):
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 6], "data": X}
+    good, bad = worker.ask(
+        [{"id": "1", "inputs": [tensor]}, {"id": "2", "inputs": [{**tensor, "data": [1]}]}]
+    )
+    outputs = {output["name"]: output["data"] for output in good.body["outputs"]}
+    assert Answer.model_validate(outputs["answer"][0]).model_version == "3.0"
+    (failed,) = bad.body["outputs"]
+    assert Failure.model_validate({"error": failed["data"][0]}).error.kind == "bad_request"
 
 
 @pytest.mark.parametrize("kind", STATUS)
@@ -167,13 +177,19 @@ def test_what_is_no_answer_at_all_is_an_error_too(body):
         rows(200, b"<html>")
 
 
+def test_an_error_beside_an_answer_is_an_error():
+    told = {"error": {"kind": "internal", "field": "data", "message": "failed"}}
+    with pytest.raises(RequestError, match="the server answered 500: data: failed"):
+        rows(200, json.dumps({**GOOD, **told}).encode())
+    assert rows(200, json.dumps({**GOOD, "label": "error"}).encode())[0].label == "error"
+
+
 def test_what_a_newer_server_adds_is_passed_over():
     (answer,) = rows(200, json.dumps({**GOOD, "colour": "red", "top": []}).encode())
     assert (answer.label, answer.top, answer.label_probability) == ("b", (), 1.0)
 
 
-@pytest.mark.parametrize("kind", [Client, AsyncClient])
-def test_a_client_says_which_field_of_a_servers_answer_is_wrong(kind):
+def test_a_client_says_which_field_of_a_servers_answer_is_wrong():
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
 
         def answer():
@@ -185,10 +201,9 @@ def test_a_client_says_which_field_of_a_servers_answer_is_wrong(kind):
 
         thread = threading.Thread(target=answer)
         thread.start()
-        client = kind(f"http://127.0.0.1:{listening.getsockname()[1]}", "key")
-        with pytest.raises(
-            RequestError, match="label is 3: it should be a valid string; expected: The class"
-        ):
-            asked = client.predict("m", [1.0])
-            asyncio.run(asked)
+        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "key") as client:
+            with pytest.raises(
+                RequestError, match="label is 3: it should be a valid string; expected: The class"
+            ):
+                client.predict("m", [1.0])
         thread.join()
