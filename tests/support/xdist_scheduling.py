@@ -21,11 +21,12 @@ TOGETHER = {
     for name in names
 }
 _LONG = {
-    "": ["make_serve", "readme"],
-    "serving": ["client", "supervisor", "deploy", "desired", "ports", "remove"],
-    "faults": ["clients", "files"],
-    "eideticnet": ["values", "operations", "command_line", "loaders", "seeding"],
-    "export": ["command_line", "agreement", "barriers", "dishonest"],
+    "serving": ["client", "supervisor", "deploy", "desired"],
+    "faults": ["files", "clients"],
+    "": ["wheel", "make_serve", "examples"],
+    "eideticnet": ["values", "command_line", "seeding", "loaders", "operations"],
+    "export": ["command_line", "formats_agree", "precisions", "archive"],
+    "loadtest": ["loadtest"],
 }
 _BEGIN = [f"{folder}/test_{name}.py".lstrip("/") for folder, names in _LONG.items() for name in names]
 
