@@ -5,32 +5,20 @@ A model is handed the entries of the request's map and no metadata: options are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Unpack, overload
+from typing import Any
 
 import grpc
 
 from eideticnet.client.answers import Answer
+from eideticnet.client.base import Base, Blocking, Coroutines
 from eideticnet.client.call import Call
-from eideticnet.client.options import Options, patience
-from eideticnet.client.payload import Input, Instances
-from eideticnet.client.pieces import Known, asking, run, run_async
-from eideticnet.client.retry import async_retrying, checked, retrying
 from eideticnet.client.wire import services
-from eideticnet.serving.key import Key
 
 
-class _Base:
-    def __init__(self, target: str, key: str | Path, timeout: float, retries: int) -> None:
-        self.target, self._key, self._retries = target, Key(key), checked(retries)
-        self._timeout, self._known = patience(timeout), Known()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.target!r}, {self._key!r})"
-
+class _Grpc(Base):
     def _metadata(self, call: Call) -> list[tuple[str, str]]:
         call.authorization = self._key.header()
         return [("authorization", call.authorization), *call.headers.items()]
@@ -40,7 +28,7 @@ class _Base:
         try:
             yield
         except grpc.RpcError as error:
-            raise services.named(error, self.target, call.late(self.target)) from None
+            raise services.named(error, self._place, call.late(self._place)) from None
 
 
 def _message(call: Call) -> dict[str, Any]:
@@ -54,7 +42,7 @@ def _message(call: Call) -> dict[str, Any]:
     }
 
 
-class GrpcClient(_Base):
+class GrpcClient(_Grpc, Blocking):
     """As ``Client``, over gRPC. ``target``: host:port. ``ca``: certificates (PEM) to trust, which turns
     TLS on."""
 
@@ -65,15 +53,6 @@ class GrpcClient(_Base):
         self._channel = services.open_channel(target, ca)
         self._predictions = services.Rpc(self._channel, services.INFERENCE, "Predictions")
 
-    @overload
-    def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
-    @overload
-    def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
-    def predict(self, model: str, x: Input, **options: Unpack[Options]) -> dict[str, Any] | list[Answer]:
-        """As ``Client.predict``."""
-        asked = asking(model, x, options, self._timeout, self._known)
-        return run(asked, lambda call: retrying(call, self._key, self._retries)(self._try, call))
-
     def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
             answer = self._predictions(self._metadata(call), call.limit(), **_message(call))
@@ -82,16 +61,8 @@ class GrpcClient(_Base):
     def close(self) -> None:
         self._channel.close()
 
-    def __enter__(self) -> GrpcClient:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncGrpcClient(_Base):
+class AsyncGrpcClient(_Grpc, Coroutines):
     """``GrpcClient`` for coroutines. Belongs to the event loop in which it is made."""
 
     def __init__(
@@ -101,21 +72,6 @@ class AsyncGrpcClient(_Base):
         self._channel = services.open_channel(target, ca, aio=True)
         self._predictions = services.Rpc(self._channel, services.INFERENCE, "Predictions")
 
-    @overload
-    async def predict(
-        self, model: str, x: Mapping[str, Any], **options: Unpack[Options]
-    ) -> dict[str, Any]: ...
-    @overload
-    async def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
-    async def predict(
-        self, model: str, x: Input, **options: Unpack[Options]
-    ) -> dict[str, Any] | list[Answer]:
-        """As ``Client.predict``."""
-        asked = asking(model, x, options, self._timeout, self._known)
-        return await run_async(
-            asked, lambda call: async_retrying(call, self._key, self._retries)(self._try, call)
-        )
-
     async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
             answer = await self._predictions(self._metadata(call), call.limit(), **_message(call))
@@ -123,11 +79,3 @@ class AsyncGrpcClient(_Base):
 
     async def close(self) -> None:
         await self._channel.close()
-
-    async def __aenter__(self) -> AsyncGrpcClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

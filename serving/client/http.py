@@ -4,36 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, TypedDict
 from urllib.parse import quote
 
 import httpx
 
 from eideticnet.client.answers import Answer
+from eideticnet.client.base import Base, Blocking, Coroutines
 from eideticnet.client.bounded import BoundedTransport
 from eideticnet.client.call import Call
-from eideticnet.client.options import Options, patience
-from eideticnet.client.payload import Input, Instances
-from eideticnet.client.pieces import Known, asking, run, run_async
-from eideticnet.client.retry import async_retrying, checked, retrying
 from eideticnet.serving.errors import MOST_BYTES, ClosedError, NoAnswerError, RequestError, too_large
-from eideticnet.serving.key import Key
 
 
-class _Base:
-    """What both clients know: where the server is, its key, and how patient to be."""
-
-    def __init__(self, url: str, key: str | Path, timeout: float, retries: int) -> None:
-        self.url, self._key, self._retries = url, Key(key), checked(retries)
-        self._timeout, self._known = patience(timeout), Known()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r}, {self._key!r})"
-
+class _Http(Base):
     def _request(self, call: Call) -> _Request:
         call.authorization = self._key.header()
         return {
@@ -54,7 +40,7 @@ class _Base:
         try:
             yield
         except (httpx.TimeoutException, TimeoutError):
-            raise call.late(self.url) from None
+            raise call.late(self._place) from None
         except RuntimeError as error:  # httpx has no class of its own for it
             if "closed" not in str(error):
                 raise
@@ -63,7 +49,7 @@ class _Base:
             size = len(call.payload.content)
             if size > MOST_BYTES:  # the server closes the connection before it has read that much
                 raise RequestError(413, too_large(size)) from None
-            raise NoAnswerError(f"no answer from {self.url}: {error!r}") from error
+            raise NoAnswerError(f"no answer from {self._place}: {error!r}") from error
 
 
 def _header(option: str) -> str:
@@ -83,7 +69,7 @@ def _settings(verify: ssl.SSLContext | bool) -> dict[str, Any]:
     return {"trust_env": False, "verify": verify, "limits": many}
 
 
-class Client(_Base):
+class Client(_Http, Blocking):
     """Asks for predictions. ``key`` is the server's inference token, or the path of its
     ``keys.json``, which is read again after a restart of the server.
 
@@ -107,19 +93,6 @@ class Client(_Base):
         self._transport = BoundedTransport(**_settings(verify))
         self._http = httpx.Client(base_url=url, transport=self._transport, trust_env=False)
 
-    @overload
-    def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
-    @overload
-    def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
-    def predict(self, model: str, x: Input, **options: Unpack[Options]) -> dict[str, Any] | list[Answer]:
-        """An ``Answer`` for each instance of ``x``; for a JSON request, the answer's JSON.
-
-        Raises ``RequestError`` if the server refused, ``DeadlineError`` if time was up, ``NoAnswerError`` if
-        it could not be reached, ``ServingError`` for what can't be sent.
-        """
-        asked = asking(model, x, options, self._timeout, self._known)
-        return run(asked, lambda call: retrying(call, self._key, self._retries)(self._try, call))
-
     def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call), self._transport.until(call.ends):
             response = self._http.post(**self._request(call))
@@ -128,16 +101,8 @@ class Client(_Base):
     def close(self) -> None:
         self._http.close()
 
-    def __enter__(self) -> Client:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AsyncClient(_Base):
+class AsyncClient(_Http, Coroutines):
     """``Client`` for coroutines: ``await client.predict(...)``, ``async with``."""
 
     def __init__(
@@ -152,21 +117,6 @@ class AsyncClient(_Base):
         super().__init__(url, key, timeout, retries)
         self._http = httpx.AsyncClient(base_url=url, **_settings(verify))
 
-    @overload
-    async def predict(
-        self, model: str, x: Mapping[str, Any], **options: Unpack[Options]
-    ) -> dict[str, Any]: ...
-    @overload
-    async def predict(self, model: str, x: Instances, **options: Unpack[Options]) -> list[Answer]: ...
-    async def predict(
-        self, model: str, x: Input, **options: Unpack[Options]
-    ) -> dict[str, Any] | list[Answer]:
-        """As ``Client.predict``."""
-        asked = asking(model, x, options, self._timeout, self._known)
-        return await run_async(
-            asked, lambda call: async_retrying(call, self._key, self._retries)(self._try, call)
-        )
-
     async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
         with self._named(call):
             async with asyncio.timeout(call.limit()):
@@ -175,11 +125,3 @@ class AsyncClient(_Base):
 
     async def close(self) -> None:
         await self._http.aclose()
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()

@@ -139,7 +139,9 @@ def test_what_is_no_file_of_a_size_is_refused_at_once(nobody, tmp_path, make):
     make(tmp_path / "x.npy")
     for client in nobody:
         for file in (tmp_path / "x.npy", [tmp_path / "x.npy"] * 2):
-            with pytest.raises(ServingError, match=r"x\.npy (is a|has \d+ bytes).*; expected"):
+            with pytest.raises(
+                ServingError, match=r"x\.npy can't be read: it (is a|has \d+ bytes).*; expected"
+            ):
                 client.predict(MODEL, file)
 
 
