@@ -26,8 +26,8 @@ SHARES = 10
 ROWS = 10_000
 """How many validation rows decide, at most."""
 REACH = 10.0
-"""The temperature of logits of spread 1 lies between a tenth and this. Validation data on which
-where no answer is wrong would have it at 0, where all weights look alike."""
+"""The temperature of logits of spread 1 lies between a tenth and this. Validation data on which no answer is
+wrong would have it at 0, where all weights look alike."""
 PREFIX = "moments."
 
 
