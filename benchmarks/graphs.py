@@ -7,7 +7,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from eideticnet.decision import FittedRouting
 from eideticnet.export.graph.session import Run
 from eideticnet.export.graph.tail import TailRule, X, attach, logits_name
 from eideticnet.export.lowering.body import Body, example, owners
-from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.paged import Paged
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD
@@ -37,12 +37,23 @@ Profile = dict[str, float]
 def equal_tasks(trunk: nn.Module, shape: tuple[int, ...], tasks: int, router: bool = False) -> EideticNetwork:
     """``trunk`` cut into equal frozen blocks of random weights, one for each task; the router, if any,
     has one of them too."""
+    return cut_tasks(trunk, shape, [1 / (tasks + router)] * tasks, router)
+
+
+def cut_tasks(
+    trunk: nn.Module, shape: tuple[int, ...], shares: Sequence[float], router: bool = False
+) -> EideticNetwork:
+    """The same with blocks that have these ``shares`` of each group; the router has what is left."""
     torch.manual_seed(0)
-    x = torch.rand(2, *shape)
+    x, tasks = torch.rand(2, *shape), len(shares)
     net = EideticNetwork(trunk, x)
     names = [f"t{i}" for i in range(tasks)] + [ROUTER] * router
-    own = {group: width // len(names) for group, width in net.program.groups.items()}
-    widths = {o: own | {HEAD: CLASSES * tasks if o == ROUTER else CLASSES} for o in names}
+    each = [*shares, *[1 - sum(shares)] * router]
+    widths = {
+        owner: {group: int(width * share + 1e-6) for group, width in net.program.groups.items()}
+        | {HEAD: CLASSES * tasks if owner == ROUTER else CLASSES}
+        for owner, share in zip(names, each, strict=True)
+    }
     blocks = [Block(net.program, o, tuple(names[:i]), widths) for i, o in enumerate(names)]
     for block in blocks:
         block.freeze()
@@ -74,23 +85,24 @@ def rule(net: EideticNetwork) -> TailRule:
 
 def dense_body(net: EideticNetwork) -> onnx.ModelProto:
     """The dense network of the same numbers, zeros where a block does not read."""
-    return to_onnx(Dense(net).eval(), example(net), owners(net))
+    return to_onnx(Paged(net, 1).eval(), example(net), owners(net))
+
+
+def paged_body(net: EideticNetwork, count: int | None = None) -> onnx.ModelProto:
+    """The network's body in pages, in ``count`` of them if that is given."""
+    return to_onnx(Paged(net, count).eval(), example(net), owners(net))
 
 
 def one_output(body: onnx.ModelProto) -> onnx.ModelProto:
-    """All logits side by side, so that fetching them costs both layouts the same. Where they are slices
-    of one layer's output, as in the dense layout, that output is taken as it is."""
+    """All logits side by side, so that fetching them costs all layouts the same. Where they are cut out of
+    the outputs of pages, those outputs are taken as they are."""
     model = onnx.ModelProto()
     model.CopyFrom(body)
     graph, names = model.graph, [output.name for output in body.graph.output]
-    slices = [node for node in graph.node if node.op_type == "Slice" and node.output[0] in names]
-    whole = {node.input[0] for node in slices}
-    if len(slices) == len(names) and len(whole) == 1:
-        kept = [node for node in graph.node if node not in slices]
-        del graph.node[:]
-        graph.node.extend([*kept, helper.make_node("Identity", list(whole), ["all"])])
-    else:
-        graph.node.append(helper.make_node("Concat", names, ["all"], axis=1))
+    for node in [n for n in graph.node if n.op_type == "Split" and set(n.output) <= set(names)]:
+        names = [node.input[0], *(name for name in names if name not in node.output)]
+        graph.node.remove(node)
+    graph.node.append(helper.make_node("Concat", names, ["all"], axis=1))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("all", onnx.TensorProto.FLOAT, ["batch", None]))
     return model

@@ -12,7 +12,6 @@ from eideticnet import batches
 from eideticnet.learn.training import Classify, Job, converge
 from eideticnet.models import mlp
 from eideticnet.route.experts import weigh
-from eideticnet.runs.evaluation import mean_over_classes
 from eideticnet.seeding import seeded
 
 
@@ -50,6 +49,11 @@ def _logits(net: nn.Module, problem: Problem, split: Split) -> list[Tensor]:
 def _both(logits: list[Tensor], split: Split, prefix: str) -> dict[str, float]:
     parts = {"validation": split.validation, "test": split.test}
     return {
-        f"{prefix}{name}": float(mean_over_classes(found.argmax(1) == part.y, part.y))
+        f"{prefix}{name}": mean_over_classes(found.argmax(1) == part.y, part.y)
         for found, (name, part) in zip(logits, parts.items(), strict=True)
     }
+
+
+def mean_over_classes(right: Tensor, digit: Tensor) -> float:
+    """The mean over the ten classes ``digit`` (N,) of the share that is ``right`` (N,)."""
+    return float(torch.stack([right[digit == c].double().mean() for c in digit.unique()]).mean())

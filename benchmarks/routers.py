@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import plain
+from benchmarks.plain import mean_over_classes
 from benchmarks.problems import NAMES, Part, Problem, Split
 from benchmarks.train import TASKS
 from eideticnet import EideticNetwork, FittedRouting, Journal, Pruning, Routing
@@ -22,7 +23,6 @@ from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.models import mlp
 from eideticnet.route.calibration import calibrate, expected_calibration_error
 from eideticnet.route.options import LEAST, PRUNED, Width
-from eideticnet.runs.evaluation import mean_over_classes
 
 CACHE = Path("runs/bench-routing")
 MOMENTS = 1024
@@ -79,7 +79,7 @@ class Votes:
         """Accuracy of task and label where ``task`` (N,) is chosen, mean over the ten classes."""
         labels = torch.stack([head.argmax(1) for head in self.heads], 1)
         right = (task == self.task) & (labels.gather(1, task[:, None]).squeeze(1) == self.label)
-        return float(mean_over_classes(right, 2 * self.task + self.label))
+        return mean_over_classes(right, 2 * self.task + self.label)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from eideticnet.block import Block, Pieces
 from eideticnet.inputs import DTYPES, Inputs
 from eideticnet.learned import ROUTER, Learned
-from eideticnet.program import HEAD, Program
+from eideticnet.program import HEAD, Program, Widths
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,18 @@ def arithmetic(learned: Learned, program: Program, inputs: Inputs) -> Arithmetic
         earlier, spent = dict[str, Pieces](), dict[str, int]()
         for block in map(learned.block, learned.blocks):
             earlier[block.owner], spent[block.owner] = _run(_alike(block), x, earlier)
-        whole = {**program.groups, HEAD: sum(len(task.classes) for task in learned.current())}
-        _, plain = _run(Block(program, "plain", (), {"plain": whole}), x, {})
+    classes = sum(len(task.classes) for task in learned.current())
+    plain = multiply_adds(program, {**program.groups, HEAD: classes}, inputs)
     names = {task.owner: task.label for task in learned.tasks}
     return Arithmetic({names[o]: n for o, n in spent.items() if o != ROUTER}, spent.get(ROUTER, 0), plain)
+
+
+@torch.no_grad()
+def multiply_adds(program: Program, widths: Widths, inputs: Inputs) -> int:
+    """Of one dense network of these widths."""
+    with torch.device("meta"):
+        x = torch.zeros(1, *inputs.shape, dtype=DTYPES[inputs.dtype])
+        return _run(Block(program, "dense", (), {"dense": widths}), x, {})[1]
 
 
 def _alike(block: Block) -> Block:

@@ -93,7 +93,7 @@ def whole_file(destination: Path, mode: int | None = None) -> Iterator[BufferedR
             file.flush()
             os.fsync(descriptor)
             partial.replace(destination)
-        _sync(destination.parent)
+        sync(destination.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -101,7 +101,7 @@ def whole_file(destination: Path, mode: int | None = None) -> Iterator[BufferedR
         os.close(descriptor)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     """Make the folder's list of files durable, so that no later step is on disk before it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -300,7 +300,7 @@ class EideticNetwork(Answering):
         ``validation`` holds raw (x, y) of tasks that nothing was trained on: experts are weighed,
         probabilities and threshold calibrated on them, and where every task has some, a router is pruned
         by its accuracy there. A router with neurons gets a block of its own,
-        reads everything and is not read; where it may have none but free neurons and there is
+        reads everything and is read by nobody; where it may have none but free neurons and there is
         none, ``when_full`` decides: with ``"reuse"`` it is linear on the features there are.
         """
         if not self.tasks:

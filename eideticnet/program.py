@@ -21,7 +21,7 @@ class Run:
     where a neuron is an attention head or where positions were flattened.
 
     ``places``: which columns of the plain trunk these are, where runs lie among one another because
-    channels were shuffled; all runs of a value have them then. An owner's fewer columns lie in the order
+    channels were shuffled; all runs of a value have them then. Somebody's fewer columns lie in the order
     in which the trunk's first ones do.
     """
 

@@ -56,8 +56,8 @@ def export(
         ),
     ] = None,
     layout: Annotated[
-        Literal["nested", "dense", "auto"],
-        typer.Option(help="Blocks one by one, or fused; auto measures both here. Bits need nested."),
+        Literal["nested", "paged", "dense", "auto"],
+        typer.Option(help="Blocks one by one, in a few pages or in one; auto measures. Bits need nested."),
     ] = "nested",
     precision: Annotated[
         Literal["float32", "float16", "bfloat16", "int8"], typer.Option(help="What the graph computes in.")

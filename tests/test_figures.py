@@ -108,6 +108,30 @@ def test_the_table_of_serving_is_that_of_the_committed_results():
         assert text in PERFORMANCE.replace("\n", " "), text
 
 
+def test_the_table_of_growth_is_that_of_the_committed_result():
+    figures = figures_of("scale")
+    columns = (".pages", ".b1", ".b32", ".b1.madds", ".b1.nested", ".b32.nested", ".b1.nested.madds")
+    rows = {
+        "| 5 tasks": "mlp.t5",
+        "| 20 tasks": "mlp.t20",
+        "| 50 tasks |": "mlp.t50",
+        "| 100 tasks": "mlp.t100",
+    }
+    rows |= {"| 50 tasks of": "uneven.t50", "| ResNet-18, 15": "resnet18.t15"}
+    for start, name in rows.items():
+        (line,) = [line for line in PERFORMANCE.splitlines() if line.startswith(start)]
+        values = [*(figures[name + column] for column in columns), figures[f"export.{name}"]]
+        assert line.split(" | ")[1:] == [
+            f"{values[0]:.0f}",
+            *(f"{v:.2f}" for v in values[1:-1]),
+            f"{values[-1]:.2f} |",
+        ]
+    for batch in (1, 32):
+        most = {5: 1.10, 20: 1.05, 50: 1.00, 100: 0.80}
+        assert all(figures[f"mlp.t{tasks}.b{batch}"] <= limit for tasks, limit in most.items())
+        assert figures[f"resnet18.t15.b{batch}"] <= 0.80
+
+
 def test_the_routing_and_step_tables_are_those_of_the_committed_results():
     routing = figures_of("routing")
     problems = ("digits5", "mnist5")

@@ -218,8 +218,8 @@ handler's runtime as a folder."""
     """SHA-256 in hexadecimal of every other file of the bundle, by name; written since 1.2.0."""
     prefixes: Many[Prefix] = ()
     """Graphs that run only what the first tasks own, for pinned requests; since 1.2.0."""
-    layout: Maybe[Literal["nested", "dense"]] = None
-    """Blocks as they were learned, bit-equal across versions (nested), or fused into one layer (dense)."""
+    layout: Maybe[Literal["nested", "paged", "dense"]] = None
+    """Blocks as learned, bit-equal across versions (nested), or fused (paged, since 1.5.0; dense)."""
     precision: Maybe[Literal["float32", "float16", "bfloat16", "int8"]] = None
     """Type of the weights."""
     accuracy: Maybe[dict[str, Any]] = None

@@ -24,10 +24,10 @@ from eideticnet.route.calibration import best_temperature
 SHARES = 10
 """The say is shared in tenths."""
 ROWS = 10_000
-"""How many validation rows decide, at most."""
+"""So many validation rows decide how, at most."""
 REACH = 10.0
-"""The temperature of logits of spread 1 lies between a tenth and this. Validation data on which no answer is
-wrong would have it at 0, where all weights look alike."""
+"""The temperature of logits of spread 1 lies between a tenth and this. Validation data on which
+nobody errs would have it at 0, where all weights look alike."""
 PREFIX = "moments."
 
 

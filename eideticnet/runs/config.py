@@ -58,7 +58,7 @@ Kind = TypeVar("Kind")
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """A ``ConfigError`` or ``DataError`` as one that pydantic names the place of."""
+    """An error of ours as one that pydantic names the place of."""
     try:
         yield
     except EideticError as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, get_args
 
 import numpy as np
@@ -24,7 +24,7 @@ from eideticnet.export.graph.tail import TailRule
 
 BATCHES = (1, 8, 32)
 CLEARLY = 0.9
-"""Share of the nested layout's time, at every batch size, below which the dense one is worth its loss of
+"""Share of the nested layout's time, at every batch size, below which another one is worth its loss of
 promises."""
 _ROUNDS = 51
 _SECONDS = 4.0
@@ -69,11 +69,13 @@ def measure(runs: Mapping[Layout, Run], x: Array) -> dict[str, dict[str, float]]
 
 def decide(times: Mapping[str, Mapping[str, float]]) -> tuple[Layout, str]:
     """The layout to take, and why."""
-    shares = {batch: times["dense"][batch] / seconds for batch, seconds in times["nested"].items()}
-    shown = ", ".join(f"{share:.2f} at batch {batch}" for batch, share in shares.items())
-    taken: Layout = "dense" if all(share < CLEARLY for share in shares.values()) else "nested"
-    why = "clearly faster" if taken == "dense" else "not clearly faster, and gives up bits across versions"
-    return taken, f"the dense layout takes {shown} of the nested one's time: {why}"
+    others: list[Layout] = ["paged", "dense"]
+    shares = {o: {b: times[o][b] / seconds for b, seconds in times["nested"].items()} for o in others}
+    best = min(others, key=lambda layout: fmean(shares[layout].values()))
+    shown = ", ".join(f"{share:.2f} at batch {batch}" for batch, share in shares[best].items())
+    clearly = all(share < CLEARLY for share in shares[best].values())
+    why = "clearly faster" if clearly else "not clearly faster, and gives up bits across versions"
+    return best if clearly else "nested", f"the {best} layout takes {shown} of the nested one's time: {why}"
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -15,26 +16,34 @@ import numpy as np
 import onnx
 import torch
 
+from eideticnet import EideticNetwork
 from eideticnet.export.bundle.agreement import Reference
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.graph.session import Array, Run, session
 from eideticnet.export.graph.tail import INPUTS, OUTPUTS, TailRule, attach
 from eideticnet.export.lowering.barriers import barred
 from eideticnet.export.lowering.body import Body, example, owners
-from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.paged import Paged
 from eideticnet.export.lowering.precision import HALVES, Precision, Reduced, quantised
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.export.lowering.torch_formats import write_pt2, write_torchscript
 from eideticnet.program import Program
 
 Format = Literal["onnx", "torchscript", "pt2"]
-Layout = Literal["nested", "dense"]
+Layout = Literal["nested", "paged", "dense"]
+
+
+BODIES: dict[Layout, Callable[[EideticNetwork], Body | Paged]] = {
+    "nested": Body,
+    "paged": Paged,
+    "dense": partial(Paged, count=1),
+}
 
 
 @dataclass(frozen=True)
 class Form:
-    """``nested`` runs block by block and promises bits across versions; ``dense`` runs all blocks as
-    one layer and does not."""
+    """``nested`` runs block by block and promises bits across versions; ``paged`` runs neighbouring blocks
+    as one layer and ``dense`` all of them, and neither does."""
 
     format: Format = "onnx"
     layout: Layout = "nested"
@@ -56,7 +65,7 @@ def write_graph(reference: Reference, form: Form, rule: TailRule, path: Path) ->
     net = reference.net
     if form.precision == "int8" and form.format != "onnx":
         raise ExportError(f"precision int8 is made by ONNX Runtime's tools; the format is {form.format}")
-    module = (Body(net) if form.layout == "nested" else Dense(net)).eval()
+    module = BODIES[form.layout](net).eval()
     dtype = HALVES.get(form.precision)
     computes = module if dtype is None else Reduced(module, net.inputs, dtype).eval()
     with _one_line(form, net.program):

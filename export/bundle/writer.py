@@ -72,8 +72,8 @@ def write_bundle(
 ) -> None:
     """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
 
-    ``layout`` "auto" takes the dense one if it is clearly faster here. ``prefixes``: for each number in
-    it a graph that answers requests pinned to one of the first N tasks (nested ONNX only).
+    ``layout`` "auto" takes another than the nested one if it is clearly faster here. ``prefixes``: for each
+    number in it a graph that answers requests pinned to one of the first N tasks (nested ONNX only).
     ``validation``: real inputs that may travel in the bundle, by which the routing of later versions is
     judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it.
     ``max_pixels`` of a picture are decoded, by default ``usual_pixels``."""

@@ -31,24 +31,25 @@ def fusable(step: Step) -> bool:
     return step.rule in FUSED and not step.features.raw
 
 
-def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program) -> nn.Module:
-    """The layers that ``blocks`` have for ``step`` as one, zero where a block does not read."""
-    rule = RULES[step.rule]
+def fused(step: Step, blocks: Sequence[Block], pages: Sequence[Places], program: Program) -> nn.Module:
+    """The layers that ``blocks`` have for ``step`` as one, zero where a block does not read. The blocks are
+    those of the last of ``pages``; what they read lies in all of these, one beside the other."""
+    rule, page = RULES[step.rule], pages[-1]
     read = program.features[step.inputs[0]] if step.inputs else Features()
-    wide = int(step.options["raw_columns"]) if read.raw else places.width(read)
+    wide = int(step.options["raw_columns"]) if read.raw else sum(p.width(read) for p in pages)
     with torch.device("meta"):  # no random numbers drawn for weights to replace
-        layer = rule.build(step, wide, places.width(step.features))
+        layer = rule.build(step, wide, page.width(step.features))
     assert layer is not None
-    rule.settle(step, layer, program, places.whole)
+    rule.settle(step, layer, program, page.whole)
     assert step.layer is not None
     state = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in layer.state_dict().items()}
     for block in blocks:
         own = block.layer(step.layer)
-        if own is not None and places.has(step.features, block.owner):
-            where = {"out": places.columns(step.features, block.owner), "in": list(range(wide))}
+        if own is not None and page.has(step.features, block.owner):
+            where = {"out": page.columns(step.features, block.owner), "in": list(range(wide))}
             if not read.raw:
                 seen = (*(block.read_in(step) if rule.reads_prefix else ()), block.owner)
-                where["in"] = [column for owner in seen for column in places.columns(read, owner)]
+                where["in"] = [column for owner in seen for column in _columns(pages, read, owner)]
             for name, tensor in own.state_dict().items():
                 axes = rule.axes_of(step, name)
                 index = [where[a] if a else range(n) for a, n in zip(axes, tensor.shape, strict=False)]
@@ -56,3 +57,13 @@ def fused(step: Step, blocks: Sequence[Block], places: Places, program: Program)
                 state[name][tuple(map(torch.from_numpy, np.ix_(*index)))] = tensor
     layer.load_state_dict(state, assign=True)
     return layer.requires_grad_(False)
+
+
+def _columns(pages: Sequence[Places], features: Features, owner: str) -> list[int]:
+    """Where the owner's columns are in a value of these pages, one beside the other."""
+    start = 0
+    for page in pages:
+        if owner in page.widths:
+            return [start + column for column in page.columns(features, owner)]
+        start += page.width(features)
+    raise LookupError(owner)

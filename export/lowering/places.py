@@ -26,6 +26,7 @@ class Places:
         self.widths = {owner: dict(own) for owner, own in widths.items()}
         self.whole: dict[str, int] = {}
         self.starts: dict[str, dict[str, int]] = {}
+        self._columns: dict[tuple[Features, str], list[int]] = {}
         for owner, own in self.widths.items():
             self.starts[owner] = {group: self.whole.get(group, 0) for group in own}
             self.whole |= {group: self.whole.get(group, 0) + count for group, count in own.items()}
@@ -40,6 +41,11 @@ class Places:
 
     def columns(self, features: Features, owner: str) -> list[int]:
         """Where the owner's columns are, in the order of its piece."""
+        if (features, owner) not in self._columns:
+            self._columns[features, owner] = self._found(features, owner)
+        return self._columns[features, owner]
+
+    def _found(self, features: Features, owner: str) -> list[int]:
         found, runs = dict[int, int](), features.runs * features.tile
         mine, whole = lie(features, self.widths[owner]), lie(features, self.whole)
         for run, own, all_of_it in zip(runs, mine, whole, strict=True):
@@ -47,9 +53,13 @@ class Places:
             found |= zip(own, all_of_it[first : first + len(own)], strict=True)
         return [found[column] for column in range(len(found))]
 
-    def cut(self, value: Tensor, features: Features, owner: str) -> Tensor:
-        """The owner's piece of a whole value."""
-        return _select(value, features.dim, self.columns(features, owner))
+    def parts(self, value: Tensor, features: Features) -> dict[str, Tensor]:
+        """The pieces that make up a whole value, by owner; by one operation where they lie side by side."""
+        lie = {o: self.columns(features, o) for o in self.widths if self.has(features, o)}
+        if _consecutive([column for columns in lie.values() for column in columns]):
+            pieces = value.split([len(columns) for columns in lie.values()], features.dim)
+            return dict(zip(lie, pieces, strict=True))
+        return {owner: _select(value, features.dim, columns) for owner, columns in lie.items()}
 
     def join(self, pieces: Mapping[str, Tensor], features: Features) -> Tensor:
         """The whole value of which these are the pieces, by owner in the order of learning."""
@@ -60,7 +70,11 @@ class Places:
 
 def _select(value: Tensor, dim: int, columns: Sequence[int]) -> Tensor:
     """These columns; as a slice where they are one, which is cheaper than to gather."""
-    start, count = columns[0], len(columns)
-    if list(columns) == list(range(start, start + count)):
+    if _consecutive(columns):
+        start, count = columns[0], len(columns)
         return value if count == value.shape[dim] else value.narrow(dim, start, count)
     return value.index_select(dim, torch.tensor(columns, device=value.device))
+
+
+def _consecutive(columns: Sequence[int]) -> bool:
+    return list(columns) == list(range(columns[0], columns[0] + len(columns)))

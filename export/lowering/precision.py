@@ -19,7 +19,7 @@ from eideticnet import Inputs
 from eideticnet.block import Block
 from eideticnet.export.graph.prefix import cut
 from eideticnet.export.lowering.body import Body
-from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.paged import Paged
 from eideticnet.program import Program
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -33,14 +33,14 @@ class Reduced(nn.Module):
     copy: the network's own frozen weights are as they were.
     """
 
-    def __init__(self, body: Body | Dense, inputs: Inputs, dtype: torch.dtype) -> None:
+    def __init__(self, body: Body | Paged, inputs: Inputs, dtype: torch.dtype) -> None:
         super().__init__()
         self.inputs, self.dtype = inputs, dtype
         self.body = copy.deepcopy(body).to(dtype).eval()
         for block in self.body.modules():
             if isinstance(block, Block):
                 block.program = _cast_constants(block.program, dtype)
-        if isinstance(self.body, Dense):
+        if isinstance(self.body, Paged):
             self.body.program = _cast_constants(self.body.program, dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

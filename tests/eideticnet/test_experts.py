@@ -44,7 +44,7 @@ def halves(trunk):
 # -- the product ---------------------------------------------------------------------------
 
 
-@examples(5, 20)
+@examples(8, 20)
 @given(
     trunk=st.sampled_from(TRUNKS),
     weights=st.tuples(st.floats(0, 3), st.floats(0, 3)),
@@ -65,7 +65,7 @@ def test_the_products_logits_are_always_the_weighted_sum_of_both(trunk, weights,
 rows = st.integers(5, 60)
 
 
-@examples(8, 40)
+@examples(12, 40)
 @given(rows=rows, classes=st.integers(2, 6), seed=st.integers(0, 1000), scale=st.floats(0.01, 100))
 def test_the_sum_is_never_less_likely_than_the_better_expert_however_that_is_calibrated(
     rows, classes, seed, scale

@@ -17,7 +17,7 @@ from tests.support.example_counts import examples
 from tests.support.smallest_archive import ROOT
 
 
-@examples(5, 25)
+@examples(8, 25)
 @given(job=jobs(), format=st.sampled_from(["onnx", "onnx", "torchscript"]))
 def test_what_train_task_accepts_is_exported_and_its_archive_read_back(job, format, tmp_path_factory):
     try:

@@ -2,12 +2,10 @@
 
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -201,19 +199,10 @@ def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_f
     assert not (tmp_path / "store").exists()
 
 
-def export_alone(folder, store):
-    result = inside("export", folder, "--store", store)
-    sys.exit(result.stderr or result.returncode)
-
-
 def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
-    make = multiprocessing.get_context("fork").Process
-    both = [make(target=export_alone, args=(run_folder, tmp_path)) for _ in range(2)]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
-    assert [each.exitcode for each in both] == [0, 0]
+    command = [EIDETIC, "export", run_folder, "--store", tmp_path]
+    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [(p.wait(), p.communicate()[1]) for p in both] == [(0, b"")] * 2
     assert [p.name for p in tmp_path.iterdir()] == ["net-2.0.mar"]
     read_archive(tmp_path / "net-2.0.mar")
 

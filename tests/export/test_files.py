@@ -23,7 +23,6 @@ from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import scratch_folder, whole_file, whole_folder
 from eideticnet.export.proof.verify import verify
-from eideticnet.files import whole_file as open_whole
 from eideticnet.serving.home.store import admit
 from tests.support.smallest_archive import BASE, small_archive
 
@@ -207,13 +206,3 @@ def test_a_scratch_folder_takes_along_the_folder_that_was_made_for_it(tmp_path):
     with scratch_folder(tmp_path / "store/net.mar"):
         (tmp_path / "store/other.mar").write_text("")
     assert [p.name for p in (tmp_path / "store").iterdir()] == ["other.mar"]
-
-
-def test_a_secret_is_its_owners_from_the_first_byte_on_whatever_the_umask(tmp_path):
-    before = os.umask(0)
-    try:
-        with open_whole(tmp_path / "keys.json", 0o600) as file:
-            assert Path(file.name).stat().st_mode & 0o777 == 0o600
-    finally:
-        os.umask(before)
-    assert (tmp_path / "keys.json").stat().st_mode & 0o777 == 0o600

@@ -52,7 +52,7 @@ def test_an_exported_network_answers_like_the_eager_one_at_any_batch_size(trunk,
         assert_agree(net, run, x, torch.arange(rows) % 4 - 1, torch.linspace(0, 1, rows))
 
 
-@examples(6, 30)
+@examples(10, 30)
 @given(seed=st.integers(0, 10_000), rows=st.integers(1, 40), scale=st.floats(0.01, 30))
 def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, scale):
     net, runs = agreeing

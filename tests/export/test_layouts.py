@@ -1,6 +1,7 @@
-"""The dense layout computes what the nested one computes, and is taken where it is clearly faster."""
+"""Pages, and all of them in one, compute what blocks compute, and are taken where they are clearly faster."""
 
 import json
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,16 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from benchmarks.graphs import equal_tasks
 from eideticnet import EideticNetwork, Routing
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.bundle.faster_layout import CLEARLY, decide
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
+from eideticnet.export.lowering import paged
 from eideticnet.export.lowering.body import Body, example, owners
-from eideticnet.export.lowering.dense import Dense
+from eideticnet.export.lowering.paged import Paged, in_pages, pages
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.export.proof.verify import verify
+from eideticnet.learned import ROUTER
 from eideticnet.menu import app
+from eideticnet.models import convnet, mlp
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples
 from tests.support.layer_zoo import ZOO
@@ -34,11 +39,13 @@ SLOW = {"rnn", "lstm two layers both ways", "gru both ways", "transformer", "res
 
 def assert_same_logits(net, x):
     with torch.no_grad():
-        nested, dense = Body(net).eval()(x), Dense(net).eval()(x)
-    assert len(dense) == len(nested) == len(owners(net))
-    for ours, theirs in zip(dense, nested, strict=True):
-        assert ours.shape == theirs.shape
-        assert torch.allclose(ours, theirs, rtol=0, atol=EXPORTED)
+        nested = Body(net).eval()(x)
+        for count in (1, 2, 3):
+            paged = Paged(net, count).eval()(x)
+            assert len(paged) == len(nested) == len(owners(net))
+            for ours, theirs in zip(paged, nested, strict=True):
+                assert ours.shape == theirs.shape
+                assert torch.allclose(ours, theirs, rtol=0, atol=EXPORTED)
 
 
 @pytest.mark.parametrize(
@@ -85,31 +92,37 @@ def test_models_that_nobody_here_wrote_give_the_nested_logits(kind):
     trunk, size = FOREIGN[kind]
     torch.manual_seed(0)
     net = EideticNetwork(trunk(), pixels(2, size))
-    options = {"training": QUICK, "pruning": LIGHT, "when_full": "widen"}
+    options, loaders = {"training": QUICK, "pruning": LIGHT, "when_full": "widen"}, {}
     for i in range(2):
-        data = batches(pixels(8, size), torch.arange(8) % 2, 4)
-        net.train_task(f"task {i}", data, names(2), **options)
-    net.fit_router({t.name: data for t in net.tasks}, routing=Routing("linear", "hard"), training=QUICK)
+        loaders[f"task {i}"] = batches(pixels(8, size), torch.arange(8) % 2, 4)
+        net.train_task(f"task {i}", loaders[f"task {i}"], names(2), **options)
+    net.fit_router(loaders, routing=Routing("linear", "hard"), training=QUICK)
     assert_same_logits(net, pixels(5, size))
 
 
 def test_a_dense_layer_is_as_wide_as_what_is_owned_and_no_wider():
     net = trained(2, (24, 20))
-    dense = Dense(net)
+    dense = Paged(net, 1)
     owned = net.learned.owned()
     for path, step in net.program.layers.items():
         if step.rule == "linear" and path != "task_head":
             total = sum(step.features.columns(own) for own in owned.values())
-            assert dense.layers[path.replace(".", "__")].weight.shape[0] == total
+            assert dense.layers[f"page0__{path}".replace(".", "__")].weight.shape[0] == total
     assert not list(dense.blocks.parameters()) + list(dense.blocks.buffers())  # nothing is there twice
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript", "pt2"])
-def test_a_dense_bundle_answers_like_the_network_and_claims_no_digest(format, tmp_path):
+@pytest.mark.parametrize(
+    ("format", "layout"),
+    [("onnx", "dense"), ("onnx", "paged"), ("torchscript", "dense"), ("pt2", "paged")],
+)
+def test_a_fused_bundle_answers_like_the_network_and_claims_no_digest(format, layout, tmp_path, monkeypatch):
+    monkeypatch.setattr(paged, "OPERATION", 1)  # small networks would have one page
+    monkeypatch.setattr(paged, "NARROWEST", 2)
     net = normalised(3)
-    write_bundle(net, tmp_path, name="net", model_version="1.0", format=format, layout="dense")
+    assert pages(net) > 1
+    write_bundle(net, tmp_path, name="net", model_version="1.0", format=format, layout=layout)
     bundle = json.loads((tmp_path / "bundle.json").read_text())
-    assert bundle["layout"] == "dense"
+    assert bundle["layout"] == layout
     assert not [task for task in bundle["tasks"] if "digest" in task]
     assert bundle["accuracy"]["max_difference"]["logits"] <= EXPORTED
     assert bundle["accuracy"]["max_difference"]["task_probs"] <= EXPORTED
@@ -126,13 +139,33 @@ def test_a_dense_bundle_answers_like_the_network_and_claims_no_digest(format, tm
             assert (task.tolist(), label.tolist()) == (eager.task.tolist(), eager.label.tolist())
 
 
-def test_a_dense_graph_has_one_layer_where_a_nested_one_has_one_for_each_owner():
+def test_a_graph_has_a_layer_for_each_page_where_a_nested_one_has_one_for_each_owner():
     net = trained(3)
     nodes = {}
-    for kind in (Body, Dense):
-        graph = to_onnx(kind(net).eval(), example(net), owners(net)).graph
-        nodes[kind] = [n.op_type for n in graph.node].count("Gemm")
-    assert nodes == {Dense: 3, Body: 3 * len(owners(net))}
+    for name, body in {"nested": Body(net), "dense": Paged(net, 1), "paged": Paged(net, 2)}.items():
+        graph = to_onnx(body.eval(), example(net), owners(net)).graph
+        nodes[name] = [n.op_type for n in graph.node].count("Gemm")
+    assert nodes == {"dense": 3, "paged": 3 * 3, "nested": 3 * len(owners(net))}  # the router has a page
+
+
+@given(
+    widths=st.lists(st.integers(0, 50), min_size=1, max_size=30),
+    count=st.integers(1, 8),
+    router=st.booleans(),
+)
+def test_pages_always_hold_every_owner_once_in_the_order_of_learning(widths, count, router):
+    own = {f"t{i}": {"a": n, "b": 2 * n} for i, n in enumerate(widths)}
+    laid = in_pages({**own, **({ROUTER: {"a": 5}} if router else {})}, count)
+    assert [owner for page in laid for owner in page] == [*own, *[ROUTER] * router]
+    assert all(laid)
+    assert len(laid) <= count + router
+    assert count == 1 or not router or laid[-1] == [ROUTER]
+
+
+def test_many_small_tasks_get_few_pages_and_wide_ones_more_up_to_what_a_convolution_needs():
+    many = [equal_tasks(mlp(784, (16 * n, 16 * n)), (784,), n) for n in (1, 5, 50, 100)]
+    assert [pages(net) for net in many] == [1, 1, 3, 6]
+    assert pages(equal_tasks(convnet(3, (64, 64), pool_every=9), (3, 32, 32), 16)) == 4
 
 
 def test_a_nested_version_and_a_dense_one_are_not_comparable(tmp_path):
@@ -141,35 +174,36 @@ def test_a_nested_version_and_a_dense_one_are_not_comparable(tmp_path):
     assert verify(dense, nested).verdict == "not comparable"
 
 
-@pytest.mark.parametrize("layout", ["dense", "auto"])
+@pytest.mark.parametrize("layout", ["paged", "dense", "auto"])
 def test_prefixes_of_a_layout_that_may_be_dense_are_refused(layout, tmp_path):
     with pytest.raises(ExportError, match="nested layout"):
         write_bundle(trained(2), tmp_path, name="net", model_version="1.0", layout=layout, prefixes=[1])
 
 
+SHARES = st.lists(st.floats(0.01, 3), min_size=3, max_size=3)
+
+
 @settings(max_examples=50)
-@given(shares=st.lists(st.floats(0.01, 3), min_size=3, max_size=3))
-def test_the_dense_layout_is_taken_only_if_clearly_faster_at_every_batch_size(shares):
-    batches = ("1", "8", "32")
-    times = {
-        "nested": dict.fromkeys(batches, 2.0),
-        "dense": {b: 2 * share for b, share in zip(batches, shares, strict=True)},
-    }
+@given(paged=SHARES, dense=SHARES)
+def test_another_layout_is_taken_only_if_clearly_faster_at_every_batch_size(paged, dense):
+    batches, shares = ("1", "8", "32"), {"nested": [1.0] * 3, "paged": paged, "dense": dense}
+    times = {name: {b: 2 * s for b, s in zip(batches, of, strict=True)} for name, of in shares.items()}
     taken, reason = decide(times)
-    assert (taken == "dense") == (max(shares) < CLEARLY)
-    assert f"{shares[0]:.2f} at batch 1," in reason
+    best = "paged" if sum(paged) <= sum(dense) else "dense"
+    assert taken == (best if max(shares[best]) < CLEARLY else "nested")
+    assert f"the {best} layout takes {shares[best][0]:.2f} at batch 1," in reason
 
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
-def test_auto_measures_both_layouts_and_says_which_it_took(format, tmp_path):
+def test_auto_measures_all_layouts_and_says_which_it_took(format, tmp_path):
     write_bundle(trained(2), tmp_path, name="net", model_version="1.0", format=format, layout="auto")
     bundle = json.loads((tmp_path / "bundle.json").read_text())
     measured = bundle["layout_measured"]
     assert bundle["layout"] == measured["taken"] == decide(measured["seconds"])[0]
     assert {name: sorted(times) for name, times in measured["seconds"].items()} == {
-        name: ["1", "32", "8"] for name in ("nested", "dense")
+        name: ["1", "32", "8"] for name in ("nested", "paged", "dense")
     }
-    assert ("accuracy" in bundle) == (measured["taken"] == "dense")
+    assert ("accuracy" in bundle) == (measured["taken"] != "nested")
     assert len(list(tmp_path.iterdir())) == 3
 
 
@@ -194,7 +228,7 @@ def followers(graph, kind):
     ]
 
 
-@pytest.mark.parametrize("layout", [Body, Dense])
+@pytest.mark.parametrize("layout", [Body, partial(Paged, count=1), partial(Paged, count=2)])
 @pytest.mark.parametrize("kind", ["convolutions", "dense", pytest.param("residual", marks=pytest.mark.slow)])
 def test_no_batch_norm_is_left_after_a_convolution_that_nobody_else_reads(kind, layout):
     net = zoo_net(kind)

@@ -50,7 +50,7 @@ def test_every_error_is_the_one_that_http_gives(grpc, client, x):
     requests = [
         (MODEL, x[0, :-1], {}),
         (MODEL, {"instances": np.zeros((6, 64))}, {}),
-        (MODEL, b"no input at all", {"content_type": "text/plain"}),
+        (MODEL, b"nothing of ours", {"content_type": "text/plain"}),
         (MODEL, {"data": [0] * 64, "deadline_ms": 10**15, "threshold": 2}, {}),
         ("nothing", x[0], {}),
         (MODEL, x[0], {"version": "9.0"}),

@@ -41,7 +41,7 @@ class GrpcManagement:
         return self._status("RegisterModel", url=url, **settings)
 
     def scale(self, model: str, version: str, workers: int) -> str:
-        """``workers`` workers, once all of them have started."""
+        """So many workers, once all of them have started."""
         count = {"min_worker": workers, "max_worker": workers, "synchronous": True}
         return self._status("ScaleWorker", model_name=model, model_version=version, **count)
 

@@ -173,7 +173,7 @@ def other_name_in_the_local_header() -> bytes:
 
 @attack
 def other_content_by_the_local_header() -> bytes:
-    """A reader that believes the local header unpacks fewer bytes."""
+    """Whoever believes the local header unpacks fewer bytes."""
     short = content(MODEL)[:100]
     return write(entries(stored(MODEL, content(MODEL), local={"size": len(short)})))
 
