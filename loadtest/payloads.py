@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
+
+from eideticnet.contract.answers import Answer
 
 REPEATED = 20
 """One request in this many repeats an earlier one, whose answer has to be the same."""
@@ -79,15 +82,14 @@ class Checked:
 
 
 def is_answer(answer: Any) -> bool:
-    """Whether it names a task, a label and a probability, or says that none is known."""
-    if not isinstance(answer, dict) or not isinstance(answer.get("model_version"), str):
+    """Whether it is one of the contract, that names a task, a label and a probability, or says that none is
+    known."""
+    try:
+        found = Answer.model_validate(answer)
+    except ValidationError:
         return False
-    found = [answer.get(name) for name in ("task", "label", "label_probability")]
-    if answer.get("unknown") is True:
-        return found == [None, None, None]
-    task, label, probability = found
-    named = isinstance(label, str) and isinstance(task, str)
-    return named and isinstance(probability, float) and 0 <= probability <= 1
+    named = {value is not None for value in (found.task, found.label, found.label_probability)}
+    return named == {not found.unknown}
 
 
 def _close(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -53,7 +53,7 @@ MAY_IMPORT = {
     ),
     "loadtest": (
         {"serving"},
-        {"locust", "gevent", "grpc", "numpy", "PIL", "matplotlib", "psutil", "rich", "typer"},
+        {"locust", "gevent", "grpc", "numpy", "PIL", "matplotlib", "psutil", "pydantic", "rich", "typer"},
     ),
     "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
     "benchmarks": (

@@ -8,6 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eideticnet import files
+from eideticnet.contract.parts import told
 from eideticnet.export.archive.contract import parse_json
 from eideticnet.export.errors import ArchiveError
 from eideticnet.serving.errors import Unavailable
@@ -37,17 +38,14 @@ class JsonFile(BaseModel):
         """The file's content; ``Unavailable`` names the file and the first thing wrong with it."""
         try:
             data = files.read_regular(path, LARGEST)
-            found = cls.model_validate_json(data)
-            parse_json(data, str(path))  # which alone refuses a key that is there twice
-            return found
+            held = parse_json(data, str(path))
+            return cls.model_validate_json(data)
         except ArchiveError as error:
             raise Unavailable(str(error)) from None
         except OSError as error:
             raise Unavailable(f"{path} can't be read: {error.strerror}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise Unavailable(f"{path} is damaged: {where}: {first['msg']}") from None
+            raise Unavailable(f"{path} is damaged: {told(error, cls, held)}") from None
 
     def write(self, path: Path, mode: int = 0o644) -> None:
         write_whole(path, self.model_dump_json(indent=1, by_alias=True).encode() + b"\n", mode)

@@ -57,11 +57,11 @@ def test_the_version_before_is_always_one_that_torchserve_can_hold_beside_the_ne
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "the file"),
+        ("", "is no strict JSON"),
         ('{"schema": 2, "models": {}}', "schema"),
         ('{"schema": 1, "models": {}, "more": 1}', "more"),
         ('{"schema": 1, "models": {"net": {}}}', r"models\.net\.default"),
-        ('{"schema": 1, "models": {}, "models": {}}', "no strict JSON: .* the key 'models' twice"),
+        ('{"schema": 1, "models": {}, "models": {}}', "is no strict JSON: .* the key 'models' twice"),
         (
             '{"schema": 1, "models": {"net": {"default": {"version": "1", "file": "../x", "sha256": ""}}}}',
             r"models\.net\.default\.file",
@@ -71,7 +71,7 @@ def test_the_version_before_is_always_one_that_torchserve_can_hold_beside_the_ne
 def test_a_damaged_state_is_an_error_that_names_file_and_place(text, words, tmp_path):
     path = tmp_path / "state.json"
     path.write_text(text)
-    with pytest.raises(ServingError, match=rf"{path} is (damaged: )?{words}"):
+    with pytest.raises(ServingError, match=rf"{path} (is damaged: )?{words}"):
         State.load(path)
 
 
