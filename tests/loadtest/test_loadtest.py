@@ -21,8 +21,13 @@ from tests.support.own_ports import with_own_ports
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = Objectives(max_p50_ms=10, max_p99_ms=50, max_error_rate=0.01, min_requests=100)
 ANSWER = {
-    **{"task": "t", "label": "a", "unknown": False, "pinned": False, "model_version": "1.0"},
-    **{"task_probability": 0.5, "label_probability": 0.5},
+    "task": "t",
+    "label": "a",
+    "unknown": False,
+    "pinned": False,
+    "model_version": "1.0",
+    "task_probability": 0.5,
+    "label_probability": 0.5,
 }
 UNKNOWN = {**ANSWER, **dict.fromkeys(("task", "label", "label_probability")), "unknown": True}
 HALF = {**ANSWER, "unknown": True}
