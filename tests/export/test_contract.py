@@ -140,7 +140,7 @@ def test_a_bundle_without_what_a_proof_needs_is_refused_by_the_keys_name(path, s
         (("tasks", 0, "classes"), "ab", ["bundle.json: tasks[0].classes is 'ab'", "it should be a list"]),
         (("tasks", 0, "report"), {"oracle": 1.5}, ["tasks[0].report.oracle", "1.5", "task given"]),
         (("format",), "pickle", ["bundle.json: format", "'onnx', 'torchscript' or 'pt2'"]),
-        (("layout",), "mixed", ["bundle.json: layout", "'nested' or 'dense'"]),
+        (("layout",), "mixed", ["bundle.json: layout", "'nested', 'paged' or 'dense'"]),
         (("precision",), "float8", ["bundle.json: precision", "bfloat16"]),
         (
             ("prefixes",),
