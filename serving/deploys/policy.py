@@ -43,10 +43,14 @@ def enforce(proof: Proof, policy: Policy) -> None:
         )
     measured = proof.routing is not None and proof.routing.status != "not measured"
     if not measured and not policy.accept_unmeasured_routing:
-        reasons = "; ".join(proof.routing.reasons) if proof.routing else "the versions are not comparable"
-        missing.append(
-            f"routing: not measured ({reasons}): give --routing-data FILE with real inputs, "
-            "or --accept-unmeasured-routing"
-        )
+        missing.append(f"routing: not measured ({_remedy(proof, policy)}--accept-unmeasured-routing")
     if missing:
         raise Refused("; ".join(missing))
+
+
+def _remedy(proof: Proof, policy: Policy) -> str:
+    """Why the routing was not measured, and what helps beside accepting that."""
+    if proof.routing is None:  # no input is routed by versions that can't be compared
+        return "the versions are not comparable): to deploy all the same, "
+    other = "other" if policy.routing_data else "real"
+    return f"{'; '.join(proof.routing.reasons)}): give --routing-data FILE with {other} inputs, or "

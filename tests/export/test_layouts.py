@@ -1,6 +1,7 @@
 """Pages, and all of them in one, compute what blocks compute, and are taken where they are clearly faster."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +27,7 @@ from eideticnet.export.proof.verify import verify
 from eideticnet.learned import ROUTER
 from eideticnet.menu import app
 from eideticnet.models import convnet, mlp
+from eideticnet.serving.deploys.policy import Policy, Refused, enforce
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples
 from tests.support.layer_zoo import ZOO
@@ -171,7 +173,13 @@ def test_many_small_tasks_get_few_pages_and_wide_ones_more_up_to_what_a_convolut
 def test_a_nested_version_and_a_dense_one_are_not_comparable(tmp_path):
     nested = archived(normalised(2), tmp_path / "nested")
     dense = archived(normalised(2), tmp_path / "dense", "2.0", layout="dense")
-    assert verify(dense, nested).verdict == "not comparable"
+    proof = verify(dense, nested)
+    assert proof.verdict == "not comparable"
+    policy = Policy(routing_data=tmp_path / "real.npz", tolerate_not_comparable=True)
+    with pytest.raises(Refused, match=r"not comparable\): .*--accept-unmeasured-routing") as refused:
+        enforce(proof, policy)
+    assert "--routing-data" not in str(refused.value), "no real inputs help"
+    enforce(proof, replace(policy, accept_unmeasured_routing=True))
 
 
 @pytest.mark.parametrize("layout", ["paged", "dense", "auto"])
