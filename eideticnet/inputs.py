@@ -169,7 +169,7 @@ class Inputs:
         return low, low + 1.0 if high is None else high
 
     def random(self, count: int, generator: torch.Generator) -> Tensor:
-        """So many synthetic inputs (count, *shape) within ``bounds``."""
+        """Synthetic inputs (count, *shape) within ``bounds``."""
         (low, high), shape = self.bounds(), (count, *self.shape)
         if self.dtype == "int64":
             low, high = min(ceil(low), INT64.max - 1), min(floor(high), INT64.max - 1)

@@ -90,7 +90,7 @@ class Management(Protocol):
     engine may take ``seconds`` for each answer. All methods raise ``EngineError``."""
 
     def models(self, seconds: float = ANSWER_SECONDS) -> Mapping[str, HeldModel]:
-        """All that it holds, by the model's name, whoever gave it."""
+        """All that it holds, by the model's name, given by any process."""
 
     def model(self, name: str, seconds: float = ANSWER_SECONDS) -> HeldModel | None:
         """One model, or None where it holds no version of it."""

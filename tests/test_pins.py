@@ -74,7 +74,7 @@ def all_pins_are(found):
 
 
 def test_everything_that_make_setup_installed_is_pinned_and_nothing_else_is():
-    """And what somebody installed beside it is nobody's need."""
+    """And no extra needs what a developer installed beside it."""
     assert all_pins_are({name: version for name, (version, _) in brought(NEEDS, {}).items()})
 
 

@@ -187,8 +187,8 @@ class Bundle(Open):
         json_schema_extra={
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "$id": f"urn:eideticnet:bundle:{SCHEMA}",
-            "$comment": "Minor versions may add properties where additionalProperties is true, and nowhere "
-            "else. The lookahead at the end of a pattern refuses a final newline, which some engines let $ "
+            "$comment": "Minor versions may add properties where additionalProperties is true, and values of "
+            "layout. The lookahead at the end of a pattern refuses a final newline, which some engines let $ "
             "pass over.",
             "if": {"properties": {"schema": {"pattern": r"^1\.[01]\."}}},
             "else": {

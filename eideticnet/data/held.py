@@ -16,7 +16,7 @@ from torch import Tensor
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 MOST, LONG = 10_000, 1_000
-"""So many things are looked at, the nearest first; a longer collection is data."""
+"""The most things that are looked at, the nearest first; a longer collection is data."""
 _DATA = (Tensor, np.ndarray, np.generic, str, bytes, int, float, complex, type(None), type, ModuleType)
 _GLOBALS = (torch.default_generator, np.random.mtrand._rand, random._inst)
 

@@ -54,7 +54,7 @@ def number() -> int:
 
 @contextmanager
 def using(count: int) -> Iterator[None]:
-    """So many threads while the context lasts; then as many as before."""
+    """This number of threads while the context lasts; then as many as before."""
     global _all, _default
     with _lock:
         before = number()

@@ -24,7 +24,7 @@ from eideticnet.route.calibration import best_temperature
 SHARES = 10
 """The say is shared in tenths."""
 ROWS = 10_000
-"""So many validation rows decide how, at most."""
+"""The most validation rows that decide how."""
 REACH = 10.0
 """The temperature of logits of spread 1 lies between a tenth and this. Validation data on which
 nobody errs would have it at 0, where all weights look alike."""

@@ -58,7 +58,7 @@ Kind = TypeVar("Kind")
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """An error of ours as one that pydantic names the place of."""
+    """This package's error as one that pydantic names the place of."""
     try:
         yield
     except EideticError as error:

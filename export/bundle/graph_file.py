@@ -42,8 +42,8 @@ BODIES: dict[Layout, Callable[[EideticNetwork], Body | Paged]] = {
 
 @dataclass(frozen=True)
 class Form:
-    """``nested`` runs block by block and promises bits across versions; ``paged`` runs neighbouring blocks
-    as one layer and ``dense`` all of them, and neither does."""
+    """``nested`` runs block by block and promises bits across versions; ``paged``, which runs neighbouring
+    blocks as one layer, and ``dense``, which runs all of them so, promise none."""
 
     format: Format = "onnx"
     layout: Layout = "nested"

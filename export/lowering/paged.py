@@ -84,15 +84,15 @@ class Paged(nn.Module):
         widths = {b.owner: {**b.own, HEAD: usual[b.owner]} for b in alike}
         self.pages = [Places({o: widths[o] for o in page}) for page in in_pages(widths, count or pages(net))]
         self.page_of = {owner: n for n, page in enumerate(self.pages) for owner in page.widths}
-        self.apart = _apart(self.program)
+        self.unfused = _unfused(self.program)
         self.layers = nn.ModuleDict()
         for step in self.program.steps:
             for number, page in enumerate(self.pages):
-                if step.layer and step.name not in self.apart and page.width(step.features):
+                if step.layer and step.name not in self.unfused and page.width(step.features):
                     mine = [block for block in alike if self.page_of[block.owner] == number]
                     read = [self.pages[n] for n in self._read_by(step, number)]
                     self.layers[_key(step.layer, number)] = fused(step, mine, read, self.program)
-        self.blocks = nn.ModuleDict({b.owner: _only(b, self.apart, not usual[b.owner]) for b in alike})
+        self.blocks = nn.ModuleDict({b.owner: _only(b, self.unfused, not usual[b.owner]) for b in alike})
         self.strangers = nn.ModuleDict({b.owner: b for b in blocks if b not in alike})
         if any(b.reads for b in blocks if b not in alike):
             raise ExportError("a block of another program reads the others; only the nested layout has that")
@@ -104,8 +104,8 @@ class Paged(nn.Module):
         """The same for normalised ``x``."""
         values: dict[str, Value] = {INPUT: x}
         for step in self.program.steps:
-            if step.name in self.apart:
-                values[step.name] = self._apart(step, values)
+            if step.name in self.unfused:
+                values[step.name] = self._joined(step, values)
             elif step.features.raw:
                 inputs = [values[name] for name in step.inputs]
                 values[step.name] = RULES[step.rule].run(step, None, inputs, False)  # type: ignore[arg-type]
@@ -141,8 +141,8 @@ class Paged(nn.Module):
             return torch.cat(pieces, self.program.features[name].dim)
         return pieces[0] if pieces else None
 
-    def _apart(self, step: Step, values: Mapping[str, Value]) -> Value:
-        """What a step gives owner by owner."""
+    def _joined(self, step: Step, values: Mapping[str, Value]) -> Value:
+        """What a step gives that runs owner by owner."""
         pieces = self._owner_by_owner(dict.fromkeys(self.blocks, step), values)
         if step.features.raw:
             return dict[int | str, Tensor](pieces.items())
@@ -195,19 +195,19 @@ def _key(path: str, page: int) -> str:
     return f"page{page}__{path.replace('.', '__')}"
 
 
-def _apart(program: Program) -> frozenset[str]:
+def _unfused(program: Program) -> frozenset[str]:
     """Steps that run owner by owner: what can't be one layer, and what reads values of the raw input
     that each owner made with weights of its own."""
-    apart, own = set[str](), set[str]()
+    found, own = set[str](), set[str]()
     for step in program.steps:
         if not fusable(step) or own.intersection(step.inputs):
-            apart.add(step.name)
+            found.add(step.name)
             own |= {step.name} if step.features.raw else set()
-    return frozenset(apart)
+    return frozenset(found)
 
 
-def _only(block: Block, apart: frozenset[str], head: bool) -> Block:
+def _only(block: Block, unfused: frozenset[str], head: bool) -> Block:
     """A block with only the layers of the steps that run owner by owner, and maybe its head."""
-    steps = [s for s in block.program.steps if s.name in apart or (s.name == HEAD and head)]
+    steps = [s for s in block.program.steps if s.name in unfused or (s.name == HEAD and head)]
     layers = {s.layer: layer for s in steps if s.layer and (layer := block.layer(s.layer)) is not None}
     return Block(block.program, block.owner, block.reads, block.widths, layers, block.unread).eval()

@@ -197,9 +197,23 @@ def test_another_layout_is_taken_only_if_clearly_faster_at_every_batch_size(page
     batches, shares = ("1", "8", "32"), {"nested": [1.0] * 3, "paged": paged, "dense": dense}
     times = {name: {b: 2 * s for b, s in zip(batches, of, strict=True)} for name, of in shares.items()}
     taken, reason = decide(times)
-    best = "paged" if sum(paged) <= sum(dense) else "dense"
-    assert taken == (best if max(shares[best]) < CLEARLY else "nested")
-    assert f"the {best} layout takes {shares[best][0]:.2f} at batch 1," in reason
+    clear = {name for name in ("paged", "dense") if max(shares[name]) < CLEARLY}
+    assert taken in (clear or {"nested"})
+    assert all(sum(shares[taken]) <= sum(shares[name]) + 1e-9 for name in clear)
+    named = taken if clear else min(("paged", "dense"), key=lambda name: sum(shares[name]))
+    assert f"the {named} layout takes {shares[named][0]:.2f} at batch 1," in reason
+
+
+def test_a_layout_that_is_clearly_faster_is_taken_beside_one_that_only_seems_so():
+    """In the mean the dense one is faster here, but not at every batch size."""
+    taken, _ = decide(
+        {
+            "nested": {"1": 1.0, "8": 1.0, "32": 1.0},
+            "paged": {"1": 0.8, "8": 0.8, "32": 0.8},
+            "dense": {"1": 0.2, "8": 0.3, "32": 0.95},
+        }
+    )
+    assert taken == "paged"
 
 
 @pytest.mark.parametrize("format", ["onnx", "torchscript"])
@@ -209,7 +223,7 @@ def test_auto_measures_all_layouts_and_says_which_it_took(format, tmp_path):
     measured = bundle["layout_measured"]
     assert bundle["layout"] == measured["taken"] == decide(measured["seconds"])[0]
     assert {name: sorted(times) for name, times in measured["seconds"].items()} == {
-        name: ["1", "32", "8"] for name in ("nested", "paged", "dense")
+        name: ["1", "32", "8"] for name in ("nested", "dense")
     }
     assert ("accuracy" in bundle) == (measured["taken"] != "nested")
     assert len(list(tmp_path.iterdir())) == 3

@@ -133,8 +133,8 @@ def test_a_deploy_reads_and_checks_its_new_archive_once(supervisor, versions, mo
         monkeypatch.setattr(module, name, once_more)
 
     counted(reader, "read_members")
-    counted(store, "file_sha256")
-    counted(proof, "file_sha256")
+    counted(store, "file_hash")
+    counted(proof, "file_hash")
     steps = list(deploy(supervisor.server, versions["2.0"], POLICY))
     (report,) = [step.found["proof"] for step in steps if step.proof]
     assert report["new"]["sha256"] == State.load(supervisor.home.state).models["net"].default.sha256

@@ -101,6 +101,10 @@ class Pretended:
         return 200, {
             "task": found.name,
             "label": found.classes[0],
+            "unknown": False,
+            "pinned": bool(task),
+            "task_probability": None if task else 1.0,
+            "label_probability": 1.0,
             "model_version": archive.version,
         }
 
