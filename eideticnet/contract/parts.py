@@ -120,8 +120,9 @@ def in_words(message: str) -> str:
 
 
 def told(error: ValidationError, kind: type[BaseModel], data: Any) -> str:
-    """The first thing that is wrong with ``data`` as a ``kind``: where, what was found, what was expected."""
-    first = error.errors(include_url=False)[0]
+    """The first thing that is wrong with ``data`` as a ``kind``: where, what was found, what was expected.
+    Of a ``kind`` whose configuration hides what is given in errors, nothing that was found is shown."""
+    first, hidden = error.errors(include_url=False)[0], hides(kind)
     place = list(_place(first["loc"], data))
     steps = (f".{s}" if str(s).isidentifier() else f"[{s!r}]" for s in place)
     where = "".join(steps).removeprefix(".") or "the document"
@@ -130,12 +131,21 @@ def told(error: ValidationError, kind: type[BaseModel], data: Any) -> str:
         case "missing":
             wrong = "is missing"
         case "extra_forbidden":
-            wrong = "is not known"
-        case "value_error" if not place:
+            where, wrong = "a property" if hidden else where, "is not known"
+        case "json_invalid":  # what was found is the whole file
+            return f"{where}: {said}"
+        case "value_error" if not place and not hidden:
             return said
+        case _ if hidden:
+            wrong = "is wrong" if first["type"] == "value_error" else f"is wrong: {said}"
         case _:
             wrong = f"is {_short(repr(first['input']))}: {said}"
     return f"{where} {wrong}" + (f"; expected: {expected}" if expected else "")
+
+
+def hides(kind: type[BaseModel]) -> bool:
+    """Whether what a ``kind`` holds is a secret, which no error shows."""
+    return bool(kind.model_config.get("hide_input_in_errors"))
 
 
 def _place(steps: tuple[int | str, ...], data: Any) -> Iterator[int | str]:

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from eideticnet import files
-from eideticnet.contract.parts import told
+from eideticnet.contract.parts import hides, told
 from eideticnet.export.archive.contract import parse_json
 from eideticnet.export.errors import ArchiveError
 from eideticnet.serving.errors import Unavailable
@@ -41,7 +41,7 @@ class JsonFile(BaseModel):
             held = parse_json(data, str(path))
             return cls.model_validate_json(data)
         except ArchiveError as error:
-            raise Unavailable(str(error)) from None
+            raise Unavailable(f"{path} is no strict JSON" if hides(cls) else str(error)) from None
         except OSError as error:
             raise Unavailable(f"{path} can't be read: {error.strerror}") from error
         except ValidationError as error:

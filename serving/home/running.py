@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ConfigDict
+
 from eideticnet.files import UnreadableError, open_regular
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.files import JsonFile
@@ -22,6 +24,8 @@ _PAUSE_SECONDS = 0.1
 
 class Keys(JsonFile):
     """The server's tokens; there may be new ones at each start."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     inference: str
     management: str

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from eideticnet.client import Client
 from eideticnet.serving.errors import ServingError, Unavailable, WrongKeyError
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Keys
+from eideticnet.serving.home.state import State
 from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.start import prepared, started
 from eideticnet.serving.torchserve.engine import TorchServeEngine
@@ -128,6 +130,39 @@ def test_a_file_for_clients_that_is_gone_or_is_another_is_written_anew(java, nam
     harm(path)
     tended.tend(java)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (right, 0o600)
+
+
+DAMAGED = [
+    b'{"inference": ["SECRET"], "management": "SECRET"}',
+    b'{"inference": "SECRET", "management": "SECRET \\ud800"}',
+    b'{"inference": {"SECRET": "SECRET"}, "management": "SECRET"}',
+    b'{"inference": "SECRET", "management": "SECRET", "SECRET": "SECRET"}',
+    b'{"SECRET": 1, "SECRET": 2}',
+    b'{"inference": "SECRET", "management": 5367}',
+    b'{"inference": 53675367536753675367}',
+    b'{"inference": "SECRET", "management": SECRET',
+    b'{"inference": "SECRET\xff"}',
+    b'"SECRET"',
+    b'["SECRET"]',
+    b'{"inference": "SECRET"}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_no_error_about_a_damaged_file_of_keys_shows_what_it_holds(content, tmp_path):
+    (tmp_path / "keys.json").write_bytes(content)
+    with pytest.raises(Unavailable, match=r"keys\.json is (damaged|no strict JSON)") as error:
+        Keys.read(tmp_path / "keys.json")
+    shown = "".join(traceback.format_exception(error.value)).replace(str(tmp_path), "")
+    assert "SECRET" not in shown
+    assert "5367" not in shown
+
+
+def test_a_file_that_can_not_be_read_as_json_is_not_shown_whole(tmp_path):
+    (tmp_path / "state.json").write_bytes(b'{"generation": 1, "inference": "MUCH \\ud800"}')
+    with pytest.raises(Unavailable, match=r"state\.json is damaged: the document: Invalid JSON") as error:
+        State.read(tmp_path / "state.json")
+    assert "MUCH" not in str(error.value)
 
 
 def test_what_is_not_tended_is_left_as_it_is_where_torchserves_folder_is_gone(java):
