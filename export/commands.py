@@ -113,13 +113,9 @@ def export(
 def verify(
     new: Annotated[
         Path,
-        typer.Argument(
-            metavar="NEW", exists=True, dir_okay=False, help="The archive that is to replace another."
-        ),
+        typer.Argument(metavar="NEW", help="The archive that is to replace another."),
     ],
-    against: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="The archive that is served now.")
-    ],
+    against: Annotated[Path, typer.Option(help="The archive that is served now.")],
     routing_data: RoutingData = None,
     max_drop: MaxDrop = MAX_DROP,
     report: Annotated[Path | None, typer.Option(help="Also write the JSON report to this file.")] = None,

@@ -2,6 +2,9 @@
 
 from eideticnet.errors import EideticError
 
+NO_ARCHIVE = "it is no EideticNet archive; eidetic export RUN writes them"
+NO_DELTA = "it is no EideticNet delta; eidetic delta writes them"
+
 
 class ExportError(EideticError):
     """The network can't be exported as asked."""

@@ -23,7 +23,7 @@ from eideticnet.contract.parts import Closed, Many
 from eideticnet.export.archive.contract import checked, parse_json, read_bundle
 from eideticnet.export.archive.labeled_inputs import LabeledInputs, real_inputs
 from eideticnet.export.archive.releases import HANDLER, check_released, is_handler
-from eideticnet.export.errors import ArchiveError
+from eideticnet.export.errors import NO_ARCHIVE, ArchiveError
 
 BUNDLE, PROBES, VALIDATION, CONFIG, MANIFEST = (
     *("bundle.json", "probes.safetensors", "validation.safetensors"),
@@ -54,7 +54,7 @@ def check_contents(members: Mapping[str, bytes], *, revoked: bool = False) -> tu
     Raises ``ArchiveError`` with the reason, which names the file.
     """
     if BUNDLE not in members:
-        raise ArchiveError("it is no EideticNet archive: it holds no 'bundle.json'")
+        raise ArchiveError(f"it holds no {BUNDLE!r}; {NO_ARCHIVE}")
     bundle = read_bundle(members[BUNDLE])
     _check_listed(bundle, members)
     _check_sums(bundle, members)

@@ -23,7 +23,7 @@ from eideticnet.contract.parts import Many
 from eideticnet.export.archive.contract import checked, parse_json
 from eideticnet.export.archive.members import read_members, write_members
 from eideticnet.export.archive.reader import read_files
-from eideticnet.export.errors import ArchiveError
+from eideticnet.export.errors import NO_DELTA, ArchiveError
 from eideticnet.export.files import refuse_to_replace
 from eideticnet.files import open_regular
 from eideticnet.hashing import file_hash
@@ -138,9 +138,9 @@ def _read(delta: Path) -> tuple[_Header, bytes]:
     except OSError as error:
         raise ArchiveError(f"{delta} can't be read: {error.strerror}") from error
     try:
-        members = read_members(delta, lambda name: min(most, _LARGEST[name == _STORED]))
+        members = read_members(delta, lambda name: min(most, _LARGEST[name == _STORED]), NO_DELTA)
         if sorted(members) != [_HEADER, _STORED]:
-            raise ArchiveError(f"it holds {sorted(members)}, which is no EideticNet delta")
+            raise ArchiveError(f"it holds {sorted(members)}; {NO_DELTA}")
         header = checked(_Header, parse_json(members[_HEADER], _HEADER), _HEADER)
     except ArchiveError as error:
         raise ArchiveError(f"{delta}: {error}") from error

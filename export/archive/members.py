@@ -19,7 +19,7 @@ from pathlib import Path
 from stat import S_ISLNK
 from typing import BinaryIO
 
-from eideticnet.export.errors import ArchiveError
+from eideticnet.export.errors import NO_ARCHIVE, ArchiveError
 from eideticnet.export.files import whole_file
 from eideticnet.files import open_regular
 
@@ -59,27 +59,31 @@ def write_members(
         raise ArchiveError(f"can't write {destination}: {error}") from error
 
 
-def read_members(path: Path, limit: Callable[[str], int]) -> dict[str, bytes]:
-    """The files in the archive ``path`` by name; ``limit`` gives the most bytes that a name may have.
+def read_members(path: Path, limit: Callable[[str], int], otherwise: str = NO_ARCHIVE) -> dict[str, bytes]:
+    """The files in the archive ``path`` by name; ``limit`` gives the most bytes that a name may have, and
+    ``otherwise`` is what an error says of a file that is none of ours.
 
     Nothing is inflated, and no more than the directory is read, before all that is declared was
     checked. Raises ``ArchiveError`` with the reason, without the path.
     """
     try:
         with open_regular(path, _LARGEST) as file:
-            return {entry.name: _read(file, entry) for entry in check_members(file, limit)}
+            return {entry.name: _read(file, entry) for entry in check_members(file, limit, otherwise)}
     except OSError as error:
         raise ArchiveError(f"can't be read: {error.strerror}") from error
 
 
-def check_members(file: BinaryIO, limit: Callable[[str], int]) -> list[_Entry]:
+def check_members(file: BinaryIO, limit: Callable[[str], int], otherwise: str = NO_ARCHIVE) -> list[_Entry]:
     """All that the directory of an archive declares, checked before more than the directory is read."""
-    start, entries = _directory(file)
-    _check_names([e.name for e in entries])
-    for entry in entries:
-        entry.check(limit(entry.name))
-    _check_sizes(entries)
-    _check_places(entries, start)
+    try:
+        start, entries = _directory(file)
+        _check_names([e.name for e in entries])
+        for entry in entries:
+            entry.check(limit(entry.name))
+        _check_sizes(entries)
+        _check_places(entries, start)
+    except ArchiveError as error:
+        raise ArchiveError(f"{error}; {otherwise}") from error
     return entries
 
 

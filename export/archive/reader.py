@@ -8,8 +8,8 @@ from pathlib import Path
 from eideticnet.contract.bundle import Bundle, BundledTask
 from eideticnet.export.archive.contents import Probes, check_contents, limit
 from eideticnet.export.archive.members import read_members
-from eideticnet.export.errors import ArchiveError
-from eideticnet.files import open_regular
+from eideticnet.export.errors import NO_ARCHIVE, ArchiveError
+from eideticnet.files import UnreadableError, open_regular
 
 
 @dataclass(frozen=True)
@@ -58,4 +58,8 @@ def check_there(path: Path) -> None:
     except FileNotFoundError:
         raise ArchiveError(f"{path}: there is no such file; eidetic export makes archives") from None
     except OSError as error:
-        raise ArchiveError(f"{path} can't be read: {error.strerror}") from error
+        said = error.strerror
+        if isinstance(error, UnreadableError):
+            run = (path / "network.json").is_file()
+            said = "it is a run; eidetic export it first" if run else f"{said}; {NO_ARCHIVE}"
+        raise ArchiveError(f"{path} can't be read: {said}") from error

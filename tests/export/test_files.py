@@ -19,8 +19,9 @@ import pytest
 
 from eideticnet.export.archive.delta import apply_delta, write_delta
 from eideticnet.export.archive.labeled_inputs import read_inputs
+from eideticnet.export.archive.members import write_members
 from eideticnet.export.archive.reader import read_archive
-from eideticnet.export.errors import ArchiveError
+from eideticnet.export.errors import NO_ARCHIVE, ArchiveError
 from eideticnet.export.files import scratch_folder, whole_file, whole_folder
 from eideticnet.export.proof.verify import verify
 from eideticnet.serving.home.store import admit
@@ -83,6 +84,31 @@ def test_what_is_no_regular_file_is_refused_at_once(reader, make, tmp_path, monk
     kind = make.__name__.replace("_", " ")
     with pytest.raises(ArchiveError, match=rf"odd\.mar can't be read: it is {kind}; expected a regular"):
         READERS[reader](path, tmp_path)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_is_something_else_is_told_with_what_is_expected_and_what_to_do(reader, tmp_path):
+    def refusal(path):
+        try:
+            return READERS[reader](path, tmp_path).reasons[0]  # a proof can be refused as well
+        except ArchiveError as error:
+            return str(error)
+
+    expected = "it is no EideticNet delta; eidetic delta" if reader == "apply" else NO_ARCHIVE
+    path = tmp_path / "x.mar"
+    for content in (b"some text", BASE.read_bytes()[:-30]):
+        path.write_bytes(content)
+        assert expected in refusal(path)
+    with zipfile.ZipFile(path, "w") as foreign:
+        foreign.writestr("MAR-INF/MANIFEST.json", "{}")
+    assert expected in refusal(path)
+    write_members({"weights": b""}, path)
+    assert expected in refusal(path)
+    if reader != "apply":
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "network.json").write_text("{}")
+        with pytest.raises(ArchiveError, match="it is a run; eidetic export it first"):
+            READERS[reader](tmp_path / "run", tmp_path)
 
 
 @pytest.mark.parametrize("size", [3 << 30, 7 << 30, 50 << 30])
