@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -25,7 +25,6 @@ _LONGEST = 300
 _OBJECT, _LIST = "it should be an object", "it should be a list"
 _KINDS = {"model_type": _OBJECT, "dict_type": _OBJECT, "tuple_type": _LIST, "list_type": _LIST}
 _WORDS = {
-    "Value error, ": "",
     "Input should": "it should",
     "Tuple": "it",
     "tuple": "list",
@@ -112,8 +111,12 @@ def json_schema(model: type[BaseModel], refs: str = "#/$defs/{model}") -> JsonSc
     return model.model_json_schema(ref_template=refs, schema_generator=_Published)
 
 
-def in_words(message: str) -> str:
-    """What pydantic says, of what a file holds rather than of Python's types."""
+def in_words(problem: Mapping[str, Any]) -> str:
+    """What pydantic says, of what a file holds rather than of Python's types. What a validator of ours says
+    stays as it is: it may quote a name that the user gave."""
+    if problem["type"] == "value_error":
+        return str(problem["ctx"]["error"])
+    message: str = problem["msg"]
     for found, better in _WORDS.items():
         message = message.replace(found, better)
     return message
@@ -126,7 +129,7 @@ def told(error: ValidationError, kind: type[BaseModel], data: Any) -> str:
     place = list(_place(first["loc"], data))
     steps = (f".{s}" if str(s).isidentifier() else f"[{s!r}]" for s in place)
     where = "".join(steps).removeprefix(".") or "the document"
-    said, expected = _KINDS.get(first["type"]) or in_words(first["msg"]), _described(kind, place)
+    said, expected = _KINDS.get(first["type"]) or in_words(first), _described(kind, place)
     match first["type"]:
         case "missing":
             wrong = "is missing"

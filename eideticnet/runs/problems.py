@@ -82,9 +82,9 @@ def _problem(kind: type[BaseModel], data: dict[str, Any], error: Problem) -> str
             return ": write [[tasks]], in two pairs of brackets, once for each task"
         case "model_type" | "dataclass_type" if isinstance(value, list):
             return f": write [{place[-1]}], in one pair of brackets"
-        case "model_type" | "dataclass_type":
+        case "model_type" | "dataclass_type" | "dict_type":
             return ": it should be a table"
-    return f": {in_words(error['msg']).replace('dictionary', 'table')}"
+    return f": {in_words(error)}"
 
 
 def _hint(kind: type[BaseModel], place: Place) -> str:

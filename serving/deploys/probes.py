@@ -83,10 +83,12 @@ class Prober:
         except httpx.HTTPError as error:
             raise ProbeError(f"{name} {version} gave no answer: {error!r}") from error
         try:
-            (answer,) = rows(response.status_code, response.content)
+            found = rows(response.status_code, response.content)
         except RequestError as error:
             raise ProbeError(f"{name} {version}: {str(error)[:300]}") from None
-        return answer
+        if len(found) != 1:
+            raise ProbeError(f"{name} {version} answered {len(found)} rows; expected 1")
+        return found[0]
 
     def check(self, archive: Archive, version: str = "") -> None:
         """One routed probe of the first task."""

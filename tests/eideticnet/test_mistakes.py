@@ -98,6 +98,7 @@ def changed(project, *replacements):
         ('name = "fish"', 'name = "fish"\npretrained = "a:b"', ["'fish'", "only the first task"]),
         ('name = "fish"', 'name = "router"', ["[[tasks]] 'router'", "can't be a task's name"]),
         ('"cod", "eel", "ray"', '"cod", "cod"', ["[[tasks]] 'fish'", "cod"]),
+        ('name = "fish"', 'name = "fish"\nreads = ["Tuple dictionary"]', ["reads 'Tuple dictionary'"]),
         ('name = "mine"', 'name = "my/../net"', ["name = 'my/../net'", "letters, digits"]),
         ("seed = 1", 'device = "cuda:99"', ["device = 'cuda:99'", "torch can use 'cpu'"]),
         ("seed = 1", 'device = "gpu"', ["device = 'gpu'", "torch can use 'cpu'"]),

@@ -166,6 +166,12 @@ def test_an_error_names_the_place_and_what_is_expected(path, value, words, bundl
     assert str(error.value).isprintable()
 
 
+def test_an_error_quotes_a_name_as_it_was_given(bundle):
+    bundle["tasks"] = [{**bundle["tasks"][0], "name": "Tuple types, Input should: dictionary"}] * 2
+    with pytest.raises(ArchiveError, match="two tasks are named 'Tuple types, Input should: dictionary'"):
+        read(bundle)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,10 +1,11 @@
 """A worker keeps plain dicts: what it writes and what it takes is what the contract's models say."""
 
 import json
-import socket
 import threading
-from contextlib import closing
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from eideticnet.contract.answers import Answer, Answers, Choice, Failure
 from eideticnet.contract.bundle import Bundle
 from eideticnet.contract.options import YEAR_10000, RequestOptions
 from eideticnet.contract.parts import json_schema
+from eideticnet.serving.deploys.probes import ProbeError, Prober, Question
 from eideticnet.serving.errors import RequestError
 from tests.support.example_counts import examples
 from tests.support.handler_worker import Worker, make_bundle
@@ -189,21 +191,39 @@ def test_what_a_newer_server_adds_is_passed_over():
     assert (answer.label, answer.top, answer.label_probability) == ("b", (), 1.0)
 
 
-def test_a_client_says_which_field_of_a_servers_answer_is_wrong():
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+@contextmanager
+def answering(body):
+    """The address of a server that answers everything with ``body``."""
 
-        def answer():
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(1 << 16)
-                body = json.dumps({**GOOD, "label": 3}).encode()
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+    class Answering(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(body).encode())
 
-        thread = threading.Thread(target=answer)
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        with Client(f"http://127.0.0.1:{listening.getsockname()[1]}", "key") as client:
-            with pytest.raises(
-                RequestError, match="label is 3: it should be a valid string; expected: The class"
-            ):
-                client.predict("m", [1.0])
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_client_says_which_field_of_a_servers_answer_is_wrong():
+    with answering({**GOOD, "label": 3}) as url, Client(url, "key") as client:
+        words = "label is 3: it should be a valid string; expected: The class"
+        with pytest.raises(RequestError, match=words):
+            client.predict("m", [1.0])
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_probe_that_is_answered_by_another_number_of_rows_has_failed(count):
+    with answering({"predictions": [GOOD] * count}) as url, Prober(url, "key") as prober:
+        with pytest.raises(ProbeError, match=f"m 1.0 answered {count} rows; expected 1"):
+            prober.ask("m", "1.0", Question(np.zeros(6, "f4")))
