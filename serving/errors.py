@@ -32,6 +32,19 @@ class NoAnswerError(ServingError):
     """The connection was refused or broke, so it is not known whether the request was run."""
 
 
+def no_answer(place: str, error: Exception | str) -> NoAnswerError:
+    """What a refused or broken connection to ``place`` means; the innermost cause of ``error`` tells them
+    apart."""
+    inner: Any = error
+    while inner and not isinstance(inner, ConnectionRefusedError):
+        group = getattr(inner, "exceptions", (None,))  # of all addresses that a name has
+        inner = getattr(inner, "__cause__", None) or getattr(inner, "__context__", None) or group[0]
+    said = str(error) or type(error).__name__
+    if inner or "Connection refused" in said:
+        said = "nothing listens there; eidetic status shows what runs"
+    return NoAnswerError(f"no answer from {place}: {said}")
+
+
 class RequestError(ServingError):
     """The server answered with an error status. ``body`` is its JSON, or its text.
 

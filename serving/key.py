@@ -47,6 +47,8 @@ class Key:
             token = str(json.loads(read_regular(self._file, _MOST_BYTES))[self._use]).strip()
         except UnreadableError as error:
             raise ServingError(str(error)) from None
+        except FileNotFoundError:
+            raise ServingError(f"{self._file}: no {self._use} key: there is no such file") from None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ServingError(f"{self._file}: no {self._use} key ({type(error).__name__})") from None
         return self._checked(token)

@@ -16,10 +16,20 @@ from eideticnet.client.answers import Answer
 from eideticnet.client.base import Base, Blocking, Coroutines
 from eideticnet.client.bounded import BoundedTransport
 from eideticnet.client.call import Call
-from eideticnet.serving.errors import MOST_BYTES, ClosedError, NoAnswerError, RequestError, too_large
+from eideticnet.serving.errors import (
+    MOST_BYTES,
+    ClosedError,
+    RequestError,
+    ServingError,
+    no_answer,
+    too_large,
+)
 
 
 class _Http(Base):
+    def __init__(self, url: str, key: str | Path, timeout: float, retries: int) -> None:
+        super().__init__(_checked(url), key, timeout, retries)
+
     def _request(self, call: Call) -> _Request:
         call.authorization = self._key.header()
         return {
@@ -49,7 +59,21 @@ class _Http(Base):
             size = len(call.payload.content)
             if size > MOST_BYTES:  # the server closes the connection before it has read that much
                 raise RequestError(413, too_large(size)) from None
-            raise NoAnswerError(f"no answer from {self._place}: {error!r}") from error
+            raise no_answer(self._place, error) from error
+
+
+def _checked(url: str) -> str:
+    """``url``, if it names a server."""
+    try:
+        found = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise ServingError(f"url is {url!r}: {error}; {_EXPECTED}") from None
+    if found.scheme not in ("http", "https") or not found.host:
+        raise ServingError(f"url is {url!r}; {_EXPECTED}")
+    return url
+
+
+_EXPECTED = "expected one that begins with http:// or https://, such as http://127.0.0.1:8080"
 
 
 def _header(option: str) -> str:

@@ -17,10 +17,10 @@ from eideticnet.files import read_regular
 from eideticnet.serving.errors import (
     MOST_BYTES,
     ClosedError,
-    NoAnswerError,
     RequestError,
     ServingError,
     failure,
+    no_answer,
     too_large,
 )
 from eideticnet.serving.torchserve.words import WRONG_KEY
@@ -105,7 +105,7 @@ def named(error: grpc.RpcError, target: str, late: ServingError) -> ServingError
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return late
     if code == grpc.StatusCode.UNAVAILABLE or _BROKEN.search(details):
-        return NoAnswerError(f"no answer from {target}: {details}")
+        return no_answer(target, details)
     message, _, java = details.partition("\n")  # TorchServe's own errors end with the exception's class
     kind = java.removesuffix(".()").rpartition(".")[2]
     status = 404 if "NotFound" in kind else _STATUS.get(code, 500)

@@ -270,6 +270,8 @@ def test_keys_are_never_shown_and_a_wrong_one_is_named(server, x, tmp_path):
     keys.write_text("{}")
     with pytest.raises(ServingError, match="no inference key"):
         Client(server.ports.inference_url, keys)
+    with pytest.raises(ServingError, match=r"nokeys\.json: no inference key: there is no such file"):
+        Client(server.ports.inference_url, tmp_path / "nokeys.json")
 
 
 def test_an_option_that_there_is_not_is_an_error_of_the_caller(client, x):

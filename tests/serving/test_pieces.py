@@ -366,6 +366,29 @@ def test_a_client_that_can_not_work_is_refused_when_it_is_made(made, settings, w
         made("http://127.0.0.1:1", **{"key": "key", **settings})
 
 
+@pytest.mark.parametrize("made", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8080", "localhost:8080", "", "ftp://x", "http://", "http://a:b", None]
+)
+def test_an_address_that_is_no_url_is_refused_when_a_client_is_made(made, url):
+    with pytest.raises(ServingError, match=r"url is .*expected one that begins with http:// or https://"):
+        made(url, "key")
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:1", "localhost:1"])
+def test_that_nothing_listens_is_said_in_words(place):
+    async def asked():
+        async with AsyncClient(f"http://{place}", "key") as client:
+            await client.predict("net", [0.0])
+
+    words = "nothing listens there; eidetic status shows what runs$"
+    for made in (Client(f"http://{place}", "key"), GrpcClient(place, "key")):
+        with made as client, pytest.raises(ServingError, match=words):
+            client.predict("net", [0.0])
+    with pytest.raises(ServingError, match=words):
+        asyncio.run(asked())
+
+
 def test_numbers_of_other_libraries_are_options_too_and_a_key_may_end_with_a_line_end(server, x):
     with Client(server.ports.inference_url, server.keys()["inference"] + "\n") as client:
         (found,) = client.predict(
