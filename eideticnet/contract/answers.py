@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from eideticnet.contract.parts import STRICT, Closed, Many
 
@@ -52,11 +52,19 @@ class Answer(_Told):
     label_probabilities: dict[str, Probability] = Field(default_factory=dict)
     """Those of all labels of the task answered."""
 
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if {value is None for value in (self.task, self.label, self.label_probability)} != {self.unknown}:
+            raise ValueError(
+                "task, label and label_probability have to be null if it is unknown, and only then"
+            )
+        return self
+
 
 class Answers(_Told):
     """The answers to a request of several instances."""
 
-    predictions: Many[Answer]
+    predictions: Many[Answer] = Field(min_length=1)
     """One answer for each instance, in their order."""
 
 

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from collections.abc import Collection
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from eideticnet.client.wire import understood
 from eideticnet.contract.answers import Answer, Answers, Choice
 from eideticnet.contract.parts import told
 from eideticnet.serving.errors import RequestError, failure
 
-__all__ = ["Answer", "Choice", "decode", "rows"]
-_READER = TypeAdapter[Answers | Answer](Annotated[Answers | Answer, Field(union_mode="left_to_right")])
+__all__ = ["Answer", "Choice", "counted", "decode", "rows"]
 
 
-def rows(status: int, content: bytes) -> list[Answer]:
+def rows(status: int, content: bytes, instances: Collection[int] = ()) -> list[Answer]:
     """One answer for each instance of the request; ``RequestError`` as of ``decode``, or where it is none of
-    the contract's."""
-    if status != 200 or b'"error"' in content:
-        decode(status, content)
-    try:
-        found = _READER.validate_json(content)
-    except ValidationError:
-        body = decode(status, content)
-        raise RequestError(status, {"error": {"message": _wrong(content, body)}}) from None
-    return list(found.predictions) if isinstance(found, Answers) else [found]
-
-
-def _wrong(content: bytes, body: dict[str, Any]) -> str:
+    the contract's, or as many as none of ``instances``, which are the numbers that there may be."""
+    body = decode(status, content)
     kind: type[Answers | Answer] = Answers if "predictions" in body else Answer
     try:
-        return str(kind.model_validate_json(content))
+        found = kind.model_validate(body)
     except ValidationError as error:
-        return f"{told(error, kind, body)}; use a client of the server's release"
+        message = f"{told(error, kind, body)}; use a client of the server's release"
+        raise RequestError(status, {"error": {"message": message}}) from None
+    return counted(status, list(found.predictions) if isinstance(found, Answers) else [found], instances)
+
+
+def counted(status: int, answers: list[Answer], instances: Collection[int]) -> list[Answer]:
+    """``answers``, of which there have to be as many as one of ``instances``, if there are any."""
+    if instances and len(answers) not in instances:
+        expected = " or ".join(map(str, sorted(set(instances))))
+        message = f"it holds {len(answers)} answers; expected {expected}, one for each instance"
+        raise RequestError(status, {"error": {"message": message}})
+    return answers
 
 
 def decode(status: int, content: bytes) -> dict[str, Any]:

@@ -56,7 +56,9 @@ class Call:
 
     def result(self, status: int, content: bytes) -> dict[str, Any] | list[Answer]:
         """What ``predict`` returns; ``RequestError`` if the server refused."""
-        return (rows if self._typed else decode)(status, content)
+        if not self._typed:
+            return decode(status, content)
+        return rows(status, content, self.payload.instances)
 
 
 def segment(what: str, name: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eideticnet.client import options
-from eideticnet.client.answers import Answer, rows
+from eideticnet.client.answers import Answer, counted, rows
 from eideticnet.client.call import Call
 from eideticnet.client.options import Options
 from eideticnet.client.payload import Instances, Payload, numbers
@@ -58,8 +58,10 @@ class OpenInference:
     def predict(self, model: str, x: Instances, **given: Unpack[Options]) -> list[Answer]:
         """An ``Answer`` for each instance of ``x``, an array, list or tensor."""
         time, version = options.timed(given, self._timeout), options.text(given, "version")
-        tensors = [_tensor("x", _finite("x", numbers(x))), *(_option(n, v) for n, v in time.values.items())]
-        call = Call(model, version, Payload(b"", ""), time, given)  # for its time, names and tries
+        array = _finite("x", numbers(x))
+        tensors = [_tensor("x", array), *(_option(n, v) for n, v in time.values.items())]
+        sent = Payload(b"", "", instances=(1, *array.shape[:1]))
+        call = Call(model, version, sent, time, given)  # for its time, names, tries and number of instances
         request_id = options.text(given, "request_id")
         request = {"model_name": model, "model_version": version, "id": request_id, "inputs": tensors}
         return retrying(call, self._key, self._retries)(self._try, call, request)
@@ -71,7 +73,8 @@ class OpenInference:
             told = rpc([("authorization", call.authorization)], call.limit(), **request)
         except grpc.RpcError as error:
             raise services.named(error, self.target, call.late(self.target)) from None
-        return _answers({output.name: output for output in told.outputs})
+        answers = _answers({output.name: output for output in told.outputs})
+        return counted(200, answers, call.payload.instances)
 
     def _call(self, method: str, **fields: Any) -> Any:
         rpc = services.Rpc(self._channel, services.OPEN_INFERENCE, method)

@@ -37,11 +37,13 @@ _MAGIC = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"\x93NUMPY": NPY}
 
 @dataclass(frozen=True)
 class Payload:
-    """The body of a request. ``alone``: it holds one instance, and messages about it count no instances."""
+    """The body of a request. ``alone``: it holds one instance, and messages about it count no instances.
+    ``instances``: how many it may hold, an array's rows or one; empty where that is not known."""
 
     content: bytes
     content_type: str
     alone: bool = False
+    instances: tuple[int, ...] = ()
 
 
 def encode(x: Input, content_type: str = "") -> Payload:
@@ -52,10 +54,11 @@ def encode(x: Input, content_type: str = "") -> Payload:
     if isinstance(x, Path):
         return _file(x, content_type)
     if isinstance(x, _BYTES):
-        return Payload(bytes(x), content_type or kind(bytes(x[:8])))
+        return _stored_as(bytes(x), content_type or kind(bytes(x[:8])))
     array = numbers(x)
-    content = array.tobytes() if content_type == RAW else _npy(array)
-    return Payload(content, content_type or NPY)
+    if content_type == RAW:  # which has no rows
+        return Payload(array.tobytes(), RAW)
+    return Payload(_npy(array), content_type or NPY, instances=(1, *array.shape[:1]))
 
 
 def is_whole(x: object) -> bool:
@@ -94,7 +97,11 @@ def _file(path: Path, content_type: str) -> Payload:
         raise ServingError(
             f"{path}: {suffix} says nothing of what it holds; name its type if it is raw numbers"
         )
-    return Payload(content, found)
+    return _stored_as(content, found)
+
+
+def _stored_as(content: bytes, content_type: str) -> Payload:
+    return Payload(content, content_type, instances=(1,) if content_type in (PNG, JPEG) else ())
 
 
 def numbers(x: object) -> npt.NDArray[Any]:

@@ -58,7 +58,7 @@ def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -
     most = _fitting(array, known.get((model, array.ndim)))
     while True:
         try:
-            return (yield from together([_piece(part, kind) for part in _cut(array, most)]))
+            return (yield from together(_pieces(array, most, kind)))
         except RequestError as error:
             held, allowed = _counts(error)
             if not array.ndim or held != min(most, len(array)) or not 0 < allowed < held:
@@ -83,6 +83,13 @@ def _of_one_version(call: Callable[[Payload, str], Call], parts: Sequence[Payloa
         else:
             return found
     raise AssertionError("unreachable")
+
+
+def _pieces(array: npt.NDArray[Any], most: int, kind: str) -> list[Payload]:
+    if not array.ndim or len(array) <= most:
+        return [_piece(array, kind)]
+    cut = [_piece(array[first : first + most], kind) for first in range(0, len(array), most)]
+    return [replace(piece, instances=piece.instances[1:]) for piece in cut]
 
 
 def _piece(part: npt.NDArray[Any], kind: str) -> Payload:
@@ -112,7 +119,11 @@ def _cut_file(part: Payload, error: RequestError) -> list[Payload] | npt.NDArray
         each = len(part.content) // held
         size = each * allowed
         pieces = [part.content[first : first + size] for first in range(0, each * held, size)]
-        return [Payload(piece, RAW, alone=len(piece) == each) for piece in pieces]
+        counts = [len(piece) // each for piece in pieces]
+        return [
+            Payload(piece, RAW, alone=count == 1, instances=(count,))
+            for piece, count in zip(pieces, counts, strict=True)
+        ]
     if part.content_type != NPY or error.kind != "too_large":
         raise error
     return stored(part.content)
@@ -124,12 +135,6 @@ def _fitting(array: npt.NDArray[Any], known: int | None) -> int:
         return 1
     fits = (MOST_BYTES - _ROOM) // (array.nbytes // len(array))
     return min(known or len(array), fits or len(array))
-
-
-def _cut(array: npt.NDArray[Any], most: int) -> list[npt.NDArray[Any]]:
-    if not array.ndim or len(array) <= most:
-        return [array]
-    return [array[first : first + most] for first in range(0, len(array), most)]
 
 
 def run(asked: Asking, send: Callable[[Call], Result]) -> Result:

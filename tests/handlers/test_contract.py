@@ -157,6 +157,7 @@ WRONG = [
     ({"top": [{"label": "b"}]}, "top[0].probability is missing"),
     ({"task_probabilities": {"a": None}}, "task_probabilities.a is None"),
 ]
+NONE = dict.fromkeys(("task", "label", "label_probability"))
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG)
@@ -222,8 +223,41 @@ def test_a_client_says_which_field_of_a_servers_answer_is_wrong():
             client.predict("m", [1.0])
 
 
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_probe_that_is_answered_by_another_number_of_rows_has_failed(count):
+COUNTED = [(0, r"predictions is \[\]: it should have at least 1 item"), (2, "answered 2 rows; expected 1")]
+
+
+@pytest.mark.parametrize(("count", "words"), COUNTED)
+def test_a_probe_that_is_answered_by_another_number_of_rows_has_failed(count, words):
     with answering({"predictions": [GOOD] * count}) as url, Prober(url, "key") as prober:
-        with pytest.raises(ProbeError, match=f"m 1.0 answered {count} rows; expected 1"):
+        with pytest.raises(ProbeError, match=f"m 1.0.*{words}"):
             prober.ask("m", "1.0", Question(np.zeros(6, "f4")))
+
+
+@pytest.mark.parametrize(
+    ("x", "count", "words"),
+    [
+        (np.zeros((3, 6)), 2, "it holds 2 answers; expected 1 or 3, one for each instance"),
+        (np.zeros((3, 6)), 0, "it should have at least 1 item"),
+        (np.zeros(6), 2, "it holds 2 answers; expected 1 or 6"),
+        (0.5, 2, "it holds 2 answers; expected 1, one"),
+        (b"\x89PNG\r\n\x1a\n", 2, "it holds 2 answers; expected 1, one"),
+    ],
+)
+def test_a_client_refuses_another_number_of_answers_than_of_instances(x, count, words):
+    with answering({"predictions": [GOOD] * count}) as url, Client(url, "key") as client:
+        with pytest.raises(RequestError, match=words):
+            client.predict("m", x)
+
+
+@pytest.mark.parametrize("change", [{"task": None}, {"label": None}, {"unknown": True}, NONE])
+@pytest.mark.parametrize("many", [False, True])
+def test_an_answer_that_contradicts_itself_is_an_error(change, many):
+    row = {**GOOD, **change}
+    with pytest.raises(RequestError, match="null if it is unknown, and only then"):
+        rows(200, json.dumps({"predictions": [GOOD, row]} if many else row).encode())
+    assert rows(200, json.dumps({**GOOD, **NONE, "unknown": True}).encode())[0].unknown
+
+
+def test_what_holds_predictions_is_never_read_as_one_answer():
+    with pytest.raises(RequestError, match="predictions is 3: it should be a list"):
+        rows(200, json.dumps({**GOOD, "predictions": 3}).encode())
