@@ -5,6 +5,7 @@ One that was asked for and is taken is an error; any other moves alone.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -49,8 +50,9 @@ def _asked(held: ExitStack, network: Network, use: str, port: int) -> int:
     try:
         return _bound(held, _host(network, use), [port])
     except Unavailable as error:
-        what = f"{OPTIONS[use]} {port} was asked for and can't be had"
-        raise ServingError(f"{what}: {error}; end what listens there, or ask for another") from None
+        taken = getattr(error.__cause__, "errno", None) == errno.EADDRINUSE
+        why = f"port {port} is taken: end what listens there" if taken else str(error)
+        raise ServingError(f"{OPTIONS[use]} {port}: {why}, or ask for another port") from None
 
 
 def check_hosts(network: Network) -> None:
@@ -88,7 +90,7 @@ def _host(network: Network, use: str) -> str:
 
 def _bound(held: ExitStack, host: str, ports: list[int]) -> int:
     """The first free one of ``ports``; 0 means any."""
-    problem = ""
+    problem = OSError()
     for port in ports:
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -97,7 +99,7 @@ def _bound(held: ExitStack, host: str, ports: list[int]) -> int:
                 found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
         except OSError as error:
-            problem = str(error)
+            problem = error
         else:
             return int(found.getsockname()[1])
-    raise Unavailable(f"no port can be had at {host}: {problem}")
+    raise Unavailable(f"no port can be had at {host}: {problem.strerror}") from problem

@@ -40,6 +40,7 @@ def prepared(
     home.create()
     with home.serving():
         try:
+            free_ports(options.network, asked=options.ports)  # before anything is changed
             notes = _adopted(home, archives, options, replace)
         except BaseException:
             if new:

@@ -76,7 +76,7 @@ def test_a_port_that_is_asked_for_is_had_or_the_option_that_asked_is_named():
         with ExitStack() as stack:
             listening(stack, port)
             for prefer_usual in (True, False):
-                with pytest.raises(ServingError, match=rf"^{option} {port} was asked for and can't be had: "):
+                with pytest.raises(ServingError, match=rf"^{option} {port}: port {port} is taken: end what"):
                     free_ports(Network(), before, asked={use: port}, prefer_usual=prefer_usual)
     with pytest.raises(ServingError, match="--control-port"):
         free_ports(asked={"inference": other.control, "control": other.control})
@@ -91,7 +91,8 @@ def test_a_server_listens_where_it_is_asked_to_and_refuses_a_port_that_is_taken(
         listening(stack, asked.control)
         told = serving("serve", versions["1.0"], "--home", home, *options)
         assert told.returncode == 1
-        assert f"--control-port {asked.control} was asked for" in told.stderr.replace("\n", " ")
+        assert f"port {asked.control} is taken: end what listens there" in told.stderr.replace("\n", " ")
+        assert not home.exists()
     told = serving(
         "serve", versions["1.0"], "--home", home, *options, "--run", "echo $EIDETIC_URL $EIDETIC_GRPC"
     )
