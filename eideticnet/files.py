@@ -32,6 +32,9 @@ class UnreadableError(OSError):
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(errno.EINVAL, what, str(path))
 
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[Path, str]]:
+        return type(self), (Path(self.filename), self.strerror or "")
+
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
 

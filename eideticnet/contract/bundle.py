@@ -21,8 +21,9 @@ Slug = Annotated[str, Field(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.-]{{0,63}}{_END}"
 Sha256 = Annotated[str, Field(pattern=rf"^[0-9a-f]{{64}}{_END}")]
 Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Doubt = Annotated[str, Field(max_length=1000)]
-Count = Annotated[int, Field(ge=0), WHOLE]
-Positive = Annotated[int, Field(ge=1), WHOLE]
+_LARGEST = (1 << 63) - 1
+Count = Annotated[int, Field(ge=0, le=_LARGEST), WHOLE]
+Positive = Annotated[int, Field(ge=1, le=_LARGEST), WHOLE]
 Number = Annotated[float, AS_GIVEN]
 NotNegative = Annotated[float, Field(ge=0), AS_GIVEN]
 AboveZero = Annotated[float, Field(gt=0), AS_GIVEN]

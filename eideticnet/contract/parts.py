@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 T = TypeVar("T")
-_LONGEST = 300
+_LONGEST, _MOST = 300, 1 << 16
 _OBJECT, _LIST = "it should be an object", "it should be a list"
 _KINDS = {"model_type": _OBJECT, "dict_type": _OBJECT, "tuple_type": _LIST, "list_type": _LIST}
 _WORDS = {
@@ -45,7 +45,13 @@ class Closed(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _is_small(cls, data: Any) -> Any:
-        return _few(data, len(cls.model_fields))
+        """Each key that is not known is an error of its own, and a file of megabytes would have gigabytes of
+        them: the first one is enough."""
+        known = {field.alias or name for name, field in cls.model_fields.items()}
+        if not isinstance(data, dict) or len(data) <= len(known):
+            return data
+        first = next(key for key in data if key not in known)
+        return {key: value for key, value in data.items() if key in known or key == first}
 
 
 class Open(BaseModel):
@@ -70,10 +76,10 @@ def _as_given(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return value
 
 
-def _few(data: Any, most: int = 1 << 16) -> Any:
-    """Each wrong key is an error of its own, and a file of megabytes would have gigabytes of them."""
-    if isinstance(data, dict) and len(data) > most + 1:
-        raise ValueError(f"it holds {len(data)} properties, {most} at most are known")
+def _few(data: Any) -> Any:
+    """Each wrong value is an error of its own."""
+    if isinstance(data, dict) and len(data) > _MOST:
+        raise ValueError(f"it holds {len(data)} properties; expected at most {_MOST}")
     return data
 
 

@@ -1,6 +1,7 @@
 """What users do wrong on the command line is one line that says what, where, and what to do."""
 
 import os
+import pickle
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eideticnet import ConfigError, EideticNetwork, Inputs, Pruning, Routing, Training, menu
+from eideticnet.files import UnreadableError
 from eideticnet.runs.config import CHANGEABLE, Config
 from eideticnet.runs.problems import keys_of, validate
 from tests.support.user_project import CONFIG, TASKS
@@ -203,6 +205,13 @@ def test_what_is_not_there_is_named_with_what_looks_like_it(project, run):
 @pytest.mark.parametrize("out", ["my_trunk.py", "my_trunk.py/run", "/proc/run"])
 def test_a_folder_that_can_not_be_written_to_is_one_line(project, run, out):
     assert f"can't write to {out}" in run("train", "config.toml", "--out", out, check=False).error
+
+
+def test_that_a_file_can_not_be_read_is_told_by_another_process_as_well():
+    error = UnreadableError(Path("a.npz"), "it is a pipe; expected a regular file")
+    assert (
+        str(pickle.loads(pickle.dumps(error))) == str(error) == "a.npz: it is a pipe; expected a regular file"
+    )
 
 
 @pytest.mark.parametrize("file", ["config.toml", "birds.npz", "fish.safetensors", "piped.py"])

@@ -136,6 +136,7 @@ def test_a_bundle_without_what_a_proof_needs_is_refused_by_the_keys_name(path, s
             "x",
             ["bundle.json: neurons is 'x': it should be a valid integer", "free ones included"],
         ),
+        (("neurons",), 1e300, ["bundle.json: neurons is 1", "less than or equal to 9223372036854775807"]),
         (("tasks",), [], ["bundle.json: tasks is []", "at least 1 item"]),
         (("tasks", 0, "classes"), "ab", ["bundle.json: tasks[0].classes is 'ab'", "it should be a list"]),
         (("tasks", 0, "report"), {"oracle": 1.5}, ["tasks[0].report.oracle", "1.5", "task given"]),
@@ -164,6 +165,12 @@ def test_an_error_names_the_place_and_what_is_expected(path, value, words, bundl
         read(bundle)
     assert [w for w in words if w not in str(error.value)] == []
     assert str(error.value).isprintable()
+
+
+def test_of_several_properties_that_are_not_known_the_first_is_named(bundle):
+    bundle["graph"].update(colour="red", shade="dark", light=1)
+    with pytest.raises(ArchiveError, match=r"graph\.colour is not known; expected: "):
+        read(bundle)
 
 
 def test_an_error_quotes_a_name_as_it_was_given(bundle):
