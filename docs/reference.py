@@ -107,12 +107,18 @@ def _values(kind: Any) -> str:
         return " or ".join(dict.fromkeys(_values(k) for k in inner if k is not type(None)))
     if origin is tuple:
         of = inner[0]
-        return "tables" if _is_table(of) else f"list of {_values(of)}s"
+        return "tables" if _is_table(of) else f"list of {_plural(of)}"
     if origin in (dict, Mapping):
-        return "table" if inner[1] is Any else f"table of {_values(inner[1])}s"
+        return "table" if inner[1] is Any else f"table of {_plural(inner[1])}"
     if _is_table(kind):
         return "table"
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[kind]
+
+
+def _plural(kind: Any) -> str:
+    """Several of them; only a single word takes an s."""
+    one = _values(kind)
+    return one.replace("list of", "lists of") if one.startswith("list") else f"{one}s"
 
 
 def pages() -> dict[str, str]:

@@ -34,6 +34,7 @@ from eideticnet.learned import Learned, Task
 from eideticnet.moments import Moments
 from eideticnet.program import Program
 from eideticnet.rules import check_steps
+from eideticnet.users_code import nearest
 
 SCHEMA = 2
 MANIFEST = "network.json"
@@ -183,7 +184,7 @@ def load(folder: str | PathLike[str]) -> tuple[Parts, str]:
         with _locked(folder, fcntl.LOCK_SH):
             return _load(folder)
     except OSError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: {_said(error)}") from error
+        raise _missing(folder, error) from error
 
 
 def _load(folder: Path) -> tuple[Parts, str]:
@@ -262,8 +263,18 @@ def _check_digests(manifest: Mapping[str, Any], digests: Mapping[str, str], path
             )
 
 
-def _said(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+def _missing(folder: Path, error: OSError) -> CheckpointError:
+    said = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError):
+        said = f"it holds no {MANIFEST}" if folder.is_dir() else "there is no such folder"
+        said += meant(folder) or "; eidetic train makes one"
+    return CheckpointError(f"no checkpoint in {folder}: {said}")
+
+
+def meant(folder: Path) -> str:
+    """A question about the checkpoint in or beside ``folder`` that is named like it, or nothing."""
+    found = (folder, folder.parent)
+    return nearest(str(folder), [str(m.parent) for place in found for m in place.glob(f"*/{MANIFEST}")])
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -271,7 +282,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except OSError as error:
-        raise CheckpointError(f"no checkpoint in {folder}: {_said(error)}") from error
+        raise _missing(folder, error) from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None

@@ -68,7 +68,18 @@ class _Later(TyperCommand):
     """A command by its name and its text alone, until it is to be run or to tell its options."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        return command(str(self.name)).make_context(info_name, args, parent, **extra)
+        try:
+            return command(str(self.name)).make_context(info_name, args, parent, **extra)
+        except typer.BadParameter as error:
+            from pydantic import ValidationError  # late, as all that takes time
+
+            from eideticnet.contract.parts import in_words
+
+            if isinstance(error.__cause__, ValidationError):
+                first = error.__cause__.errors(include_url=False)[0]
+                found = "" if first["type"] == "value_error" else f"is {first['input']!r:.80}: "
+                error.message = f"{found}{in_words(first)}"
+            raise
 
 
 class _Menu(TyperGroup):

@@ -122,12 +122,9 @@ def _check_arguments(what: str, function: Callable[..., Any], arguments: Mapping
         signature.bind(**arguments)
     except TypeError as error:
         unknown = [name for name in arguments if name not in signature.parameters]
-        text = (
-            f"there is no argument {unknown[0]!r}{nearest(unknown[0], signature.parameters)}"
-            if unknown
-            else error
-        )
-        raise ConfigError(f"{what}: {text}; its arguments are {signature}") from None
+        text = f"there is no argument {unknown[0]!r}" if unknown else str(error)
+        near = nearest(unknown[0], signature.parameters) if unknown else ""
+        raise ConfigError(f"{what}: {text}; its arguments are {signature}{near}") from None
 
 
 @contextmanager

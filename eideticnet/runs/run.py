@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from eideticnet.checkpoint import MANIFEST
+from eideticnet.checkpoint import MANIFEST, meant
 from eideticnet.data.repeats import check_apart
 from eideticnet.errors import BudgetWarning, CapacityError, ConfigError, DataError
 from eideticnet.files import write_whole
@@ -37,7 +37,7 @@ from eideticnet.runs.history import Recorder, read
 from eideticnet.runs.problems import differences, validate
 from eideticnet.runs.progress import Display
 from eideticnet.runs.sources import TaskData, open_task
-from eideticnet.users_code import blamed, call, nearest, unlocated
+from eideticnet.users_code import blamed, call, unlocated
 
 ENOUGH = 200
 """Held-out inputs of a task by which `eidetic verify` judges its routing."""
@@ -52,8 +52,7 @@ def exists(folder: Path) -> bool:
 def existing(folder: Path) -> Path:
     """``folder``, which has to hold a run."""
     if not exists(folder):
-        runs = [str(m.parent) for place in (folder, folder.parent) for m in place.glob(f"*/{MANIFEST}")]
-        raise ConfigError(f"{folder} holds no run{nearest(str(folder), runs)}")
+        raise ConfigError(f"{folder} holds no run{meant(folder)}")
     return folder
 
 

@@ -143,8 +143,16 @@ def test_a_checkpoint_of_another_schema_is_refused(tmp_path):
 
 
 def test_no_checkpoint_is_a_clear_error(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint in"):
+    with pytest.raises(
+        CheckpointError, match=f"no checkpoint in {tmp_path}/nowhere: there is no such folder; e"
+    ):
         EideticNetwork.load(tmp_path / "nowhere")
+    (tmp_path / "animals").mkdir()
+    (tmp_path / "animals" / "network.json").touch()
+    with pytest.raises(CheckpointError, match=r"no such folder; did you mean '.*/animals'\?"):
+        EideticNetwork.load(tmp_path / "animal")
+    with pytest.raises(CheckpointError, match=f"no checkpoint in {tmp_path}: it holds no network.json"):
+        EideticNetwork.load(tmp_path)
 
 
 ROOT = Path(__file__).parents[2]

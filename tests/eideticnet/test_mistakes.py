@@ -104,7 +104,11 @@ def changed(project, *replacements):
         ('name = "mine"', 'name = "my/../net"', ["name = 'my/../net'", "letters, digits"]),
         ("seed = 1", 'device = "cuda:99"', ["device = 'cuda:99'", "torch can use 'cpu'"]),
         ("seed = 1", 'device = "gpu"', ["device = 'gpu'", "torch can use 'cpu'"]),
-        ("width = 24", "widht = 24", ["trunk 'my_trunk:build'", "'widht'; did you mean 'width'?"]),
+        (
+            "width = 24",
+            "widht = 24",
+            ["trunk 'my_trunk:build'", "'widht'; its arguments are (", "); did you mean 'width'?"],
+        ),
         ("width = 24", "width = 'x'", ["trunk 'my_trunk:build'", "my_trunk.py:5: TypeError"]),
         ("my_trunk:build", "my_trnk:build", ["no my_trnk.py beside", "did you mean 'my_trunk'?"]),
         ("my_trunk:build", "my_trunk:biuld", ["my_trunk has no 'biuld'; did you mean 'build'?"]),

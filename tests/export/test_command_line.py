@@ -189,6 +189,17 @@ def test_a_build_that_fails_leaves_neither_bundle_nor_archive(run_folder, tmp_pa
     assert sorted(tmp_path.iterdir()) == [real, store]
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--layout", "dens", "'--layout': 'dens' is not one of 'nested'"),
+        ("--threads", "a", "'--threads': is 'a': it should be a valid integer"),
+    ],
+)
+def test_an_option_with_another_value_is_told_in_words(option, value, words):
+    assert f"Invalid value for {words}" in inside("export", "run", option, value).stderr
+
+
 def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_folder, tmp_path):
     folder = Path(shutil.copytree(run_folder, tmp_path / "my run"))
     result = inside("export", folder, "--store", tmp_path / "store")
