@@ -1,8 +1,14 @@
 """What can go wrong, by kind. Every message names the thing and says what to do."""
 
+from typing import Any
+
 
 class EideticError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """Base of all errors that this library raises on purpose. Each can be passed on to another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what ``__init__`` takes is not what it leaves in ``args``
+        return Exception.__new__, (type(self), *self.args), self.__dict__
 
 
 class UnsupportedError(EideticError):

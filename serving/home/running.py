@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from eideticnet.files import UnreadableError, open_regular
 from eideticnet.serving.errors import ServingError, Unavailable
@@ -27,8 +27,8 @@ class Keys(JsonFile):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    inference: str
-    management: str
+    inference: str = Field(repr=False)
+    management: str = Field(repr=False)
 
 
 class Running(JsonFile):

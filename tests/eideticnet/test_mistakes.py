@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eideticnet import ConfigError, EideticNetwork, Inputs, Pruning, Routing, Training, menu
+from eideticnet.errors import CapacityError, RowError
 from eideticnet.files import UnreadableError
 from eideticnet.runs.config import CHANGEABLE, Config
 from eideticnet.runs.problems import keys_of, validate
+from eideticnet.serving.errors import ClosedError, DeadlineError, RequestError
+from eideticnet.serving.torchserve.management import ManagementError
 from tests.support.user_project import CONFIG, TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -211,11 +214,21 @@ def test_a_folder_that_can_not_be_written_to_is_one_line(project, run, out):
     assert f"can't write to {out}" in run("train", "config.toml", "--out", out, check=False).error
 
 
-def test_that_a_file_can_not_be_read_is_told_by_another_process_as_well():
-    error = UnreadableError(Path("a.npz"), "it is a pipe; expected a regular file")
-    assert (
-        str(pickle.loads(pickle.dumps(error))) == str(error) == "a.npz: it is a pipe; expected a regular file"
-    )
+ERRORS = [
+    UnreadableError(Path("a.npz"), "it is a pipe"),
+    RowError(3, "holds NaN"),
+    CapacityError("no free neuron", "widen"),
+    RequestError(404, {"message": "no such model"}),
+    DeadlineError(seconds=1.5),
+    ClosedError(),
+    ManagementError(0, "no answer"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_is_the_same_in_another_process(error):
+    passed = pickle.loads(pickle.dumps(error))
+    assert (type(passed), str(passed), vars(passed)) == (type(error), str(error), vars(error))
 
 
 @pytest.mark.parametrize("file", ["config.toml", "birds.npz", "fish.safetensors", "piped.py"])

@@ -158,6 +158,10 @@ def test_no_error_about_a_damaged_file_of_keys_shows_what_it_holds(content, tmp_
     assert "5367" not in shown
 
 
+def test_keys_are_not_shown():
+    assert "SECRET" not in repr(Keys(inference="SECRET", management="SECRET"))
+
+
 def test_a_file_that_can_not_be_read_as_json_is_not_shown_whole(tmp_path):
     (tmp_path / "state.json").write_bytes(b'{"generation": 1, "inference": "MUCH \\ud800"}')
     with pytest.raises(Unavailable, match=r"state\.json is damaged: the document: Invalid JSON") as error:
