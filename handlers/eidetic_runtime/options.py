@@ -103,7 +103,7 @@ def _threshold(value: Any, contract: Contract) -> float:
     if value is None:
         return contract.threshold
     if not 0 <= _number(value) <= 1:
-        raise BadRequest("threshold", f"is {str(value)[:100]}; expected a number from 0 to 1")
+        raise BadRequest("threshold", f"is {value!r:.100}; expected a number from 0 to 1")
     return float(value)
 
 
@@ -111,7 +111,7 @@ def _top_k(value: Any) -> int:
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadRequest("top_k", f"is {str(value)[:100]}; expected a whole number from 1")
+        raise BadRequest("top_k", f"is {value!r:.100}; expected a whole number from 1")
     return value
 
 
@@ -119,7 +119,7 @@ def _probabilities(value: Any) -> bool:
     if value is None:
         return False
     if not isinstance(value, bool):
-        raise BadRequest("probabilities", f"is {str(value)[:100]}; expected true or false")
+        raise BadRequest("probabilities", f"is {value!r:.100}; expected true or false")
     return value
 
 
@@ -127,7 +127,7 @@ def _deadline(value: Any) -> float | None:
     if value is None:
         return None
     if not 0 <= _number(value) < LATEST:
-        raise BadRequest("deadline_ms", f"is {str(value)[:100]}; expected milliseconds of Unix time")
+        raise BadRequest("deadline_ms", f"is {value!r:.100}; expected milliseconds of Unix time")
     late = time.time() * 1000 - value
     if late > 0:
         raise BadRequest("deadline_ms", f"passed {late:.0f} ms ago; nothing was computed", "expired")

@@ -112,3 +112,8 @@ def test_what_is_nested_deeply_is_refused_beside_an_escaped_option_too(depth):
     deep = "[" * depth + "]" * depth
     with pytest.raises(BadRequest):
         read(f'{{"data": {deep}, "{escaped("task")}": "cats"}}'.encode(), BUNDLE)
+
+
+def test_text_in_place_of_a_number_is_quoted():
+    with pytest.raises(BadRequest, match="top_k: is '2'; expected a whole number from 1"):
+        read(b'{"data": [1, 2], "top_k": "2"}', BUNDLE)
