@@ -181,7 +181,7 @@ class Config(_Section):
     """A run: the trunk, the tasks and how they are trained."""
 
     name: str
-    """Of the run, and of the model that is exported from it."""
+    """Of the run's folder, unless `--out` names one; a model is called like the folder."""
     trunk: TrunkConfig
     """The table `[trunk]`."""
     input: _Table[Inputs]
