@@ -66,6 +66,10 @@ class Point:
     share: float | None = None
     judged: bool = True
 
+    def training(self, problem: Problem, rows: int) -> Training:
+        """How its router is trained, which learns from ``rows``."""
+        return problem.training
+
 
 @dataclass(frozen=True)
 class Annealed(Point):
@@ -74,7 +78,7 @@ class Annealed(Point):
     epochs: int = EPOCHS
 
     def training(self, problem: Problem, rows: int) -> Training:
-        """The problem's, with that rate, for a router that learns from ``rows``."""
+        """The problem's, with that rate."""
         steps = self.epochs * rows // problem.batch_size
         return replace(
             problem.training,
@@ -154,16 +158,13 @@ def measured(net: EideticNetwork, point: Point, problem: Problem, split: Split) 
     """Fit one router; its accuracies on both parts and what its answers cost."""
     start, pruning = time.perf_counter(), point.routing.pruning
     validates = point.judged and problem.name == "mnist5"
-    training = problem.training
-    if isinstance(point, Annealed):
-        training = point.training(problem, len(split.train.x))
     if point.share is not None:
         pruning = replace(PRUNED, threshold=CURVE, min_width=widest(net, point.share))
     net.fit_router(
         split.train.tasks(problem.batch_size),
         routing=replace(point.routing, pruning=pruning),
         validation=split.validation.tasks(problem.batch_size) if validates else {},
-        training=training,
+        training=point.training(problem, len(split.train.x)),
     )
     fitted, accuracies = net.learned.routing, dict[str, float]()
     assert fitted is not None

@@ -85,7 +85,7 @@ def rule(net: EideticNetwork) -> TailRule:
 
 def dense_body(net: EideticNetwork) -> onnx.ModelProto:
     """The dense network of the same numbers, zeros where a block does not read."""
-    return to_onnx(Paged(net, 1).eval(), example(net), owners(net))
+    return paged_body(net, 1)
 
 
 def paged_body(net: EideticNetwork, count: int | None = None) -> onnx.ModelProto:

@@ -118,8 +118,8 @@ def json_schema(model: type[BaseModel], refs: str = "#/$defs/{model}") -> JsonSc
 
 
 def in_words(problem: Mapping[str, Any]) -> str:
-    """What pydantic says, of what a file holds rather than of Python's types. What a validator of ours says
-    stays as it is: it may quote a name that the user gave."""
+    """What pydantic says, of what a file holds rather than of Python's types. What a validator of
+    the contract says stays as it is: it may quote a name that the user gave."""
     if problem["type"] == "value_error":
         return str(problem["ctx"]["error"])
     message: str = problem["msg"]
