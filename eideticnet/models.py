@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,54 +43,42 @@ class _Residual(nn.Module):
         super().__init__()
         self.branch, self.skip = branch, nn.Sequential()
         if stride > 1 or before != after:
-            self.skip = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+            self.skip = nn.Sequential(*_conv(before, after, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.relu(self.branch(x) + self.skip(x))
 
 
+def _conv(before: int, after: int, size: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution that keeps the size, but for its stride, and a norm."""
+    conv = nn.Conv2d(before, after, size, stride, size // 2, bias=False)
+    return [conv, nn.BatchNorm2d(after)]
+
+
 def _basic(before: int, width: int, stride: int) -> _Residual:
-    branch = nn.Sequential(
-        nn.Conv2d(before, width, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, padding=1, bias=False),
-        nn.BatchNorm2d(width),
-    )
-    return _Residual(before, width, stride, branch)
+    branch = [*_conv(before, width, 3, stride), nn.ReLU(), *_conv(width, width, 3)]
+    return _Residual(before, width, stride, nn.Sequential(*branch))
 
 
 def _bottleneck(before: int, width: int, stride: int) -> _Residual:
-    branch = nn.Sequential(
-        nn.Conv2d(before, width, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, width, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-        nn.Conv2d(width, 4 * width, 1, bias=False),
-        nn.BatchNorm2d(4 * width),
-    )
-    return _Residual(before, 4 * width, stride, branch)
+    branch = [*_conv(before, width, 1), nn.ReLU(), *_conv(width, width, 3, stride)]
+    branch += [nn.ReLU(), *_conv(width, 4 * width, 1)]
+    return _Residual(before, 4 * width, stride, nn.Sequential(*branch))
 
 
 def _resnet(
-    block: Literal["basic", "bottleneck"],
+    make: Callable[[int, int, int], _Residual],
+    expansion: int,
     depths: Sequence[int],
     channels: int,
     width: int,
     low_resolution: bool,
 ) -> nn.Sequential:
-    stem: list[nn.Module] = [
-        nn.Conv2d(channels, width, 7, 2, 3, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(),
-    ]
+    stem = [*_conv(channels, width, 7, 2), nn.ReLU()]
     if low_resolution:
         stem[0] = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     else:
         stem.append(nn.MaxPool2d(3, 2, 1))
-    make, expansion = (_basic, 1) if block == "basic" else (_bottleneck, 4)
     blocks, before = list[nn.Module](), width
     for stage, depth in enumerate(depths):
         inner = width * 2**stage
@@ -104,47 +91,50 @@ def _resnet(
 def resnet18(channels: int = 3, *, width: int = 64, low_resolution: bool = False) -> nn.Sequential:
     """ResNet-18 (He et al. 2016): images (N, channels, H, W) to (N, 8 * width). ``low_resolution``
     has a 3x3 stem without stride or pool, for images of 32x32 or so."""
-    return _resnet("basic", (2, 2, 2, 2), channels, width, low_resolution)
+    return _resnet(_basic, 1, (2, 2, 2, 2), channels, width, low_resolution)
 
 
 def resnet50(channels: int = 3, *, width: int = 64, low_resolution: bool = False) -> nn.Sequential:
     """ResNet-50 with bottleneck blocks: images (N, channels, H, W) to (N, 32 * width)."""
-    return _resnet("bottleneck", (3, 4, 6, 3), channels, width, low_resolution)
+    return _resnet(_bottleneck, 4, (3, 4, 6, 3), channels, width, low_resolution)
 
 
 class LstmClassifier(nn.Module):
-    """An embedding of token ids (N, S) and an LSTM; features are its outputs' mean over time."""
+    """An embedding and an LSTM: token ids (N, S), 0 being padding, to its outputs' mean over time
+    (N, hidden), or twice that if the LSTM runs both ways."""
 
     def __init__(
-        self, vocabulary: int, width: int, hidden: int, layers: int, both_ways: bool, p: float
+        self,
+        vocabulary: int,
+        *,
+        width: int = 128,
+        hidden: int = 128,
+        layers: int = 1,
+        both_ways: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
-        dropout = p if layers > 1 else 0.0
-        self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=both_ways, dropout=dropout)
+        p = dropout if layers > 1 else 0.0
+        self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=both_ways, dropout=p)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lstm(self.embedding(x))[0].mean(1)  # type: ignore[no-any-return]
 
 
-def lstm(
-    vocabulary: int,
-    *,
-    width: int = 128,
-    hidden: int = 128,
-    layers: int = 1,
-    both_ways: bool = True,
-    dropout: float = 0.0,
-) -> LstmClassifier:
-    """Token ids (N, S), 0 being padding, to (N, hidden), or twice that if the LSTM runs both ways."""
-    return LstmClassifier(vocabulary, width, hidden, layers, both_ways, dropout)
-
-
 class VisionTransformer(nn.Module):
-    """Patches with learned positions and a class token through pre-norm encoder layers."""
+    """ViT-Ti (Dosovitskiy et al. 2021; Touvron et al. 2021), pre-norm: square images to (N, width)."""
 
     def __init__(
-        self, image: int, patch: int, channels: int, width: int, depth: int, heads: int, dropout: float
+        self,
+        image: int = 32,
+        patch: int = 4,
+        channels: int = 3,
+        *,
+        width: int = 192,
+        depth: int = 12,
+        heads: int = 3,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.patches = nn.Conv2d(channels, width, patch, patch)
@@ -161,15 +151,4 @@ class VisionTransformer(nn.Module):
         return self.encoder(x)[:, 0]  # type: ignore[no-any-return]
 
 
-def vit_tiny(
-    image: int = 32,
-    patch: int = 4,
-    channels: int = 3,
-    *,
-    width: int = 192,
-    depth: int = 12,
-    heads: int = 3,
-    dropout: float = 0.0,
-) -> VisionTransformer:
-    """ViT-Ti (Dosovitskiy et al. 2021; Touvron et al. 2021): square images to (N, width)."""
-    return VisionTransformer(image, patch, channels, width, depth, heads, dropout)
+lstm, vit_tiny = LstmClassifier, VisionTransformer

@@ -12,105 +12,12 @@ from __future__ import annotations
 from torch.fx import Node
 
 from eideticnet.program import INPUT, Features, Program, Step
-from eideticnet.rules.attention import AttentionRule
-from eideticnet.rules.base import Rule
+from eideticnet.rules import attention, channels, choosing, norms, recurrent, shapes  # noqa: F401
+from eideticnet.rules.base import RULES, Rule
 from eideticnet.rules.calls import Call, batch_dim, shape_of
-from eideticnet.rules.channels import ChooseRule
-from eideticnet.rules.choosing import GatherRule, IndexRule
-from eideticnet.rules.elementwise import (
-    CastRule,
-    DetachRule,
-    DropoutRule,
-    ElementwiseRule,
-    IdentityRule,
-    RReluRule,
-)
-from eideticnet.rules.given import AgainRule, BufferRule, ConstantRule, LearnedRule, ParameterRule
-from eideticnet.rules.mixing import (
-    ConvPartRule,
-    ConvRule,
-    ConvWeightingRule,
-    EmbeddingRule,
-    GroupedConvRule,
-    LinearRule,
-    WeightingRule,
-)
-from eideticnet.rules.narrow import NarrowRule
-from eideticnet.rules.norms import (
-    BatchNormRule,
-    GroupNormRule,
-    InstanceNormRule,
-    LayerNormRule,
-    PrefixNormRule,
-)
-from eideticnet.rules.own import OwnRule, PReluRule
-from eideticnet.rules.positions import STATISTICS, InterleaveRule, PositionsRule, RepeatRule, StatisticRule
-from eideticnet.rules.products import EinsumRule, MatmulRule
-from eideticnet.rules.recurrent import RecurrentRule
-from eideticnet.rules.shapes import (
-    CatRule,
-    ChannelShuffleRule,
-    GluRule,
-    PartRule,
-    PermuteRule,
-    ReshapeRule,
-    ShuffleRule,
-    StackRule,
-    UnsqueezeRule,
-)
-from eideticnet.rules.taps import TapsRule, tapped
-from eideticnet.rules.training import LOCAL, TrainingRule
-
-RULES: dict[str, Rule] = {
-    "linear": LinearRule(),
-    "weighting": WeightingRule(),
-    "taps": TapsRule(),
-    "conv": ConvRule(),
-    "conv_part": ConvPartRule(),
-    "conv_weighting": ConvWeightingRule(),
-    "grouped_conv": GroupedConvRule(),
-    "embedding": EmbeddingRule(),
-    "recurrent": RecurrentRule(),
-    "attention": AttentionRule(),
-    "matmul": MatmulRule(),
-    "einsum": EinsumRule(),
-    "batch_norm": BatchNormRule(),
-    "instance_norm": InstanceNormRule(),
-    "group_norm": GroupNormRule(),
-    "prefix_norm": PrefixNormRule(),
-    "layer_norm": LayerNormRule(),
-    "prelu": PReluRule(),
-    "own": OwnRule(),
-    "elementwise": ElementwiseRule(),
-    "rrelu": RReluRule(),
-    "dropout": DropoutRule(),
-    "training": TrainingRule(),
-    "identity": IdentityRule(),
-    "detach": DetachRule(),
-    "cast": CastRule(),
-    "parameter": ParameterRule(),
-    "learned": LearnedRule(),
-    "constant": ConstantRule(),
-    "buffer": BufferRule(),
-    "again": AgainRule(),
-    "reshape": ReshapeRule(),
-    "permute": PermuteRule(),
-    "positions": PositionsRule(),
-    "statistic": StatisticRule(),
-    "unsqueeze": UnsqueezeRule(),
-    "part": PartRule(),
-    "narrow": NarrowRule(),
-    "choose": ChooseRule(),
-    "glu": GluRule(),
-    "stack": StackRule(),
-    "pixel_shuffle": ShuffleRule(),
-    "channel_shuffle": ChannelShuffleRule(),
-    "index": IndexRule(),
-    "gather": GatherRule(),
-    "repeat": RepeatRule(),
-    "interleave": InterleaveRule(),
-    "cat": CatRule(),
-}
+from eideticnet.rules.positions import STATISTICS
+from eideticnet.rules.taps import tapped
+from eideticnet.rules.training import LOCAL
 
 _LISTED = {
     "linear": "linear.default addmm.default",

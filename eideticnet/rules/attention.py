@@ -17,7 +17,7 @@ from eideticnet.rules.groups import Groups
 from eideticnet.rules.products import HEADS, multiplied, spread
 
 
-class AttentionRule(Rule):
+class AttentionRule(Rule, name="attention"):
     """scaled_dot_product_attention of (N, heads, S, size), with dropout while its block trains."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -44,16 +44,9 @@ class AttentionRule(Rule):
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         q, k, v, *mask = spread(step.options, inputs)
         o = step.options
-        return F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            mask[0] if mask else None,
-            o["p"] if training else 0.0,
-            o["causal"],
-            scale=o["scale"],
-            enable_gqa=o.get("gqa", False),
-        )
+        hides, p = mask[0] if mask else None, o["p"] if training else 0.0
+        shares = {"scale": o["scale"], "enable_gqa": o.get("gqa", False)}
+        return F.scaled_dot_product_attention(q, k, v, hides, p, o["causal"], **shares)
 
 
 def _shared(call: Call, operands: list[Node]) -> Call:

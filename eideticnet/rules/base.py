@@ -12,6 +12,8 @@ from eideticnet.rules.calls import Call
 from eideticnet.rules.groups import Groups
 
 Axis = Literal["in", "out", "gates"] | None
+RULES: dict[str, Rule] = {}
+"""The table, by the names that steps have for its rows."""
 
 
 class Rule:
@@ -31,6 +33,10 @@ class Rule:
     joins_parts: ClassVar[bool] = False
     floor: ClassVar[int] = 1
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {}
+
+    def __init_subclass__(cls, name: str = "") -> None:
+        if name:
+            RULES[name] = cls()
 
     def trace(self, call: Call, groups: Groups) -> Step:
         raise NotImplementedError

@@ -15,7 +15,7 @@ from eideticnet.rules.groups import Groups
 from eideticnet.rules.narrow import NarrowRule
 
 
-class ChooseRule(Rule):
+class ChooseRule(Rule, name="choose"):
     """Columns in another order, maybe some of them. Every neuron has its place in the plain trunk, and those
     of an owner keep the order of their places."""
 

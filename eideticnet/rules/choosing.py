@@ -16,7 +16,7 @@ from eideticnet.rules.groups import Groups
 ALL = "all of them, or a layer that writes fewer"
 
 
-class IndexRule(Rule):
+class IndexRule(Rule, name="index"):
     """x[:, :, index] with constant indices, along dimensions without neurons, or x[torch.arange(N), index]
     with what is computed from each row: its last token, say."""
 
@@ -81,7 +81,7 @@ def _rows(call: Call) -> str:
     return str(call.input_shape[0])
 
 
-class GatherRule(Rule):
+class GatherRule(Rule, name="gather"):
     """gather, where the numbers that are taken are chosen for all neurons alike, or by each neuron for
     itself."""
 

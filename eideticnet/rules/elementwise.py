@@ -60,7 +60,7 @@ def _actual(value: Any, inputs: list[Tensor]) -> Any:
     return [_actual(v, inputs) for v in value] if isinstance(value, list) else value
 
 
-class ElementwiseRule(Rule):
+class ElementwiseRule(Rule, name="elementwise"):
     """Functions of each element alone, of one value or of several that then form one group."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -73,7 +73,7 @@ class ElementwiseRule(Rule):
         return run_literal(step.options, inputs)  # type: ignore[no-any-return]
 
 
-class DropoutRule(Rule):
+class DropoutRule(Rule, name="dropout"):
     """Dropout, as a layer or a function, of elements or of whole channels: on while its own block
     trains, if it is on while the trunk does."""
 
@@ -96,7 +96,7 @@ class DropoutRule(Rule):
         return torch.feature_dropout(x, o["p"], training) if o["channels"] else F.dropout(x, o["p"], training)
 
 
-class RReluRule(Rule):
+class RReluRule(Rule, name="rrelu"):
     """rrelu, whose slopes are random while its own block trains, if they are while the trunk does."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -113,7 +113,7 @@ class RReluRule(Rule):
         return F.leaky_relu(inputs[0], (lower + upper) / 2)  # the same, and exporters know it
 
 
-class IdentityRule(Rule):
+class IdentityRule(Rule, name="identity"):
     """What changes no number: contiguous, clone, a cast to the same type. A mask may be cast to any."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -129,7 +129,7 @@ class IdentityRule(Rule):
         return inputs[0]
 
 
-class DetachRule(Rule):
+class DetachRule(Rule, name="detach"):
     """A value behind which nothing is taught: ``detach``, or a part under ``torch.no_grad()``."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -139,7 +139,7 @@ class DetachRule(Rule):
         return inputs[0].detach() if training else inputs[0]  # scores ask in evaluation mode what matters
 
 
-class CastRule(Rule):
+class CastRule(Rule, name="cast"):
     """Whole numbers and truth values as numbers of another type, to the bit."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:

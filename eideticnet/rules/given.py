@@ -14,7 +14,7 @@ from eideticnet.rules.elementwise import overload
 from eideticnet.rules.groups import Groups
 
 
-class ConstantRule(Rule):
+class ConstantRule(Rule, name="constant"):
     """A tensor of literals; it reads the input only to know the device."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
@@ -32,7 +32,7 @@ class _Divided(Rule):
         return tuple(axes)
 
 
-class ParameterRule(_Divided):
+class ParameterRule(_Divided, name="parameter"):
     """A bare parameter of the trunk (a position, a class token, a scale): each owner has the
     columns of its neurons, started at random with the mean and the deviation of the trunk's."""
 
@@ -52,7 +52,7 @@ class ParameterRule(_Divided):
         return layer.weight
 
 
-class LearnedRule(ParameterRule):
+class LearnedRule(ParameterRule, name="learned"):
     """A parameter that a layer reads, the same for every row (queries that are learned): its columns
     are neurons, as those of an embedding are."""
 
@@ -97,7 +97,7 @@ class Bare(nn.Module):
             nn.init.normal_(self.weight, mean, std)
 
 
-class BufferRule(_Divided):
+class BufferRule(_Divided, name="buffer"):
     """A large constant, or one with a value for each neuron (sinusoidal positions): each owner has the
     columns of its neurons, evenly spread over the trunk's, and never trained."""
 
@@ -127,7 +127,7 @@ class Fixed(nn.Module):
         self.register_buffer("value", value)
 
 
-class AgainRule(Rule):
+class AgainRule(Rule, name="again"):
     """A constant again for each row of the input, one after the other."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:

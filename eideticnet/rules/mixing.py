@@ -16,17 +16,13 @@ from eideticnet.rules.groups import Groups
 from eideticnet.rules.narrow import NarrowRule
 from eideticnet.rules.own import OwnRule
 
-CONVS: dict[str, type[Any]] = {
-    "conv1d": nn.Conv1d,
-    "conv2d": nn.Conv2d,
-    "conv3d": nn.Conv3d,
-    "conv_transpose1d": nn.ConvTranspose1d,
-    "conv_transpose2d": nn.ConvTranspose2d,
-    "conv_transpose3d": nn.ConvTranspose3d,
+_CONVS: dict[str, type[Any]] = {
+    **{f"conv{d}d": getattr(nn, f"Conv{d}d") for d in (1, 2, 3)},
+    **{f"conv_transpose{d}d": getattr(nn, f"ConvTranspose{d}d") for d in (1, 2, 3)},
 }
 
 
-class LinearRule(Rule):
+class LinearRule(Rule, name="linear"):
     """nn.Linear along the features; what it writes is a new group. Along positions it is everyone's own."""
 
     reads_prefix = True
@@ -94,7 +90,7 @@ def _bare(call: Call, weight: Node, bias: Node | None) -> dict[str, tuple[str, s
     return whole if len(whole) == len(given) and weight.meta["val"].ndim == 2 else {}
 
 
-class WeightingRule(LinearRule):
+class WeightingRule(LinearRule, name="weighting"):
     """A Linear to one number that weighs all features (attention pooling, a gate): everyone has one of
     its own, which sees what its owner reads."""
 
@@ -111,7 +107,7 @@ class _Conv(Rule):
     def _read(self, call: Call) -> tuple[str, tuple[int, int], dict[str, Any]]:
         """The layer's path, how many channels a group reads and all write, and its arguments."""
         kind, weight, bias = call.operation.split(".")[1], call.argument(1), call.argument(2)
-        path = call.layer(CONVS[kind].__name__, weight=weight, bias=bias)
+        path = call.layer(_CONVS[kind].__name__, weight=weight, bias=bias)
         first, second, *kernel = map(int, shape_of(weight))
         dims, groups, back = len(kernel), call.argument(6, 1), "transpose" in kind
         read, written = (first // groups, second * groups) if back else (second, first)
@@ -137,7 +133,7 @@ class _Conv(Rule):
             raise call.refuse(
                 "convolves over the feature dimension", "kernel_size=1, or channels of features"
             )
-        kind = CONVS[options["kind"]].__name__
+        kind = _CONVS[options["kind"]].__name__
         arguments = {"in_channels": options["raw_columns"], "out_channels": written, "bias": options["bias"]}
         return OwnRule().step(call, path, kind, kernel_size=options["kernel_size"], **arguments)
 
@@ -145,14 +141,14 @@ class _Conv(Rule):
         options = {k: step.options[k] for k in _CONV_ARGUMENTS if k in step.options}
         padding = options["padding"]
         options["padding"] = padding if isinstance(padding, str) else tuple(padding)
-        layer: nn.Module = CONVS[step.options["kind"]](columns_in, columns_out, groups=groups, **options)
+        layer: nn.Module = _CONVS[step.options["kind"]](columns_in, columns_out, groups=groups, **options)
         return layer
 
 
 _CONV_ARGUMENTS = ("kernel_size", "stride", "padding", "output_padding", "dilation", "bias")
 
 
-class ConvRule(_Conv):
+class ConvRule(_Conv, name="conv"):
     """A convolution of all channels; what it writes is a new group."""
 
     reads_prefix = True
@@ -181,7 +177,7 @@ class ConvRule(_Conv):
         return (weight.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else weight).flatten(1)
 
 
-class ConvWeightingRule(ConvRule):
+class ConvWeightingRule(ConvRule, name="conv_weighting"):
     """A convolution to one channel by which all features are multiplied (spatial attention): everyone has
     one of its own, which sees what its owner reads."""
 
@@ -194,7 +190,7 @@ class ConvWeightingRule(ConvRule):
         return tuple(axis if axis == "in" else None for axis in super().axes_of(step, name))
 
 
-class GroupedConvRule(_Conv):
+class GroupedConvRule(_Conv, name="grouped_conv"):
     """A depthwise or grouped convolution: its output belongs to the owner of its input, a group
     of channels wholly to one owner. Of the raw input it is everyone's own."""
 
@@ -230,7 +226,7 @@ class GroupedConvRule(_Conv):
         return ("in",) if back else self.axes[name]
 
 
-class ConvPartRule(ConvRule):
+class ConvPartRule(ConvRule, name="conv_part"):
     """One group of a grouped convolution, where channels are shuffled: a convolution of some columns, which
     writes neurons of its own."""
 
@@ -257,7 +253,7 @@ class ConvPartRule(ConvRule):
         return {name: whole.get_parameter(name).chunk(parts)[int(k)] for name in layer.state_dict()}
 
 
-class EmbeddingRule(Rule):
+class EmbeddingRule(Rule, name="embedding"):
     """nn.Embedding of integers of the raw input, or of constant positions."""
 
     makes_neurons = True

@@ -13,7 +13,7 @@ from eideticnet.rules.calls import Call
 from eideticnet.rules.groups import Groups
 
 
-class NarrowRule(Rule):
+class NarrowRule(Rule, name="narrow"):
     """Adjacent columns, whose neurons are groups of their own: everyone's first or last columns."""
 
     def sliced(self, call: Call, groups: Groups) -> Step | None:
@@ -41,11 +41,9 @@ class NarrowRule(Rule):
         if len(part.runs) == len(call.features.runs) * call.features.tile:
             return Step(call.name, "identity", (source,), call.features)
         if start > 0 and end < columns:
-            rest = _step(
-                call, f"{call.name}_rest", source, groups.part(call.features, start, columns, call), True
-            )
-            call.extra.append(rest)
-            source = rest.name
+            rest = groups.part(call.features, start, columns, call)
+            call.extra.append(_step(call, f"{call.name}_rest", source, rest, True))
+            source = call.extra[-1].name
         return _step(call, call.name, source, part, end == columns)
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:

@@ -14,12 +14,9 @@ from eideticnet.rules.base import Axis, Rule
 from eideticnet.rules.calls import Call
 from eideticnet.rules.groups import Groups
 
-BATCH_NORMS = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNorm3d": nn.BatchNorm3d}
 _BY_RANK = {2: "1d", 3: "1d", 4: "2d", 5: "3d"}
-INSTANCE_NORMS = {
-    "InstanceNorm1d": nn.InstanceNorm1d,
-    "InstanceNorm2d": nn.InstanceNorm2d,
-    "InstanceNorm3d": nn.InstanceNorm3d,
+_BY_CHANNEL: dict[str, type[Any]] = {
+    f"{kind}{d}d": getattr(nn, f"{kind}{d}d") for kind in ("BatchNorm", "InstanceNorm") for d in (1, 2, 3)
 }
 _AFFINE: dict[str, tuple[Axis, ...]] = {"weight": ("out",), "bias": ("out",)}
 
@@ -34,7 +31,7 @@ def _channels_are_features(call: Call, owned: Features, channel: int) -> None:
         raise call.refuse("normalises a dimension that is not the feature dimension")
 
 
-class BatchNormRule(Rule):
+class BatchNormRule(Rule, name="batch_norm"):
     """nn.BatchNorm1d, 2d and 3d: one stock layer for each block, on the block's own piece."""
 
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {
@@ -67,7 +64,8 @@ class BatchNormRule(Rule):
 
     def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
         options = {k: step.options[k] for k in ("eps", "momentum", "affine", "bias") if k in step.options}
-        return BATCH_NORMS[step.options["kind"]](columns_out, **options)
+        layer: nn.Module = _BY_CHANNEL[step.options["kind"]](columns_out, **options)
+        return layer
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         if "stays" in step.options and layer is not None:  # in evaluation mode, as in the trunk
@@ -75,7 +73,7 @@ class BatchNormRule(Rule):
         return super().run(step, layer, inputs, training)
 
 
-class InstanceNormRule(Rule):
+class InstanceNormRule(BatchNormRule, name="instance_norm"):
     """nn.InstanceNorm1d, 2d and 3d without running statistics: each channel by itself."""
 
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = _AFFINE
@@ -97,12 +95,8 @@ class InstanceNormRule(Rule):
         }
         return Step(call.name, "instance_norm", call.inputs, call.features, path, options)
 
-    def build(self, step: Step, columns_in: int, columns_out: int) -> nn.Module | None:
-        options = {k: step.options[k] for k in ("eps", "affine", "bias") if k in step.options}
-        return INSTANCE_NORMS[step.options["kind"]](columns_out, **options)
 
-
-class GroupNormRule(Rule):
+class GroupNormRule(Rule, name="group_norm"):
     """nn.GroupNorm with several groups: each group of channels belongs wholly to one owner."""
 
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = _AFFINE
@@ -132,7 +126,7 @@ class GroupNormRule(Rule):
         return nn.GroupNorm(columns_out // o["size"], columns_out, **options)
 
 
-class PrefixNormRule(Rule):
+class PrefixNormRule(Rule, name="prefix_norm"):
     """nn.LayerNorm and nn.RMSNorm over the features, nn.GroupNorm with one group: mean and variance
     are those of all columns that the owner may read, and only its own columns are handed on."""
 
@@ -175,7 +169,7 @@ class PrefixNormRule(Rule):
         return PrefixNorm(columns_in, columns_out, o["eps"], o["affine"], o["bias"], positions, root)
 
 
-class LayerNormRule(Rule):
+class LayerNormRule(Rule, name="layer_norm"):
     """nn.LayerNorm of the raw input or over positions, nn.RMSNorm too: for every owner by itself."""
 
     axes: ClassVar[dict[str, tuple[Axis, ...]]] = {"weight": (), "bias": ()}

@@ -12,11 +12,11 @@ from eideticnet.rules.calls import Call, shape_of
 from eideticnet.rules.groups import Groups
 
 _KINDS: dict[str, type[nn.Module]] = {
-    **{kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.PReLU)}
+    kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.PReLU)
 }
 
 
-class OwnRule(Rule):
+class OwnRule(Rule, name="own"):
     """A layer along positions (the token mixing of an MLP-Mixer), or one slope for all neurons."""
 
     def step(self, call: Call, path: str, kind: str, **arguments: Any) -> Step:
@@ -31,7 +31,7 @@ class OwnRule(Rule):
         return ()
 
 
-class PReluRule(Rule):
+class PReluRule(Rule, name="prelu"):
     """nn.PReLU with a slope for each channel; with one slope, or one for each position, it is everyone's
     own. They start from the mean of the trunk's."""
 

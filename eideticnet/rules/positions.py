@@ -16,7 +16,7 @@ from eideticnet.rules.groups import Groups
 from eideticnet.rules.narrow import NarrowRule
 
 
-class PositionsRule(Rule):
+class PositionsRule(Rule, name="positions"):
     """Operations along dimensions without neurons: pooling, padding, softmax, mean, selecting."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -69,7 +69,7 @@ _REDUCTIONS = """mean.dim sum.dim_IntList amax.default amin.default max.dim min.
 STATISTICS = {f"aten.{name}" for name in _REDUCTIONS.split()}
 
 
-class StatisticRule(PositionsRule):
+class StatisticRule(PositionsRule, name="statistic"):
     """What a mean, a variance or a norm makes of all features at once, as norms written by hand do: everyone
     has one of its own, of all columns that it reads."""
 
@@ -115,23 +115,16 @@ def _touched(call: Call, rank: int) -> tuple[list[int], int]:
     if spatial := next((n for n in (1, 2, 3) if f"{n}d" in name), 0):  # pools, resizing, windows
         return list(range(rank - spatial, rank)), 0
     (along,) = [given[n] for n in ("dim", "dims", "dimension") if n in given] or [None]
-    dims = list(range(rank)) if along in (None, []) else _each(along, rank)
-    if name == "squeeze":
-        return [d for d in dims if call.input_shape[d] == 1 and d != _lie(call, rank)], -1
+    listed = along if isinstance(along, list | tuple) else [] if along is None else [along]
+    dims = [int(d) % rank for d in listed or range(rank)]
+    if name == "squeeze":  # the features' dimension stays, also where a trunk of one neuron squeezes it
+        here = None if call.features.raw else rank + call.features.dim
+        return [d for d in dims if call.input_shape[d] == 1 and d != here], -1
     gone = name in ("select", "unbind") or given.get("keepdim") is False
     return dims, -1 if gone else 0
 
 
-def _each(along: Any, rank: int) -> list[int]:
-    return [int(d) % rank for d in (along if isinstance(along, list | tuple) else [along])]
-
-
-def _lie(call: Call, rank: int) -> int | None:
-    """The dimension of the features, which stays also where a trunk of one neuron squeezes it."""
-    return None if call.features.raw else rank + call.features.dim
-
-
-class RepeatRule(Rule):
+class RepeatRule(Rule, name="repeat"):
     """expand, expand_as and repeat along dimensions without neurons."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -145,9 +138,8 @@ class RepeatRule(Rule):
         where, batch = new + len(before) + features.dim, batch_dim(before)
         same = batch_dim(after) is None if batch is None else str(after[new + batch]) == str(before[batch])
         rows = batch_dim(after) if batch is None and "expand" in call.operation else None
-        rows = (
-            rows if rows is not None and str(after[rows]).isidentifier() else None
-        )  # as many as the input's
+        if rows is not None and not str(after[rows]).isidentifier():  # not as many as the input's
+            rows = None
         if not same and rows is None:
             raise call.refuse("repeats rows of the batch, or what is the same for all", "broadcasting")
         if not features.raw and after[where] != before[where - new]:
@@ -159,10 +151,9 @@ class RepeatRule(Rule):
         if not features.raw and "expand" in call.operation:
             sizes[where] = -1
         options = {"repeat": "expand" not in call.operation, "sizes": sizes}
-        if rows is not None:
-            both = (call.inputs[0], INPUT)
-            return Step(call.name, "repeat", both, features, None, {**options, "rows": rows})
-        return Step(call.name, "repeat", call.inputs[:1], features, None, options)
+        if rows is None:
+            return Step(call.name, "repeat", call.inputs[:1], features, None, options)
+        return Step(call.name, "repeat", (call.inputs[0], INPUT), features, None, {**options, "rows": rows})
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
         if "like" in step.options:
@@ -173,7 +164,7 @@ class RepeatRule(Rule):
         return inputs[0].repeat(sizes) if step.options["repeat"] else inputs[0].expand(sizes)
 
 
-class InterleaveRule(Rule):
+class InterleaveRule(Rule, name="interleave"):
     """repeat_interleave by a number: of features (keys that several heads of queries share) or positions."""
 
     def trace(self, call: Call, groups: Groups) -> Step:

@@ -96,7 +96,7 @@ def _layer(call: Call, groups: Groups, operands: Sequence[Node], terms: Sequence
     return LinearRule().of(call, groups, weight, None, of_weight[1] == new)
 
 
-class MatmulRule(Rule):
+class MatmulRule(Rule, name="matmul"):
     """matmul and bmm, as attention is written by hand, or positions are mixed by a parameter."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -119,7 +119,7 @@ def _of_matmul(left: int, right: int) -> list[str]:
     return [terms[0] + first + "y", terms[1] + "y" + last, before + first + last]
 
 
-class EinsumRule(Rule):
+class EinsumRule(Rule, name="einsum"):
     """einsum of values whose rows and neurons stay apart."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -141,9 +141,8 @@ def _spelled(equation: str, ranks: list[int]) -> list[str]:
     if not arrow:
         once = sorted(letter for letter in set(read) - {",", "."} if read.count(letter) == 1)
         result = "..." * ("..." in read) + "".join(once)
-    missing = [
-        rank - len(t.replace("...", "")) if "..." in t else 0 for t, rank in zip(terms, ranks, strict=True)
-    ]
+    pairs = zip(terms, ranks, strict=True)
+    missing = [rank - len(t.replace("...", "")) if "..." in t else 0 for t, rank in pairs]
     free = [letter for letter in ascii_letters if letter not in equation][: max(missing)]
     dots = ["".join(free[len(free) - n :]) for n in (*missing, len(free))]
     return [t.replace("...", d) for t, d in zip((*terms, result), dots, strict=True)]

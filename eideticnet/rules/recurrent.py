@@ -27,12 +27,9 @@ class Recurrent(nn.Module):
         super().__init__()
         self.kind, self.inputs, self.hidden, self.bias = kind, inputs, hidden, bias
         rows = GATES[kind] * hidden
-        shapes: dict[str, tuple[int, ...]] = {
-            "weight_ih_l0": (rows, inputs),
-            "weight_hh_l0": (rows, hidden),
-        }
+        shapes: dict[str, tuple[int, ...]] = {"weight_ih_l0": (rows, inputs), "weight_hh_l0": (rows, hidden)}
         if bias:
-            shapes |= {"bias_ih_l0": (rows,), "bias_hh_l0": (rows,)}
+            shapes |= dict.fromkeys(("bias_ih_l0", "bias_hh_l0"), (rows,))
         self.names = list(shapes)
         self.weight_ih_l0: Tensor
         self.weight_hh_l0: Tensor
@@ -54,7 +51,7 @@ class Recurrent(nn.Module):
         return out
 
 
-class RecurrentRule(Rule):
+class RecurrentRule(Rule, name="recurrent"):
     """One layer and direction of nn.RNN, nn.LSTM or nn.GRU over (N, S, features).
 
     A block is a recurrent layer whose input is the prefix and the earlier owners' hidden states of

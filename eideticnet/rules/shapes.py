@@ -21,7 +21,7 @@ from eideticnet.rules.positions import PositionsRule
 FLAT = "x.flatten(1), or a reshape that keeps the features together"
 
 
-class ReshapeRule(Rule):
+class ReshapeRule(Rule, name="reshape"):
     """view, reshape, flatten and unflatten, as long as every neuron's columns stay together.
 
     Positions may become rows, which every operation treats alone, and positions again.
@@ -122,13 +122,12 @@ def _is_shuffled(call: Call, index: int) -> bool:
     """Whether the two parts at ``index`` change places and are joined again: channels are shuffled."""
     for moved in call.node.users:
         if str(moved.target) == "aten.transpose.int" and sorted(moved.args[1:]) == [index, index + 1]:  # type: ignore[type-var]
-            return any(shape_of(n)[index:] == call.input_shape[index:] for n in moved.users) or any(
-                shape_of(again)[index:] == call.input_shape[index:] for n in moved.users for again in n.users
-            )
+            later = [*moved.users, *(again for n in moved.users for again in n.users)]
+            return any(shape_of(n)[index:] == call.input_shape[index:] for n in later)
     return False
 
 
-class ChannelShuffleRule(Rule):
+class ChannelShuffleRule(Rule, name="channel_shuffle"):
     """channel_shuffle: of each part of the channels one; all parts have the same neurons."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -146,7 +145,7 @@ class ChannelShuffleRule(Rule):
         return x.reshape(x.shape[0], parts, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
-class PermuteRule(Rule):
+class PermuteRule(Rule, name="permute"):
     """permute, transpose and their like: the features move to another dimension."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -163,7 +162,7 @@ class PermuteRule(Rule):
         return inputs[0].permute(step.options["order"])
 
 
-class UnsqueezeRule(Rule):
+class UnsqueezeRule(Rule, name="unsqueeze"):
     """A new dimension of size one."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -178,7 +177,7 @@ class UnsqueezeRule(Rule):
         return inputs[0].unsqueeze(step.options["dim"])
 
 
-class PartRule(Rule):
+class PartRule(Rule, name="part"):
     """One of the equal parts that chunk or split makes of the features: queries of [queries, keys,
     values], say. All parts have the same neurons. Along other dimensions it is any operation."""
 
@@ -200,7 +199,7 @@ class PartRule(Rule):
         return inputs[0].narrow(dim, step.options["index"] * columns, columns)
 
 
-class CatRule(Rule):
+class CatRule(Rule, name="cat"):
     """Concatenation: of features (each owner's pieces lie together), or along positions."""
 
     joins_parts = True
@@ -236,13 +235,12 @@ class CatRule(Rule):
         o = step.options
         if any(o["expand"]):  # a parameter, the same for every row
             rows = inputs[o["like"]].shape[0]
-            inputs = [
-                x.expand(rows, *x.shape[1:]) if e else x for x, e in zip(inputs, o["expand"], strict=True)
-            ]
+            pairs = zip(inputs, o["expand"], strict=True)
+            inputs = [x.expand(rows, *x.shape[1:]) if e else x for x, e in pairs]
         return torch.cat(inputs, o["dim"])
 
 
-class GluRule(Rule):
+class GluRule(Rule, name="glu"):
     """glu: one half gates the other. Halves of the features have the same neurons."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -256,7 +254,7 @@ class GluRule(Rule):
         return F.glu(inputs[0], step.options["dim"])
 
 
-class StackRule(Rule):
+class StackRule(Rule, name="stack"):
     """stack: values side by side along a new dimension, neuron by neuron."""
 
     def trace(self, call: Call, groups: Groups) -> Step:
@@ -277,7 +275,7 @@ class StackRule(Rule):
         return torch.stack(inputs, step.options["dim"])
 
 
-class ShuffleRule(Rule):
+class ShuffleRule(Rule, name="pixel_shuffle"):
     """pixel_shuffle and pixel_unshuffle: adjacent channels are the pixels of one neuron."""
 
     def trace(self, call: Call, groups: Groups) -> Step:

@@ -11,7 +11,7 @@ from eideticnet.program import INPUT, Program, Step
 from eideticnet.rules.mixing import LinearRule
 
 
-class TapsRule(LinearRule):
+class TapsRule(LinearRule, name="taps"):
     """A Linear over several values side by side, each averaged over what are not its features."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:

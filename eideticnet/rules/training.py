@@ -29,7 +29,7 @@ LOCAL = {f"aten.{name}" for name in _NAMED.split()}
 _ELSEWHERE = ("device", "layout", "pin_memory", "memory_format")
 
 
-class TrainingRule(Rule):
+class TrainingRule(Rule, name="training"):
     """Element-wise operations on one value, in order, while the block trains; nothing afterwards."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from types import TracebackType
 
 from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.engine import Engine
@@ -58,7 +57,5 @@ class Needs:
     def __enter__(self) -> Needs:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._locks.close()

@@ -11,7 +11,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
-from types import TracebackType
 
 from eideticnet.export.errors import ArchiveError
 from eideticnet.serving.deploys.connection import Connection
@@ -76,9 +75,7 @@ class Supervisor:
             stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.watch.stop()
         with self._needs, self._launch:
             if self.process.running:
