@@ -9,27 +9,12 @@ from collections.abc import Callable
 Shape = Callable[[float], float]
 
 
-def steady(moment: float) -> float:
-    """All of them, all the time."""
-    return 1.0
-
-
-def ramp(moment: float) -> float:
-    """One more after the other, until all are there at the end."""
-    return moment
-
-
-def spike(moment: float) -> float:
-    """A quarter of them, and for the fifth in the middle all at once."""
-    return 1.0 if 0.4 <= moment < 0.6 else 0.25
-
-
-def soak(moment: float) -> float:
-    """Half of them: what a server should bear for hours; a matter of ``seconds``."""
-    return 0.5
-
-
-SHAPES: dict[str, Shape] = {"steady": steady, "ramp": ramp, "spike": spike, "soak": soak}
+SHAPES: dict[str, Shape] = {
+    "steady": lambda moment: 1.0,
+    "ramp": lambda moment: moment,
+    "spike": lambda moment: 1.0 if 0.4 <= moment < 0.6 else 0.25,
+    "soak": lambda moment: 0.5,  # what a server should bear for hours, which is a matter of ``seconds``
+}
 """The share of the users, by the share of the time that has passed (0 to 1)."""
 
 

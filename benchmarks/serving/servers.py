@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.serving.client import Target
 from eideticnet.export.archive.reader import read_archive
-from eideticnet.serving.home.running import Running
+from eideticnet.serving.home.running import Keys, Running
 from eideticnet.serving.processes.groups import end_group
 
 BENCHMARKS = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def ours(archive: Path, home: Path, *options: str) -> Iterator[Ours]:
     try:
         _wait(lambda: (home / "server.json").exists(), process)
         running = Running.read(home / "server.json")
-        header = f"Authorization: Bearer {running.read_keys().inference}"
+        header = f"Authorization: Bearer {Keys.read(Path(running.keys)).inference}"
         port = int(running.inference.rpartition(":")[2])
         path = f"/predictions/{read_archive(archive).name}"
         yield Ours(Target(port, path, (header,), process.pid), home, started)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
 
@@ -11,7 +11,7 @@ from eideticnet.client.answers import Answer
 from eideticnet.client.call import Call
 from eideticnet.client.options import Options, patience
 from eideticnet.client.payload import Input, Instances
-from eideticnet.client.pieces import Known, asking, run, run_async
+from eideticnet.client.pieces import Known, Result, asking, run
 from eideticnet.client.retry import async_retrying, checked, retrying
 from eideticnet.serving.key import Key
 
@@ -27,8 +27,21 @@ class Base:
         return f"{type(self).__name__}({self._place!r}, {self._key!r})"
 
 
-class Blocking(Base, ABC):
-    """A client whose calls return when they are answered; to be closed, or used in ``with``."""
+class Closing(ABC):
+    """What is to be closed, or used in ``with``."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Blocking(Base, Closing):
+    """A client whose calls return when they are answered."""
 
     @overload
     def predict(self, model: str, x: Mapping[str, Any], **options: Unpack[Options]) -> dict[str, Any]: ...
@@ -40,21 +53,15 @@ class Blocking(Base, ABC):
         Raises ``RequestError`` if the server refused, ``DeadlineError`` if time was up, ``NoAnswerError`` if
         it could not be reached, ``ServingError`` for what can't be sent.
         """
-        asked = asking(model, x, options, self._timeout, self._known)
-        return run(asked, lambda call: retrying(call, self._key, self._retries)(self._try, call))
+
+        async def send(call: Call) -> Result:
+            return retrying(call, self._key, self._retries)(self._try, call)
+
+        return run(asking(model, x, options, self._timeout, self._known, send))
 
     @abstractmethod
-    def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+    def _try(self, call: Call) -> Result:
         """Send one request, once."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 class Coroutines(Base, ABC):
@@ -70,13 +77,14 @@ class Coroutines(Base, ABC):
         self, model: str, x: Input, **options: Unpack[Options]
     ) -> dict[str, Any] | list[Answer]:
         """As ``Client.predict``."""
-        asked = asking(model, x, options, self._timeout, self._known)
-        return await run_async(
-            asked, lambda call: async_retrying(call, self._key, self._retries)(self._try, call)
-        )
+
+        def send(call: Call) -> Awaitable[Result]:
+            return async_retrying(call, self._key, self._retries)(self._try, call)
+
+        return await asking(model, x, options, self._timeout, self._known, send)
 
     @abstractmethod
-    async def _try(self, call: Call) -> dict[str, Any] | list[Answer]: ...
+    async def _try(self, call: Call) -> Result: ...
 
     @abstractmethod
     async def close(self) -> None: ...

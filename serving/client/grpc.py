@@ -12,13 +12,22 @@ from typing import Any
 
 import grpc
 
-from eideticnet.client.answers import Answer
 from eideticnet.client.base import Base, Blocking, Coroutines
 from eideticnet.client.call import Call
+from eideticnet.client.pieces import Result
 from eideticnet.client.wire import services
 
 
 class _Grpc(Base):
+    _aio = False
+
+    def __init__(
+        self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
+    ) -> None:
+        super().__init__(target, key, timeout, retries)
+        self._channel = services.open_channel(target, ca, aio=self._aio)
+        self._predictions = services.Rpc(self._channel, services.INFERENCE, "Predictions")
+
     def _metadata(self, call: Call) -> list[tuple[str, str]]:
         call.authorization = self._key.header()
         return [("authorization", call.authorization), *call.headers.items()]
@@ -46,14 +55,7 @@ class GrpcClient(_Grpc, Blocking):
     """As ``Client``, over gRPC. ``target``: host:port. ``ca``: certificates (PEM) to trust, which turns
     TLS on."""
 
-    def __init__(
-        self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
-    ) -> None:
-        super().__init__(target, key, timeout, retries)
-        self._channel = services.open_channel(target, ca)
-        self._predictions = services.Rpc(self._channel, services.INFERENCE, "Predictions")
-
-    def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+    def _try(self, call: Call) -> Result:
         with self._named(call):
             answer = self._predictions(self._metadata(call), call.limit(), **_message(call))
         return call.result(200, answer.prediction)
@@ -65,14 +67,9 @@ class GrpcClient(_Grpc, Blocking):
 class AsyncGrpcClient(_Grpc, Coroutines):
     """``GrpcClient`` for coroutines. Belongs to the event loop in which it is made."""
 
-    def __init__(
-        self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
-    ) -> None:
-        super().__init__(target, key, timeout, retries)
-        self._channel = services.open_channel(target, ca, aio=True)
-        self._predictions = services.Rpc(self._channel, services.INFERENCE, "Predictions")
+    _aio = True
 
-    async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+    async def _try(self, call: Call) -> Result:
         with self._named(call):
             answer = await self._predictions(self._metadata(call), call.limit(), **_message(call))
         return call.result(200, answer.prediction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,10 @@ from urllib.parse import quote
 
 import httpx
 
-from eideticnet.client.answers import Answer
 from eideticnet.client.base import Base, Blocking, Coroutines
 from eideticnet.client.bounded import BoundedTransport
 from eideticnet.client.call import Call
+from eideticnet.client.pieces import Result
 from eideticnet.serving.errors import (
     MOST_BYTES,
     ClosedError,
@@ -27,8 +28,21 @@ from eideticnet.serving.errors import (
 
 
 class _Http(Base):
-    def __init__(self, url: str, key: str | Path, timeout: float, retries: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        key: str | Path,
+        *,
+        timeout: float = 30.0,
+        retries: int = 0,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
         super().__init__(_checked(url), key, timeout, retries)
+        many = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+        self._open(url, {"trust_env": False, "verify": verify, "limits": many})
+
+    @abstractmethod
+    def _open(self, url: str, settings: dict[str, Any]) -> None: ...
 
     def _request(self, call: Call) -> _Request:
         call.authorization = self._key.header()
@@ -88,11 +102,6 @@ class _Request(TypedDict):
     timeout: float
 
 
-def _settings(verify: ssl.SSLContext | bool) -> dict[str, Any]:
-    many = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    return {"trust_env": False, "verify": verify, "limits": many}
-
-
 class Client(_Http, Blocking):
     """Asks for predictions. ``key`` is the server's inference token, or the path of its
     ``keys.json``, which is read again after a restart of the server.
@@ -104,20 +113,11 @@ class Client(_Http, Blocking):
     shared by threads.
     """
 
-    def __init__(
-        self,
-        url: str,
-        key: str | Path,
-        *,
-        timeout: float = 30.0,
-        retries: int = 0,
-        verify: ssl.SSLContext | bool = True,
-    ) -> None:
-        super().__init__(url, key, timeout, retries)
-        self._transport = BoundedTransport(**_settings(verify))
+    def _open(self, url: str, settings: dict[str, Any]) -> None:
+        self._transport = BoundedTransport(**settings)
         self._http = httpx.Client(base_url=url, transport=self._transport, trust_env=False)
 
-    def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+    def _try(self, call: Call) -> Result:
         with self._named(call), self._transport.until(call.ends):
             response = self._http.post(**self._request(call))
         return call.result(response.status_code, response.content)
@@ -129,19 +129,10 @@ class Client(_Http, Blocking):
 class AsyncClient(_Http, Coroutines):
     """``Client`` for coroutines: ``await client.predict(...)``, ``async with``."""
 
-    def __init__(
-        self,
-        url: str,
-        key: str | Path,
-        *,
-        timeout: float = 30.0,
-        retries: int = 0,
-        verify: ssl.SSLContext | bool = True,
-    ) -> None:
-        super().__init__(url, key, timeout, retries)
-        self._http = httpx.AsyncClient(base_url=url, **_settings(verify))
+    def _open(self, url: str, settings: dict[str, Any]) -> None:
+        self._http = httpx.AsyncClient(base_url=url, **settings)
 
-    async def _try(self, call: Call) -> dict[str, Any] | list[Answer]:
+    async def _try(self, call: Call) -> Result:
         with self._named(call):
             async with asyncio.timeout(call.limit()):
                 response = await self._http.post(**self._request(call))

@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from eideticnet.client import options
 from eideticnet.client.answers import Answer, counted, rows
+from eideticnet.client.base import Base, Closing
 from eideticnet.client.call import Call
 from eideticnet.client.options import Options
 from eideticnet.client.payload import Instances, Payload, numbers
-from eideticnet.client.retry import checked, retrying
+from eideticnet.client.retry import retrying
 from eideticnet.client.wire import services
 from eideticnet.serving.errors import DeadlineError, RequestError, failure
-from eideticnet.serving.key import Key
 
 _TYPES = {"f": ("FP32", "fp32_contents"), "i": ("INT64", "int64_contents")}
 
 
-class OpenInference:
+class OpenInference(Base, Closing):
     """Speaks to the server's own package of the protocol, which stock clients don't reach.
 
     It passes neither the request's parameters nor raw contents on, so options are small
@@ -33,8 +33,7 @@ class OpenInference:
     def __init__(
         self, target: str, key: str | Path, *, timeout: float = 30.0, retries: int = 0, ca: Path | None = None
     ) -> None:
-        self.target, self._key = target, Key(key)
-        self._timeout, self._retries = options.patience(timeout), checked(retries)
+        super().__init__(target, key, timeout, retries)
         self._channel = services.open_channel(target, ca)
 
     def live(self) -> bool:
@@ -71,7 +70,7 @@ class OpenInference:
         try:
             told = rpc([("authorization", call.authorization)], call.limit(), **request)
         except grpc.RpcError as error:
-            raise services.named(error, self.target, call.late(self.target)) from None
+            raise services.named(error, self._place, call.late(self._place)) from None
         answers = _answers({output.name: output for output in told.outputs})
         return counted(200, answers, call.payload.instances)
 
@@ -80,16 +79,10 @@ class OpenInference:
         try:
             return rpc([("authorization", self._key.header())], self._timeout, **fields)
         except grpc.RpcError as error:
-            raise services.named(error, self.target, DeadlineError(seconds=self._timeout)) from None
+            raise services.named(error, self._place, DeadlineError(seconds=self._timeout)) from None
 
     def close(self) -> None:
         self._channel.close()
-
-    def __enter__(self) -> OpenInference:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def _finite(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,13 +1,12 @@
 """From what ``predict`` is given to the requests that carry it, and from their answers to its own.
 
-Written as a generator, which blocking clients and coroutines drive alike: it yields one ``Call`` after the
-other, and is sent what each was answered.
+Written as coroutines, which blocking clients run too, since what they send with waits for nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
@@ -18,10 +17,10 @@ from eideticnet.client.answers import Answer
 from eideticnet.client.call import Call
 from eideticnet.client.options import Options
 from eideticnet.client.payload import JPEG, NPY, PNG, RAW, Input, Payload, encode, is_whole, numbers, stored
-from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError
+from eideticnet.serving.errors import MOST_BYTES, RequestError
 
 Result: TypeAlias = dict[str, Any] | list[Answer]
-Asking: TypeAlias = Generator[Call, Result, Result]
+Send: TypeAlias = Callable[[Call], Awaitable[Result]]
 Known: TypeAlias = dict[tuple[str, int], int]
 """What a client has learned: how many instances one request to a model may hold, by its name and the number
 of their array's dimensions."""
@@ -32,33 +31,33 @@ _PLACE = re.compile(r"(?P<name>body|data|instances)(?P<row>\[\d+\])?(?P<rest>(\[
 _TOO_MANY = re.compile(r"holds (\d+) instances; expected at most (\d+)")
 
 
-def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -> Asking:
-    """The requests that ask ``model`` about ``x``: one, or as many as the server's limits make of it."""
+async def asking(model: str, x: Input, given: Options, timeout: float, known: Known, send: Send) -> Result:
+    """What ``model`` answers about ``x``: by one request, or as many as the server's limits make of it."""
     time, kind = options.timed(given, timeout), options.text(given, "content_type")
 
-    def call(part: Payload, version: str) -> Call:
-        return Call(model, version, part, time, given, typed=not isinstance(x, Mapping))
+    def ask(part: Payload, version: str) -> Awaitable[Result]:
+        return send(Call(model, version, part, time, given, typed=not isinstance(x, Mapping)))
 
-    def together(parts: Sequence[Payload]) -> Asking:
-        return _of_one_version(call, parts, options.text(given, "version"))
+    async def together(parts: Sequence[Payload]) -> Result:
+        return await _of_one_version(ask, parts, options.text(given, "version"))
 
     if isinstance(x, (list, tuple)) and x and all(map(is_whole, x)):
         whole = [encode(each, kind) for each in x]
-        return (yield from together([replace(p, alone=p.content_type in (PNG, JPEG)) for p in whole]))
+        return await together([replace(p, alone=p.content_type in (PNG, JPEG)) for p in whole])
     if is_whole(x):
         part = encode(x, kind)
         try:
-            return (yield from together([part]))
+            return await together([part])
         except RequestError as error:
             parts = _cut_file(part, error)
         if isinstance(parts, list):
-            return (yield from together(parts))
+            return await together(parts)
         x = parts
     array = numbers(x)
     most = _fitting(array, known.get((model, array.ndim)))
     while True:
         try:
-            return (yield from together(_pieces(array, most, kind)))
+            return await together(_pieces(array, most, kind))
         except RequestError as error:
             held, allowed = _counts(error)
             if not array.ndim or held != min(most, len(array)) or not 0 < allowed < held:
@@ -66,16 +65,18 @@ def asking(model: str, x: Input, given: Options, timeout: float, known: Known) -
             most = known[model, array.ndim] = allowed
 
 
-def _of_one_version(call: Callable[[Payload, str], Call], parts: Sequence[Payload], version: str) -> Asking:
+async def _of_one_version(
+    ask: Callable[[Payload, str], Awaitable[Result]], parts: Sequence[Payload], version: str
+) -> Result:
     """All answers of one version: later parts name the one that answered the first. Should it go meanwhile,
     because another took over, all parts are asked again."""
     if len(parts) == 1:
-        return (yield call(parts[0], version))
+        return await ask(parts[0], version)
     for start in range(1, _STARTS + 1):
         found: list[Answer] = []
         try:
             for part in parts:
-                answers = yield call(part, found[0].model_version if found else version)
+                answers = await ask(part, found[0].model_version if found else version)
                 found += cast(list[Answer], answers)
         except RequestError as error:
             if error.status != 404 or not found or version or start == _STARTS:
@@ -137,31 +138,10 @@ def _fitting(array: npt.NDArray[Any], known: int | None) -> int:
     return min(known or len(array), fits or len(array))
 
 
-def run(asked: Asking, send: Callable[[Call], Result]) -> Result:
-    """Send what is asked; its result."""
+def run(asked: Coroutine[None, None, Result]) -> Result:
+    """The result of a coroutine that waits for nothing."""
     try:
-        call = next(asked)
-        while True:
-            try:
-                answer = send(call)
-            except ServingError as error:
-                call = asked.throw(error)
-            else:
-                call = asked.send(answer)
+        asked.send(None)
     except StopIteration as end:
         return cast(Result, end.value)
-
-
-async def run_async(asked: Asking, send: Callable[[Call], Awaitable[Result]]) -> Result:
-    """The same, for a coroutine."""
-    try:
-        call = next(asked)
-        while True:
-            try:
-                answer = await send(call)
-            except ServingError as error:
-                call = asked.throw(error)
-            else:
-                call = asked.send(answer)
-    except StopIteration as end:
-        return cast(Result, end.value)
+    raise AssertionError("unreachable")

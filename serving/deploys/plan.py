@@ -15,52 +15,42 @@ from eideticnet.serving.home.state import CLOSED, State, Version
 
 
 @dataclass(frozen=True)
-class Register:
-    """Load an archive."""
-
+class _Archived:
     model: str
     version: Version
 
 
 @dataclass(frozen=True)
-class Scale:
-    """Give a version this many workers."""
-
+class _Held:
     model: str
     version: str
+
+
+class Register(_Archived):
+    """Load an archive."""
+
+
+class Probe(_Archived):
+    """Wait until a version answers its own probes."""
+
+
+@dataclass(frozen=True)
+class Scale(_Held):
+    """Give a version this many workers."""
+
     workers: int
 
 
-@dataclass(frozen=True)
-class Probe:
-    """Wait until a version answers its own probes."""
-
-    model: str
-    version: Version
-
-
-@dataclass(frozen=True)
-class SetDefault:
+class SetDefault(_Held):
     """Let a version answer requests that name none."""
 
-    model: str
-    version: str
 
-
-@dataclass(frozen=True)
-class Drain:
+class Drain(_Held):
     """Let a version's queue and what is in flight run empty."""
 
-    model: str
-    version: str
 
-
-@dataclass(frozen=True)
-class Unregister:
+class Unregister(_Held):
     """Let a version go."""
-
-    model: str
-    version: str
 
 
 Action = Register | Scale | Probe | SetDefault | Drain | Unregister

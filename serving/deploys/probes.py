@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eideticnet.client.answers import rows
+from eideticnet.client.base import Closing
 from eideticnet.client.payload import encode
 from eideticnet.client.wire import Bearer
 from eideticnet.contract.answers import Answer
@@ -52,7 +53,7 @@ class ProbeError(ServingError):
     """A version did not answer, or answered wrongly."""
 
 
-class Prober:
+class Prober(Closing):
     """Sends requests that are not recorded or counted; ``key`` is the inference token or its file."""
 
     def __init__(
@@ -125,12 +126,6 @@ class Prober:
 
     def close(self) -> None:
         self._http.close()
-
-    def __enter__(self) -> Prober:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def _questions(archive: Archive) -> Iterator[Question]:

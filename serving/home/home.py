@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from eideticnet.serving.errors import ServingError, Unavailable
@@ -20,72 +19,31 @@ _LOOK_SECONDS = 0.5
 """Longer than a mere look at the server's lock holds it."""
 
 
-@dataclass(frozen=True)
 class Home:
     """The folder ``root``. ``keys`` may lie elsewhere, where a container mounts secrets."""
 
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        return self.root / "state.json"
-
-    @property
-    def running(self) -> Path:
-        """``server.json``: there while a server runs, or after it was killed."""
-        return self.root / "server.json"
-
-    @property
-    def ports(self) -> Path:
-        """The ports that a server took here last."""
-        return self.root / "ports.json"
-
-    @property
-    def run(self) -> Path:
-        """Where the engine's private folder lies while it runs."""
-        return self.root / "run"
-
-    @property
-    def keys(self) -> Path:
-        return self.root / "keys.json"
-
-    @property
-    def header(self) -> Path:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state, self.keys = root / "state.json", root / "keys.json"
+        self.running = root / "server.json"
+        """There while a server runs, or after it was killed."""
+        self.ports = root / "ports.json"
+        """Those that a server took here last."""
+        self.header = root / "authorization.txt"
         """The inference token as an HTTP header."""
-        return self.root / "authorization.txt"
-
-    @property
-    def store(self) -> Path:
-        return self.root / "store"
-
-    @property
-    def reports(self) -> Path:
-        return self.root / "reports"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs"
-
-    @property
-    def metrics(self) -> Path:
-        return self.root / "metrics"
-
-    @property
-    def recordings(self) -> Path:
+        self.server_lock = root / "server.lock"
+        self.store, self.reports, self.logs = root / "store", root / "reports", root / "logs"
+        self.metrics, self.examples = root / "metrics", root / "examples"
+        self.recordings = root / "records"
         """What workers recorded of requests."""
-        return self.root / "records"
+        self.run = root / "run"
+        """Where the engine's private folder lies while it runs."""
+        served = self.store, self.reports, self.logs, self.metrics, self.recordings
+        self._folders = *served, self.examples, self.run
 
     def example(self, model: str) -> Path:
         """An instance that ``model`` takes, as .npy."""
         return self.examples / f"{model}.npy"
-
-    @property
-    def examples(self) -> Path:
-        return self.root / "examples"
-
-    @property
-    def _folders(self) -> tuple[Path, ...]:
-        return self.store, self.reports, self.logs, self.metrics, self.recordings, self.examples, self.run
 
     def create(self) -> None:
         """Make the folders that are not there yet. No other user may read what requests held, nor, where a
@@ -130,10 +88,6 @@ class Home:
         except (OSError, ValueError) as error:
             raise Unavailable(f"{self.server_lock} can't be read: {error}") from error
         return int(text) if text.isdigit() else 0, found.st_mtime
-
-    @property
-    def server_lock(self) -> Path:
-        return self.root / "server.lock"
 
     @contextmanager
     def serving(self) -> Iterator[None]:

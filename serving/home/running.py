@@ -49,9 +49,6 @@ class Running(JsonFile):
     profile: Profile
     allow_torch: bool
 
-    def read_keys(self) -> Keys:
-        return Keys.read(Path(self.keys))
-
     def verify(self) -> ssl.SSLContext | bool:
         return trust(self.certificate)
 

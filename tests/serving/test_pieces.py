@@ -97,13 +97,13 @@ def test_a_file_of_more_bytes_than_a_request_may_hold_is_split_before_it_is_sent
     assert (tmp_path / "x.npy").stat().st_size > MOST_BYTES
     sent = []
 
-    def send(call):
+    async def send(call):
         if len(call.payload.content) > MOST_BYTES:
             raise RequestError(413, too_large(len(call.payload.content)))
         sent.append(np.load(io.BytesIO(call.payload.content)))
         return [answer("1")] * len(sent[-1])
 
-    assert len(run(asking("m", tmp_path / "x.npy", {}, PATIENCE, {}), send)) == 30_000
+    assert len(run(asking("m", tmp_path / "x.npy", {}, PATIENCE, {}, send))) == 30_000
     assert len(sent) == 2
 
 
@@ -214,7 +214,7 @@ def test_all_answers_are_of_one_version_whatever_is_deployed_meanwhile(rows, mos
     """A server that serves one version at a time, and takes another after as many requests as drawn."""
     served, sent, changes = [1], [], list(deploys)
 
-    def send(call):
+    async def send(call):
         sent.append(call)
         if changes and len(sent) > changes[0]:
             served[0] += 1
@@ -228,9 +228,8 @@ def test_all_answers_are_of_one_version_whatever_is_deployed_meanwhile(rows, mos
         return [answer(str(served[0]))] * count
 
     options = {"version": "1"} if pinned else {}
-    asked = asking("m", np.zeros((rows, 3)), options, 10.0, {})
     try:
-        found = run(asked, send)
+        found = run(asking("m", np.zeros((rows, 3)), options, 10.0, {}, send))
     except RequestError as error:
         assert pinned
         assert error.status == 404
