@@ -24,10 +24,12 @@ from eideticnet.decision import FittedRouting
 from eideticnet.export.graph.session import Run
 from eideticnet.export.graph.tail import TailRule, X, attach, logits_name
 from eideticnet.export.lowering.body import Body, example, owners
-from eideticnet.export.lowering.paged import Paged
+from eideticnet.export.lowering.paged import PagedBody, dense
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.learned import ROUTER, Learned, Task
+from eideticnet.pages.laying import exact
 from eideticnet.program import HEAD
+from eideticnet.slots import Page
 
 CLASSES = 2
 CALLS = 10
@@ -85,12 +87,19 @@ def rule(net: EideticNetwork) -> TailRule:
 
 def dense_body(net: EideticNetwork) -> onnx.ModelProto:
     """The dense network of the same numbers, zeros where a block does not read."""
-    return paged_body(net, 1)
+    return to_onnx(dense(net).eval(), example(net), owners(net))
 
 
-def paged_body(net: EideticNetwork, count: int | None = None) -> onnx.ModelProto:
-    """The network's body in pages, in ``count`` of them if that is given."""
-    return to_onnx(Paged(net, count).eval(), example(net), owners(net))
+def paged_body(net: EideticNetwork, pages: Sequence[Page] | None = None) -> onnx.ModelProto:
+    """The network's body in pages, in its own ones unless others are given."""
+    return to_onnx(PagedBody(net, pages).eval(), example(net), owners(net))
+
+
+def in_pages(net: EideticNetwork, count: int) -> list[Page]:
+    """All tasks in ``count`` pages without a free slot, about as many in each."""
+    blocks = [net.learned.block(task.owner) for task in net.learned.tasks]
+    parts = [blocks[len(blocks) * n // count : len(blocks) * (n + 1) // count] for n in range(count)]
+    return [exact(part, range(n)) for n, part in enumerate(part for part in parts if part)]
 
 
 def one_output(body: onnx.ModelProto) -> onnx.ModelProto:

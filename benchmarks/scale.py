@@ -26,6 +26,7 @@ from benchmarks.graphs import (
     CLASSES,
     cut_tasks,
     dense_body,
+    in_pages,
     multiply_adds,
     nested_body,
     one_output,
@@ -36,7 +37,6 @@ from benchmarks.graphs import (
 )
 from benchmarks.report import PLOTS, publish
 from eideticnet.export.graph.session import session
-from eideticnet.export.lowering.paged import pages
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.models import mlp, resnet18
 
@@ -82,6 +82,7 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures of one network, and their spread."""
     name, seconds = network.name, dict[str, float]()
     net = cut_tasks(network.trunk, network.shape, network.shares)
+    net.planned_tasks = len(network.shares)
     exports: dict[str, Callable[[], onnx.ModelProto]] = {
         "plain": lambda: plain(network),
         "dense": lambda: dense_body(net),
@@ -96,7 +97,10 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
     del graphs["plain"]
     graphs = {layout: one_output(graph) for layout, graph in graphs.items()}
     spent = {layout: multiply_adds(graph) for layout, graph in graphs.items()}
-    figures = {f"export.{name}": seconds["paged"] / seconds["plain"], f"{name}.pages": float(pages(net))}
+    figures = {
+        f"export.{name}": seconds["paged"] / seconds["plain"],
+        f"{name}.pages": float(len(net.pages())),
+    }
     details: dict[str, Any] = {f"export.{name}": seconds}
     runs = {layout: session(graph) for layout, graph in graphs.items()}
     for batch in BATCHES:
@@ -112,7 +116,7 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
 def by_pages(network: Network) -> dict[str, dict[str, float]]:
     """Time against one page of everyone, by the number of pages and by batch: what OPERATION rests on."""
     net = cut_tasks(network.trunk, network.shape, network.shares)
-    runs = {str(count): session(one_output(paged_body(net, count))) for count in COUNTS}
+    runs = {str(count): session(one_output(paged_body(net, in_pages(net, count)))) for count in COUNTS}
     found: dict[str, dict[str, float]] = {count: {} for count in runs}
     for batch in BATCHES:
         taken = times(runs, rows(net, batch), network.rounds)

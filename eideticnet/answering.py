@@ -22,7 +22,9 @@ from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Ids, Inputs, refuse
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.names import expected
+from eideticnet.pages.laying import laid
 from eideticnet.program import HEAD, INPUT, Program
+from eideticnet.slots import Page
 from eideticnet.turns import in_full_precision
 
 Network = TypeVar("Network", bound="Answering")
@@ -161,6 +163,13 @@ class Answering(nn.Module):
                 rows[group][ROUTER] = router.get(group, 0)
         return Capacity(rows, partial(arithmetic, learned, program, self.inputs))
 
+    def pages(self) -> tuple[Page, ...]:
+        """The pages in which tasks lie where they are run together. Who lies in none yet is laid now, and
+        stays there: later versions add to these pages, and to their number."""
+        learned = self.learned
+        learned.pages = laid(learned, self.program, self.inputs, self.planned_tasks)
+        return learned.pages
+
     def digests(self) -> dict[str, str]:
         """SHA-256 of each task and revision by its label, over all that its logits depend on."""
         return self.learned.digests(self.inputs, self.program)
@@ -171,6 +180,7 @@ class Answering(nn.Module):
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write a checkpoint, whole or not at all; a damaged network is not written."""
+        self.pages()
         learned, program = self.learned, self.program  # in this order: the program is never the older one
         parts = Parts(program, self.inputs, self.seed, learned, self.metadata, self.planned_tasks)
         self._saved[os.path.realpath(folder)] = checkpoint.save(parts, folder, self.saved_as(folder))

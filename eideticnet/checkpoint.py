@@ -34,6 +34,7 @@ from eideticnet.learned import Learned, Task
 from eideticnet.moments import Moments
 from eideticnet.program import Program
 from eideticnet.rules import check_steps
+from eideticnet.slots import Page, check_pages
 from eideticnet.users_code import nearest
 
 SCHEMA = 2
@@ -142,6 +143,7 @@ def _write_tensors(net: Parts, learned: Learned, program: Program, folder: Path)
         **_write_kept(learned, folder),
         "routing": None if learned.routing is None else learned.routing.to_json(),
         "routing_digest": learned.routing_digest(),
+        "pages": [page.to_json() for page in learned.pages],
         "metadata": net.metadata,
         **({} if net.planned_tasks is None else {"planned_tasks": net.planned_tasks}),
     }
@@ -209,7 +211,10 @@ def _load(folder: Path) -> tuple[Parts, str]:
         blocks = [_read_block(folder, program, b) for b in manifest["blocks"]]
         inputs, seed = Inputs.from_json(manifest["inputs"]), int(manifest["seed"])
         routing = manifest["routing"] and FittedRouting.from_json(manifest["routing"])
-        learned = Learned(tasks, blocks, manifest["answering"], routing, moments)
+        pages = [Page.from_json(page) for page in manifest.get("pages", ())]  # none before pages were laid
+        learned = Learned(tasks, blocks, manifest["answering"], routing, moments, pages)
+        own = {task.owner: learned.block(task.owner) for task in tasks}
+        check_pages(pages, {o: b.widths[o] for o, b in own.items()}, {o: b.reads for o, b in own.items()})
         _check_digests(manifest, learned.digests(inputs, program), folder / MANIFEST)
         if manifest["routing_digest"] != learned.routing_digest():
             raise CheckpointError(

@@ -6,7 +6,7 @@ blocks, and the network commits it by one assignment.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
 from eideticnet.moments import Moments
 from eideticnet.program import HEAD, Program
+from eideticnet.slots import Page
 
 ROUTER = "router"
 
@@ -56,7 +57,7 @@ class Learned(nn.Module):
 
     ``answering`` says which revision of a task answers, by its name; the last one where it is silent.
     ``routing`` is None until a rule for just these tasks was fitted; ``moments`` are those kept for
-    routers to come.
+    routers to come. ``pages``: where the first tasks lie, as far as that was settled.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Learned(nn.Module):
         answering: Mapping[str, int] | None = None,
         routing: FittedRouting | None = None,
         moments: Moments | None = None,
+        pages: Sequence[Page] = (),
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
         self.answering = dict(answering or {})
         self.routing = routing
         self.moments = moments
+        self.pages = tuple(pages)
         self.blocks = nn.ModuleDict({block.owner: block for block in blocks})
 
     def block(self, owner: str) -> Block:
@@ -86,13 +89,14 @@ class Learned(nn.Module):
         """One task more; the router, which knew nothing of it, goes back to the free pool."""
         answering = {name: r for name, r in self.answering.items() if name != task.name}
         blocks = (*self._task_blocks(), block)
-        return Learned((*self.tasks, task), blocks, answering, moments=moments or self.moments)
+        moments = moments or self.moments
+        return Learned((*self.tasks, task), blocks, answering, moments=moments, pages=self.pages)
 
     def with_router(self, block: Block | None, routing: FittedRouting | None) -> Learned:
         """The same tasks with this router; ``block`` is None for a rule that needs none, both are where
         none is fitted."""
         blocks = self._task_blocks() if block is None else [*self._task_blocks(), block]
-        return Learned(self.tasks, blocks, self.answering, routing, self.moments)
+        return Learned(self.tasks, blocks, self.answering, routing, self.moments, self.pages)
 
     def with_routing(self, routing: FittedRouting) -> Learned:
         """The same tasks and router with another rule."""
@@ -103,7 +107,12 @@ class Learned(nn.Module):
         are the same."""
         blocks = [self.block(owner) for owner in self.blocks]
         answering = {**self.answering, task.name: task.revision}
-        return Learned(self.tasks, blocks, answering, self.routing, self.moments)
+        return Learned(self.tasks, blocks, answering, self.routing, self.moments, self.pages)
+
+    def with_pages(self, pages: Sequence[Page]) -> Learned:
+        """The same, with the tasks in these pages."""
+        blocks = [self.block(owner) for owner in self.blocks]
+        return Learned(self.tasks, blocks, self.answering, self.routing, self.moments, pages)
 
     def revisions(self, name: str) -> tuple[Task, ...]:
         """All revisions of a task, the first one first."""

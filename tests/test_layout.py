@@ -80,14 +80,16 @@ PLAIN = ("errors", "signals", "files", "hashing")
 BASE = {"eideticnet", *(f"eideticnet.{name}" for name in PLAIN), *CONTRACT}
 METHOD_FLOORS = (
     {"contract", "errors", "files", "program", "seeding", "signals", "models"},
-    {"columns", "hashing"},
+    {"columns", "hashing", "slots"},
     {"decision", "names", "rules", "turns", "users_code"},
     {"block", "inputs"},
     {"data"},
     {"trace"},
     {"moments"},
     {"learned"},
-    {"arithmetic", "checkpoint", "learn"},
+    {"arithmetic", "checkpoint"},
+    {"pages"},
+    {"learn"},
     {"answering", "route"},
     {"network"},
     {"runs"},

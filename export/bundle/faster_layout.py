@@ -21,7 +21,6 @@ from eideticnet.export.bundle.agreement import Reference, feed
 from eideticnet.export.bundle.graph_file import Form, Layout, runner, write_graph
 from eideticnet.export.graph.session import Array, Run
 from eideticnet.export.graph.tail import TailRule
-from eideticnet.export.lowering.paged import pages
 
 BATCHES = (1, 8, 32)
 CLEARLY = 0.9
@@ -36,8 +35,6 @@ def write_faster(
 ) -> tuple[Form, onnx.ModelProto | None, dict[str, Any]]:
     """Write the graph in the layout that is faster here: its form, its body and the measurement."""
     layouts: tuple[Layout, ...] = get_args(Layout)
-    if pages(reference.net) == 1:  # which is the dense layout
-        layouts = ("nested", "dense")
     forms = {layout: replace(form, layout=layout) for layout in layouts}
     with tempfile.TemporaryDirectory(prefix="layouts-", dir=path.parent) as folder:
         paths = {layout: Path(folder) / f"{layout}{path.suffix}" for layout in forms}

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -23,7 +22,7 @@ from eideticnet.export.graph.session import Array, Run, session
 from eideticnet.export.graph.tail import INPUTS, OUTPUTS, TailRule, attach
 from eideticnet.export.lowering.barriers import barred
 from eideticnet.export.lowering.body import Body, example, owners
-from eideticnet.export.lowering.paged import Paged
+from eideticnet.export.lowering.paged import PagedBody, dense
 from eideticnet.export.lowering.precision import HALVES, Precision, Reduced, quantised
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.export.lowering.torch_formats import write_pt2, write_torchscript
@@ -33,10 +32,10 @@ Format = Literal["onnx", "torchscript", "pt2"]
 Layout = Literal["nested", "paged", "dense"]
 
 
-BODIES: dict[Layout, Callable[[EideticNetwork], Body | Paged]] = {
+BODIES: dict[Layout, Callable[[EideticNetwork], Body | PagedBody]] = {
     "nested": Body,
-    "paged": Paged,
-    "dense": partial(Paged, count=1),
+    "paged": PagedBody,
+    "dense": dense,
 }
 
 

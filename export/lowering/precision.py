@@ -19,7 +19,8 @@ from eideticnet import Inputs
 from eideticnet.block import Block
 from eideticnet.export.graph.prefix import cut
 from eideticnet.export.lowering.body import Body
-from eideticnet.export.lowering.paged import Paged
+from eideticnet.export.lowering.paged import PagedBody
+from eideticnet.pages.passes import Paged
 from eideticnet.program import Program
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -33,15 +34,13 @@ class Reduced(nn.Module):
     copy: the network's own frozen weights are as they were.
     """
 
-    def __init__(self, body: Body | Paged, inputs: Inputs, dtype: torch.dtype) -> None:
+    def __init__(self, body: Body | PagedBody, inputs: Inputs, dtype: torch.dtype) -> None:
         super().__init__()
         self.inputs, self.dtype = inputs, dtype
         self.body = copy.deepcopy(body).to(dtype).eval()
-        for block in self.body.modules():
-            if isinstance(block, Block):
-                block.program = _cast_constants(block.program, dtype)
-        if isinstance(self.body, Paged):
-            self.body.program = _cast_constants(self.body.program, dtype)
+        for module in self.body.modules():
+            if isinstance(module, (Block, Paged)):
+                module.program = _cast_constants(module.program, dtype)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.inputs.normalise(x)

@@ -8,7 +8,7 @@ from torch import nn
 from eideticnet import EideticNetwork, batches
 from eideticnet.export.graph.session import session
 from eideticnet.export.lowering.body import Body
-from eideticnet.export.lowering.paged import Paged
+from eideticnet.export.lowering.paged import dense
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.rules import check_steps
 from eideticnet.trace.normal import as_named
@@ -456,6 +456,6 @@ def test_a_later_task_changes_no_bit_of_an_earlier_one_and_one_dense_layer_compu
     assert torch.equal(net.task_logits(data[1], "a"), logits)
     assert net.digests()["a"] == digest
     with torch.no_grad():
-        layouts = Paged(net, 1).eval()(data[0]), Body(net).eval()(data[0])
-    for dense, nested in zip(*layouts, strict=True):
-        assert torch.allclose(dense, nested, rtol=0, atol=10 * EXPORTED)
+        layouts = dense(net).eval()(data[0]), Body(net).eval()(data[0])
+    for ours, theirs in zip(*layouts, strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=10 * EXPORTED)

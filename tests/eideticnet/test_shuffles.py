@@ -10,7 +10,7 @@ from torch import nn
 
 from eideticnet import CapacityError, EideticNetwork, Routing, UnsupportedError, batches
 from eideticnet.export.lowering.body import Body
-from eideticnet.export.lowering.paged import Paged
+from eideticnet.export.lowering.paged import dense
 from eideticnet.export.proof.verify import verify
 from eideticnet.program import HEAD
 from eideticnet.trace.tracing import trace
@@ -88,8 +88,8 @@ def test_a_shuffle_net_learns_tasks_grows_and_forgets_none(tmp_path):
     assert torch.equal(again.task_logits(x, "task 0"), logits)
     assert torch.equal(again(x).task_probs, net(x).task_probs)
     with torch.no_grad():
-        nested, dense = Body(net).eval()(x), Paged(net, 1).eval()(x)
-    for ours, theirs in zip(dense, nested, strict=True):
+        nested, fused = Body(net).eval()(x), dense(net).eval()(x)
+    for ours, theirs in zip(fused, nested, strict=True):
         assert torch.allclose(ours, theirs, rtol=0, atol=EXPORTED)
 
 

@@ -15,14 +15,15 @@ from eideticnet.program import Features, Widths
 
 
 class Places:
-    """``widths``: the neurons of each owner by group, owners in the order of learning.
+    """``widths``: the neurons of each owner by group, owners in the order of learning. ``slots``: those that
+    there are in all, just those of the owners unless given.
 
     A whole value is laid out like the plain trunk's: run by run, in each run owner by owner, all
     that ``tile`` times; where runs lie among one another, as if all owners were one. So what the trunk
     does to its values can be done to whole ones.
     """
 
-    def __init__(self, widths: Mapping[str, Widths]) -> None:
+    def __init__(self, widths: Mapping[str, Widths], slots: Widths | None = None) -> None:
         self.widths = {owner: dict(own) for owner, own in widths.items()}
         self.whole: dict[str, int] = {}
         self.starts: dict[str, dict[str, int]] = {}
@@ -30,6 +31,7 @@ class Places:
         for owner, own in self.widths.items():
             self.starts[owner] = {group: self.whole.get(group, 0) for group in own}
             self.whole |= {group: self.whole.get(group, 0) + count for group, count in own.items()}
+        self.whole = dict(slots or self.whole)
 
     def width(self, features: Features) -> int:
         """Columns of a whole value."""
@@ -57,8 +59,10 @@ class Places:
         """The pieces that make up a whole value, by owner; by one operation where they lie side by side."""
         lie = {o: self.columns(features, o) for o in self.widths if self.has(features, o)}
         if _consecutive([column for columns in lie.values() for column in columns]):
-            pieces = value.split([len(columns) for columns in lie.values()], features.dim)
-            return dict(zip(lie, pieces, strict=True))
+            sizes = [len(columns) for columns in lie.values()]
+            free = self.width(features) - sum(sizes)
+            pieces = value.split([*sizes, free] if free else sizes, features.dim)
+            return dict(zip(lie, pieces, strict=False))
         return {owner: _select(value, features.dim, columns) for owner, columns in lie.items()}
 
     def join(self, pieces: Mapping[str, Tensor], features: Features) -> Tensor:

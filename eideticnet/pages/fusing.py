@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from eideticnet.block import Block
-from eideticnet.export.lowering.places import Places
+from eideticnet.pages.places import Places
 from eideticnet.program import Features, Program, Step
 from eideticnet.rules import RULES
 

@@ -1,0 +1,1 @@
+"""Pages: the blocks of neighbouring owners run as one layer each."""
