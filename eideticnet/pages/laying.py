@@ -35,10 +35,10 @@ def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None
         lies = page_of(pages)
         read = {lies[owner] for owner in block.reads}
         own, may_share = block.widths[block.owner], not unfused(program)
-        if pages and may_share and read <= {*pages[-1].sources, len(pages) - 1}:
-            if pages[-1].has_room(own, there):
-                pages[-1] = pages[-1].with_owner(block.owner)
-                continue
+        last = pages[-1] if pages and may_share and read <= {*pages[-1].sources, len(pages) - 1} else None
+        if last is not None and last.has_room(own, there):
+            pages[-1] = last.with_owner(block.owner)
+            continue
         slots: Widths = own
         if may_share:
             count = max(planned or PLANNED, len(there) + 1)
