@@ -91,8 +91,19 @@ class Block(nn.Module):
     def compute(self, step: Step, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
         """The own piece of what ``step`` gives; None if this block has none. ``own`` and ``earlier``
         hold the pieces that the step reads."""
-        rule, layer = RULES[step.rule], self.layer(step.layer) if step.layer else None
-        if step.layer and layer is None:
+        inputs = self.read(step, own, earlier)
+        if inputs is None:
+            return None
+        layer = self.layer(step.layer) if step.layer else None
+        value = RULES[step.rule].run(step, layer, inputs, self.training)
+        if self.seen is not None:
+            self.seen(step.name, value)
+        return value
+
+    def read(self, step: Step, own: Pieces, earlier: Mapping[str, Pieces]) -> list[Tensor] | None:
+        """What ``step`` is run on; None if this block has nothing of what it gives."""
+        rule = RULES[step.rule]
+        if step.layer and self.layer(step.layer) is None:
             return None
         inputs = [self._read(step, name, own, earlier) for name in step.inputs]
         present = [value for value in inputs if value is not None]
@@ -100,10 +111,7 @@ class Block(nn.Module):
             return None
         if rule.reads_back:
             present += self._pieces(step, step.name, {}, earlier)
-        value = rule.run(step, layer, present, self.training)
-        if self.seen is not None:
-            self.seen(step.name, value)
-        return value
+        return present
 
     def _read(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
         """The value ``name`` as ``step`` sees it; None if no owner has a part of it."""

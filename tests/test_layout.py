@@ -83,7 +83,7 @@ METHOD_FLOORS = (
     {"columns", "hashing", "slots"},
     {"decision", "names", "rules", "turns", "users_code"},
     {"block", "inputs"},
-    {"data"},
+    {"bounds", "data"},
     {"trace"},
     {"moments"},
     {"learned"},
