@@ -9,14 +9,16 @@ import torch
 from torch import nn
 
 from eideticnet.block import Block
+from eideticnet.pages.norms import PageNorm
 from eideticnet.pages.places import Places
 from eideticnet.program import Features, Program, Step
 from eideticnet.rules import RULES
+from eideticnet.rules.norms import PrefixNorm
 
 FUSED = frozenset(
     {
         *("linear", "conv", "conv_part", "grouped_conv", "embedding", "parameter", "learned", "buffer"),
-        *("narrow", "choose", "batch_norm", "instance_norm", "group_norm"),
+        *("narrow", "choose", "batch_norm", "instance_norm", "group_norm", "prefix_norm"),
     }
 )
 """Rules whose layers, one for each block, are together a wider layer of the same kind."""
@@ -31,12 +33,22 @@ def fusable(step: Step) -> bool:
     return step.rule in FUSED and not step.features.raw
 
 
-def fused(step: Step, blocks: Sequence[Block], pages: Sequence[Places], program: Program) -> nn.Module:
+def fused(
+    step: Step, blocks: Sequence[Block], pages: Sequence[Places], program: Program, most: int
+) -> nn.Module:
     """The layers that ``blocks`` have for ``step`` as one, zero where a block does not read. The blocks are
-    those of the last of ``pages``; what they read lies in all of these, one beside the other."""
+    those of the last of ``pages``, in which ``most`` may lie; what they read lies in all of these, one beside
+    the other."""
     rule, page = RULES[step.rule], pages[-1]
     read = program.features[step.inputs[0]] if step.inputs else Features()
     wide = int(step.options["raw_columns"]) if read.raw else sum(p.width(read) for p in pages)
+    if step.rule == "prefix_norm":
+        norms = [
+            (own, _seen(step, block, pages, read), page.columns(step.features, block.owner))
+            for block in blocks
+            if isinstance(own := block.layer(str(step.layer)), PrefixNorm)
+        ]
+        return PageNorm(norms, wide, page.width(step.features), most)
     with torch.device("meta"):  # no random numbers drawn for weights to replace
         layer = rule.build(step, wide, page.width(step.features))
     assert layer is not None
@@ -48,8 +60,7 @@ def fused(step: Step, blocks: Sequence[Block], pages: Sequence[Places], program:
         if own is not None and page.has(step.features, block.owner):
             where = {"out": page.columns(step.features, block.owner), "in": list(range(wide))}
             if not read.raw:
-                seen = (*(block.read_in(step) if rule.reads_prefix else ()), block.owner)
-                where["in"] = [column for owner in seen for column in _columns(pages, read, owner)]
+                where["in"] = _seen(step, block, pages, read)
             for name, tensor in own.state_dict().items():
                 axes = rule.axes_of(step, name)
                 index = [where[a] if a else range(n) for a, n in zip(axes, tensor.shape, strict=False)]
@@ -57,6 +68,12 @@ def fused(step: Step, blocks: Sequence[Block], pages: Sequence[Places], program:
                 state[name][tuple(map(torch.from_numpy, np.ix_(*index)))] = tensor
     layer.load_state_dict(state, assign=True)
     return layer.requires_grad_(False)
+
+
+def _seen(step: Step, block: Block, pages: Sequence[Places], read: Features) -> list[int]:
+    """Where the columns of ``read`` that a block's step sees lie in these pages, in the block's order."""
+    seen = (*(block.read_in(step) if RULES[step.rule].reads_prefix else ()), block.owner)
+    return [column for owner in seen for column in _columns(pages, read, owner)]
 
 
 def _columns(pages: Sequence[Places], features: Features, owner: str) -> list[int]:

@@ -13,6 +13,7 @@ from eideticnet.arithmetic import multiply_adds
 from eideticnet.block import Block
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned
+from eideticnet.pages.norms import read_alike
 from eideticnet.pages.passes import unfused
 from eideticnet.program import HEAD, Program, Widths
 from eideticnet.slots import Page, page_of
@@ -28,41 +29,45 @@ with. A group has at least as many: there is no fast convolution for fewer."""
 
 def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None) -> tuple[Page, ...]:
     """Pages in which every task lies: those that ``learned`` has, and what newer tasks need."""
-    pages, lies = list(learned.pages), page_of(learned.pages)
-    new = [learned.block(task.owner) for task in learned.tasks if task.owner not in lies]
-    for block in new:
-        there = {o: learned.block(o).widths[o] for page in pages for o in page.owners}
+    pages = list(learned.pages)
+    for block in (learned.block(task.owner) for task in learned.tasks):
         lies = page_of(pages)
-        read = {lies[owner] for owner in block.reads}
-        own, may_share = block.widths[block.owner], not unfused(program)
-        last = pages[-1] if pages and may_share and read <= {*pages[-1].sources, len(pages) - 1} else None
-        if last is not None and last.has_room(own, there):
-            pages[-1] = last.with_owner(block.owner)
+        if block.owner in lies:
             continue
-        slots: Widths = own
+        sources = {lies[owner] for owner in block.reads}
+        may_share = not unfused(program)
+        if may_share and pages and sources <= {*pages[-1].sources, len(pages) - 1}:
+            together = [*map(learned.block, pages[-1].owners), block]
+            if pages[-1].has_room(*map(_own, together)) and read_alike(together, program):
+                pages[-1] = pages[-1].with_owner(block.owner)
+                continue
+        page = exact([block], sorted(sources))
         if may_share:
-            count = max(planned or PLANNED, len(there) + 1)
-            free = {g: n - sum(w[g] for w in there.values()) for g, n in program.groups.items()}
-            slots = _slots(own, free, count, program, inputs)
-        pages.append(Page(slots, tuple(sorted(read)), (block.owner,)))
+            free = {g: n - sum(learned.block(o).own[g] for o in lies) for g, n in program.groups.items()}
+            page = _opened(page, free, max(planned or PLANNED, len(lies) + 1), program, inputs)
+        pages.append(page)
     return tuple(pages)
 
 
-def exact(blocks: Iterable[Block], sources: Sequence[int] = ()) -> Page:
+def exact(blocks: Sequence[Block], sources: Iterable[int] = ()) -> Page:
     """A page of just these owners."""
-    widths = {block.owner: block.widths[block.owner] for block in blocks}
-    groups = dict.fromkeys(group for own in widths.values() for group in own)
-    slots = {group: sum(own.get(group, 0) for own in widths.values()) for group in groups}
-    return Page(slots, tuple(sources), tuple(widths))
+    groups = dict.fromkeys(group for block in blocks for group in _own(block))
+    slots = {group: sum(_own(block).get(group, 0) for block in blocks) for group in groups}
+    return Page(slots, tuple(sources), tuple(block.owner for block in blocks), len(blocks))
 
 
-def _slots(own: Widths, free: Widths, count: int, program: Program, inputs: Inputs) -> Widths:
-    """The slots of a page that is opened by an owner of these ``own`` neurons, if ``count`` tasks like it
-    are to come, and ``free`` neurons were left for it and for them.
+def _own(block: Block) -> Widths:
+    return block.widths[block.owner]
+
+
+def _opened(page: Page, free: Widths, count: int, program: Program, inputs: Inputs) -> Page:
+    """``page``, of one owner, with slots for others, if ``count`` tasks like it are to come, and ``free``
+    neurons were left for it and for them.
 
     N tasks in P pages take a N + c N^2 (P + 1) / 2P multiply-adds, and P times as many operations as there
     are layers: a for what a task reads of the raw input, c for what one reads of another.
     """
+    own = page.slots
     one, all_of_them = (
         multiply_adds(program, {g: n * k for g, n in own.items()}, inputs) for k in (1, count)
     )
@@ -71,6 +76,7 @@ def _slots(own: Widths, free: Widths, count: int, program: Program, inputs: Inpu
     least = min((n for g, n in own.items() if g != HEAD and n), default=MULTIPLE)
     each = min(count, max(-(-count // pages), -(-MULTIPLE // least)))
     if each == 1:
-        return own
+        return page
     wanted = {g: -(-max(n, 1) * each // MULTIPLE) * MULTIPLE for g, n in own.items()}
-    return {g: min(n, max(own[g], free.get(g, n))) for g, n in wanted.items()}
+    slots = {g: min(n, max(own[g], free.get(g, n))) for g, n in wanted.items()}
+    return Page(slots, page.sources, page.owners, 2 * each)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from eideticnet.block import Block
 from eideticnet.pages.fusing import fusable, fused
+from eideticnet.pages.norms import read_alike
 from eideticnet.pages.places import Places
 from eideticnet.program import HEAD, INPUT, Program, Step
 from eideticnet.rules import RULES
@@ -38,15 +39,24 @@ class Paged(nn.Module):
         self.program, self.sources = program, [page.sources for page in pages]
         usual = {b.owner: b.classes if b.program.steps[-1] == program.steps[-1] else 0 for b in blocks}
         widths = {b.owner: {**b.own, HEAD: usual[b.owner]} for b in blocks}
-        self.pages = [Places({o: widths[o] for o in page.owners}, page.slots) for page in pages]
-        lies, self.unfused = page_of(pages), unfused(program)
+        unusual = {b.owner: b.classes - usual[b.owner] for b in blocks}
+        self.pages = [
+            Places(
+                {o: widths[o] for o in page.owners},
+                {**page.slots, HEAD: page.slots[HEAD] - sum(unusual[o] for o in page.owners)},
+            )
+            for page in pages
+        ]
+        lies = page_of(pages)
+        together = [[b for b in blocks if lies[b.owner] == number] for number in range(len(pages))]
+        self.unfused = unfused(program, all(read_alike(mine, program) for mine in together if mine))
         self.layers = nn.ModuleDict()
         for step in program.steps:
             for number, page in enumerate(self.pages):
                 if step.layer and step.name not in self.unfused and page.width(step.features):
-                    mine = [block for block in blocks if lies[block.owner] == number]
-                    read = [self.pages[n] for n in self._read_by(step, number)]
-                    self.layers[_key(step.layer, number)] = fused(step, mine, read, program)
+                    read, most = [self.pages[n] for n in self._read_by(step, number)], pages[number].most
+                    layer = fused(step, together[number], read, program, most)
+                    self.layers[_key(step.layer, number)] = layer
         self.blocks = nn.ModuleDict({b.owner: _only(b, self.unfused, not usual[b.owner]) for b in blocks})
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -140,12 +150,13 @@ def _key(path: str, page: int) -> str:
     return f"page{page}__{path.replace('.', '__')}"
 
 
-def unfused(program: Program) -> frozenset[str]:
-    """Steps that run owner by owner: what can't be one layer, and what reads values of the raw input
-    that each owner made with weights of its own."""
+def unfused(program: Program, norms: bool = True) -> frozenset[str]:
+    """Steps that run owner by owner: what can't be one layer, as ``norms`` over the prefix may be or not, and
+    what reads values of the raw input that each owner made with weights of its own."""
     found, own = set[str](), set[str]()
     for step in program.steps:
-        if not fusable(step) or own.intersection(step.inputs):
+        one_layer = fusable(step) and (norms or step.rule != "prefix_norm")
+        if not one_layer or own.intersection(step.inputs):
             found.add(step.name)
             own |= {step.name} if step.features.raw else set()
     return frozenset(found)

@@ -1,0 +1,144 @@
+"""Pages: whoever joins one, or opens another, moves no bit of an earlier task."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.graphs import equal_tasks
+from eideticnet import EideticNetwork, Inputs
+from eideticnet.export.graph.session import session
+from eideticnet.export.graph.tail import logits_name
+from eideticnet.export.lowering.body import Body
+from eideticnet.models import convnet, mlp
+from eideticnet.pages import laying
+from eideticnet.slots import page_of
+from tests.support.example_counts import examples
+from tests.support.growing_networks import grow, paged_graph, routed, rows
+from tests.support.layer_zoo import ZOO
+from tests.support.tolerances import EXPORTED
+
+ROWS = (1, 2, 7, 32)
+DEFAULT = {"residual", "transformer"}
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch):
+    """Small networks in several pages."""
+    monkeypatch.setattr(laying, "OPERATION", 200)
+    monkeypatch.setattr(laying, "MULTIPLE", 8)
+
+
+def network(trunk, x):
+    torch.manual_seed(0)
+    contract = Inputs(tuple(x.shape[1:]), "int64" if not x.is_floating_point() else "float32", *bounds(x))
+    net = EideticNetwork(trunk, x, inputs=contract, planned_tasks=6)
+    net.program = net.program.widened({group: 3 * n for group, n in net.program.groups.items()})
+    return net
+
+
+def bounds(x):
+    return (0, int(x.max())) if not x.is_floating_point() else (-4.0, 4.0)
+
+
+def answers(net):
+    """Logits by batch size and owner; those of the tasks agree with the blocks' up to rounding."""
+    run = session(paged_graph(net))
+    found = {count: run({"x": rows(net, count).numpy()}) for count in ROWS}
+    with torch.no_grad():
+        blocks = Body(net).eval()(rows(net, ROWS[-1]))
+    for task, expected in zip(net.learned.tasks, blocks, strict=False):
+        ours = found[ROWS[-1]][logits_name(task.owner)]
+        assert np.abs(ours - expected.numpy()).max() <= EXPORTED * max(1, expected.abs().max())
+    return {
+        (count, t.owner): of[logits_name(t.owner)] for count, of in found.items() for t in net.learned.tasks
+    }
+
+
+def assert_kept(before, after):
+    """Equal as integers; a later owner may turn -0.0 into 0.0."""
+    for key, logits in before.items():
+        assert ((logits + 0.0).view(np.int32) == (after[key] + 0.0).view(np.int32)).all(), key
+
+
+def live(net, seed, steps, reads, most=5):
+    rng, before, pages = random.Random(seed), {}, []
+    for step in steps:
+        grow(net, rng, most, reads)
+        if step == "widen":
+            net.program = net.program.widened(dict.fromkeys(net.program.groups, 3))
+        learned = net.learned
+        if step == "router":
+            net.learned = routed(net)
+        for old, new in zip(pages, net.pages(), strict=False):
+            assert (old.slots, old.sources, old.most) == (new.slots, new.sources, new.most)
+            assert new.owners[: len(old.owners)] == old.owners
+        pages, now = net.pages(), answers(net)
+        assert_kept(before, now)
+        before, net.learned = now, learned.with_pages(pages)
+    return pages
+
+
+STEPS = st.lists(st.sampled_from(["task", "router", "widen"]), min_size=2, max_size=4)
+
+
+@settings(examples(4, 40))
+@given(
+    trunk=st.sampled_from(["mlp", "convnet"]),
+    steps=STEPS,
+    seed=st.integers(0, 999),
+    reads=st.sampled_from([0.0, 0.7, 1.0]),
+    most=st.sampled_from([2, 5, 9]),
+)
+def test_no_history_of_pages_moves_a_bit_of_an_earlier_task(trunk, steps, seed, reads, most):
+    made = {"mlp": (mlp(20, (30, 30)), (20,)), "convnet": (convnet(3, (20, 20)), (3, 8, 8))}
+    body, shape = made[trunk]
+    live(network(body, torch.zeros(2, *shape)), seed, ["task", *steps], reads, most)
+
+
+@pytest.mark.parametrize(
+    "kind", [k if k in DEFAULT else pytest.param(k, marks=pytest.mark.slow) for k in ZOO]
+)
+def test_pages_of_every_kind_of_layer_keep_the_earlier_tasks_bits(kind):
+    trunk, data = ZOO[kind]
+    steps = ["task", "router", "task", "task"][: 3 if kind in DEFAULT else 4]
+    pages = live(network(trunk(), data(2)), 0, steps, 1.0)
+    if kind in DEFAULT:
+        assert len(pages) < 3, "someone joined another's page"
+
+
+def test_a_task_that_does_not_fit_or_reads_others_opens_a_page():
+    net, rng = network(mlp(20, (30, 30)), torch.zeros(2, 20)), random.Random(0)
+    for reads in (1.0, 1.0, 1.0, 1.0, 0.0):
+        grow(net, rng, 5, reads)
+    pages = net.pages()
+    lie = page_of(pages)
+    assert list(lie) == [f"t{i}" for i in range(5)]
+    for owner, number in lie.items():
+        assert {lie[o] for o in net.learned.block(owner).reads} <= {*pages[number].sources, number}
+
+
+def test_pages_are_stored_and_never_laid_again(tmp_path, monkeypatch):
+    net, rng = network(mlp(20, (40, 40)), torch.zeros(2, 20)), random.Random(0)
+    for _ in range(3):
+        grow(net, rng)
+    net.save(tmp_path)
+    monkeypatch.setattr(laying, "MULTIPLE", 4)  # a later release lays others
+    assert EideticNetwork.load(tmp_path).pages() == net.pages()
+
+
+def test_a_checkpoint_of_before_there_were_pages_gets_them_when_they_are_asked_for(tmp_path):
+    import json
+
+    from eideticnet.checkpoint import _manifest_hash
+
+    net = equal_tasks(mlp(20, (40, 40)), (20,), 4)
+    net.save(tmp_path)
+    manifest = json.loads((tmp_path / "network.json").read_text())
+    del manifest["pages"]
+    manifest["sha256"] = _manifest_hash(manifest)
+    (tmp_path / "network.json").write_text(json.dumps(manifest))
+    assert EideticNetwork.load(tmp_path).pages() == net.pages()
