@@ -18,7 +18,7 @@ import torch
 from onnx import helper, shape_inference
 from torch import nn
 
-from eideticnet import EideticNetwork
+from eideticnet import EideticNetwork, Inputs
 from eideticnet.block import Block
 from eideticnet.decision import FittedRouting
 from eideticnet.export.graph.session import Run
@@ -48,7 +48,7 @@ def cut_tasks(
     """The same with blocks that have these ``shares`` of each group; the router has what is left."""
     torch.manual_seed(0)
     x, tasks = torch.rand(2, *shape), len(shares)
-    net = EideticNetwork(trunk, x)
+    net = EideticNetwork(trunk, x, inputs=Inputs(shape, low=0.0, high=1.0))
     names = [f"t{i}" for i in range(tasks)] + [ROUTER] * router
     each = [*shares, *[1 - sum(shares)] * router]
     widths = {

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from eideticnet.arithmetic import multiply_adds
 from eideticnet.block import Block
+from eideticnet.bounds import Interval, bounded_free_slots, intervals
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned
 from eideticnet.pages.norms import read_alike
@@ -28,21 +29,28 @@ with. A group has at least as many: there is no fast convolution for fewer."""
 
 
 def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None) -> tuple[Page, ...]:
-    """Pages in which every task lies: those that ``learned`` has, and what newer tasks need."""
-    pages = list(learned.pages)
-    for block in (learned.block(task.owner) for task in learned.tasks):
+    """Pages in which every task lies: those that ``learned`` has, and what newer tasks need.
+
+    Nobody joins a page, and none is opened for others to join, unless all numbers are sure to be finite."""
+    pages, blocks = list(learned.pages), [learned.block(task.owner) for task in learned.tasks]
+    if all(block.owner in page_of(pages) for block in blocks):
+        return tuple(pages)
+    together = not unfused(program) and bounded_free_slots(program, inputs)
+    known = dict[str, dict[str, Interval]]()
+    for block in blocks:
+        found = intervals(block, inputs, known) if together else None
+        known |= {} if found is None else {block.owner: found}
         lies = page_of(pages)
         if block.owner in lies:
             continue
         sources = {lies[owner] for owner in block.reads}
-        may_share = not unfused(program)
-        if may_share and pages and sources <= {*pages[-1].sources, len(pages) - 1}:
-            together = [*map(learned.block, pages[-1].owners), block]
-            if pages[-1].has_room(*map(_own, together)) and read_alike(together, program):
+        if found is not None and pages and sources <= {*pages[-1].sources, len(pages) - 1}:
+            beside = [*map(learned.block, pages[-1].owners), block]
+            if pages[-1].has_room(*map(_own, beside)) and read_alike(beside, program):
                 pages[-1] = pages[-1].with_owner(block.owner)
                 continue
         page = exact([block], sorted(sources))
-        if may_share:
+        if found is not None:
             free = {g: n - sum(learned.block(o).own[g] for o in lies) for g, n in program.groups.items()}
             page = _opened(page, free, max(planned or PLANNED, len(lies) + 1), program, inputs)
         pages.append(page)
