@@ -87,12 +87,17 @@ def rule(net: EideticNetwork) -> TailRule:
 
 def dense_body(net: EideticNetwork) -> onnx.ModelProto:
     """The dense network of the same numbers, zeros where a block does not read."""
-    return to_onnx(dense(net).eval(), example(net), owners(net))
+    return _body(net, dense(net))
 
 
 def paged_body(net: EideticNetwork, pages: Sequence[Page] | None = None) -> onnx.ModelProto:
     """The network's body in pages, in its own ones unless others are given."""
-    return to_onnx(PagedBody(net, pages).eval(), example(net), owners(net))
+    return _body(net, PagedBody(net, pages))
+
+
+def _body(net: EideticNetwork, body: PagedBody) -> onnx.ModelProto:
+    body.by_page = True
+    return to_onnx(body.eval(), example(net), owners(net), body.joined)
 
 
 def in_pages(net: EideticNetwork, count: int) -> list[Page]:

@@ -36,6 +36,7 @@ from benchmarks.graphs import (
     times,
 )
 from benchmarks.report import PLOTS, publish
+from eideticnet import EideticNetwork
 from eideticnet.export.graph.session import session
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.models import mlp, resnet18
@@ -59,12 +60,24 @@ class Network:
     shape: tuple[int, ...]
     shares: Sequence[float]
     rounds: int = ROUNDS
+    planned: int = 0
+    """Tasks for which pages are laid: as many as there are, unless given."""
+
+    def made(self) -> EideticNetwork:
+        """The network, with blocks of random weights."""
+        net = cut_tasks(self.trunk, self.shape, self.shares)
+        net.planned_tasks = self.planned or len(self.shares)
+        return net
 
 
 def networks() -> Iterator[Network]:
     """All that are measured."""
     for tasks in TASKS:
         yield Network(f"mlp.t{tasks}", mlp(784, (NEURONS * tasks,) * 2), (784,), [1 / tasks] * tasks)
+    most = TASKS[-1]
+    for tasks in TASKS[:-1]:
+        trunk = mlp(784, (NEURONS * most,) * 2)
+        yield Network(f"mlp.grown.t{tasks}", trunk, (784,), [1 / most] * tasks, planned=most)
     widths = random.Random(0).choices(range(UNEVEN[0], UNEVEN[1] + 1), k=50)
     shares = [width / sum(widths) for width in widths]
     yield Network("uneven.t50", mlp(784, (sum(widths),) * 2), (784,), shares)
@@ -81,8 +94,7 @@ def plain(network: Network) -> onnx.ModelProto:
 def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures of one network, and their spread."""
     name, seconds = network.name, dict[str, float]()
-    net = cut_tasks(network.trunk, network.shape, network.shares)
-    net.planned_tasks = len(network.shares)
+    net = network.made()
     exports: dict[str, Callable[[], onnx.ModelProto]] = {
         "plain": lambda: plain(network),
         "dense": lambda: dense_body(net),
@@ -115,7 +127,7 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
 
 def by_pages(network: Network) -> dict[str, dict[str, float]]:
     """Time against one page of everyone, by the number of pages and by batch: what OPERATION rests on."""
-    net = cut_tasks(network.trunk, network.shape, network.shares)
+    net = network.made()
     runs = {str(count): session(one_output(paged_body(net, in_pages(net, count)))) for count in COUNTS}
     found: dict[str, dict[str, float]] = {count: {} for count in runs}
     for batch in BATCHES:

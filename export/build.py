@@ -26,11 +26,13 @@ def build(
     keep: Path | None = None,
     serving: Mapping[str, Any] | None = None,
     replace: bool = False,
+    repack: bool = False,
     **options: Any,
 ) -> Path:
     """Write STORE/NAME-VERSION.mar, by default named like the folder ``run`` and with the number of
     tasks as version, and keep the bundle in the new folder ``keep``; ``serving`` and ``replace`` are
-    ``write_archive``'s, and ``options`` are ``write_bundle``'s.
+    ``write_archive``'s, and ``options`` are ``write_bundle``'s. ``repack``: lay the network's pages anew, for
+    this version and later ones.
 
     ``ExportError`` says what is wrong with the network, or with what was asked."""
     if keep is not None and keep.exists():
@@ -38,6 +40,9 @@ def build(
     name = name or Path(os.path.realpath(run)).name  # also of a link to itself, which resolve() raises at
     try:
         net = EideticNetwork.load(run)
+        if repack:
+            net.learned = net.learned.with_pages(())
+            net.save(run)
         model_version = model_version or f"{len(net.tasks)}.0"
         check_names(name, model_version)
         archive = store / f"{name}-{model_version}.mar"

@@ -59,6 +59,13 @@ def export(
         Literal["nested", "paged", "dense", "auto"],
         typer.Option(help="Blocks one by one, in a few pages or in one; auto measures. Bits need nested."),
     ] = "nested",
+    repack: Annotated[
+        bool,
+        typer.Option(
+            "--repack",
+            help="Lay RUN's pages anew, for the tasks that there are. No earlier version compares.",
+        ),
+    ] = False,
     precision: Annotated[
         Literal["float32", "float16", "bfloat16", "int8"], typer.Option(help="What the graph computes in.")
     ] = "float32",
@@ -104,6 +111,7 @@ def export(
         max_pixels=max_pixels,
         serving={"handler": handler},
         replace=replace,
+        repack=repack,
     )
     typer.echo(archive)
     show_build(read_archive(archive).bundle)

@@ -132,6 +132,19 @@ class TaskReport(Open):
     """Why training may have ended too early, if it may; since 1.3.2."""
 
 
+class BundledPage(Open):
+    """Owners that are computed together, and the room that there is for others."""
+
+    slots: ByName[Count]
+    """Neurons of each feature group, and classes, that may lie in it."""
+    sources: Many[Count]
+    """Numbers of the earlier pages that it reads."""
+    owners: Annotated[Many[Name], Field(min_length=1)]
+    """Whose they are so far, in the order in which they lie."""
+    most: Positive
+    """Most owners that may lie in it."""
+
+
 class BundledTask(Open):
     """One task."""
 
@@ -221,6 +234,8 @@ handler's runtime as a folder."""
     """Graphs that run only what the first tasks own, for pinned requests; since 1.2.0."""
     layout: Maybe[Literal["nested", "paged", "dense"]] = None
     """Blocks as learned, bit-equal across versions (nested), or fused (paged, since 1.5.0; dense)."""
+    pages: Many[BundledPage] = ()
+    """Where tasks lie in the paged layout; later versions keep these pages and add to them; since 1.5.0."""
     precision: Maybe[Literal["float32", "float16", "bfloat16", "int8"]] = None
     """Type of the weights."""
     accuracy: Maybe[dict[str, Any]] = None

@@ -52,7 +52,7 @@ def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None
         page = exact([block], sorted(sources))
         if found is not None:
             free = {g: n - sum(learned.block(o).own[g] for o in lies) for g, n in program.groups.items()}
-            page = _opened(page, free, max(planned or PLANNED, len(lies) + 1), program, inputs)
+            page = _opened(page, free, max(planned or PLANNED, len(blocks)), program, inputs)
         pages.append(page)
     return tuple(pages)
 

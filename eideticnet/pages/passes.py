@@ -32,7 +32,9 @@ by owner, what each made of the raw input with weights of its own."""
 
 class Paged(nn.Module):
     """Normalised inputs (N, *shape) to the logits of ``blocks``, by owner. All have the steps of ``program``,
-    but for the head, and lie in ``pages``."""
+    but for the head, and lie in ``pages``.
+
+    ``heads``: the logits of each page are those of these owners side by side, as many of each."""
 
     def __init__(self, program: Program, blocks: Sequence[Block], pages: Sequence[Page]) -> None:
         super().__init__()
@@ -59,7 +61,22 @@ class Paged(nn.Module):
                     self.layers[_key(step.layer, number)] = layer
         self.blocks = nn.ModuleDict({b.owner: _only(b, self.unfused, not usual[b.owner]) for b in blocks})
 
+        self.heads = {
+            number: {owner: own[HEAD] for owner, own in page.widths.items() if own[HEAD]}
+            for number, page in enumerate(self.pages)
+        }
+
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        pages, logits = self.by_page(x)
+        return logits | self.apart(pages)
+
+    def apart(self, logits: Mapping[int, Tensor]) -> dict[str, Tensor]:
+        """Everyone's logits, cut out of those of the pages."""
+        parts = [self.pages[n].parts(whole, self.program.features[HEAD]) for n, whole in logits.items()]
+        return {owner: piece for part in parts for owner, piece in part.items()}
+
+    def by_page(self, x: Tensor) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
+        """The logits of each page, and those of owners whose head reads other values."""
         values: dict[str, Value] = {INPUT: x}
         for step in self.program.steps:
             if step.name in self.unfused:
@@ -69,7 +86,9 @@ class Paged(nn.Module):
                 values[step.name] = RULES[step.rule].run(step, None, inputs, False)  # type: ignore[arg-type]
             else:
                 values[step.name] = self._by_page(step, values)
-        return self._heads(values)
+        others = {o: self._block(o).program.steps[-1] for o in self.blocks if not self._has_head(o)}
+        whole = {int(n): of for n, of in values[HEAD].items() if isinstance(n, int)}  # type: ignore[union-attr]
+        return whole, self._owner_by_owner(others, values)
 
     def _read_by(self, step: Step, page: int) -> tuple[int, ...]:
         """The pages that a step of ``page`` reads, the own one last."""
@@ -108,11 +127,8 @@ class Paged(nn.Module):
                 joined[number] = page.join(mine, step.features)
         return joined
 
-    def _heads(self, values: Mapping[str, Value]) -> dict[str, Tensor]:
-        """Everyone's logits: cut out of those of a page, or given by a head that reads other values."""
-        pieces = self._pieces([HEAD], values)
-        others = {o: self._block(o).program.steps[-1] for o, piece in pieces.items() if not piece}
-        return {o: p[HEAD] for o, p in pieces.items() if p} | self._owner_by_owner(others, values)
+    def _has_head(self, owner: str) -> bool:
+        return any(owner in of for of in self.heads.values())
 
     def _owner_by_owner(self, steps: Mapping[str, Step], values: Mapping[str, Value]) -> dict[str, Tensor]:
         """The piece that each of these owners has of what its step gives, if it has one."""

@@ -65,12 +65,16 @@ def write_graph(reference: Reference, form: Form, rule: TailRule, path: Path) ->
     if form.precision == "int8" and form.format != "onnx":
         raise ExportError(f"precision int8 is made by ONNX Runtime's tools; the format is {form.format}")
     module = BODIES[form.layout](net).eval()
+    joined = dict[str, dict[str, int]]()
+    if isinstance(module, PagedBody) and form.format == "onnx":
+        module.by_page = True
+        joined = module.joined
     dtype = HALVES.get(form.precision)
     computes = module if dtype is None else Reduced(module, net.inputs, dtype).eval()
     with _one_line(form, net.program):
         if form.format == "onnx":
             with barred(computes):
-                model = to_onnx(computes, example(net), owners(net))
+                model = to_onnx(computes, example(net), owners(net), joined)
         else:
             model = None
             (write_torchscript if form.format == "torchscript" else write_pt2)(net, computes, path)

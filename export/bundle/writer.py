@@ -20,6 +20,7 @@ from eideticnet import EideticNetwork, Task
 from eideticnet.contract.bundle import (
     SCHEMA,
     Bundle,
+    BundledPage,
     BundledTask,
     GraphNames,
     Input,
@@ -216,6 +217,8 @@ def _write_graphs(
         form = replace(form, layout=layout)
         body = write_graph(reference, form, rule, path)
     said["layout"] = form.layout
+    if form.layout == "paged":
+        said["pages"] = tuple(BundledPage(**page.to_json()) for page in reference.net.pages())
     if form.precision == "int8":  # the scale of a value is that of the whole batch
         said |= {"batch_dependent": True, "limits": bundle.limits.model_copy(update={"max_batch": 1})}
     if body is None:

@@ -34,15 +34,29 @@ class PagedBody(nn.Module):
         self.strangers = nn.ModuleDict({b.owner: b for b in blocks if b not in alike})
         if any(b.reads for b in blocks if b not in alike):
             raise ExportError("a block of another program reads the others; only the nested layout has that")
+        self.by_page = False
+
+    @property
+    def joined(self) -> dict[str, dict[str, int]]:
+        """What is given first if ``by_page`` is set: the logits of each page, with each owner's number of
+        them. A page of one owner alone has its name."""
+        named = dict[str, dict[str, int]]()
+        for number, of in self.paged.heads.items() if self.by_page else ():
+            alone = self.paged.pages[number].whole[HEAD] == max(of.values(), default=0)
+            named |= {next(iter(of)) if alone else f"page{number}": of} if of else {}
+        return named
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return self.logits(self.inputs.normalise(x))
 
     def logits(self, x: Tensor) -> tuple[Tensor, ...]:
         """The same for normalised ``x``."""
-        logits = self.paged(x)
+        pages, logits = self.paged.by_page(x)
         for owner, block in self.strangers.items():  # a router with a program of its own reads no other
             logits[owner] = block(x, {})[HEAD]
+        if self.by_page:
+            return (*pages.values(), *(logits[owner] for owner in self.owners if owner in logits))
+        logits |= self.paged.apart(pages)
         return tuple(logits[owner] for owner in self.owners)
 
 

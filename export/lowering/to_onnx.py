@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from eideticnet.data.draws import tracing
@@ -22,10 +25,19 @@ OPSET = 20
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 
-def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.ModelProto:
+def to_onnx(
+    body: nn.Module,
+    example: Tensor,
+    owners: Sequence[str],
+    joined: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+) -> onnx.ModelProto:
     """``body`` maps x (N, *shape) to one tensor of logits for each of ``owners``; ``example`` has more
-    than one row, for a batch of one would be exported as a constant."""
-    outputs = [logits_name(owner) for owner in owners]
+    than one row, for a batch of one would be exported as a constant.
+
+    ``joined``: logits that it gives first, of several owners side by side, by a name for them, with each
+    owner's number. One operation cuts them apart here, since a trace of each would take long."""
+    apart = [owner for owner in owners if not any(owner in of for of in joined.values())]
+    outputs = [logits_name(name) for name in (*joined, *apart)]
     with tracing(), _quiet():
         program = torch.onnx.export(
             body,
@@ -44,7 +56,30 @@ def to_onnx(body: nn.Module, example: Tensor, owners: Sequence[str]) -> onnx.Mod
     _strip(model)
     _check_batch(model)
     _share_prefixes(model)
-    return cut(model, outputs)  # the exporter leaves tensors behind that it folded into others
+    for name, of in joined.items():
+        if name not in of:
+            _cut_apart(model, logits_name(name), {logits_name(owner): count for owner, count in of.items()})
+    wanted = [logits_name(owner) for owner in owners]
+    given = {value.name: value for value in model.graph.output}
+    del model.graph.output[:]
+    model.graph.output.extend(given[name] for name in wanted)
+    return cut(model, wanted)  # the exporter leaves tensors behind that it folded into others
+
+
+def _cut_apart(model: onnx.ModelProto, name: str, widths: Mapping[str, int]) -> None:
+    """Let the graph give the parts of an output by their names, too; what is behind them is nobody's."""
+    graph = model.graph
+    whole = next(value for value in graph.output if value.name == name)
+    batch, columns = whole.type.tensor_type.shape.dim
+    sizes = dict(widths)
+    if free := columns.dim_value - sum(widths.values()):
+        sizes[f"{name}_free"] = free
+    table = numpy_helper.from_array(np.array(list(sizes.values())), f"{name}_sizes")
+    graph.initializer.append(table)
+    graph.node.append(helper.make_node("Split", [name, table.name], list(sizes), f"{name}_split", axis=1))
+    for part, size in widths.items():
+        shape: list[str | int | None] = [batch.dim_param, size]
+        graph.output.append(helper.make_tensor_value_info(part, onnx.TensorProto.FLOAT, shape))
 
 
 @contextmanager

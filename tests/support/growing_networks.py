@@ -61,8 +61,9 @@ def routed(net: EideticNetwork, neurons: int = 2) -> Learned:
 def paged_graph(net: EideticNetwork):  # type: ignore[no-untyped-def]
     """The network's body in pages as an ONNX graph."""
     body = PagedBody(net).eval()
+    body.by_page = True
     with barred(body):
-        return to_onnx(body, example(net), owners(net))
+        return to_onnx(body, example(net), owners(net), body.joined)
 
 
 def rows(net: EideticNetwork, count: int) -> Tensor:
