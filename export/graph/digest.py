@@ -8,7 +8,7 @@ number does. Imports neither torch nor eideticnet, and believes nothing that ``b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
@@ -39,10 +39,13 @@ def digests(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, str]:
     known = _leaves(model.graph)
     opsets = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
-        made = _node(node, opsets, known)
+        unknown = [name for name in node.input if name and name not in known]
+        if unknown:
+            raise ArchiveError(f"node {node.name!r} reads {unknown[0]!r}, which nothing before it makes")
+        made = node_digest(node, opsets, [known[name] if name else "" for name in node.input])
         for index, output in enumerate(node.output):
             if output:
-                _define(known, output, _hash(made, index))
+                _define(known, output, hashed(made, index))
     missing = [name for name in names if name not in known]
     if missing:
         raise ArchiveError(f"the graph has no value {missing[0]!r}")
@@ -53,10 +56,18 @@ def _leaves(graph: onnx.GraphProto) -> dict[str, str]:
     known: dict[str, str] = {}
     for tensor in graph.initializer:
         _define(known, tensor.name, tensor_digest(tensor))
+    for name, digest in input_digests(graph).items():
+        _define(known, name, digest)
+    return known
+
+
+def input_digests(graph: onnx.GraphProto) -> dict[str, str]:
+    """The digest of each input, by its name."""
+    known: dict[str, str] = {}
     for index, value in enumerate(graph.input):
         kind = value.type.tensor_type
         shape = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim]
-        _define(known, value.name, _hash("input", index, kind.elem_type, shape))
+        _define(known, value.name, hashed("input", index, kind.elem_type, shape))
     return known
 
 
@@ -76,16 +87,13 @@ def tensor_digest(tensor: TensorProto) -> str:
         values = numpy_helper.to_array(tensor)
     except (KeyError, TypeError, ValueError) as error:
         raise ArchiveError(f"the tensor {tensor.name!r} can't be read: {error}") from error
-    return _hash("tensor", tensor.data_type, list(tensor.dims), hashlib.sha256(values.tobytes()).hexdigest())
+    return hashed("tensor", tensor.data_type, list(tensor.dims), hashlib.sha256(values.tobytes()).hexdigest())
 
 
-def _node(node: NodeProto, opsets: Mapping[str, int], known: Mapping[str, str]) -> str:
-    unknown = [name for name in node.input if name and name not in known]
-    if unknown:
-        raise ArchiveError(f"node {node.name!r} reads {unknown[0]!r}, which nothing before it makes")
-    inputs = [known[name] if name else "" for name in node.input]
+def node_digest(node: NodeProto, opsets: Mapping[str, int], inputs: Sequence[str]) -> str:
+    """SHA-256 over operator, attributes and the digests of the inputs."""
     attributes = sorted((a.name, a.type, _attribute(node, a)) for a in node.attribute)
-    return _hash(node.domain, opsets.get(node.domain, 0), node.op_type, attributes, inputs)
+    return hashed(node.domain, opsets.get(node.domain, 0), node.op_type, attributes, inputs)
 
 
 def _attribute(node: NodeProto, attribute: AttributeProto) -> str:
@@ -98,5 +106,6 @@ def _attribute(node: NodeProto, attribute: AttributeProto) -> str:
     return repr(helper.get_attribute_value(attribute))
 
 
-def _hash(*parts: object) -> str:
+def hashed(*parts: object) -> str:
+    """SHA-256 over what Python shows of ``parts``."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()

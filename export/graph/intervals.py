@@ -1,0 +1,304 @@
+"""Between which numbers each element of a body's values lies, for every input that the contract allows.
+
+Interval arithmetic in float64. What isn't known to be a number of at most ``MOST`` in size is unbounded: the whole
+line. That leaves as much room below the largest float32 as rounding, and the order of a sum, can need.
+Imports neither torch nor eideticnet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto
+
+from eideticnet.export.graph.values import ELEMENTWISE, MOVING, REDUCING, Values, attribute
+
+Array = npt.NDArray[np.float64]
+Interval = tuple[Array, Array]
+"""Least and greatest, of each element."""
+MOST, MOST_SQUARED = 1e30, 1e18
+"""Of a value, and of one that is squared."""
+LEAST = 1e-30
+"""Of what is divided by, its distance from zero."""
+_LARGEST_WHOLE = 2e9
+_ROUNDING = 1e-3
+"""How much of the size of its terms rounding may add to a sum of many, or take from it."""
+_TYPES = (np.float32, np.float64, np.int64, np.int32, np.bool_)
+
+
+def intervals(values: Values, low: float | None, high: float | None) -> dict[str, Interval]:
+    """Of every value but sizes, where each input lies from ``low`` to ``high``, or anywhere."""
+    found = {name: _settled(c, c) for name, c in values.constants.items() if c.dtype in _TYPES}
+    ends = np.array(-np.inf if low is None else low), np.array(np.inf if high is None else high)
+    with np.errstate(all="ignore"):
+        for value in values.body.graph.input:
+            found[value.name] = _spread(_settled(*ends), values.shapes[value.name])
+        for node in values.nodes:
+            for index, name in enumerate(node.output):
+                if name and name not in found and name not in values.sizes:
+                    found[name] = _made(node, index, values, found)
+    return found
+
+
+def _made(node: NodeProto, index: int, values: Values, found: dict[str, Interval]) -> Interval:
+    name = node.output[index]
+    inputs = [found.get(name) for name in node.input if name]
+    given = [pair for pair in inputs if pair is not None]
+    made: Interval | None = None
+    if name not in values.opaque and values.dtypes[name] in _TYPES:
+        if node.op_type in MOVING and node.input[0] in found:
+            made = _moved(node, index, values, found)
+        elif len(given) == len(inputs) and node.op_type in REDUCING:
+            made = _reduced(node, given[0], values.axes(node))
+        elif len(given) == len(inputs) and node.op_type in _RULES:
+            made = _RULES[node.op_type](node, given)
+    unbounded = _spread((np.array(-np.inf), np.array(np.inf)), values.shapes[name])
+    if made is None:
+        return unbounded
+    if node.op_type in ELEMENTWISE:  # of what may be no number nothing is known, whatever is done to it
+        known = np.logical_and.reduce(np.broadcast_arrays(*(np.isfinite(a) & np.isfinite(b) for a, b in given)))
+        made = np.where(known, made[0], -np.inf), np.where(known, made[1], np.inf)
+    if values.dtypes[name].kind == "i" and _size(made).max(initial=0) > _LARGEST_WHOLE:
+        return unbounded
+    return _spread(_settled(*made), values.shapes[name])
+
+
+def _spread(pair: Interval, shape: tuple[int, ...]) -> Interval:
+    return np.broadcast_to(pair[0], shape), np.broadcast_to(pair[1], shape)
+
+
+def _settled(low: npt.ArrayLike, high: npt.ArrayLike) -> Interval:
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+    fine = (low >= -MOST) & (high <= MOST)
+    return np.where(fine, low, -np.inf), np.where(fine, high, np.inf)
+
+
+def _size(pair: Interval) -> Array:
+    return np.asarray(np.maximum(-pair[0], pair[1]))
+
+
+def _around(size: Array) -> Interval:
+    return -size, size
+
+
+def _rounded(low: Array, high: Array, size: Array, positive: bool = False) -> Interval:
+    """A sum of terms of this ``size`` together. Where none is below zero, the sum isn't either."""
+    fine = size <= MOST
+    least = low if positive else low - _ROUNDING * size
+    return np.where(fine, least, -np.inf), np.where(fine, high + _ROUNDING * size, np.inf)
+
+
+def _sum(*pairs: Interval) -> Interval:
+    low, high, size = pairs[0][0], pairs[0][1], _size(pairs[0])
+    for pair in pairs[1:]:
+        low, high, size = low + pair[0], high + pair[1], size + _size(pair)
+    return _rounded(low, high, size, all(pair[0].min(initial=0) >= 0 for pair in pairs))
+
+
+def _product(one: Interval, other: Interval) -> Interval:
+    corners = [a * b for a in one for b in other]
+    return np.minimum.reduce(corners), np.maximum.reduce(corners)
+
+
+def _inverse(pair: Interval) -> Interval:
+    low, high = pair
+    apart = (low >= LEAST) | (high <= -LEAST)
+    return np.where(apart, 1 / high, -np.inf), np.where(apart, 1 / low, np.inf)
+
+
+def _power(node: NodeProto, given: list[Interval]) -> Interval | None:
+    least, most = given[1]
+    if least.size != 1 or least != most or least < 0 or least % 1:
+        return None
+    size = np.asarray(_size(given[0]) ** least)
+    return (np.zeros_like(size), size) if least % 2 == 0 else _around(size)
+
+
+def _multiplied(node: NodeProto, given: list[Interval]) -> Interval:
+    if node.input[0] == node.input[1]:
+        size = _size(given[0])
+        return np.zeros_like(size), size**2
+    return _product(*given)
+
+
+def _moved(node: NodeProto, index: int, values: Values, found: dict[str, Interval]) -> Interval:
+    if node.op_type == "Gather" and node.input[1] not in values.constants:
+        (axis,), (low, high) = values.axes(node), found[node.input[0]]
+        shape = list(low.shape)
+        shape[axis : axis + 1] = [1] * len(values.shapes[node.input[1]])
+        return low.min(axis).reshape(shape), high.max(axis).reshape(shape)
+    places = values.moved(node)[0][[name for name in node.output if name].index(node.output[index])]
+    data = node.input if node.op_type == "Concat" else node.input[:1]
+    value = found.get(node.input[2]) if node.op_type == "Pad" and len(node.input) > 2 else None
+    filled = value or (np.zeros(1), np.zeros(1))
+    low, high = (np.concatenate([end.reshape(-1)[:1], *(found[n][i].reshape(-1) for n in data)]) for i, end in enumerate(filled))
+    return low[places], high[places]
+
+
+def _reduced(node: NodeProto, pair: Interval, axes: tuple[int, ...]) -> Interval | None:
+    kept = node.op_type.endswith("oftmax") or bool(attribute(node, "keepdims", 1))
+    low, high = pair[0].min(axes, keepdims=kept), pair[1].max(axes, keepdims=kept)
+    count, size = float(np.prod([pair[0].shape[axis] for axis in axes])), np.maximum(-low, high)
+    match node.op_type:
+        case "ReduceMax" | "ReduceMin":
+            return low, high
+        case "ReduceMean" | "ReduceSum":
+            times = count if node.op_type == "ReduceSum" else 1.0
+            return _rounded(low * times, high * times, size * count, low.min(initial=0) >= 0)
+        case "Softmax":
+            return np.where(size <= MOST, 0, -np.inf), np.ones_like(high)
+        case "LogSoftmax":
+            return low - high - np.log(count) - _ROUNDING * size - 1, np.where(size <= MOST, 1, np.inf)
+        case "ReduceSumSquare" | "ReduceL2":
+            squared = size**2 * count
+            return np.zeros_like(squared), squared if node.op_type == "ReduceSumSquare" else size * count
+    return None
+
+
+def _clipped(node: NodeProto, given: list[Interval]) -> Interval | None:
+    if len(given) != 3:
+        return None
+    ends = [np.minimum(np.maximum(end, given[1][0]), given[2][0]) for end in given[0]]
+    return ends[0], ends[1]
+
+
+def _leaky(node: NodeProto, given: list[Interval]) -> Interval:
+    slope = _size(given[1]) if len(given) > 1 else abs(attribute(node, "alpha", 0.01))
+    return _around(np.asarray(np.maximum(1, slope) * _size(given[0])))
+
+
+def _exponential(node: NodeProto, given: list[Interval]) -> Interval:
+    steep = max(1.0, *(abs(attribute(node, name, 2.0)) for name in ("alpha", "gamma"))) ** 2
+    return np.full_like(given[0][0], -steep), np.maximum(given[0][1], 0) * steep
+
+
+def _through(given: Interval, weight: Array) -> Interval:
+    """(..., K) through weights (K, L). None is passed over: zero times unbounded is unbounded."""
+    low, high = given
+    above, below = np.maximum(weight, 0), np.minimum(weight, 0)
+    return _rounded(low @ above + high @ below, high @ above + low @ below, _size(given) @ np.abs(weight))
+
+
+def _matmul(node: NodeProto, given: list[Interval]) -> Interval:
+    a, b = given
+    if np.array_equal(*b) and b[0].ndim == 2:
+        return _through(a, b[0])
+    return _around(_size(a) @ _size(b))
+
+
+def _gemm(node: NodeProto, given: list[Interval]) -> Interval:
+    weight, alpha = given[1][0], attribute(node, "alpha", 1.0)
+    made = _through(given[0], alpha * (weight.T if attribute(node, "transB", 0) else weight))
+    beta = np.array(attribute(node, "beta", 1.0))
+    return _sum(made, _product(given[2], (beta, beta))) if len(given) > 2 else made
+
+
+def _by_channel(pair: Interval, padded: bool) -> Interval:
+    """(C,) of (N, C, ...), with the zeros of a padding if there may be one."""
+    axes = (0, *range(2, pair[0].ndim))
+    low, high = pair[0].min(axes), pair[1].max(axes)
+    return (np.minimum(low, 0), np.maximum(high, 0)) if padded else (low, high)
+
+
+def _along_channel(pair: Interval, rank: int) -> Interval:
+    low, high = (end.reshape(-1, *[1] * (rank - 2)) for end in pair)
+    return low, high
+
+
+def _conv(node: NodeProto, given: list[Interval]) -> Interval:
+    rank, kernel, groups = given[0][0].ndim, given[1][0], attribute(node, "group", 1)
+    data, made = _by_channel(given[0], padded=True), list[Interval]()
+    for group, part in enumerate(np.split(kernel, groups)):
+        weight = part if node.op_type == "ConvTranspose" else part.swapaxes(0, 1)
+        width, axes = len(data[0]) // groups, tuple(range(2, rank))
+        low, high = (end[group * width : (group + 1) * width] for end in data)
+        above, below = np.maximum(weight, 0).sum(axes), np.minimum(weight, 0).sum(axes)
+        size = np.maximum(-low, high) @ (above - below)
+        made.append(_rounded(low @ above + high @ below, high @ above + low @ below, size))
+    whole = np.concatenate([pair[0] for pair in made]), np.concatenate([pair[1] for pair in made])
+    return _along_channel(_sum(whole, *given[2:]), rank)
+
+
+def _batch_norm(node: NodeProto, given: list[Interval]) -> Interval:
+    data, (scale, bias, mean, variance) = given[0], [_along_channel(pair, given[0][0].ndim) for pair in given[1:]]
+    root = np.sqrt(np.where(variance[0] >= 0, variance[0] + attribute(node, "epsilon", 1e-5), np.inf))
+    steep = np.where(root >= LEAST, scale[0] / root, np.inf)
+    return _sum(_product(_sum(data, (-mean[1], -mean[0])), (steep, steep)), bias)
+
+
+def _instance_norm(node: NodeProto, given: list[Interval]) -> Interval | None:
+    """No element is further from the mean than the square root of their number, in deviations."""
+    data, (scale, bias) = given[0], [_along_channel(pair, given[0][0].ndim) for pair in given[1:]]
+    axes = tuple(range(2, data[0].ndim))
+    fine = (_size(data).max(axes, keepdims=True) <= MOST_SQUARED) & (attribute(node, "epsilon", 1e-5) >= LEAST)
+    most = np.sqrt(float(np.prod([data[0].shape[axis] for axis in axes])))
+    return _sum(_around(np.where(fine, most, np.inf) * _size(scale)), bias)
+
+
+def _pooled(node: NodeProto, given: list[Interval]) -> Interval:
+    return _along_channel(_by_channel(given[0], padded=node.op_type == "AveragePool"), given[0][0].ndim)
+
+
+def _resized(node: NodeProto, given: list[Interval]) -> Interval | None:
+    within = attribute(node, "coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
+    within &= attribute(node, "mode", b"nearest") in (b"nearest", b"linear")
+    return _pooled(node, given) if within else None
+
+
+def _between(low: float, high: float) -> Rule:
+    return lambda node, given: (np.full_like(given[0][0], low), np.full_like(given[0][1], high))
+
+
+def _rising(function: Callable[[Array], Array]) -> Rule:
+    return lambda node, given: (np.asarray(function(given[0][0])), np.asarray(function(given[0][1])))
+
+
+def _shrunk(node: NodeProto, given: list[Interval]) -> Interval:
+    return np.minimum(given[0][0], 0), np.maximum(given[0][1], 0)
+
+
+def _ends(function: Callable[..., Array]) -> Rule:
+    return lambda node, given: (
+        np.asarray(function([a for a, _ in given])),
+        np.asarray(function([b for _, b in given])),
+    )
+
+
+def _largest(ends: list[Array]) -> Array:
+    return np.asarray(np.maximum.reduce(np.broadcast_arrays(*ends)))
+
+
+def _smallest(ends: list[Array]) -> Array:
+    return np.asarray(np.minimum.reduce(np.broadcast_arrays(*ends)))
+
+
+Rule = Callable[[NodeProto, list[Interval]], Interval | None]
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(("Add", "Sum"), lambda node, given: _sum(*given)),
+    **dict.fromkeys(("Gelu", "HardSwish", "Mish", "ThresholdedRelu"), _shrunk),
+    **dict.fromkeys(("LeakyRelu", "PRelu"), _leaky),
+    **dict.fromkeys(("Elu", "Celu", "Selu"), _exponential),
+    **dict.fromkeys(("Tanh", "Erf", "Softsign", "Sin", "Cos", "Sign"), _between(-1, 1)),
+    **dict.fromkeys(("Sigmoid", "HardSigmoid", "IsNaN", "Not", "And", "Or"), _between(0, 1)),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _between(0, 1)),
+    **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
+    **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), _pooled),
+    **{"Identity": _rising(lambda x: x), "Cast": _rising(lambda x: x), "Exp": _rising(np.exp)},
+    **{"Relu": _rising(lambda x: np.maximum(x, 0)), "Softplus": _rising(lambda x: np.logaddexp(x, 0))},
+    **{"Sqrt": _rising(lambda x: np.where(x >= 0, np.sqrt(x), np.inf))},
+    **{"Log": _rising(lambda x: np.where(x >= LEAST, np.log(x), np.inf)), "Clip": _clipped, "Pow": _power},
+    "Max": _ends(_largest),
+    "Min": _ends(_smallest),
+    "Neg": lambda node, given: (-given[0][1], -given[0][0]),
+    "Abs": lambda node, given: (np.zeros_like(given[0][0]), _size(given[0])),
+    "Sub": lambda node, given: _sum(given[0], (-given[1][1], -given[1][0])),
+    "Mul": _multiplied,
+    "Div": lambda node, given: _product(given[0], _inverse(given[1])),
+    "Reciprocal": lambda node, given: _inverse(given[0]),
+    "Where": lambda node, given: (_smallest([p[0] for p in given[1:]]), _largest([p[1] for p in given[1:]])),
+    **{"MatMul": _matmul, "Gemm": _gemm, "BatchNormalization": _batch_norm},
+    **{"InstanceNormalization": _instance_norm, "Resize": _resized},
+}
+"""What isn't listed is unbounded."""
