@@ -41,9 +41,11 @@ from eideticnet.export.bundle.graph_file import Form, Format, Layout, runner, sa
 from eideticnet.export.errors import ArchiveError, ExportError, InputsError
 from eideticnet.export.files import filled
 from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.lanes import lane_digests
 from eideticnet.export.graph.prefix import prefix
 from eideticnet.export.graph.session import session
 from eideticnet.export.graph.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, TailRule, logits_name
+from eideticnet.export.graph.values import Values
 from eideticnet.export.lowering.body import check, evaluating
 from eideticnet.export.lowering.precision import Precision
 from eideticnet.export.lowering.to_onnx import OPSET
@@ -74,7 +76,7 @@ def write_bundle(
     """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
 
     ``layout`` "auto" takes another than the nested one if it is clearly faster here. ``prefixes``: for each
-    number in it a graph that answers requests pinned to one of the first N tasks (nested ONNX only).
+    number in it a graph that answers requests pinned to one of the first N tasks (ONNX, nested or paged).
     ``validation``: real inputs that may travel in the bundle, by which the routing of later versions is
     judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it.
     ``max_pixels`` of a picture are decoded, by default ``usual_pixels``."""
@@ -223,15 +225,16 @@ def _write_graphs(
         said |= {"batch_dependent": True, "limits": bundle.limits.model_copy(update={"max_batch": 1})}
     if body is None:
         return said
-    if form.layout == "nested":
-        said |= _digested(reference.net, body, bundle)
+    if form.layout != "dense":
+        said |= _digested(body, bundle, form.layout)
     cut = [_write_prefix(reference, body, rule, tasks, folder, form) for tasks in prefixes]
     return {**said, "prefixes": tuple(cut)}
 
 
-def _digested(net: EideticNetwork, body: onnx.ModelProto, bundle: Bundle) -> Json:
+def _digested(body: onnx.ModelProto, bundle: Bundle, layout: Layout) -> Json:
     """The lists of tasks, each with the digest of its logits in the graph."""
-    found = digests(body, [logits_name(t.owner) for t in net.learned.tasks])
+    heads = [logits_name(task.owner) for task in bundle.held]
+    found = digests(body, heads) if layout == "nested" else lane_digests(Values(body), heads)
     return {
         key: tuple(task.model_copy(update={"digest": found[logits_name(task.owner)]}) for task in tasks)
         for key, tasks in (("tasks", bundle.tasks), ("superseded", bundle.superseded))
@@ -261,10 +264,10 @@ def _tensors(real: LabeledInputs) -> bytes:
 
 
 def _check_prefixes(prefixes: Sequence[int], format: Format, layout: str, tasks: int) -> None:
-    if prefixes and (format, layout) != ("onnx", "nested"):
+    if prefixes and (format != "onnx" or layout not in ("nested", "paged")):
         raise ExportError(
-            f"prefixes are cut from ONNX graphs of the nested layout, where a task's logits depend on its "
-            f"own blocks alone; this is to be {format}, {layout}"
+            "prefixes are cut from ONNX graphs of the nested or paged layout, where a task's logits depend "
+            f"on earlier blocks alone; this is to be {format}, {layout}"
         )
     wrong = [n for n in prefixes if not 1 <= n <= tasks]
     if wrong or len(set(prefixes)) < len(prefixes):

@@ -1,8 +1,9 @@
 """What a head multiplies by zero: it must be finite, for zero times infinity is no number.
 
-What one old head needs stands in its digest, so it overflows in every version alike or in none. The rest, lanes of
-newcomers and free slots, is *idle* for the old heads and has to be proven finite. It may also turn the -0.0 of a sum
-into 0.0, so nothing behind it may tell these two apart. Imports neither torch nor eideticnet.
+What an old head needs stands in its digest, so it overflows in every version alike or in none. The rest,
+lanes of newcomers and free slots, is *idle* for the old heads and has to be proven finite. It may also turn
+the -0.0 of a sum into 0.0, so nothing behind it may tell these two apart. Imports neither torch nor
+eideticnet.
 """
 
 from __future__ import annotations

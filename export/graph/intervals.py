@@ -1,13 +1,14 @@
 """Between which numbers each element of a body's values lies, for every input that the contract allows.
 
-Interval arithmetic in float64. What isn't known to be a number of at most ``MOST`` in size is unbounded: the whole
-line. That leaves as much room below the largest float32 as rounding, and the order of a sum, can need.
+Interval arithmetic in float64. What isn't known to be a number of at most ``MOST`` in size is unbounded: the
+whole line. That leaves as much room below the largest float32 as rounding, and the order of a sum, need.
 Imports neither torch nor eideticnet.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def _made(node: NodeProto, index: int, values: Values, found: dict[str, Interval
     if made is None:
         return unbounded
     if node.op_type in ELEMENTWISE:  # of what may be no number nothing is known, whatever is done to it
-        known = np.logical_and.reduce(np.broadcast_arrays(*(np.isfinite(a) & np.isfinite(b) for a, b in given)))
+        finite = [np.isfinite(low) & np.isfinite(high) for low, high in given]
+        known = np.logical_and.reduce(np.broadcast_arrays(*finite))
         made = np.where(known, made[0], -np.inf), np.where(known, made[1], np.inf)
     if values.dtypes[name].kind == "i" and _size(made).max(initial=0) > _LARGEST_WHOLE:
         return unbounded
@@ -131,9 +133,10 @@ def _moved(node: NodeProto, index: int, values: Values, found: dict[str, Interva
         return low.min(axis).reshape(shape), high.max(axis).reshape(shape)
     places = values.moved(node)[0][[name for name in node.output if name].index(node.output[index])]
     data = node.input if node.op_type == "Concat" else node.input[:1]
-    value = found.get(node.input[2]) if node.op_type == "Pad" and len(node.input) > 2 else None
-    filled = value or (np.zeros(1), np.zeros(1))
-    low, high = (np.concatenate([end.reshape(-1)[:1], *(found[n][i].reshape(-1) for n in data)]) for i, end in enumerate(filled))
+    pads = node.op_type == "Pad" and len(node.input) > 2 and node.input[2]
+    filled = found[node.input[2]] if pads else (np.zeros(1), np.zeros(1))
+    pairs = [(filled[0].reshape(-1)[:1], filled[1].reshape(-1)[:1]), *(found[name] for name in data)]
+    low, high = (np.concatenate([pair[i].reshape(-1) for pair in pairs]) for i in (0, 1))
     return low[places], high[places]
 
 
@@ -222,7 +225,8 @@ def _conv(node: NodeProto, given: list[Interval]) -> Interval:
 
 
 def _batch_norm(node: NodeProto, given: list[Interval]) -> Interval:
-    data, (scale, bias, mean, variance) = given[0], [_along_channel(pair, given[0][0].ndim) for pair in given[1:]]
+    data, rank = given[0], given[0][0].ndim
+    scale, bias, mean, variance = (_along_channel(pair, rank) for pair in given[1:])
     root = np.sqrt(np.where(variance[0] >= 0, variance[0] + attribute(node, "epsilon", 1e-5), np.inf))
     steep = np.where(root >= LEAST, scale[0] / root, np.inf)
     return _sum(_product(_sum(data, (-mean[1], -mean[0])), (steep, steep)), bias)
@@ -230,9 +234,11 @@ def _batch_norm(node: NodeProto, given: list[Interval]) -> Interval:
 
 def _instance_norm(node: NodeProto, given: list[Interval]) -> Interval | None:
     """No element is further from the mean than the square root of their number, in deviations."""
-    data, (scale, bias) = given[0], [_along_channel(pair, given[0][0].ndim) for pair in given[1:]]
-    axes = tuple(range(2, data[0].ndim))
-    fine = (_size(data).max(axes, keepdims=True) <= MOST_SQUARED) & (attribute(node, "epsilon", 1e-5) >= LEAST)
+    data, rank = given[0], given[0][0].ndim
+    scale, bias = (_along_channel(pair, rank) for pair in given[1:])
+    axes = tuple(range(2, rank))
+    fine = _size(data).max(axes, keepdims=True) <= MOST_SQUARED
+    fine &= attribute(node, "epsilon", 1e-5) >= LEAST
     most = np.sqrt(float(np.prod([data[0].shape[axis] for axis in axes])))
     return _sum(_around(np.where(fine, most, np.inf) * _size(scale)), bias)
 
@@ -259,19 +265,11 @@ def _shrunk(node: NodeProto, given: list[Interval]) -> Interval:
     return np.minimum(given[0][0], 0), np.maximum(given[0][1], 0)
 
 
-def _ends(function: Callable[..., Array]) -> Rule:
+def _ends(function: np.ufunc) -> Rule:
     return lambda node, given: (
-        np.asarray(function([a for a, _ in given])),
-        np.asarray(function([b for _, b in given])),
+        reduce(function, [a for a, _ in given]),
+        reduce(function, [b for _, b in given]),
     )
-
-
-def _largest(ends: list[Array]) -> Array:
-    return np.asarray(np.maximum.reduce(np.broadcast_arrays(*ends)))
-
-
-def _smallest(ends: list[Array]) -> Array:
-    return np.asarray(np.minimum.reduce(np.broadcast_arrays(*ends)))
 
 
 Rule = Callable[[NodeProto, list[Interval]], Interval | None]
@@ -281,24 +279,32 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("LeakyRelu", "PRelu"), _leaky),
     **dict.fromkeys(("Elu", "Celu", "Selu"), _exponential),
     **dict.fromkeys(("Tanh", "Erf", "Softsign", "Sin", "Cos", "Sign"), _between(-1, 1)),
-    **dict.fromkeys(("Sigmoid", "HardSigmoid", "IsNaN", "Not", "And", "Or"), _between(0, 1)),
-    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _between(0, 1)),
+    **dict.fromkeys(
+        ("Sigmoid", "HardSigmoid", "Not", "And", "Or", "Equal", "Greater", "Less"), _between(0, 1)
+    ),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), _pooled),
-    **{"Identity": _rising(lambda x: x), "Cast": _rising(lambda x: x), "Exp": _rising(np.exp)},
-    **{"Relu": _rising(lambda x: np.maximum(x, 0)), "Softplus": _rising(lambda x: np.logaddexp(x, 0))},
-    **{"Sqrt": _rising(lambda x: np.where(x >= 0, np.sqrt(x), np.inf))},
-    **{"Log": _rising(lambda x: np.where(x >= LEAST, np.log(x), np.inf)), "Clip": _clipped, "Pow": _power},
-    "Max": _ends(_largest),
-    "Min": _ends(_smallest),
-    "Neg": lambda node, given: (-given[0][1], -given[0][0]),
+    **dict.fromkeys(("Identity", "Cast"), _rising(lambda x: x)),
     "Abs": lambda node, given: (np.zeros_like(given[0][0]), _size(given[0])),
-    "Sub": lambda node, given: _sum(given[0], (-given[1][1], -given[1][0])),
-    "Mul": _multiplied,
+    "BatchNormalization": _batch_norm,
+    "Clip": _clipped,
     "Div": lambda node, given: _product(given[0], _inverse(given[1])),
+    "Exp": _rising(np.exp),
+    "Gemm": _gemm,
+    "InstanceNormalization": _instance_norm,
+    "Log": _rising(lambda x: np.where(x >= LEAST, np.log(x), np.inf)),
+    "MatMul": _matmul,
+    "Max": _ends(np.maximum),
+    "Min": _ends(np.minimum),
+    "Mul": _multiplied,
+    "Neg": lambda node, given: (-given[0][1], -given[0][0]),
+    "Pow": _power,
     "Reciprocal": lambda node, given: _inverse(given[0]),
-    "Where": lambda node, given: (_smallest([p[0] for p in given[1:]]), _largest([p[1] for p in given[1:]])),
-    **{"MatMul": _matmul, "Gemm": _gemm, "BatchNormalization": _batch_norm},
-    **{"InstanceNormalization": _instance_norm, "Resize": _resized},
+    "Relu": _rising(lambda x: np.maximum(x, 0)),
+    "Resize": _resized,
+    "Softplus": _rising(lambda x: np.logaddexp(x, 0)),
+    "Sqrt": _rising(lambda x: np.where(x >= 0, np.sqrt(x), np.inf)),
+    "Sub": lambda node, given: _sum(given[0], (-given[1][1], -given[1][0])),
+    "Where": lambda node, given: (np.minimum(given[1][0], given[2][0]), np.maximum(given[1][1], given[2][1])),
 }
 """What isn't listed is unbounded."""

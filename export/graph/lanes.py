@@ -1,9 +1,9 @@
 """What a head of a paged graph is, as one SHA-256 that does not change when an owner joins one of its pages.
 
-Everybody's rows stand in the layers of a page, so a digest of whole tensors changes with every owner. This one is
-over the same sub-graph, but of each tensor only those elements count that the head's logits can depend on, and of
-what is put side by side or cut apart only the needed columns, by the place that they have in the whole.
-Two heads of one digest give the same bits if what their layers multiply by zero is finite (``finite.py``).
+Everybody's rows stand in the layers of a page, so a digest of whole tensors changes with every owner. This
+one is over the same sub-graph, but of each tensor only those elements count that the head's logits can
+depend on, and of what is put side by side or cut apart only the needed columns, by their place in the whole.
+Two heads of one digest give the same bits if what their layers multiply by zero is finite (``idle.py``).
 Imports neither torch nor eideticnet, and believes nothing that ``bundle.json`` says.
 """
 
@@ -45,10 +45,8 @@ def needs(values: Values, head: str) -> Needs:
                 if name not in values.sizes:
                     _note(found.needed, values, name, np.ones(values.shapes[name], np.bool_))
             continue
-        outputs = [name for name in node.output if name]
-        given = [
-            np.zeros(values.shapes[n], np.bool_) if m is None else m for n, m in zip(outputs, masks, strict=True)
-        ]
+        shapes = [values.shapes[name] for name in node.output if name]
+        given = [np.zeros(n, np.bool_) if m is None else m for n, m in zip(shapes, masks, strict=True)]
         for name, needed, read in reach(node, given, values):
             if needed.any():
                 _note(found.needed, values, name, needed)
@@ -140,11 +138,12 @@ class _Digester:
             laid = self.columns[name][1]
         else:
             laid = [(self.of(name), column, width) for column in range(width)]
-        return [column if wanted else None for column, wanted in zip(laid, self._wanted(name, axis), strict=True)]
+        wanted = self._wanted(name, axis)
+        return [column if of_it else None for column, of_it in zip(laid, wanted, strict=True)]
 
     def _wanted(self, name: str, axis: int) -> list[bool]:
         mask = self.needed[name]
-        return mask.any(tuple(i for i in range(mask.ndim) if i != axis)).tolist()
+        return list(np.asarray(mask.any(tuple(i for i in range(mask.ndim) if i != axis))))
 
     def _whole(self, name: str) -> str:
         """The digest of a value that was laid out of columns: that of another value where it is its equal."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
 
-from eideticnet.export.graph.values import ELEMENTWISE, MOVING, REDUCING, Values, attribute
+from eideticnet.export.graph.values import BY_CHANNEL, ELEMENTWISE, MOVING, REDUCING, Values, attribute
 
 Mask = npt.NDArray[np.bool_]
 
@@ -173,10 +173,10 @@ Rule = Callable[[NodeProto, Mask, Values], Iterator[Reach]]
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(REDUCING, _reducing),
-    **dict.fromkeys(
-        ("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "Resize"), _by_channel
-    ),
-    **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), _by_channel),
+    **dict.fromkeys(BY_CHANNEL, _by_channel),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
-    **{"Mul": _multiplied, "MatMul": _matmul, "Gemm": _gemm, "Gather": _gathered},
+    "Mul": _multiplied,
+    "MatMul": _matmul,
+    "Gemm": _gemm,
+    "Gather": _gathered,
 }

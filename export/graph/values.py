@@ -1,8 +1,9 @@
 """What is known of the values of a body whatever its input: shapes, constants, and what grows with the batch.
 
-A body is run at two sizes of batch on zeros. What follows from its input's shape alone (*sizes*) is told from what
-depends on the input. Values of which too little is known are *opaque*: made by an operator that isn't listed here,
-or by one that mixes rows of the batch or takes its parameters from an input, or from such a value.
+A body is run at two sizes of batch on zeros. What follows from its input's shape alone (*sizes*) is told
+from what depends on the input. Values of which too little is known are *opaque*: made by an operator that
+isn't listed here, by one that mixes rows of the batch or takes its parameters from an input, or from such
+a value.
 Imports neither torch nor eideticnet.
 """
 
@@ -26,24 +27,24 @@ ROWS = 2, 3
 
 ELEMENTWISE = frozenset(
     {
-        *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal", "Erf"),
-        *("Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsNaN"),
-        *("LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "Not", "Or"),
-        *("PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
-        *("Softsign", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Where"),
+        *("Abs", "Add", "And", "Cast", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp"),
+        *("Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsNaN"),
+        *("LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not", "Or"),
+        *("PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
+        *("Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where"),
     }
 )
 REDUCING = frozenset(
     {
-        *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
-        *("ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax", "LogSoftmax", "LayerNormalization"),
+        *("LayerNormalization", "LogSoftmax", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
+        *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare", "Softmax"),
     }
 )
 """They mix what lies along some axes."""
 BY_CHANNEL = frozenset(
     {
-        *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "MaxPool", "InstanceNormalization"),
-        *("BatchNormalization", "Conv", "ConvTranspose", "Resize"),
+        *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool"),
+        *("GlobalMaxPool", "InstanceNormalization", "LpPool", "MaxPool", "Resize"),
     }
 )
 """They read (N, C, ...)."""
@@ -55,14 +56,17 @@ WHOLE = frozenset({"Constant", "ConstantOfShape", "GRU", "LSTM", "RNN"})
 """Of their inputs everything counts."""
 LISTED = ELEMENTWISE | REDUCING | BY_CHANNEL | MOVING | PRODUCTS | WHOLE
 _OF_SIZES = frozenset(
-    {"Cast", "Concat", "Gather", "Identity", "Mul", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze"}
+    {
+        *("Cast", "Concat", "Gather", "Identity", "Mul", "Reshape", "Slice", "Split", "Squeeze"),
+        *("Unsqueeze",),
+    }
 )
 """What they make of a size is a multiple of a power of the batch, as that is."""
 
 
 class Values:
     """``shapes`` are those at the first of ``ROWS``; ``grows``: the axes that are longer at the second;
-    ``sizes``: values at both. Every value is named in ``shapes``, and a node's parameters in ``constants``."""
+    ``sizes``: values at both. Whatever has a name has a shape here."""
 
     def __init__(self, body: onnx.ModelProto) -> None:
         self.body, self.nodes = body, list(body.graph.node)
@@ -103,9 +107,9 @@ class Values:
             case "Tile":
                 axes = np.flatnonzero(self.constants[node.input[1]] != 1).tolist()
             case "Pad":
-                pads = self.constants[node.input[1]].reshape(2, -1).any(0)
+                pads = np.any(self.constants[node.input[1]].reshape(2, -1), axis=0)
                 given = self._given(node, 3, range(rank))
-                axes = [axis for axis, padded in zip(given, pads, strict=True) if padded]
+                axes = [axis for axis, padded in zip(given, np.ravel(pads), strict=True) if padded]
             case _:
                 named = self._given(node, 1, attribute(node, "axes", []))
                 axes = named or ([] if attribute(node, "noop_with_empty_axes", 0) else range(rank))
@@ -179,7 +183,7 @@ class Values:
             case "Gather" if others[0] not in self.constants:
                 regular = not along.intersection(self.axes(node))
             case "Concat":
-                axes = {axis for axis in self.axes(node)}
+                axes = set(self.axes(node))
                 regular = not any(axes & self.grows[name] for name in node.input)
             case op if op in ALONG_AXES | REDUCING:
                 regular = fixed and not along.intersection(self.axes(node))
@@ -209,17 +213,18 @@ class Values:
             places[alone.input[number]] = found.reshape(self.shapes[name])
             starts.append(starts[-1] + count)
         given = [name for name in alone.input if name and name not in places]
-        known = {name: self.constants[name] if name in self.constants else self.sizes[name][0] for name in given}
+        known = {n: self.constants[n] if n in self.constants else self.sizes[n][0] for n in given}
+        kind, outputs = onnx.TensorProto.DOUBLE, [name for name in node.output if name]
         graph = helper.make_graph(
             [alone],
             "moved",
-            [helper.make_tensor_value_info(n, onnx.TensorProto.DOUBLE, list(a.shape)) for n, a in places.items()],
-            [onnx.ValueInfoProto(name=name) for name in node.output if name],
+            [helper.make_tensor_value_info(name, kind, list(a.shape)) for name, a in places.items()],
+            [onnx.ValueInfoProto(name=name) for name in outputs],
             [numpy_helper.from_array(np.array(a, order="C"), name) for name, a in known.items()],
         )
-        model = helper.make_model(graph, opset_imports=self.body.opset_import, ir_version=self.body.ir_version)
-        found = session(model)(places)
-        return [found[name].astype(np.int64) for name in node.output if name], starts
+        opsets, version = self.body.opset_import, self.body.ir_version
+        made = session(helper.make_model(graph, opset_imports=opsets, ir_version=version))(places)
+        return [made[name].astype(np.int64) for name in outputs], starts
 
 
 _SHAPED = (("Reshape", [1]), ("Expand", [1]), ("ConstantOfShape", [0]))

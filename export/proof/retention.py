@@ -7,7 +7,7 @@ pinned to its task, same batch, same thread count, bits compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import onnx
 
 from eideticnet.contract.bundle import Limits
 from eideticnet.contract.parts import as_json
+from eideticnet.export.graph.idle import hazards
 from eideticnet.export.graph.session import Run, session
 from eideticnet.export.graph.tail import PINNED, THRESHOLD, X, logits_name
 from eideticnet.export.proof.version import Key, OpenVersion
@@ -84,12 +85,11 @@ def _changed_limits(old: Limits, new: Limits) -> Iterator[str]:
 def task_proofs(old: OpenVersion, new: OpenVersion, run: bool = True) -> tuple[list[TaskProof], list[str]]:
     """For each revision of each task of ``old`` that ``new`` has what was seen, and a sentence for what is
     wrong. Without ``run`` the digests alone are compared."""
+    held = {key: task for key, task in old.tasks().items() if key in new.tasks()}
     runs = (session(old.graph), session(_with_heads(new))) if run else None
     proofs, problems = [], []
-    for key, before in old.tasks().items():
-        after = new.tasks().get(key)
-        if after is None:
-            continue
+    for key, before in held.items():
+        after = new.tasks()[key]
         unchanged = old.digest(before) == new.digest(after)
         if not unchanged:
             problems.append(f"{label(key)} changed: its digest is another")
@@ -100,7 +100,18 @@ def task_proofs(old: OpenVersion, new: OpenVersion, run: bool = True) -> tuple[l
             bits, sizes, wrong = _run_both(old, new, key, runs)
             problems += wrong
         proofs.append(TaskProof(*key, answers, new.digest(after), unchanged, bits, tuple(sizes)))
+    for version in (old, new):
+        problems += _disturbed(version, held)
     return proofs, problems
+
+
+def _disturbed(version: OpenVersion, keys: Iterable[Key]) -> Iterator[str]:
+    """Where what these tasks do not read may reach them all the same, as zero times infinity."""
+    if version.values is not None:
+        heads = {logits_name(version.tasks()[key].owner): key for key in keys}
+        spec = version.bundle.input
+        for head, reason in hazards(version.values, heads, spec.low, spec.high):
+            yield f"{label(heads[head])}, in {version.archive.path.name}: {reason}"
 
 
 def label(key: Key) -> str:
@@ -130,13 +141,18 @@ def _run_both(
     for size in sizes:
         x = np.ascontiguousarray(probes[:size])
         was, now = (run(_pinned(x, place or 0)) for run, place in zip(runs, places, strict=True))
-        head = now[logits_name(after.owner)].tobytes()
-        if was["logits"][:, :classes].tobytes() != head:
+        head = now[logits_name(after.owner)]
+        if _bits(was["logits"][:, :classes], old) != _bits(head, old):
             equal = False
             wrong.append(f"{label(key)}: the logits of its probes differ at batch size {size}")
-        if places[1] is not None and now["logits"][:, :classes].tobytes() != head:
+        if places[1] is not None and now["logits"][:, :classes].tobytes() != head.tobytes():
             wrong.append(f"{label(key)}: the new version answers with something else than its head's logits")
     return equal, sizes, wrong
+
+
+def _bits(logits: Array, version: OpenVersion) -> bytes:
+    """In pages a later owner may turn -0.0 into 0.0."""
+    return (logits if version.values is None else logits + np.float32(0)).tobytes()
 
 
 def _pinned(x: Array, task: int) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from eideticnet.contract.bundle import Bundle, BundledTask, GraphNames
 from eideticnet.export.archive.reader import Archive, read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.lanes import lane_digests
 from eideticnet.export.graph.prefix import cut
 from eideticnet.export.graph.tail import (
     INPUTS,
@@ -24,6 +25,7 @@ from eideticnet.export.graph.tail import (
     detach,
     logits_name,
 )
+from eideticnet.export.graph.values import Values
 
 Key = tuple[str, int]
 """A task's name and its revision."""
@@ -33,12 +35,14 @@ Reader = Callable[[Path], tuple[Archive, dict[str, bytes]]]
 
 @dataclass(frozen=True)
 class OpenVersion:
-    """``digests`` are those of the graph, by the value's name: what is true, whatever the bundle claims."""
+    """``digests`` are those of the graph, by the value's name: what is true, whatever the bundle claims.
+    ``values``: what is known of those of the body, if it is paged."""
 
     archive: Archive
     files: dict[str, bytes]
     graph: onnx.ModelProto
     digests: dict[str, str]
+    values: Values | None
 
     @property
     def bundle(self) -> Bundle:
@@ -63,15 +67,23 @@ def open_version(path: Path, read: Reader = read_files) -> OpenVersion | str:
     if archive.bundle.minor < 2:
         what = f"{path} is of schema {archive.bundle.schema_version}, which lacks what a proof needs"
         return f"{what}: export it again"
-    form = archive.bundle.format, archive.bundle.layout
-    if form != ("onnx", "nested"):
-        return f"{path} is {form[0]} in the layout {form[1]}, and bits are promised for nested ONNX graphs"
+    bundle = archive.bundle
+    if bundle.format != "onnx" or bundle.layout not in ("nested", "paged"):
+        what = f"{path} is {bundle.format} in the layout {bundle.layout}"
+        return f"{what}, and bits are promised for nested and paged ONNX graphs"
+    paged = bundle.layout == "paged"
+    if paged and not any(task.digest for task in bundle.held):
+        return f"{path} has pages whose slots may move: export it again"
     graph = _graph(files, archive.bundle.model)
     names = [logits_name(task.owner) for task in archive.bundle.held]
     if archive.bundle.routing.router != "none":
         names.append(ROUTER)
     try:
-        return OpenVersion(archive, files, graph, digests(graph, names))
+        found, values = digests(graph, names), None
+        if paged:
+            values = Values(detach(graph, names))
+            found = lane_digests(values, names)
+        return OpenVersion(archive, files, graph, found, values)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
 
@@ -101,14 +113,9 @@ def contradictions(version: OpenVersion) -> Iterator[str]:
 
 def _prefix_contradictions(version: OpenVersion, file: str, tasks: int) -> Iterator[str]:
     graph, rule = _graph(version.files, file), version.rule.first(tasks)
-    try:
-        found = digests(graph, rule.heads)
-    except ArchiveError as error:
-        yield f"{file}: {error}"
-        return
-    if any(found[head] != version.digests[head] for head in rule.heads):
-        yield f"{file} computes other logits than {version.bundle.model}"
     body = detach(graph, rule.heads)
+    if not _same(cut(body, rule.heads), cut(detach(version.graph, rule.heads), rule.heads)):
+        yield f"{file} computes other logits than {version.bundle.model}"
     if not _same(attach_pinned(body, rule), graph):
         yield f"{file} does not answer as bundle.json says (its tail is another)"
     if not _same(cut(body, rule.heads), body):
