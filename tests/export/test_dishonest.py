@@ -1,7 +1,9 @@
 """Successors that keep every digest of an earlier task and yet break what its clients rely on."""
 
+import copy
 import json
 import zipfile
+from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -11,27 +13,37 @@ import pytest
 from onnx import numpy_helper
 
 from eideticnet.contract.bundle import Bundle
-from eideticnet.export.graph.digest import digests
 from eideticnet.export.graph.prefix import cut
 from eideticnet.export.graph.tail import ROUTER, TailRule, attach, detach, logits_name
 from eideticnet.export.proof.verify import verify
-from tests.support.archived_networks import add_task, archived, edited, normalised
+from tests.support.archived_networks import PROVABLE, add_task, archived, edited, normalised, reclaim
 from tests.support.example_counts import often
 from tests.support.small_networks import LIGHT, QUICK, fit, task_loader
 from tests.support.zoo_networks import zoo_net
 
 
-@pytest.fixture(scope="module")
-def versions(tmp_path_factory):
+@cache
+def grown():
     """Two tasks; a third one added; the first one revised."""
-    folder, net = tmp_path_factory.mktemp("versions"), normalised(2)
-    old = archived(net, folder / "old", "1.0")
+    net = normalised(2)
+    nets = [copy.deepcopy(net)]
     add_task(net)
     fit(net)
-    added = archived(net, folder / "added", "2.0", prefixes=[1])
+    nets.append(copy.deepcopy(net))
     net.revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT, when_full="widen")
     fit(net)
-    return old, added, archived(net, folder / "revised", "3.0")
+    return [*nets, net]
+
+
+@pytest.fixture(scope="module", params=PROVABLE)
+def versions(request, tmp_path_factory):
+    """Versions of one layout."""
+    folder, (old, added, revised) = tmp_path_factory.mktemp("versions"), grown()
+    return (
+        archived(old, folder / "old", "1.0", layout=request.param),
+        archived(added, folder / "added", "2.0", prefixes=[1], layout=request.param),
+        archived(revised, folder / "revised", "3.0", layout=request.param),
+    )
 
 
 def forged(archive: Path, destination: Path, change) -> Path:
@@ -44,9 +56,9 @@ def forged(archive: Path, destination: Path, change) -> Path:
         held = [*bundle["tasks"], *bundle["superseded"]]
         heads = [logits_name(task["owner"]) for task in held]
         model.CopyFrom(attach(detach(model, [*heads, ROUTER]), TailRule.of(Bundle.model_validate(bundle))))
-        found = digests(model, heads)
-        for task in held:
-            task["digest"] = found[logits_name(task["owner"])]
+        kept = bundle["prefixes"]
+        reclaim(bundle, model)
+        bundle["prefixes"] = kept
 
     def replace(described):
         described.clear()

@@ -19,11 +19,18 @@ from eideticnet.export.archive.contents import MANIFEST, manifest
 from eideticnet.export.archive.members import write_members
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
+from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.lanes import lane_digests
+from eideticnet.export.graph.tail import detach, logits_name
+from eideticnet.export.graph.values import Values
 from tests.support.small_networks import LIGHT, QUICK, fit, names, task_loader
 from tests.support.small_trunks import FEATURES, Mlp
 
 HANDLERS = Path(__file__).parents[2] / "handlers"
-INPUTS = Inputs((FEATURES,), mean=(0.1,), std=(1.5,))
+INPUTS = Inputs((FEATURES,), mean=(0.1,), std=(1.5,), low=-50, high=50)
+"""Within these bounds nothing overflows, so tasks share pages."""
+PROVABLE = "nested", "paged"
+"""The layouts that promise bits."""
 
 
 def add_task(net: EideticNetwork, **options: Any) -> None:
@@ -54,6 +61,17 @@ def archived(net: EideticNetwork, folder: Path, version: str = "1.0", **options:
     write_bundle(net, bundle, name="net", model_version=version, **options)
     write_archive(bundle, HANDLERS, folder / f"net-{version}.mar")
     return folder / f"net-{version}.mar"
+
+
+def reclaim(bundle: dict[str, Any], model: onnx.ModelProto) -> None:
+    """Let ``bundle`` claim the digests that this graph has, and no prefixes."""
+    held = [*bundle["tasks"], *bundle["superseded"]]
+    heads = [logits_name(task["owner"]) for task in held]
+    paged = bundle["layout"] == "paged"
+    found = lane_digests(Values(detach(model, heads)), heads) if paged else digests(model, heads)
+    for task in held:
+        task["digest"] = found[logits_name(task["owner"])]
+    bundle["prefixes"] = []
 
 
 def edited(
