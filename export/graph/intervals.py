@@ -160,11 +160,14 @@ def _reduced(node: NodeProto, pair: Interval, axes: tuple[int, ...]) -> Interval
     return None
 
 
-def _clipped(node: NodeProto, given: list[Interval]) -> Interval | None:
-    if len(given) != 3:
-        return None
-    ends = [np.minimum(np.maximum(end, given[1][0]), given[2][0]) for end in given[0]]
-    return ends[0], ends[1]
+def _clipped(node: NodeProto, given: list[Interval]) -> Interval:
+    low, high = given[0]
+    for name, (least, most) in zip(filter(None, node.input[1:]), given[1:], strict=True):
+        if name == node.input[1]:
+            low, high = np.maximum(low, least), np.maximum(high, most)
+        else:
+            low, high = np.minimum(low, least), np.minimum(high, most)
+    return low, high
 
 
 def _leaky(node: NodeProto, given: list[Interval]) -> Interval:

@@ -97,7 +97,7 @@ def task_proofs(old: OpenVersion, new: OpenVersion, run: bool = True) -> tuple[l
         bits: bool | None = None
         sizes = list[int]()
         if runs and before in old.bundle.tasks:
-            bits, sizes, wrong = _run_both(old, new, key, runs)
+            bits, sizes, wrong = _compare(old, new, key, runs)
             problems += wrong
         proofs.append(TaskProof(*key, answers, new.digest(after), unchanged, bits, tuple(sizes)))
     for version in (old, new):
@@ -129,25 +129,49 @@ def _with_heads(version: OpenVersion) -> onnx.ModelProto:
     return model
 
 
-def _run_both(
+def other_layout(old: OpenVersion, new: OpenVersion) -> list[str]:
+    """How far the answers of two layouts of the same tasks are apart, on the old version's probes."""
+    runs, apart, flips, count = (session(old.graph), session(_with_heads(new))), 0.0, 0, 0
+    for task in old.bundle.tasks:
+        x = np.ascontiguousarray(old.archive.probes[task.owner])
+        _, was, now = _run_both(old, new, (task.name, task.revision), runs, x)
+        apart, count = max(apart, float(np.abs(now - was).max(initial=0))), count + len(x)
+        flips += int((now.argmax(1) != was.argmax(1)).sum())
+    claims = [{key: task.network_digest for key, task in version.tasks().items()} for version in (old, new)]
+    other = [label(key) for key, digest in claims[0].items() if claims[1].get(key) != digest]
+    tensors = f"they claim other weights of {', '.join(other)}" if other else "they claim the same weights"
+    return [
+        f"layout is {new.bundle.layout}, and was {old.bundle.layout}: sums have another order",
+        f"{tensors}; on {count} probes logits differ by at most {apart:.1e}, and {flips} answers flip",
+    ]
+
+
+def _compare(
     old: OpenVersion, new: OpenVersion, key: Key, runs: tuple[Run, Run]
 ) -> tuple[bool, list[int], list[str]]:
     before, after = old.tasks()[key], new.tasks()[key]
     probes = old.archive.probes[before.owner]
-    classes, equal, wrong = len(before.classes), True, list[str]()
-    held = old.bundle.tasks, new.bundle.tasks
-    places = [ts.index(t) if t in ts else None for ts, t in zip(held, (before, after), strict=True)]
-    sizes = sorted({1, len(probes)})
+    equal, wrong, sizes = True, list[str](), sorted({1, len(probes)})
     for size in sizes:
-        x = np.ascontiguousarray(probes[:size])
-        was, now = (run(_pinned(x, place or 0)) for run, place in zip(runs, places, strict=True))
-        head = now[logits_name(after.owner)]
-        if _bits(was["logits"][:, :classes], old) != _bits(head, old):
+        said, was, head = _run_both(old, new, key, runs, np.ascontiguousarray(probes[:size]))
+        if _bits(was, old) != _bits(head, old):
             equal = False
             wrong.append(f"{label(key)}: the logits of its probes differ at batch size {size}")
-        if places[1] is not None and now["logits"][:, :classes].tobytes() != head.tobytes():
+        if after in new.bundle.tasks and said.tobytes() != head.tobytes():
             wrong.append(f"{label(key)}: the new version answers with something else than its head's logits")
     return equal, sizes, wrong
+
+
+def _run_both(
+    old: OpenVersion, new: OpenVersion, key: Key, runs: tuple[Run, Run], x: Array
+) -> tuple[Array, Array, Array]:
+    """What the new version answers if pinned to this task, and the logits of old and new head."""
+    before, after = old.tasks()[key], new.tasks()[key]
+    held = old.bundle.tasks, new.bundle.tasks
+    places = [ts.index(t) if t in ts else 0 for ts, t in zip(held, (before, after), strict=True)]
+    was, now = (run(_pinned(x, place)) for run, place in zip(runs, places, strict=True))
+    classes = len(before.classes)
+    return now["logits"][:, :classes], was["logits"][:, :classes], now[logits_name(after.owner)]
 
 
 def _bits(logits: Array, version: OpenVersion) -> bytes:

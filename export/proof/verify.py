@@ -2,7 +2,7 @@
 
 Proven: every task of the old version stands in the new one with the same digest, recomputed from the
 graphs, and gives the same bits on the probes, run here and now. Refused: something that was promised
-is not kept. Not comparable: bits are promised for nested ONNX graphs of one precision and opset, and these
+is not kept. Not comparable: bits are promised for ONNX graphs of one layout, precision and opset, and these
 two are not that. Imports neither torch nor eideticnet.
 """
 
@@ -20,7 +20,7 @@ from eideticnet.export.archive.labeled_inputs import read_inputs
 from eideticnet.export.archive.reader import check_there, read_files
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.graph.session import THREADS
-from eideticnet.export.proof.retention import TaskProof, changed_promises, task_proofs
+from eideticnet.export.proof.retention import TaskProof, changed_promises, other_layout, task_proofs
 from eideticnet.export.proof.routing_check import RoutingCheck, check_routing, kept_inputs
 from eideticnet.export.proof.version import OpenVersion, Reader, contradictions, open_version
 from eideticnet.hashing import file_hash
@@ -98,6 +98,10 @@ def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: flo
         return Proof("not comparable", against, new, differences)
     problems = [f"{against}: {sentence}" for sentence in contradictions(before)]
     problems += [f"{new}: {sentence}" for sentence in contradictions(after)]
+    if before.bundle.layout != after.bundle.layout:
+        problems += changed_promises(before, after)
+        verdict: Verdict = "refused" if problems else "not comparable"
+        return Proof(verdict, against, new, problems or other_layout(before, after))
     proofs, wrong = task_proofs(before, after, run=not problems)
     problems += changed_promises(before, after)
     if wrong and not problems and (tools := _other_tools(before, after)):
