@@ -52,6 +52,7 @@ from eideticnet.route.router import (
     validation_job,
 )
 from eideticnet.seeding import derive
+from eideticnet.trace.clips import with_clips
 from eideticnet.trace.selfcheck import ROWS
 from eideticnet.trace.tracing import trace
 from eideticnet.trace.unwrapping import unwrapped
@@ -108,7 +109,7 @@ class EideticNetwork(Answering):
         inputs.check(example_input)
         unranged = inputs.dtype == "float32" and inputs.low is None and inputs.high is None
         rows = None if unranged else inputs.to_try(ROWS)
-        program = trace(trunk, inputs.normalise(example_input), rows)
+        program = with_clips(trace(trunk, inputs.normalise(example_input), rows), inputs)
         self._start(Parts(program, inputs, seed, Learned(), {}))
 
     @alone

@@ -28,7 +28,7 @@ from eideticnet.inputs import Inputs
 from eideticnet.program import HEAD, INPUT, Features, Program, Step
 from eideticnet.rules import RULES, floors
 
-__all__ = ["LARGEST", "Interval", "bounded_free_slots", "intervals"]
+__all__ = ["LARGEST", "Interval", "bounded_free_slots", "farthest", "intervals"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -69,6 +69,15 @@ def bounded_free_slots(program: Program, inputs: Inputs) -> bool:
         for tensor in (*block.parameters(), *block.buffers()):
             tensor.zero_()
     return intervals(block.eval(), inputs, {}) is not None
+
+
+def farthest(inputs: Inputs) -> float | None:
+    """How far from zero a normalised input may be, if it has a range; of whole numbers, which are looked up,
+    what is looked up: 1 or so."""
+    read = _read(inputs)
+    if read is None:
+        return None
+    return 1.0 if inputs.dtype == "int64" else float(read.most.max())
 
 
 @torch.no_grad()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -49,13 +50,28 @@ class Reduced(nn.Module):
 
 
 def _cast_constants(program: Program, dtype: torch.dtype) -> Program:
-    """Constants of the trunk in ``dtype``, which would turn what they meet into float32 again."""
-    name = str(dtype).partition(".")[2]
-    steps = tuple(
-        replace(s, options={**s.options, "dtype": name}) if s.options.get("dtype") == "float32" else s
-        for s in program.steps
-    )
-    return Program(steps, program.groups)
+    """Constants of the trunk in ``dtype``, which would turn what they meet into float32 again, and no
+    literals beyond where it ends."""
+    return Program(tuple(replace(s, options=_cast(s.options, dtype)) for s in program.steps), program.groups)
+
+
+def _cast(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    cast = {name: _nearest(value, dtype) for name, value in options.items() if name in ("args", "kwargs")}
+    if options.get("dtype") == "float32":
+        cast["dtype"] = str(dtype).partition(".")[2]
+    return {**options, **cast}
+
+
+def _nearest(value: Any, dtype: torch.dtype) -> Any:
+    """A literal's value among those of ``dtype``."""
+    match value:
+        case dict():
+            return {name: _nearest(v, dtype) for name, v in value.items()}
+        case list():
+            return [_nearest(v, dtype) for v in value]
+        case float() if math.isfinite(value):
+            return max(torch.finfo(dtype).min, min(torch.finfo(dtype).max, value))
+    return value
 
 
 def quantised(model: onnx.ModelProto) -> onnx.ModelProto:

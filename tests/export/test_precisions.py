@@ -3,6 +3,7 @@
 import json
 import logging
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from eideticnet import EideticNetwork
+from eideticnet import EideticNetwork, Inputs, batches
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
 from eideticnet.export.graph.session import session
@@ -24,10 +25,11 @@ from eideticnet.export.lowering.precision import quantised
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.export.proof.verify import verify
 from eideticnet.menu import app
+from eideticnet.models import mlp
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.example_counts import examples
-from tests.support.small_networks import fit, held_out, task_data, trained
-from tests.support.small_trunks import Functional, Mlp, Normalised
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_data, trained
+from tests.support.small_trunks import FEATURES, Functional, Mlp, Normalised
 from tests.support.tolerances import HALF
 from tests.support.zoo_networks import zoo_net
 
@@ -100,6 +102,43 @@ def test_inputs_beyond_the_range_of_float16_are_normalised_before_they_are_cast(
     x = 1e6 * held_out(6)
     out = routed(tmp_path, x.numpy())
     assert np.abs(out["logits"] - large(x).logits.numpy()).max() <= HALF["float16"]
+
+
+class Kept(Mlp):
+    """Kept within what half precision doesn't hold."""
+
+    def forward(self, x):
+        y = super().forward(x).clamp(-1e9, 1e9)
+        return y.masked_fill(y > 1e9, -1e9)
+
+
+@pytest.mark.parametrize(("format", "precision"), [("onnx", "float16"), ("torchscript", "bfloat16")])
+def test_literals_beyond_a_half_type_end_where_it_ends(format, precision, tmp_path):
+    bundle = written(tmp_path, trained(2, trunk=Kept), format=format, precision=precision)
+    assert bundle["accuracy"]["max_difference"]["logits"] <= HALF[precision]
+
+
+@cache
+def clipped():
+    """A network that is deep enough for a clip beyond what half precision holds."""
+    torch.manual_seed(0)
+    inputs = Inputs((FEATURES,), low=-9, high=9)
+    net = EideticNetwork(mlp(FEATURES, (12,) * 10), torch.zeros(2, FEATURES), inputs=inputs)
+    loader = batches(held_out(24).clamp(-9, 9), torch.arange(24) % 2, 8)
+    net.train_task("a", loader, names(2), training=QUICK, pruning=LIGHT)
+    net.fit_router({"a": loader}, training=QUICK)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("format", "precision"),
+    [("onnx", "float16"), ("onnx", "int8"), ("torchscript", "float32"), ("pt2", "float32")],
+)
+def test_a_network_with_clips_is_exported(format, precision, tmp_path):
+    assert any(step.name.endswith("_clipped") for step in clipped().program.steps)
+    bundle = written(tmp_path, clipped(), format=format, precision=precision)
+    if precision == "float16":  # float32 is tried beside the network before it is written
+        assert bundle["accuracy"]["max_difference"]["logits"] <= HALF[precision]
 
 
 @pytest.mark.parametrize("kind", ["fused attention", "convolutions"])
