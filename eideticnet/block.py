@@ -14,6 +14,13 @@ from eideticnet.rules import RULES
 
 Pieces = Mapping[str, Tensor]
 """What one owner contributes to each value of the program, by the value's name."""
+Earlier = Callable[[tuple[str, ...], str], list[Tensor]]
+"""What these owners contribute to a value, by its name, in their order; put side by side or not."""
+
+
+def earlier_of(pieces: Mapping[str, Pieces]) -> Earlier:
+    """It from each owner's pieces."""
+    return lambda owners, name: [own[name] for own in map(pieces.__getitem__, owners) if name in own]
 
 
 class Block(nn.Module):
@@ -81,16 +88,16 @@ class Block(nn.Module):
         ``x`` (N, ...) is the normalised input, ``earlier`` the pieces of each owner in ``reads``.
         """
         self.stay()
-        own = {INPUT: x}
+        own, read = {INPUT: x}, earlier_of(earlier)
         for step in self.program.steps:
-            value = self.compute(step, own, earlier)
+            value = self.compute(step, own, read)
             if value is not None:
                 own[step.name] = value
         return own
 
-    def compute(self, step: Step, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
-        """The own piece of what ``step`` gives; None if this block has none. ``own`` and ``earlier``
-        hold the pieces that the step reads."""
+    def compute(self, step: Step, own: Pieces, earlier: Earlier) -> Tensor | None:
+        """The own piece of what ``step`` gives; None if this block has none. ``own`` holds the own pieces
+        that the step reads, ``earlier`` gives those of others."""
         inputs = self.read(step, own, earlier)
         if inputs is None:
             return None
@@ -100,7 +107,7 @@ class Block(nn.Module):
             self.seen(step.name, value)
         return value
 
-    def read(self, step: Step, own: Pieces, earlier: Mapping[str, Pieces]) -> list[Tensor] | None:
+    def read(self, step: Step, own: Pieces, earlier: Earlier) -> list[Tensor] | None:
         """What ``step`` is run on; None if this block has nothing of what it gives."""
         rule = RULES[step.rule]
         if step.layer and self.layer(step.layer) is None:
@@ -113,15 +120,15 @@ class Block(nn.Module):
             present += self._pieces(step, step.name, {}, earlier)
         return present
 
-    def _read(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> Tensor | None:
+    def _read(self, step: Step, name: str, own: Pieces, earlier: Earlier) -> Tensor | None:
         """The value ``name`` as ``step`` sees it; None if no owner has a part of it."""
         if self.program.features[name].raw or not RULES[step.rule].reads_prefix:
             return own.get(name)
         return next(iter(self._pieces(step, name, own, earlier)), None)
 
-    def _pieces(self, step: Step, name: str, own: Pieces, earlier: Mapping[str, Pieces]) -> list[Tensor]:
+    def _pieces(self, step: Step, name: str, own: Pieces, earlier: Earlier) -> list[Tensor]:
         """The pieces of a value that ``step`` may read, as one tensor; none if there is none."""
-        pieces = [p[name] for p in (*(earlier[o] for o in self.read_in(step)), own) if name in p]
+        pieces = [*earlier(self.read_in(step), name), *([own[name]] if name in own else [])]
         return pieces if len(pieces) < 2 else [torch.cat(pieces, self.program.features[name].dim)]
 
     def read_in(self, step: Step) -> tuple[str, ...]:
@@ -237,11 +244,12 @@ def together(blocks: Sequence[Block], x: Tensor, keep: Container[str] = (HEAD,))
     programs = {id(block.program.steps): block.program for block in blocks}
     over = blocks[0].program.ends if len(programs) == 1 else ends(programs.values())
     pieces = {block.owner: {INPUT: x} for block in blocks}
+    read = earlier_of(pieces)
     for place, names in enumerate(over):
         for block in blocks:
             if place < len(block.program.steps):
                 step = block.program.steps[place]
-                value = block.compute(step, pieces[block.owner], pieces)
+                value = block.compute(step, pieces[block.owner], read)
                 if value is not None:
                     pieces[block.owner][step.name] = value
         for name in names:

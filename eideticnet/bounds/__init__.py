@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from eideticnet.block import Block
+from eideticnet.block import Block, earlier_of
 from eideticnet.bounds.elementwise import elementwise
 from eideticnet.bounds.interval import LARGEST, WEIGHT, Bound, Interval
 from eideticnet.bounds.layers import affine, embedding, norm, recurrent, sloped
@@ -49,9 +49,10 @@ def intervals(
         return None
     lows = {owner: {name: value.low for name, value in earlier[owner].items()} for owner in block.reads}
     highs = {owner: {name: value.high for name, value in earlier[owner].items()} for owner in block.reads}
+    lower, upper = earlier_of(lows), earlier_of(highs)
     low, high, found = {INPUT: read.low}, {INPUT: read.high}, {INPUT: read}
     for step in block.program.steps:
-        least, greatest = block.read(step, low, lows), block.read(step, high, highs)
+        least, greatest = block.read(step, low, lower), block.read(step, high, upper)
         if least is None or greatest is None:
             continue
         values = [Interval(*ends) for ends in zip(least, greatest, strict=True)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from eideticnet.block import Block, together
 from eideticnet.errors import BudgetWarning, CapacityError, DataError, UnderfitWarning
 from eideticnet.hashing import json_hash
+from eideticnet.learn.prefix import Prefix
 from eideticnet.learn.pruning import Limits, Pruning, overdrawn, prune
 from eideticnet.learn.reading import Reading
 from eideticnet.learn.threads import using, worth
@@ -112,11 +113,15 @@ def with_room(room: Room, program: Program, wanted_by: str, reading: Reading, wh
 
 def logits_over(learned: Learned) -> Callable[[nn.Module, Tensor], Tensor]:
     """How a block that is being learned on top of ``learned`` answers normalised inputs."""
+    prefixes = dict[tuple[str, ...], Prefix]()
 
     def logits(block: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(block, Block)
-        earlier = [learned.block(owner) for owner in learned.closure(*block.reads)]
-        return together([*earlier, block], x)[block.owner][HEAD]
+        if not block.reads:
+            return together([block], x)[block.owner][HEAD]
+        if block.reads not in prefixes:
+            prefixes[block.reads] = Prefix([learned.block(o) for o in learned.closure(*block.reads)])
+        return prefixes[block.reads].logits(block, x)
 
     return logits
 

@@ -64,7 +64,7 @@ def fused(
             for name, tensor in own.state_dict().items():
                 axes = rule.axes_of(step, name)
                 index = [where[a] if a else range(n) for a, n in zip(axes, tensor.shape, strict=False)]
-                state[name] = state[name].to(tensor.device)
+                state[name] = state[name].to(tensor)
                 state[name][tuple(map(torch.from_numpy, np.ix_(*index)))] = tensor
     layer.load_state_dict(state, assign=True)
     return layer.requires_grad_(False)

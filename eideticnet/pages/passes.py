@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from eideticnet.block import Block
+from eideticnet.block import Block, earlier_of
 from eideticnet.pages.fusing import fusable, fused
 from eideticnet.pages.norms import read_alike
 from eideticnet.pages.places import Places
@@ -79,16 +79,19 @@ class Paged(nn.Module):
         """The logits of each page, and those of owners whose head reads other values."""
         values: dict[str, Value] = {INPUT: x}
         for step in self.program.steps:
-            if step.name in self.unfused:
-                values[step.name] = self._joined(step, values)
-            elif step.features.raw:
-                inputs = [values[name] for name in step.inputs]
-                values[step.name] = RULES[step.rule].run(step, None, inputs, False)  # type: ignore[arg-type]
-            else:
-                values[step.name] = self._by_page(step, values)
+            values[step.name] = self.value(step, values)
         others = {o: self._block(o).program.steps[-1] for o in self.blocks if not self._has_head(o)}
         whole = {int(n): of for n, of in values[HEAD].items() if isinstance(n, int)}  # type: ignore[union-attr]
         return whole, self._owner_by_owner(others, values)
+
+    def value(self, step: Step, values: Mapping[str, Value]) -> Value:
+        """What ``step`` gives on those of ``values`` that it reads."""
+        if step.name in self.unfused:
+            return self._joined(step, values)
+        if step.features.raw:
+            inputs = [values[name] for name in step.inputs]
+            return RULES[step.rule].run(step, None, inputs, False)  # type: ignore[arg-type]
+        return self._by_page(step, values)
 
     def _read_by(self, step: Step, page: int) -> tuple[int, ...]:
         """The pages that a step of ``page`` reads, the own one last."""
@@ -135,7 +138,7 @@ class Paged(nn.Module):
         pieces = self._pieces((name for step in steps.values() for name in step.inputs), values)
         made = {}
         for owner, step in steps.items():
-            piece = self._block(owner).compute(step, pieces[owner], pieces)
+            piece = self._block(owner).compute(step, pieces[owner], earlier_of(pieces))
             if piece is not None:
                 made[owner] = pieces[owner][step.name] = piece
         return made

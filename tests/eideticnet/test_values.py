@@ -17,7 +17,6 @@ from eideticnet.learn.scores import importance
 from eideticnet.learn.training import Classify, Job, accuracy, adam, train_epoch
 from eideticnet.program import HEAD
 from eideticnet.runs.evaluation import calibration_error
-from eideticnet.seeding import seeded
 from tests.support.example_counts import examples, often
 from tests.support.layer_zoo import ZOO
 from tests.support.small_networks import LIGHT, QUICK, names, task_loader, trained
@@ -83,27 +82,6 @@ def test_whatever_routes_and_answers_gives_the_bits_of_a_pass_that_keeps_all_val
     found = net.learned.pieces(x, net.learned.blocks)
     expected = keeping_all(net, x, net.learned.blocks)
     assert all(torch.equal(found[owner][HEAD], logits) for owner, logits in expected.items())
-
-
-@examples(3, 30)
-@given(
-    trunk=st.sampled_from(TRUNKS),
-    widths=st.lists(st.integers(8, 20), min_size=2, max_size=4),
-    tasks=st.integers(0, 3),
-)
-def test_a_block_learns_from_the_gradients_of_a_pass_that_keeps_all(trunk, widths, tasks):
-    net = trained(tasks, widths, trunk, router=False)
-    job, block = job_on(net, None)
-    x, parameters, earlier = torch.randn(7, *net.inputs.shape), list(block.parameters()), {}
-    for owner in net.learned.blocks:
-        earlier[owner] = net.learned.block(owner)(x, earlier)
-    with seeded("the same noise"):
-        logits = job.logits(block, x)
-    with seeded("the same noise"):
-        expected = block(x, earlier)[HEAD]
-    gradients = (torch.autograd.grad(p.square().sum(), parameters) for p in (logits, expected))
-    assert torch.equal(logits, expected)
-    assert all(map(torch.equal, *gradients))
 
 
 @pytest.mark.parametrize("kind", KINDS)

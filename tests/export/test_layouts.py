@@ -27,11 +27,11 @@ from eideticnet.menu import app
 from eideticnet.models import convnet, mlp
 from eideticnet.pages import laying
 from eideticnet.serving.deploys.policy import Policy, Refused, enforce
-from tests.support.archived_networks import add_task, archived, normalised
+from tests.support.archived_networks import LATER, add_task, archived, normalised, with_past
 from tests.support.example_counts import examples
 from tests.support.layer_zoo import ZOO
 from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
-from tests.support.small_trunks import FEATURES, TRUNKS
+from tests.support.small_trunks import TRUNKS
 from tests.support.tolerances import EXPORTED
 from tests.support.zoo_networks import zoo_inputs, zoo_net
 
@@ -57,28 +57,14 @@ def test_every_kind_of_layer_gives_the_nested_logits(kind):
     assert_same_logits(zoo_net(kind), zoo_inputs(kind))
 
 
-REVISIONS = st.sampled_from(["task", "revise", "widen", "disjoint", "some", "narrow"])
-
-
 @settings(examples(3, 8), suppress_health_check=[HealthCheck.too_slow])
 @given(
     trunk=st.sampled_from(TRUNKS),
-    steps=st.lists(REVISIONS, min_size=1, max_size=4),
+    later=st.lists(st.sampled_from(LATER), min_size=1, max_size=4),
     router=st.sampled_from(["block", "taps", "linear", "moments", "none"]),
 )
-def test_any_history_gives_the_nested_logits(trunk, steps, router):
-    net = EideticNetwork(trunk((14, 12)), torch.zeros(2, FEATURES))
-    options = {"training": QUICK, "pruning": LIGHT, "moments": 16}
-    for step in ["task", *steps]:
-        learned = [t.name for t in net.tasks]
-        if step == "revise":
-            net.revise_task(learned[0], task_loader(0), when_full="widen", training=QUICK, pruning=LIGHT)
-            continue
-        layers = [p for p in net.program.layers if p != "task_head"]
-        reads = {"disjoint": [], "some": learned[-1:], "narrow": {layers[-1]: learned[:1]}}.get(step)
-        if step == "widen":
-            net.widen(dict.fromkeys(net.program.groups, 3))
-        add_task(net, reads=reads, **options)
+def test_any_history_gives_the_nested_logits(trunk, later, router):
+    net = with_past(trunk, later)
     decision = "entropy" if router == "none" else "hard"
     loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
     net.fit_router(loaders, routing=Routing(router, decision), training=QUICK, when_full="widen")

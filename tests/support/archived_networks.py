@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import torch
+from torch import nn
 
 from eideticnet import EideticNetwork, Inputs
 from eideticnet.export.archive.contents import MANIFEST, manifest
@@ -23,6 +24,8 @@ from eideticnet.export.graph.digest import digests
 from eideticnet.export.graph.lanes import lane_digests
 from eideticnet.export.graph.tail import detach, logits_name
 from eideticnet.export.graph.values import Values
+from eideticnet.learn.reading import Reads
+from eideticnet.program import HEAD
 from tests.support.small_networks import LIGHT, QUICK, fit, names, task_loader
 from tests.support.small_trunks import FEATURES, Mlp
 
@@ -38,6 +41,33 @@ def add_task(net: EideticNetwork, **options: Any) -> None:
     i = len(net.tasks)
     options = {"training": QUICK, "pruning": LIGHT, "when_full": "widen", **options}
     net.train_task(f"task {i}", task_loader(i, 2 + i % 2), names(2 + i % 2), **options)
+
+
+LATER = ("task", "revise", "widen", "disjoint", "some", "narrow")
+"""What may happen to a network with a past: see ``with_past``."""
+
+
+def with_past(trunk: Callable[[Sequence[int]], nn.Module], later: Iterable[str]) -> EideticNetwork:
+    """A network without a router that learned a task, and then what ``later`` says: another one, which may
+    read nobody (disjoint), the last task alone (some), or the first one alone in one layer (narrow), also on
+    wider layers; or the first one again."""
+    net = EideticNetwork(trunk((14, 12)), torch.zeros(2, FEATURES))
+    for step in ["task", *later]:
+        learned = [t.name for t in net.tasks]
+        if step == "revise":
+            net.revise_task(learned[0], task_loader(0), when_full="widen", training=QUICK, pruning=LIGHT)
+            continue
+        if step == "widen":
+            net.widen(dict.fromkeys(net.program.groups, 3))
+        add_task(net, reads=reads_of(net, step), moments=16)
+    return net
+
+
+def reads_of(net: EideticNetwork, step: str) -> Reads:
+    """Whom a task reads that is learned by this ``step``."""
+    learned, layers = [t.name for t in net.tasks], [p for p in net.program.layers if p != HEAD]
+    reads: dict[str, Reads] = {"disjoint": [], "some": learned[-1:], "narrow": {layers[-1]: learned[:1]}}
+    return reads.get(step)
 
 
 @cache

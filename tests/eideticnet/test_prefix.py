@@ -1,0 +1,105 @@
+"""A block learns from one layer for all frozen blocks what it would learn from each of them."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.graphs import equal_tasks
+from eideticnet.block import Block, together
+from eideticnet.learn.learning import logits_over
+from eideticnet.learn.reading import owners_of
+from eideticnet.models import convnet, mlp
+from eideticnet.program import HEAD
+from eideticnet.rules import with_taps
+from eideticnet.seeding import seeded
+from tests.support.archived_networks import LATER, reads_of, with_past
+from tests.support.example_counts import examples, often
+from tests.support.layer_zoo import ZOO
+from tests.support.small_trunks import FEATURES, TRUNKS
+from tests.support.zoo_networks import zoo_inputs, zoo_net
+
+ROUNDING = 1e-9
+"""Of numbers around 1, in float64 and after a few layers."""
+
+
+def fresh(net, reads=None, taps=False):
+    """A block of three neurons in each layer that is to be learned in ``net``."""
+    reading = owners_of(reads, net.learned, net.program)
+    program = with_taps(net.program) if taps else net.program
+    own = {**dict.fromkeys(net.program.groups, 3), HEAD: 2}
+    return Block(program, "new", reading.owners, {**net.learned.owned(), "new": own}, unread=reading.unread)
+
+
+def assert_learns_the_same(net, block, x, rounding=ROUNDING):
+    """The logits, the gradients and the running statistics are those of block after block, in float64."""
+    net.double(), block.double()
+    x = net.inputs.normalise(x)
+    x = x.double() if x.is_floating_point() else x
+    logits = logits_over(net.learned)
+    earlier = [net.learned.block(owner) for owner in net.learned.closure(*block.reads)]
+    weights, start = list(block.parameters()), {k: t.clone() for k, t in block.state_dict().items()}
+    for training in (True, False):
+        found = []
+        for run in (logits, lambda block, x: together([*earlier, block], x)["new"][HEAD]):
+            block.load_state_dict(start)
+            with seeded("the same noise"):
+                given = run(block.train(training), x)
+            gradients = torch.autograd.grad(given.square().sum(), weights, allow_unused=True)
+            found.append([given, *gradients, *(t.clone() for t in block.buffers())])
+        for ours, theirs in zip(*found, strict=True):
+            assert (ours is None) == (theirs is None)
+            if ours is not None and rounding:
+                assert torch.allclose(ours, theirs, rtol=rounding, atol=rounding)
+            elif ours is not None:
+                assert torch.equal(ours, theirs)
+
+
+@examples(5, 60)
+@given(
+    trunk=st.sampled_from(TRUNKS),
+    later=st.lists(st.sampled_from(LATER), max_size=3),
+    now=st.sampled_from(LATER),
+    taps=st.booleans(),
+)
+def test_after_any_history_the_gradients_are_those_of_block_after_block(trunk, later, now, taps):
+    net = with_past(trunk, later)
+    block = fresh(net, reads_of(net, now), taps)
+    assert_learns_the_same(net, block, torch.randn(7, FEATURES), ROUNDING if block.reads else 0)
+
+
+@pytest.mark.parametrize("kind", often(ZOO, ("separable", "dense", "lstm", "transformer")))
+def test_every_kind_of_layer_is_read_with_the_gradients_of_block_after_block(kind):
+    net = zoo_net(kind, 2, router=False)
+    net.widen(dict.fromkeys(net.program.groups, 12))
+    assert_learns_the_same(net, fresh(net), zoo_inputs(kind))
+
+
+class Operations(TorchDispatchMode):
+    """How often each operation ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ran[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("trunk", "shape"), [(mlp(6, (24, 24)), (6,)), (convnet(3, (24, 24), pool_every=9), (3, 8, 8))]
+)
+def test_a_training_step_runs_as_many_operations_on_two_frozen_tasks_as_on_eight(trunk, shape):
+    ran = []
+    for tasks in (2, 8):
+        net = equal_tasks(trunk, shape, tasks)
+        logits, block, x = logits_over(net.learned), fresh(net), torch.randn(4, *shape)
+        logits(block, x)  # lays the page
+        with Operations() as operations:
+            logits(block, x).square().sum().backward()
+        ran.append(operations.ran)
+    assert ran[0] == ran[1]
