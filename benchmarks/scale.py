@@ -4,7 +4,8 @@ Blocks of random weights: an MLP of 784 inputs and two layers with 16 neurons a 
 to 28), or a ResNet-18 on 3x32x32 in equal tasks. ``mlp.tT.bB``: the paged graph of T tasks against the dense
 one of the same numbers, at batch B; ``.madds`` the ratio of their multiply-adds; ``.nested`` and
 ``.nested.madds`` the same of the nested graph; one thread. ``export.``: seconds of the paged export against
-those of the plain trunk's with one head.
+those of the plain trunk's with one head. ``step.``: an epoch of the last of T tasks, all others frozen,
+against the plain trunk's.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from benchmarks.graphs import (
     times,
 )
 from benchmarks.report import PLOTS, publish
+from benchmarks.steps import by_tasks
 from eideticnet import EideticNetwork
 from eideticnet.export.graph.session import session
 from eideticnet.export.lowering.to_onnx import to_onnx
@@ -120,9 +122,13 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
         for layout, suffix in (("paged", ""), ("nested", ".nested")):
             key = f"{name}.b{batch}{suffix}"
             figures |= {key: ratio(taken, layout, "dense"), f"{key}.madds": spent[layout] / spent["dense"]}
-            shares = np.array(taken[layout]) / np.array(taken["dense"])
-            details[key] = dict(zip(("p10", "p50", "p90"), np.percentile(shares, (10, 50, 90)), strict=True))
+            details[key] = spread([a / b for a, b in zip(taken[layout], taken["dense"], strict=True)])
     return figures, {**details, f"{name}.nodes": {k: len(graph.graph.node) for k, graph in graphs.items()}}
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """How far the rounds' ratios lie apart."""
+    return dict(zip(("p10", "p50", "p90"), np.percentile(ratios, (10, 50, 90)), strict=True))
 
 
 def by_pages(network: Network) -> dict[str, dict[str, float]]:
@@ -165,6 +171,9 @@ def main() -> None:
         found, more = measured(network)
         figures |= found
         details |= {**more, f"{network.name}.by_pages": by_pages(network)}
+    for name, ratios in by_tasks().items():
+        details[f"step.{name}"] = spread(ratios)
+        figures[f"step.{name}"] = details[f"step.{name}"]["p50"]
     draw(figures, TASKS)
     publish("scale", figures, details)
 

@@ -1,8 +1,8 @@
 """What a training step costs: blocks against the plain network of the same widths, in one run.
 
-Five equal blocks, of which four are frozen; and one block that owns everything. Plain and blocks run
-through the same training loop in turns, so that a busy machine slows both; the figure is the median of
-the ratios.
+Five equal blocks, of which four are frozen; one block that owns everything; and, for ``make bench-scale``,
+the last of many tasks. Plain and blocks run through the same training loop in turns, so that a busy machine
+slows both; the figure is the median of the ratios.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from eideticnet.data.rows import Loader
 from eideticnet.learn.learning import logits_over
 from eideticnet.learn.training import Classify, Job, adam, train_epoch
 from eideticnet.learned import Learned
-from eideticnet.models import convnet, mlp, resnet50
+from eideticnet.models import convnet, mlp, resnet18, resnet50
 from eideticnet.program import HEAD
 from eideticnet.trace.tracing import trace
 
@@ -35,6 +36,15 @@ def _mlp() -> tuple[nn.Module, Loader, int]:
 
 def _conv() -> tuple[nn.Module, Loader, int]:
     return convnet(3, (160,) * 4, pool_every=9), _loader((3, 32, 32), 8, 2), 160
+
+
+def _small_tasks(count: int) -> tuple[nn.Module, Loader, int]:
+    """Tasks of 16 neurons a layer."""
+    return mlp(784, (16 * count,) * 2), _loader((784,), 128, 8), 16 * count
+
+
+def _resnet18() -> tuple[nn.Module, Loader, int]:
+    return resnet18(), _loader((3, 32, 32), 32, 2), 512
 
 
 def _loader(shape: tuple[int, ...], size: int, count: int) -> Loader:
@@ -56,8 +66,8 @@ def _network(trunk: nn.Module, loader: Loader, blocks: int) -> tuple[EideticNetw
     return net, made[-1]
 
 
-def step_ratio(make: Callable[[], tuple[nn.Module, Loader, int]], blocks: int) -> float:
-    """Seconds of an epoch of the last of ``blocks`` blocks over those of the plain network."""
+def step_ratios(make: Callable[[], tuple[nn.Module, Loader, int]], blocks: int) -> list[float]:
+    """Seconds of an epoch of the last of ``blocks`` blocks over those of the plain network, by round."""
     torch.manual_seed(0)
     trunk, loader, width = make()
     net, block = _network(trunk, loader, blocks)
@@ -76,7 +86,18 @@ def step_ratio(make: Callable[[], tuple[nn.Module, Loader, int]], blocks: int) -
         middle = time.perf_counter()
         train_epoch(theirs, plain, optimizers[1], turn)
         ratios.append((middle - start) / (time.perf_counter() - middle))
-    return statistics.median(ratios[1:])  # the first one warms up
+    return ratios[1:]  # the first one warms up
+
+
+def step_ratio(make: Callable[[], tuple[nn.Module, Loader, int]], blocks: int) -> float:
+    """The median of the rounds' ratios."""
+    return statistics.median(step_ratios(make, blocks))
+
+
+def by_tasks() -> dict[str, list[float]]:
+    """The rounds' ratios by network and number of tasks, all of them but the last frozen."""
+    found = {f"mlp.t{n}": step_ratios(partial(_small_tasks, n), n) for n in (10, 50, 100)}
+    return found | {f"resnet18.t{n}": step_ratios(_resnet18, n) for n in (5, 15, 30)}
 
 
 def trace_seconds() -> float:
