@@ -19,6 +19,8 @@ from eideticnet.seeding import seeded
 from tests.support.archived_networks import LATER, reads_of, with_past
 from tests.support.example_counts import examples, often
 from tests.support.layer_zoo import ZOO
+from tests.support.shuffled import KINDS as SHUFFLED
+from tests.support.shuffled import pixels
 from tests.support.small_trunks import FEATURES, TRUNKS
 from tests.support.zoo_networks import zoo_inputs, zoo_net
 
@@ -76,6 +78,12 @@ def test_every_kind_of_layer_is_read_with_the_gradients_of_block_after_block(kin
     net = zoo_net(kind, 2, router=False)
     net.widen(dict.fromkeys(net.program.groups, 12))
     assert_learns_the_same(net, fresh(net), zoo_inputs(kind))
+
+
+@pytest.mark.parametrize("kind", often(("v2", "v2, by rows", "v1, 3 groups", "excited"), ("v2",)))
+def test_shuffled_channels_are_read_with_the_gradients_of_block_after_block(kind):
+    net = equal_tasks(SHUFFLED[kind](), (3, 8, 8), 2)
+    assert_learns_the_same(net, fresh(net), pixels(5))
 
 
 class Operations(TorchDispatchMode):
