@@ -25,8 +25,8 @@ class Prefix:
     def __init__(self, blocks: Sequence[Block]) -> None:
         page = exact(blocks)
         page = replace(page, slots={**page.slots, HEAD: 0})
-        like = next(iter(blocks[-1].layers.state_dict().values()))
-        self.paged = Paged(blocks[-1].program, blocks, [page]).eval().to(like.device, like.dtype)
+        self.paged = Paged(blocks[-1].program, blocks, [page]).eval()
+        self.paged.to(blocks[-1].layers.get_buffer(f"{HEAD}.weight"))
         self._gathered = dict[tuple[str, tuple[str, ...]], Tensor | None]()
 
     def logits(self, block: Block, x: Tensor) -> Tensor:

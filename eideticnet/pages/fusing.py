@@ -11,7 +11,7 @@ from torch import nn
 from eideticnet.block import Block
 from eideticnet.pages.norms import PageNorm
 from eideticnet.pages.places import Places
-from eideticnet.program import Features, Program, Step
+from eideticnet.program import HEAD, Features, Program, Step
 from eideticnet.rules import RULES
 from eideticnet.rules.norms import PrefixNorm
 
@@ -48,7 +48,8 @@ def fused(
             for block in blocks
             if isinstance(own := block.layer(str(step.layer)), PrefixNorm)
         ]
-        return PageNorm(norms, wide, page.width(step.features), most)
+        like = blocks[0].layers.state_dict()[f"{HEAD}.weight"]
+        return PageNorm(norms, wide, page.width(step.features), most).to(like)
     with torch.device("meta"):  # no random numbers drawn for weights to replace
         layer = rule.build(step, wide, page.width(step.features))
     assert layer is not None

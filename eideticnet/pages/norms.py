@@ -28,7 +28,7 @@ class PageNorm(nn.Module):
     """Normalises (..., columns), or with positions (N, columns, ...), for each owner of a page.
 
     ``norms``: for each owner its norm, the columns that it reads, and where its own ones lie among the last
-    ``written`` columns, which are the page's. There is room for ``most`` owners.
+    ``written`` columns, which are the page's. There is room for ``most`` owners. It is made in float64.
     """
 
     def __init__(
@@ -40,14 +40,16 @@ class PageNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.written = written
-        shares, lanes = torch.zeros(columns, most), torch.zeros(most, written)
-        weight, bias = torch.zeros(written), torch.zeros(written)
+        shares, lanes, weight, bias = (
+            torch.zeros(*shape, dtype=torch.float64)
+            for shape in ((columns, most), (most, written), (written,), (written,))
+        )
         for number, (norm, read, own) in enumerate(norms):
             self.positions, self.root, self.eps = norm.positions, norm.root, norm.eps
             shares[read, number] = 1 / len(read)
             lanes[number, own] = 1
-            weight[own] = torch.ones(len(own)) if norm.weight is None else norm.weight.detach().cpu()
-            bias[own] = torch.zeros(len(own)) if norm.bias is None else norm.bias.detach().cpu()
+            weight[own] = 1 if norm.weight is None else norm.weight.detach().cpu().double()
+            bias[own] = 0 if norm.bias is None else norm.bias.detach().cpu().double()
         state = {"shares": shares, "first": shares[:, :1].clone(), "lanes": lanes}
         for name, tensor in {**state, "scale": lanes * weight, "bias": bias}.items():
             self.register_buffer(name, tensor)
