@@ -113,7 +113,7 @@ def one_output(body: onnx.ModelProto) -> onnx.ModelProto:
     model = onnx.ModelProto()
     model.CopyFrom(body)
     graph, names = model.graph, [output.name for output in body.graph.output]
-    for node in [n for n in graph.node if n.op_type == "Split" and set(n.output) <= set(names)]:
+    for node in [n for n in graph.node if n.op_type == "Split" and set(n.output) & set(names)]:
         names = [node.input[0], *(name for name in names if name not in node.output)]
         graph.node.remove(node)
     graph.node.append(helper.make_node("Concat", names, ["all"], axis=1))

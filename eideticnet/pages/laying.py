@@ -16,7 +16,7 @@ from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned
 from eideticnet.pages.norms import read_alike
 from eideticnet.pages.passes import unfused
-from eideticnet.program import HEAD, Program, Widths
+from eideticnet.program import Program, Widths
 from eideticnet.slots import Page, page_of
 
 PLANNED = 10
@@ -51,8 +51,8 @@ def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None
                 continue
         page = exact([block], sorted(sources))
         if found is not None:
-            free = {g: n - sum(learned.block(o).own[g] for o in lies) for g, n in program.groups.items()}
-            page = _opened(page, free, max(planned or PLANNED, len(blocks)), program, inputs)
+            there = [_own(learned.block(owner)) for owner in lies]
+            page = _opened(page, there, max(planned or PLANNED, len(blocks)), program, inputs)
         pages.append(page)
     return tuple(pages)
 
@@ -68,23 +68,25 @@ def _own(block: Block) -> Widths:
     return block.widths[block.owner]
 
 
-def _opened(page: Page, free: Widths, count: int, program: Program, inputs: Inputs) -> Page:
-    """``page``, of one owner, with slots for others, if ``count`` tasks like it are to come, and ``free``
-    neurons were left for it and for them.
+def _opened(page: Page, there: Sequence[Widths], count: int, program: Program, inputs: Inputs) -> Page:
+    """``page``, of one owner, with slots for others, if ``count`` tasks are to come in all, of which those
+    before it are ``there``. The rest are taken to be as wide as these are in the mean, or share what is free.
 
     N tasks in P pages take a N + c N^2 (P + 1) / 2P multiply-adds, and P times as many operations as there
     are layers: a for what a task reads of the raw input, c for what one reads of another.
     """
-    own = page.slots
+    own, known = page.slots, len(there) + 1
+    free = {g: n - sum(widths[g] for widths in there) for g, n in program.groups.items()}
+    usual = {g: -(-(n + sum(widths[g] for widths in there)) // known) for g, n in own.items()}
+    usual |= {g: max(1, min(usual[g], n // max(1, count - known + 1))) for g, n in free.items()}
     one, all_of_them = (
-        multiply_adds(program, {g: n * k for g, n in own.items()}, inputs) for k in (1, count)
+        multiply_adds(program, {g: n * k for g, n in usual.items()}, inputs) for k in (1, count)
     )
     read = max(0, all_of_them - count * one) * count / max(1, count - 1)
     pages = min(count, max(1, round(math.sqrt(read / (2 * OPERATION * len(program.layers))))))
-    least = min((n for g, n in own.items() if g != HEAD and n), default=MULTIPLE)
-    each = min(count, max(-(-count // pages), -(-MULTIPLE // least)))
+    each = min(count, max(-(-count // pages), -(-MULTIPLE // min(usual[g] for g in free))))
     if each == 1:
         return page
-    wanted = {g: -(-max(n, 1) * each // MULTIPLE) * MULTIPLE for g, n in own.items()}
-    slots = {g: min(n, max(own[g], free.get(g, n))) for g, n in wanted.items()}
+    wanted = {g: -(-n * each // MULTIPLE) * MULTIPLE for g, n in usual.items()}
+    slots = {g: max(own[g], min(n, free.get(g, n))) for g, n in wanted.items()}
     return Page(slots, page.sources, page.owners, 2 * each)
