@@ -20,13 +20,14 @@ from torch import nn
 
 from eideticnet.block import Block, earlier_of
 from eideticnet.bounds.elementwise import elementwise
-from eideticnet.bounds.interval import LARGEST, WEIGHT, Bound, Interval
+from eideticnet.bounds.interval import FINE, LARGEST, WEIGHT, Bound, Interval
 from eideticnet.bounds.layers import affine, embedding, norm, recurrent, sloped
 from eideticnet.bounds.positions import chosen, positions
 from eideticnet.bounds.products import attention, gated, multiplied
 from eideticnet.inputs import Inputs
 from eideticnet.program import HEAD, INPUT, Features, Program, Step
 from eideticnet.rules import RULES, floors
+from eideticnet.seeding import seeded
 
 __all__ = ["LARGEST", "Interval", "bounded_free_slots", "farthest", "intervals"]
 
@@ -65,8 +66,8 @@ def intervals(
 
 def bounded_free_slots(program: Program, inputs: Inputs) -> bool:
     """Whether neurons that nobody owns, whose weights are all zero, give finite numbers only."""
-    block = Block(program, "free", (), {"free": {**floors(program), HEAD: 1}})
-    with torch.no_grad():
+    with seeded("free slots"), torch.no_grad():
+        block = Block(program, "free", (), {"free": {**floors(program), HEAD: 1}})
         for tensor in (*block.parameters(), *block.buffers()):
             tensor.zero_()
     return intervals(block.eval(), inputs, {}) is not None
@@ -86,7 +87,7 @@ def _bound(step: Step, layer: nn.Module | None, values: list[Interval]) -> Inter
     """The bounds of what a step gives, if there are any below the limit."""
     try:
         value = _BOUNDS[step.rule](step, layer, values) if step.rule in _BOUNDS else None
-    except (RuntimeError, ValueError, TypeError, LookupError):  # an operation without float64, say
+    except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError):  # no float64, say
         _LOG.debug("step %s has no bounds", step.name, exc_info=True)
         return None
     return value if value is not None and value.bounded else None
@@ -104,7 +105,7 @@ def _read(inputs: Inputs) -> Interval | None:
     ends = Interval.within(least, greatest, (1, *inputs.shape))
     value = Interval(inputs.normalise(ends.low), inputs.normalise(ends.high))
     if inputs.dtype == "int64":
-        return value
+        return value.rounded(FINE) if float(value.most.max()) > 2**53 else value
     value = value.rounded()
     return value if value.bounded else None
 
@@ -135,11 +136,17 @@ def _both(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interv
     )
 
 
-def _cast(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interval:
-    (value,) = values
-    if step.options["dtype"] == "bool" and value.low.dtype != torch.bool:
+def _cast(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interval | None:
+    """Bounds of whole numbers and truth values as numbers of another type."""
+    (value,), dtype = values, getattr(torch, step.options["dtype"])
+    if value.low.dtype == torch.bool:
+        return _both(step, layer, values)
+    if dtype == torch.bool:
         return Interval(value.least > 0, value.most > 0)
-    return _both(step, layer, values)
+    most = float(value.most.max())
+    if not dtype.is_floating_point:
+        return value if most <= torch.iinfo(dtype).max else None
+    return value if most <= 1 / torch.finfo(dtype).eps else value.rounded()
 
 
 _ALIKE: tuple[tuple[Bound, str], ...] = (

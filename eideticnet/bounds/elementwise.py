@@ -61,6 +61,8 @@ def elementwise(step: Step, layer: nn.Module | None, values: list[Interval]) -> 
     if name == "threshold":
         turns = (options["args"][1], nextafter(options["args"][1], inf))
     made = at_corners(lambda *corner: run_literal(options, list(corner)), operands, turns)
+    if name == "type_as" and made.low.is_floating_point():  # it may be the type of whole numbers
+        return Interval.over(made.low, made.high, made.low.trunc(), made.high.trunc())
     if sort == "exact":
         return made
     slack: Tensor | float = 1.0 if sort == "to whole numbers" or overload == "Tensor_mode" else 0.0

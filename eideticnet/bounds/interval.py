@@ -22,9 +22,13 @@ ROUNDING = 2.0**-7
 products of which a graphics card reads 10 bits, or by Winograd's tiles."""
 FINE = 2.0**-16
 """By which share of itself the result of one operation may be off, an approximated function's too."""
-TERMS = int(ROUNDING * 2**23)
 TINY = float(torch.finfo(torch.float32).tiny)
 """What is nearer to zero may be taken for zero."""
+
+
+def rounding(terms: float) -> float:
+    """The share for a sum of so many numbers."""
+    return max(ROUNDING, terms * 2.0**-23)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.bounds.elementwise import at_corners
-from eideticnet.bounds.interval import FINE, LARGEST, ROOM, ROUNDING, TERMS, Interval
+from eideticnet.bounds.interval import FINE, LARGEST, ROOM, Interval, rounding
 from eideticnet.program import Step
 from eideticnet.rules import RULES
 from eideticnet.rules.recurrent import Recurrent
@@ -41,7 +41,7 @@ def affine(step: Step, layer: nn.Module | None, values: list[Interval]) -> Inter
     added = run(_absolute(layer, 1), most)
     if kernel:
         added = added.amax(tuple(range(2, added.ndim)), keepdim=True)
-    radius = radius + max(1.0, terms / TERMS) * ROUNDING * added
+    radius = radius + rounding(terms) * added
     return Interval(centre - radius, centre + radius)
 
 
@@ -67,8 +67,9 @@ def sloped(step: Step, layer: nn.Module | None, values: list[Interval]) -> Inter
 def norm(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interval | None:
     """Bounds of what is normalised by its own statistics.
 
-    Of n numbers none is further from their mean than sqrt(n) standard deviations. What rounding makes of a
-    mean that is far above the deviation is divided by the deviation as well, at least by sqrt(eps).
+    Of n numbers none is further from their mean than sqrt(n) standard deviations, twice that if the variance
+    is a difference of squares. What rounding makes of a mean that is far above the deviation is divided by
+    the deviation as well, at least by sqrt(eps).
     """
     assert layer is not None
     (value,), o = values, step.options
@@ -82,17 +83,15 @@ def norm(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interva
         "layer_norm": torch.Size(o.get("shape", ())).numel(),
     }[step.rule]
     most = float(value.most.max())
-    if not count * (2 * most) ** 2 <= ROOM:
+    if not count * (2 * most) ** 2 <= ROOM or o["eps"] == 0:
         return None
-    furthest = sqrt(count)
+    furthest = 2 * sqrt(count)
     if not o.get("root"):
         furthest += (count + 8) * 2.0**-22 * most / sqrt(o["eps"])
     dim = -1 if step.rule == "layer_norm" or not o.get("positions", True) else 1
     weight, bias = (_along(getattr(layer, name, None), dim, len(shape)) for name in ("weight", "bias"))
-    radius = (
-        furthest * (1 + ROUNDING) * (torch.ones((), dtype=torch.float64) if weight is None else weight.abs())
-    )
     middle = torch.zeros(shape, dtype=torch.float64) + (0.0 if bias is None else bias)
+    radius = furthest * (torch.ones_like(middle) if weight is None else weight.abs())
     return Interval(middle - radius, middle + radius).rounded()
 
 
@@ -123,11 +122,12 @@ def recurrent(step: Step, layer: nn.Module | None, values: list[Interval]) -> In
     added = added + sum(tensors[name].abs() for name in tensors if name.startswith("bias"))
     shape = (*values[0].low.shape[:2], layer.hidden)
     state = torch.zeros(layer.hidden, dtype=torch.float64)
+    share = rounding(len(read) + layer.hidden)
     if layer.kind != "rnn_relu":
         added = added + layer.weight_hh_l0.abs().sum(1)
         return Interval.within(-1, 1, shape).rounded() if bool((added <= LARGEST).all()) else None
     for _ in range(shape[1]):
-        state = (added + layer.weight_hh_l0.abs() @ state) * (1 + ROUNDING)
+        state = (added + layer.weight_hh_l0.abs() @ state) * (1 + share)
         if not bool((state <= LARGEST).all()):
             return None
     return Interval(torch.zeros(shape, dtype=torch.float64), state.expand(shape))

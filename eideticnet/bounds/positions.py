@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eideticnet.bounds.interval import FINE, ROOM, ROUNDING, Interval
+from eideticnet.bounds.interval import FINE, ROOM, Interval, rounding
 from eideticnet.bounds.products import gated
 from eideticnet.program import Step
 from eideticnet.rules import RULES
@@ -37,15 +37,19 @@ def positions(step: Step, layer: nn.Module | None, values: list[Interval]) -> In
         return _DEVIATIONS[name](_named(step), value)
     if name == "index_select":
         return chosen(step, layer, values)
+    if name in ("any", "all") and value.low.dtype != torch.bool:
+        value = Interval(value.least > 0, value.most > 0)
+        values = [value]
     low, high = (_run(step, ends) for ends in ([v.low for v in values], [v.high for v in values]))
     if name in ("argmax", "argmin") or (step.options["index"] and not name.startswith(_PARTS)):
         return Interval.within(0, value.low.numel(), low.shape)
     if _SORTS.get(name) == "chosen":
         return Interval.over(low, high).rounded(FINE if "pad" in name else 0.0)
     if _SORTS.get(name) == "added":
-        return Interval.over(low, high).rounded(ROUNDING, _cancelled(step, value))
+        share = rounding(value.low.numel() / (low.numel() if name != "cumsum" else 1))
+        return Interval.over(low, high).rounded(share, share * _cancelled(step, value))
     if name in _CURVED:
-        furthest = _CURVED[name] * float(value.most.max())
+        furthest = _CURVED[name] ** _named(step).get("n", 1) * max(float(v.most.max()) for v in values)
         return Interval.within(-furthest, furthest, low.shape).rounded()
     if name == "softmax":
         return Interval.within(0, 1, low.shape).rounded(FINE)
@@ -60,9 +64,9 @@ def _run(step: Step, inputs: list[Tensor]) -> Tensor:
 
 
 def _cancelled(step: Step, value: Interval) -> Tensor:
-    """What rounding adds where numbers of both signs are added."""
-    added, below = _run(step, [value.most]).abs(), _run(step, [(-value.low).clamp_min(0)])
-    return ROUNDING * (added if "logsumexp" in step.options["op"] else torch.where(below > 0, added, 0.0))
+    """What is added, where that are numbers of both signs."""
+    added, below = _run(step, [value.most]).abs(), _run(step, [(-value.low.double()).clamp_min(0)])
+    return added if "logsumexp" in step.options["op"] else torch.where(below > 0, added, 0.0)
 
 
 def _named(step: Step) -> dict[str, Any]:
@@ -76,10 +80,11 @@ def _variance(o: dict[str, Any], value: Interval) -> Interval | None:
     """It is at most the sum of squares, divided by one less than there are, or as many as it says."""
     correction = o["correction"] if "correction" in o else int(o["unbiased"])
     squares = value.most.square().sum(o["dim"], o["keepdim"])
-    count = value.low.numel() / squares.numel() - (1 if correction is None else correction)
-    if count <= 0 or not bool((squares <= ROOM).all()):
+    terms = value.low.numel() / squares.numel()
+    count = terms - (1 if correction is None else correction)
+    if count <= 0 or not bool((4 * squares <= ROOM).all()):
         return None
-    return Interval(torch.zeros_like(squares), squares / count).rounded()
+    return Interval(torch.zeros_like(squares), squares / count).rounded(rounding(terms))
 
 
 def _deviation(o: dict[str, Any], value: Interval) -> Interval | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from eideticnet.bounds.elementwise import at_corners
-from eideticnet.bounds.interval import FINE, ROOM, ROUNDING, Interval
+from eideticnet.bounds.interval import FINE, ROOM, ROUNDING, Interval, rounding
 from eideticnet.program import Step
 from eideticnet.rules import RULES
 from eideticnet.rules.products import spread
@@ -20,7 +20,8 @@ def multiplied(step: Step, layer: nn.Module | None, values: list[Interval]) -> I
 
     most, middles = run([value.most for value in values]), [value.centre for value in values]
     centre, nearest = run(middles), run([middle.abs() for middle in middles])
-    radius = most - nearest + ROUNDING * most
+    terms = float(run([torch.ones_like(middle) for middle in middles]).max())
+    radius = most - nearest + rounding(terms) * most
     return Interval(centre - radius, centre + radius)
 
 

@@ -13,6 +13,8 @@ from eideticnet import Inputs
 from eideticnet.block import Block
 from eideticnet.bounds import bounded_free_slots, intervals
 from eideticnet.bounds.interval import WEIGHT
+from eideticnet.pages.laying import exact
+from eideticnet.pages.passes import Paged
 from eideticnet.program import HEAD
 from eideticnet.rules import RULES
 from eideticnet.trace.tracing import trace
@@ -42,6 +44,15 @@ MORE = {
         lambda h: h.add(h.sin(), alpha=0.3) + h.sub(h.cos(), alpha=-2) + h.addcmul(h, h, value=0.1)
     ),
     "logarithms of shares": of(lambda h: h.log_softmax(2) + h.logsumexp(3, keepdim=True)),
+    "masks and counts": of(
+        lambda h: (
+            h
+            + (h > 0).cumsum(2) / 7
+            + (h < 1).float().mean(3, True)
+            + h.any(2, True)
+            + h.diff(2, 3).amax(3, True)
+        )
+    ),
     "whole numbers": of(lambda h: (h.detach() // 0.3) + h.div(h.abs() + 1, rounding_mode="trunc") + h % -0.7),
 }
 TRUNKS = {
@@ -163,14 +174,22 @@ def test_whatever_weights_are_values_lie_within_and_are_finite(kind, scale, spre
     assert_within(bounds_of(blocks, inputs), blocks, inputs, inputs_of(inputs, kind))
 
 
-@pytest.mark.parametrize("kind", ["ready mlp", "residual", "dense", "grouped", "ready vit_tiny", "rnn"])
-def test_at_the_edge_of_the_limit_all_numbers_are_still_finite(kind):
+EDGES = ["ready mlp", "residual", "dense", "grouped", "ready vit_tiny", "layer norms", "rnn"]
+
+
+@pytest.mark.parametrize("kind", often(EDGES, ["ready mlp", "dense", "ready vit_tiny", "layer norms"]))
+def test_at_the_edge_of_the_limit_all_numbers_are_still_finite_also_in_one_page(kind):
     inputs, scale = contract(TRUNKS[kind][1](2)), 1.0
     while bounds_of(two_blocks(program_of(kind), 2 * scale), inputs):
         scale *= 2
     assert 1 < scale < WEIGHT
-    blocks = two_blocks(program_of(kind), scale)
-    assert_within(bounds_of(blocks, inputs), blocks, inputs, inputs_of(inputs, kind))
+    blocks, x = two_blocks(program_of(kind), scale), inputs_of(inputs, kind)
+    found = bounds_of(blocks, inputs)
+    assert_within(found, blocks, inputs, x)
+    with torch.no_grad():
+        logits = Paged(program_of(kind), blocks, [exact(blocks)])(inputs.normalise(x))
+    for owner, bounds in found.items():
+        assert bool(((bounds[HEAD].low <= logits[owner]) & (logits[owner] <= bounds[HEAD].high)).all())
 
 
 def between(function):
