@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -12,10 +13,13 @@ from eideticnet.errors import EideticError
 from eideticnet.signals import heeding_signals, stoppable
 
 DEBUG = "EIDETIC_DEBUG"
+_OBJECTS = 50_000
+"""New ones before they are looked through for garbage: an import makes a million, and all of them stay."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line, by default this process's."""
+    gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # spells out letters that its encoding lacks

@@ -1,5 +1,6 @@
 """Settings that all tests share."""
 
+import copy
 import gc
 import os
 import random
@@ -14,6 +15,7 @@ from tests.support.made_once import once
 from tests.support.xdist_scheduling import Together, begins
 
 ROOT = Path(__file__).parents[1]
+gc.disable()  # what is imported stays: looking through it for garbage takes a third of the collection's time
 os.environ |= {"ORT_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
 
 # No shrinking: every example trains networks, and the failing one is small enough to read. No deadline and
@@ -35,9 +37,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported by now stays, and need not be looked through again and again for garbage."""
-    gc.collect()
+    """What is imported by now need not be looked through again and again for garbage."""
     gc.freeze()
+    gc.enable()
     gc.set_threshold(20_000, 20, 20)
 
 
@@ -102,9 +104,20 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _signatures_are_parsed_once():
-    """torch's exporter parses those of its 500 translations for each graph anew: a third of an export."""
+def _exporter_looks_once_at_what_torch_has():
+    """torch's exporter looks at its 500 translations and at all operators of torch for each graph anew: half
+    of the export of a small one."""
     from onnxscript._internal.values import TracedOnnxFunction
+    from torch._export import utils
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    parse = TracedOnnxFunction.function_ir.fget
+    parse, registered = TracedOnnxFunction.function_ir.fget, cache(ONNXRegistry.from_torchlib)
+
+    def copied(*opset_version, **named):
+        registry = copy.copy(registered(*opset_version, **named))
+        registry.functions = {name: [*found] for name, found in registry.functions.items()}
+        return registry
+
     TracedOnnxFunction.function_ir = property(cache(parse))
+    ONNXRegistry.from_torchlib = staticmethod(copied)
+    utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)

@@ -12,6 +12,7 @@ import torch
 
 from eideticnet import EideticNetwork
 from tests.support.eidetic_command import EIDETIC
+from tests.support.forked import eidetic, script
 from tests.support.own_ports import with_own_ports
 from tests.support.tolerances import EXPORTED
 
@@ -36,18 +37,20 @@ def run(command, folder, **options):
 
 
 def test_the_first_example_learns_three_tasks_and_finds_them(tmp_path):
-    output = run([sys.executable, EXAMPLES / "quickstart.py"], tmp_path)
-    assert output.startswith("[Named(task='0 or 1', label='0')")
+    ended = script(EXAMPLES / "quickstart.py", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("[Named(task='0 or 1', label='0')")
     assert (tmp_path / "runs/three/network.json").exists()
 
 
 def test_the_example_of_training_runs(tmp_path):
-    run([sys.executable, EXAMPLES / "training.py"], tmp_path)
+    ended = script(EXAMPLES / "training.py", tmp_path)
+    assert ended.returncode == 0, ended.stderr
     assert EideticNetwork.load(tmp_path / "runs/three").capacity()
 
 
 def test_the_client_prints_an_answer_for_each_row(digits_run, tmp_path):
-    run([EIDETIC, "export", str(digits_run), "--name", "digits"], tmp_path)
+    assert eidetic("export", digits_run, "--name", "digits", cwd=tmp_path).end().returncode == 0
     client = shlex.join([sys.executable, str(EXAMPLES / "client.py")])
     with_own_ports(tmp_path / "server_home")
     output = run([EIDETIC, "serve", "model_store/digits-3.0.mar", "--run", client], tmp_path)
@@ -61,7 +64,7 @@ def test_plain_onnx_runtime_gives_the_networks_answers(digits_run, tmp_path):
     (command,) = re.findall(r"^eidetic export .*--bundle.*$", page, re.MULTILINE)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs/digits").symlink_to(digits_run)
-    run([EIDETIC, *shlex.split(command)[1:]], tmp_path)
+    assert eidetic(*shlex.split(command)[1:], cwd=tmp_path).end().returncode == 0
     code = (EXAMPLES / "plain_onnx_runtime.py").read_text()
     code += "\nnp.savez('answers', x=x, task=task, label=label, task_probs=task_probs)"
     run([sys.executable, "-c", code], tmp_path)

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from eideticnet import CheckpointError, EideticNetwork
+from tests.support.forked import Forked
 from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from tests.support.small_trunks import TRUNKS
 
@@ -191,7 +190,8 @@ def test_a_process_killed_at_any_write_leaves_the_state_before_or_after(tmp_path
     net = trained(1)
     net.save(tmp_path / "before")
     script = KILLED.format(path=[str(ROOT)], before=str(tmp_path / "before"), folder=str(tmp_path / "after"))
-    child = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    child = Forked(script, tmp_path).end()
+    assert child.returncode == 0, child.stderr
     codes = [int(line) for line in child.stdout.split()]
     assert codes == sorted(codes, reverse=True), "first the calls that were killed, then those past the last"
     assert codes[0] == 9

@@ -1,6 +1,7 @@
 """``train`` and ``add-task`` as a user runs them, on the user's own files."""
 
 import errno
+import os
 import re
 import signal
 import subprocess
@@ -13,11 +14,17 @@ import torch
 
 from eideticnet import EideticNetwork
 from tests.support.eidetic_command import EIDETIC
+from tests.support.forked import eidetic
 from tests.support.small_networks import task_data
 from tests.support.user_project import CONFIG, TASKS
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
+WITH_A_JOURNAL_OF_EVERY_EPOCH = (
+    "from functools import partial\n"
+    "from eideticnet.runs import run\n"
+    "run.Journal = partial(run.Journal, interval=0.0)\n"
+)
 
 
 def test_a_users_own_trunk_and_files_become_a_network_and_a_task_is_added_on_top(project, run):
@@ -110,9 +117,7 @@ def test_a_run_that_keeps_moments_needs_no_old_file_and_no_neuron_for_its_router
 
 def train_until_killed(project, changes):
     """Run ``train config.toml`` in a process of its own whose code is changed to kill it."""
-    start = "import sys, os; sys.argv = ['eidetic', 'train', 'config.toml']\n"
-    code = f"{start}{changes}__main__.main()\n"
-    killed = subprocess.run([sys.executable, "-c", code], cwd=project, check=False)
+    killed = eidetic("train", "config.toml", cwd=project, changes=f"import os\n{changes}").end()
     assert killed.returncode == -signal.SIGKILL
 
 
@@ -139,11 +144,8 @@ def test_an_interrupted_run_goes_on_after_the_last_finished_task(project, run):
 
 def test_a_run_that_is_killed_inside_a_task_goes_on_there(project, run):
     code = (
-        "from functools import partial\n"
-        "from eideticnet import __main__\n"
+        f"{WITH_A_JOURNAL_OF_EVERY_EPOCH}"
         "from eideticnet.learn import training\n"
-        "from eideticnet.runs import run\n"
-        "run.Journal = partial(run.Journal, interval=0.0)\n"
         "epochs, train_epoch = [], training.train_epoch\n"
         "def counted(*args):\n"
         "    if len(epochs) == 15: os.kill(os.getpid(), 9)\n"
@@ -166,15 +168,11 @@ def test_ctrl_c_ends_without_a_stack_trace(project):
     (project / "config.toml").write_text(
         CONFIG.replace("max_epochs = 4", "max_epochs = 100000\n").replace("patience = 2", "patience = 90000")
     )
-    command = [EIDETIC, "train", "config.toml"]
-    process = subprocess.Popen(
-        command, cwd=project, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = eidetic("train", "config.toml", cwd=project, changes=WITH_A_JOURNAL_OF_EVERY_EPOCH)
     until((project / "runs/mine/journal.safetensors").exists)  # it is training then
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert errors == "interrupted: what is learned is in runs/mine; the same command goes on from there\n"
+    os.kill(process.pid, signal.SIGINT)
+    ended, then = process.end(), "what is learned is in runs/mine; the same command goes on from there"
+    assert (ended.returncode, ended.stderr) == (130, f"interrupted: {then}\n")
 
 
 def test_a_program_that_imports_the_library_keeps_its_own_ctrl_c(tmp_path):
@@ -331,11 +329,10 @@ def test_a_setting_that_no_learned_task_depends_on_may_change(project, run):
 
 
 def test_two_programs_never_work_on_one_run_at_a_time(project, run):
-    command = [EIDETIC, "train", "config.toml"]
-    both = [subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True) for _ in "ab"]
-    outputs = [p.communicate()[0] for p in both]
+    begun = [eidetic("train", "config.toml", cwd=project) for _ in "ab"]
+    both = [process.end() for process in begun]
     assert [p.returncode for p in both] == [0, 0]
-    assert sum("is complete" in o for o in outputs) == 1
+    assert sum("is complete" in p.stdout for p in both) == 1
     EideticNetwork.load(project / "runs/mine").verify()
 
 

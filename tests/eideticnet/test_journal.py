@@ -3,7 +3,6 @@
 import json
 import resource
 import signal
-import subprocess
 import sys
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from eideticnet import DataError, EideticNetwork, Journal, Pruning, Training
 from eideticnet.learn.described import described
 from tests.support.example_counts import examples
+from tests.support.forked import Forked
 from tests.support.killed_jobs import OPTIMIZERS, STEPS, killed, learn
 from tests.support.small_networks import names, task_loader
 from tests.support.small_trunks import FEATURES, Mlp
@@ -269,9 +269,8 @@ def test_what_makes_an_optimizer_is_told_apart_by_all_that_it_names_and_is_the_s
         "module = sys.modules[spec.name] = util.module_from_spec(spec); spec.loader.exec_module(module); "
         "print(json.dumps(module.words_of_factories()))"
     )
-    command = [sys.executable, "-c", script]
-    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert json.loads(elsewhere) == words_of_factories()
+    elsewhere = Forked(script, ROOT).end()
+    assert json.loads(elsewhere.stdout) == words_of_factories()
     assert [kind for kind, (one, other) in words_of_factories().items() if one == other] == []
     before = described(_of_global)
     monkeypatch.setattr(f"{__name__}.RATE", 0.2)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from eideticnet.runs.report import render, write_report
 from eideticnet.runs.run import load, open_data
 from tests.support.eidetic_command import EIDETIC
 from tests.support.example_counts import examples
+from tests.support.forked import eidetic
 from tests.support.small_networks import trained
 from tests.support.task_files import write_tasks
 from tests.support.user_project import TASKS
@@ -252,16 +252,9 @@ def test_a_pruning_curve_begins_unpruned_and_its_choice_holds_the_target(project
 
 
 def test_a_missing_library_is_named_with_the_extra_and_training_does_without(project, tmp_path):
-    code = (
-        "import sys; sys.modules['matplotlib'] = sys.modules['jinja2'] = None\n"
-        "from eideticnet.__main__ import main\n"
-        "main(sys.argv[1:])\n"
-    )
-
     def bare(*arguments):
-        command = [sys.executable, "-c", code, *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(project)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        changes = "import sys; sys.modules['matplotlib'] = sys.modules['jinja2'] = None"
+        return eidetic(*arguments, changes=changes).end()
 
     trained = bare("train", project / "config.toml", "--out", tmp_path / "run")
     assert trained.returncode == 0, trained.stderr

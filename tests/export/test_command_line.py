@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from eideticnet.runs.history import History, read
 from eideticnet.serving.show import task_table
 from tests.support.archived_networks import add_task, archived, normalised
 from tests.support.eidetic_command import EIDETIC, interrupted
+from tests.support.forked import eidetic
 from tests.support.small_networks import LIGHT, QUICK, fit, task_loader
 
 ROOT = Path(__file__).parents[2]
@@ -59,10 +59,10 @@ def inside(*arguments):
     return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
-def module(*arguments, **options):
+def module(*arguments):
     """The command in a process of its own."""
     command = [EIDETIC, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(("new", "against", "status"), [(1, 0, 0), (0, 1, 1)])
@@ -93,8 +93,9 @@ def test_a_broken_archive_is_refused_with_a_report(versions, tmp_path, which):
     assert reason.startswith(f"{tmp_path / 'cut.mar'}: ")
 
 
-def test_what_is_no_verdict_has_a_status_of_its_own_and_a_line_that_says_why(versions, tmp_path):
+def test_what_is_no_verdict_has_a_status_of_its_own_and_a_line_that_says_why(versions, tmp_path, monkeypatch):
     old, new = versions
+    monkeypatch.setenv("COLUMNS", "200")
     np.savez(tmp_path / "real.npz", x=np.zeros((3, 5), np.float32))
     good = ["verify", new, "--against", old]
     for arguments, words in (
@@ -105,7 +106,7 @@ def test_what_is_no_verdict_has_a_status_of_its_own_and_a_line_that_says_why(ver
         ([*good, "--report", tmp_path / "no" / "report.json"], "can't write"),
         ([*good, "--report", "/dev/null"], "no ordinary file"),
     ):
-        result = module(*arguments, env={**os.environ, "COLUMNS": "200"})
+        result = inside(*arguments)
         assert (result.returncode, "Traceback" in result.stderr) == (2, False), arguments
         assert words in result.stderr.splitlines()[-1] or words in result.stderr.splitlines()[-2]
     assert not Path("/dev/null").is_file()
@@ -140,7 +141,7 @@ def test_no_command_replaces_a_file_that_it_reads(versions, tmp_path, which):
     link.symlink_to(paths[which])
     for out in (paths[which], link):
         for command in (["verify", "--report"], ["delta", "--out"]):
-            result = module(command[0], paths[1], "--against", paths[0], command[1], out)
+            result = inside(command[0], paths[1], "--against", paths[0], command[1], out)
             assert result.returncode
             assert "is needed: name another" in result.stderr
     assert [p.read_bytes() for p in paths] == [p.read_bytes() for p in versions]
@@ -211,9 +212,9 @@ def test_a_folder_whose_name_will_not_do_for_a_model_is_told_of_the_option(run_f
 
 
 def test_two_builds_of_one_archive_at_once_both_end_well(run_folder, tmp_path):
-    command = [EIDETIC, "export", run_folder, "--store", tmp_path]
-    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(2)]
-    assert [(p.wait(), p.communicate()[1]) for p in both] == [(0, b"")] * 2
+    begun = [eidetic("export", run_folder, "--store", tmp_path) for _ in "ab"]
+    both = [process.end() for process in begun]
+    assert [(p.returncode, p.stderr) for p in both] == [(0, "")] * 2
     assert [p.name for p in tmp_path.iterdir()] == ["net-2.0.mar"]
     read_archive(tmp_path / "net-2.0.mar")
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
@@ -13,12 +14,12 @@ from eideticnet.client import Client
 from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.torchserve.process import JAVA_OPTIONS, TorchServe, give_up, wait_for_keys
+from eideticnet.serving.torchserve import process
+from eideticnet.serving.torchserve.process import TorchServe, give_up, wait_for_keys
 from tests.support import served_process
+from tests.support.java_cache import quick_java
 from tests.support.own_ports import own_ports
 from tests.support.waiting import PATIENCE
-
-JAVA_OPTIONS.append(served_process.QUICK_JAVA)
 
 
 def wait_until_ready(server: TorchServe, archives: Sequence[Archive], seconds: float = PATIENCE) -> Client:
@@ -48,7 +49,9 @@ def _wait(server: TorchServe, prober: Prober, archive: Archive, deadline: float,
 @contextmanager
 def started(archives: Sequence[Archive], **options: Any) -> Iterator[TorchServe]:
     """A TorchServe that has answered for every archive."""
-    with TorchServe(archives, own_ports(), **options) as server:
+    with patch.object(process, "JAVA_OPTIONS", [*process.JAVA_OPTIONS, *quick_java()]):
+        server = TorchServe(archives, own_ports(), **options)
+    with server:
         wait_until_ready(server, archives).close()
         yield server
 

@@ -1,27 +1,22 @@
-"""Jobs that are killed, for tests of the journal: in a process of their own, forked from a
-server that has imported torch already."""
+"""Jobs that are killed in a process of their own, for tests of the journal."""
 
 from __future__ import annotations
 
 import copy
-import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache, partial
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
 from eideticnet import EideticNetwork, Journal, Pruning, Routing, Training
+from tests.support.forked import forking
 from tests.support.small_networks import names, task_loader, trained
 
-ROOT = Path(__file__).parents[2]
 STEPS = [0]
 """Optimizer steps taken in this process."""
 
@@ -89,13 +84,9 @@ def _child(folder: Path, path: Path, after: int, by: int, options: dict[str, Any
 
 def killed(path: Path, after: int, by: int = signal.SIGKILL, **options: Any) -> bool:
     """Whether the job was killed at the ``after``-th event, rather than finished before it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "torch._dynamo"])
-    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])):
-        forkserver.ensure_running()  # which would not find the preloaded module otherwise
     with tempfile.TemporaryDirectory() as folder:
         begun().save(folder)
-        child = context.Process(target=_child, args=(Path(folder), path, after, by, options))
+        child = forking().Process(target=_child, args=(Path(folder), path, after, by, options))
         child.start()
         child.join()
     assert child.exitcode in (0, 1, -by), child.exitcode

@@ -18,14 +18,12 @@ import httpx
 import psutil
 
 from tests.support.eidetic_command import EIDETIC
+from tests.support.java_cache import quick_java
 from tests.support.own_ports import with_own_ports
 from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 MODEL = "net"
-QUICK_JAVA = "-XX:TieredStopAtLevel=1"
-"""Compile once, and not again what runs often: half of the work of a server that lives for seconds."""
-_CHANGE = f"from eideticnet.serving.torchserve import process; process.JAVA_OPTIONS.append({QUICK_JAVA!r})"
 
 
 def serving(*arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -69,7 +67,8 @@ def asleep(processes: Sequence[psutil.Process]) -> Iterator[None]:
 
 def changed(change: str = "") -> list[str]:
     """``eidetic`` whose Java starts quickly, in which ``change``, some Python, was run first."""
-    return [sys.executable, "-c", f"{_CHANGE}\n{change}\nfrom eideticnet.__main__ import main\nmain()"]
+    quickly = f"from eideticnet.serving.torchserve import process; process.JAVA_OPTIONS += {quick_java()}"
+    return [sys.executable, "-c", f"{quickly}\n{change}\nfrom eideticnet.__main__ import main\nmain()"]
 
 
 class Served:
