@@ -27,6 +27,7 @@ from eideticnet.bounds.products import attention, gated, multiplied
 from eideticnet.inputs import Inputs
 from eideticnet.program import HEAD, INPUT, Features, Program, Step
 from eideticnet.rules import RULES, floors
+from eideticnet.rules.given import Fixed
 from eideticnet.seeding import seeded
 
 __all__ = ["LARGEST", "Interval", "bounded_free_slots", "farthest", "intervals"]
@@ -85,12 +86,18 @@ def farthest(inputs: Inputs) -> float | None:
 @torch.no_grad()
 def _bound(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interval | None:
     """The bounds of what a step gives, if there are any below the limit."""
+    may_hide = step.rule in _MASKS.split() or str(step.options.get("op")) in _MASKS.split()
+    if not may_hide and any(value.hides for value in values):
+        return None
     try:
         value = _BOUNDS[step.rule](step, layer, values) if step.rule in _BOUNDS else None
     except (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError):  # no float64, say
         _LOG.debug("step %s has no bounds", step.name, exc_info=True)
         return None
-    return value if value is not None and value.bounded else None
+    if value is None or value.bounded:
+        return value
+    value = value.hidden()
+    return value if may_hide and bool((value.high <= LARGEST).all()) else None
 
 
 def _read(inputs: Inputs) -> Interval | None:
@@ -118,7 +125,9 @@ def _exactly(block: Block, path: str) -> nn.Module | None:
 
 def _moderate(layer: nn.Module) -> bool:
     """Whether what the layer holds may be folded into another one, and is finite."""
-    return all(bool((tensor.abs() <= WEIGHT).all()) for tensor in layer.state_dict().values())
+    return isinstance(layer, Fixed) or all(
+        bool((tensor.abs() <= WEIGHT).all()) for tensor in layer.state_dict().values()
+    )
 
 
 def _everywhere(value: Interval, features: Features) -> Interval:
@@ -149,6 +158,10 @@ def _cast(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interv
     return value if most <= 1 / torch.finfo(dtype).eps else value.rounded()
 
 
+_MASKS = """constant buffer again reshape permute unsqueeze repeat identity attention aten.softmax.int
+    aten.masked_fill.Scalar aten.masked_fill.Tensor aten.where.self aten.where.ScalarOther
+    aten.where.ScalarSelf aten.add.Tensor aten.add.Scalar aten.slice.Tensor aten.select.int"""
+"""Where a mask's minus infinity may come from and pass, until a softmax takes it away."""
 _ALIKE: tuple[tuple[Bound, str], ...] = (
     (_both, "identity detach dropout training reshape permute unsqueeze part narrow choose stack repeat cat"),
     (_both, "pixel_shuffle channel_shuffle interleave again parameter learned buffer constant"),

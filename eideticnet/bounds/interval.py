@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,8 @@ class Interval:
         low = self.low - share * self.low.abs() - slack
         high = self.high + share * self.high.abs() + slack
         low = torch.where((low > 0) & (low < TINY), 0.0, low)
-        return Interval(low, torch.where((high < 0) & (high > -TINY), 0.0, high))
+        high = torch.where((high < 0) & (high > -TINY), 0.0, high)
+        return Interval(low, torch.where(self.high == -inf, -inf, high))
 
     def alike_along(self, dims: Sequence[int]) -> Interval:
         """The same interval at all places along these dimensions, in little memory."""
@@ -89,6 +91,17 @@ class Interval:
             return self
         low, high = self.low.amin(tuple(dims), keepdim=True), self.high.amax(tuple(dims), keepdim=True)
         return Interval(low.expand_as(self.low), high.expand_as(self.high))
+
+    @property
+    def hides(self) -> bool:
+        """Whether it is of a mask: there is minus infinity in it, of which a softmax makes zero."""
+        return self.low.dtype != torch.bool and bool((self.low == -inf).any())
+
+    def hidden(self) -> Interval:
+        """The same with minus infinity for what is far below all others, as the least number of a type is."""
+        if self.low.dtype == torch.bool:
+            return self
+        return Interval(*(torch.where(end < -LARGEST, -inf, end) for end in (self.low, self.high)))
 
     @property
     def bounded(self) -> bool:

@@ -51,7 +51,7 @@ def positions(step: Step, layer: nn.Module | None, values: list[Interval]) -> In
     if name in _CURVED:
         furthest = _CURVED[name] ** _named(step).get("n", 1) * max(float(v.most.max()) for v in values)
         return Interval.within(-furthest, furthest, low.shape).rounded()
-    if name == "softmax":
+    if name == "softmax" and bool((value.low > -inf).any(_named(step)["dim"]).all()):
         return Interval.within(0, 1, low.shape).rounded(FINE)
     if name == "log_softmax":
         least = -2 * float(value.most.max()) - log(value.low.numel())

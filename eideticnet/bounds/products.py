@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,8 @@ def attention(step: Step, layer: nn.Module | None, values: list[Interval]) -> In
 
 def _shows_some(mask: Interval) -> bool:
     """Whether each query sees a key for sure."""
-    return mask.low.dtype != torch.bool or bool(mask.low.any(-1).all())
+    sees = mask.low if mask.low.dtype == torch.bool else mask.low > -inf
+    return bool(sees.any(-1).all())
 
 
 def gated(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interval | None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from eideticnet import Inputs
 from eideticnet.block import Block
@@ -250,3 +251,41 @@ def test_a_weight_that_is_no_number_or_huge_has_no_bounds(number):
     assert intervals(block, inputs, {}) is not None
     block.layer("a").bias[2] = number
     assert intervals(block, inputs, {}) is None
+
+
+SEEN = torch.ones(7, 7).tril().bool()
+HIDDEN = torch.zeros(7, 7).masked_fill(~SEEN, -math.inf)
+MASKS = {
+    "a large number": (lambda s, x: s.masked_fill((x == 0)[:, None, None], -1e9), True),
+    "infinities": (lambda s, x: s.masked_fill(~SEEN, -math.inf), True),
+    "infinities that are added": (lambda s, x: s + HIDDEN, True),
+    "infinities that are chosen": (lambda s, x: torch.where(SEEN, s, -math.inf), True),
+    "the least number": (lambda s, x: s + HIDDEN.clamp_min(torch.finfo().min), True),
+    "infinities, maybe everywhere": (lambda s, x: s.masked_fill((x == 0)[:, None, None], -math.inf), False),
+    "infinities that are taken for numbers": (lambda s, x: s.masked_fill(~SEEN, -math.inf) / 2, False),
+}
+
+
+class Masked(nn.Module):
+    """Attention by hand of two heads, whose scores a function masks."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.embed, self.qkv, self.mask = nn.Embedding(11, 8), nn.Linear(8, 24), mask
+
+    def forward(self, x):
+        parts = self.qkv(self.embed(x)).chunk(3, -1)
+        q, k, v = (part.view(x.shape[0], 7, 2, 4).transpose(1, 2) for part in parts)
+        return (self.mask(q @ k.mT, x).softmax(-1) @ v).transpose(1, 2).flatten(2).mean(1)
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_may_hide_by_infinities_as_long_as_something_is_seen_for_sure(kind):
+    torch.manual_seed(0)
+    mask, bounded = MASKS[kind]
+    x = torch.randint(1, 11, (4, 7))
+    blocks, inputs = two_blocks(trace(Masked(mask), x)), contract(x)
+    assert len(bounds_of(blocks, inputs)) == 2 * bounded
+    x[0] = 0
+    pieces = {"t0": blocks[0](x, {})}
+    assert bool(blocks[1](x, pieces)[HEAD].isfinite().all()) == (kind != "infinities, maybe everywhere")
