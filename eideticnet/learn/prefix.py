@@ -1,4 +1,4 @@
-"""What a block reads while it is learned: the frozen blocks before it, as one layer each of the trunk."""
+"""What a block reads while it is learned: the frozen blocks before it, in a few pages."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from eideticnet.pages.laying import exact
 from eideticnet.pages.passes import Paged, Value
 from eideticnet.program import HEAD, INPUT
 
+PAGES = 2
+"""Two halves save a quarter of the products that one page would take; more of them cost as much in copies and
+narrow kernels as they save (ratios of ``make bench-scale``: MLPs of 5 to 100 tasks, ResNet-18 of 5 to 30)."""
+
 
 class Prefix:
-    """``blocks``, frozen and closed under what they read, in one page without their heads.
+    """``blocks``, frozen and closed under what they read, in a few pages without their heads.
 
-    One page, because a training step is a large batch: what several would save in multiplications they cost
-    in copies and in narrow kernels. It is a function of shapes alone, so a job that goes on after an
-    interruption reads the same bits.
+    The pages are a function of shapes alone, so a job that goes on after an interruption reads the same bits.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
-        page = exact(blocks)
-        page = replace(page, slots={**page.slots, HEAD: 0})
-        self.paged = Paged(blocks[-1].program, blocks, [page]).eval()
+        each = -(-len(blocks) // PAGES)
+        parts = [blocks[start : start + each] for start in range(0, len(blocks), each)]
+        pages = [exact(part, range(number)) for number, part in enumerate(parts)]
+        pages = [replace(page, slots={**page.slots, HEAD: 0}) for page in pages]
+        self.paged = Paged(blocks[-1].program, blocks, pages).eval()
         self.paged.to(blocks[-1].layers.get_buffer(f"{HEAD}.weight"))
-        self._gathered = dict[tuple[str, tuple[str, ...]], Tensor | None]()
+        self._gathered = dict[tuple[str, int, tuple[str, ...]], Tensor | None]()
 
     def logits(self, block: Block, x: Tensor) -> Tensor:
         """Those (N, C) of a ``block`` on top, for normalised ``x`` (N, ...): what ``together`` gives, up to
@@ -51,14 +55,29 @@ class Prefix:
         return own[HEAD]
 
     def _read(self, values: Mapping[str, Value], owners: tuple[str, ...], name: str) -> list[Tensor]:
-        """The columns of ``owners``, in their order: all that there are as they lie, others gathered."""
-        value, features = values[name], self.paged.program.features[name]
-        if isinstance(value, Tensor) or 0 not in value:
+        """The columns of ``owners``, in their order: those of a page as they lie, or gathered from it."""
+        value, dim = values[name], self.paged.program.features[name].dim
+        if isinstance(value, Tensor):
             return []
-        if (name, owners) not in self._gathered:
-            (page,) = self.paged.pages
-            columns = [column for owner in owners for column in page.columns(features, owner)]
-            whole = columns == list(range(page.width(features)))
-            self._gathered[name, owners] = None if whole else torch.tensor(columns, device=value[0].device)
-        gathered = self._gathered[name, owners]
-        return [value[0] if gathered is None else value[0].index_select(features.dim, gathered)]
+        pieces = []
+        for number, whole in value.items():
+            key = name, int(number), owners
+            if key not in self._gathered:
+                self._gathered[key] = self._columns(*key, whole.device)
+            gathered = self._gathered[key]
+            if gathered is None:
+                pieces.append(whole)
+            elif len(gathered):
+                pieces.append(whole.index_select(dim, gathered))
+        return pieces
+
+    def _columns(
+        self, name: str, number: int, owners: tuple[str, ...], device: torch.device
+    ) -> Tensor | None:
+        """Where the columns of ``owners`` lie in a page's value; None if they are all of it, in order."""
+        page, features = self.paged.pages[number], self.paged.program.features[name]
+        there = (page.columns(features, owner) for owner in owners if owner in page.widths)
+        columns = [column for lie in there for column in lie]
+        if columns == list(range(page.width(features))):
+            return None
+        return torch.tensor(columns, dtype=torch.int64, device=device)
