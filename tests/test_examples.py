@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from eideticnet import EideticNetwork
-from tests.support.eidetic_command import EIDETIC
 from tests.support.forked import eidetic, script
 from tests.support.own_ports import with_own_ports
+from tests.support.served_process import changed
 from tests.support.tolerances import EXPORTED
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_the_client_prints_an_answer_for_each_row(digits_run, tmp_path):
     assert eidetic("export", digits_run, "--name", "digits", cwd=tmp_path).end().returncode == 0
     client = shlex.join([sys.executable, str(EXAMPLES / "client.py")])
     with_own_ports(tmp_path / "server_home")
-    output = run([EIDETIC, "serve", "model_store/digits-3.0.mar", "--run", client], tmp_path)
+    output = run([*changed(), "serve", "model_store/digits-3.0.mar", "--run", client], tmp_path)
     answers = [line for line in output.splitlines() if "Choice(" in line]
     assert len(answers) == 5, output
     assert all(line.split(" or ")[0] in "024" for line in answers)

@@ -17,6 +17,7 @@ from eideticnet.loadtest.results import Hotload, Samples, summary
 from eideticnet.loadtest.shapes import SHAPES, users_at
 from tests.support.eidetic_command import EIDETIC
 from tests.support.own_ports import with_own_ports
+from tests.support.served_process import changed
 
 ROOT = Path(__file__).parents[2]
 OBJECTIVES = Objectives(max_p50_ms=10, max_p99_ms=50, max_error_rate=0.01, min_requests=100)
@@ -152,7 +153,7 @@ def test_what_was_on_its_way_during_a_deploy_is_judged_by_itself():
 
 def served(archives, home, *commands):
     """What the commands wrote that ran beside a server."""
-    start = [EIDETIC, "serve", *map(str, archives), "--home", str(with_own_ports(home))]
+    start = [*changed(), "serve", *map(str, archives), "--home", str(with_own_ports(home))]
     result = subprocess.run(
         [*start, "--run", "; ".join(commands)],
         cwd=ROOT,

@@ -13,9 +13,8 @@ from eideticnet.serving.errors import Unavailable
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.processes.folder import MARK, clean_up
 from eideticnet.serving.torchserve.process import private_folder
-from tests.support.eidetic_command import EIDETIC
 from tests.support.own_ports import with_own_ports
-from tests.support.served_process import ROOT, Served, serving
+from tests.support.served_process import ROOT, Served, changed, serving
 from tests.support.waiting import PATIENCE, until
 
 
@@ -99,7 +98,7 @@ def test_a_home_with_a_long_path_serves_and_nothing_of_it_lies_among_the_tempora
 
 def begun(home, *archives):
     """A server whose TorchServe has just written its keys."""
-    command = [EIDETIC, "serve", *archives, "--home", with_own_ports(home)]
+    command = [*changed(), "serve", *archives, "--home", with_own_ports(home)]
     left = set(home.glob("run/*/key_file.json"))
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until(lambda: set(home.glob("run/*/key_file.json")) - left)

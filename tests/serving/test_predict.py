@@ -15,6 +15,7 @@ from eideticnet.export.bundle.writer import write_bundle
 from tests.support import pictures
 from tests.support.eidetic_command import EIDETIC
 from tests.support.own_ports import with_own_ports
+from tests.support.served_process import changed
 
 ROOT = Path(__file__).parents[2]
 PREDICT = f"{EIDETIC} predict"
@@ -62,7 +63,7 @@ def told(store, tmp_path_factory):
     }
     script = folder / "commands.py"
     script.write_text(SCRIPT.format(commands=commands, folder=str(folder)))
-    start = [EIDETIC, "serve", str(digits.path), str(folder / "pictures-1.0.mar")]
+    start = [*changed(), "serve", str(digits.path), str(folder / "pictures-1.0.mar")]
     command = [*start, "--home", str(with_own_ports(folder / "home")), "--run", f"{sys.executable} {script}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True)

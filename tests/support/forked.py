@@ -16,7 +16,7 @@ from unittest import mock
 ROOT = Path(__file__).parents[2]
 _IMPORTED = [
     *("torch._dynamo", "eideticnet.menu", "eideticnet.runs.commands", "eideticnet.export.commands"),
-    *("eideticnet.export.build", "tests.support.killed_jobs"),
+    *("eideticnet.export.build", "eideticnet.serving.commands", "tests.support.killed_jobs"),
 ]
 
 
@@ -35,7 +35,7 @@ class Forked:
     def __init__(self, code: str, cwd: Path) -> None:
         self._code, self._written = code, tempfile.TemporaryDirectory()
         self._files = [Path(self._written.name, name) for name in ("stdout", "stderr")]
-        self._process = forking().Process(target=_run, args=(code, cwd, self._files))
+        self._process = forking().Process(target=_run, args=(code, cwd, self._files, {**os.environ}))
         self._process.start()
 
     @property
@@ -64,9 +64,12 @@ def script(path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return Forked(f"import runpy\nrunpy.run_path({str(path)!r}, run_name='__main__')", cwd).end()
 
 
-def _run(code: str, cwd: Path, files: list[Path]) -> None:
+def _run(code: str, cwd: Path, files: list[Path], environment: dict[str, str]) -> None:
     import torch
 
+    os.environ.clear()
+    os.environ.update(environment)
+    tempfile.tempdir = None  # which is looked up there again
     for number, path in enumerate(files, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(cwd)

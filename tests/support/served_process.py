@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.eidetic_command import EIDETIC
+from tests.support.forked import eidetic
 from tests.support.java_cache import quick_java
 from tests.support.own_ports import with_own_ports
 from tests.support.waiting import PATIENCE, until
@@ -28,9 +28,7 @@ MODEL = "net"
 
 def serving(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """A command, to its end."""
-    program = changed() if arguments[0] == "serve" else [EIDETIC]
-    command = [*program, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    return eidetic(*arguments, changes=_quickly() if arguments[0] == "serve" else "").end()
 
 
 def alive(pid: int) -> bool:
@@ -65,10 +63,13 @@ def asleep(processes: Sequence[psutil.Process]) -> Iterator[None]:
                 process.resume()
 
 
+def _quickly() -> str:
+    return f"from eideticnet.serving.torchserve import process; process.JAVA_OPTIONS += {quick_java()}"
+
+
 def changed(change: str = "") -> list[str]:
     """``eidetic`` whose Java starts quickly, in which ``change``, some Python, was run first."""
-    quickly = f"from eideticnet.serving.torchserve import process; process.JAVA_OPTIONS += {quick_java()}"
-    return [sys.executable, "-c", f"{quickly}\n{change}\nfrom eideticnet.__main__ import main\nmain()"]
+    return [sys.executable, "-c", f"{_quickly()}\n{change}\nfrom eideticnet.__main__ import main\nmain()"]
 
 
 class Served:
