@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from eideticnet import EideticError, EideticNetwork
+from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle.graph_file import Layout
 from eideticnet.export.bundle.writer import check_names, write_bundle
-from eideticnet.export.errors import ExportError
+from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import scratch_folder, whole_folder
+from eideticnet.export.lowering.paged import can_be_paged
 
 HANDLERS = Path(__file__).parent.parent / "handlers"
 
@@ -34,6 +37,7 @@ def build(
     ``write_archive``'s, and ``options`` are ``write_bundle``'s. ``repack``: lay the network's pages anew, for
     this version and later ones.
 
+    Without a ``layout`` the archive has that of the last one of this name in ``store``, or is paged.
     ``ExportError`` says what is wrong with the network, or with what was asked."""
     if keep is not None and keep.exists():
         raise ExportError(f"{keep} exists already; name a new folder")
@@ -46,6 +50,8 @@ def build(
         model_version = model_version or f"{len(net.tasks)}.0"
         check_names(name, model_version)
         archive = store / f"{name}-{model_version}.mar"
+        if options.get("layout") is None:
+            options["layout"] = usual_layout(net, store, name, options)
         with ExitStack() as stack:  # both folders before anything is made
             folder = stack.enter_context(scratch_folder(archive))
             if keep is not None:
@@ -55,3 +61,17 @@ def build(
     except EideticError as error:
         raise ExportError(str(error)) from error
     return archive
+
+
+def usual_layout(net: EideticNetwork, store: Path, name: str, asked: Mapping[str, Any]) -> Layout:
+    """The layout that the newest archive of this name in ``store`` has, so that the next one can be compared
+    with it; else pages, where they promise as much as blocks do."""
+    versions = sorted(store.glob(f"{name}-*.mar"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(versions):
+        with suppress(ArchiveError):
+            bundle = read_archive(path).bundle
+            if bundle.name == name and bundle.layout is not None:
+                return bundle.layout
+    # float16 ends at 65,504, so no value is sure to be finite; int8 has one scale for all owners of a page
+    usual = (asked.get("format", "onnx"), asked.get("precision", "float32")) == ("onnx", "float32")
+    return "paged" if usual and can_be_paged(net) else "nested"

@@ -56,9 +56,13 @@ def export(
         ),
     ] = None,
     layout: Annotated[
-        Literal["nested", "paged", "dense", "auto"],
-        typer.Option(help="Blocks one by one, in a few pages or in one; auto measures. Bits need nested."),
-    ] = "nested",
+        Literal["nested", "paged", "dense", "auto"] | None,
+        typer.Option(
+            help="Blocks one by one, in a few pages or all in one, which promises no bits; auto measures. "
+            "Default: that of NAME's last archive in STORE, or paged.",
+            show_default=False,
+        ),
+    ] = None,
     repack: Annotated[
         bool,
         typer.Option(

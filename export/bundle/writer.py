@@ -97,7 +97,7 @@ def write_bundle(
         form = Form(format, "nested", precision)
         said = _write_graphs(Reference.of(net), folder, bundle, form, layout, prefixes)
         bundle = bundle.model_copy(update=said)
-        if (bundle.layout, precision) != ("nested", "float32"):
+        if bundle.layout == "dense" or precision != "float32":
             run, limit = runner(format, folder / bundle.model), bundle.limits.max_batch
             found = agreement(net, run, real, *([limit] if limit else []))
             bundle = bundle.model_copy(update={"accuracy": found})
@@ -225,7 +225,7 @@ def _write_graphs(
         said |= {"batch_dependent": True, "limits": bundle.limits.model_copy(update={"max_batch": 1})}
     if body is None:
         return said
-    if form.layout != "dense":
+    if form.layout == "nested" or (form.layout, form.precision) == ("paged", "float32"):
         said |= _digested(body, bundle, form.layout)
     cut = [_write_prefix(reference, body, rule, tasks, folder, form) for tasks in prefixes]
     return {**said, "prefixes": tuple(cut)}

@@ -32,7 +32,7 @@ class PagedBody(nn.Module):
             laid += [exact([block], range(len(laid))) for block in alike if block.owner == ROUTER]
         self.paged = Paged(net.program, alike, laid)
         self.strangers = nn.ModuleDict({b.owner: b for b in blocks if b not in alike})
-        if any(b.reads for b in blocks if b not in alike):
+        if not can_be_paged(net):
             raise ExportError("a block of another program reads the others; only the nested layout has that")
         self.by_page = False
 
@@ -58,6 +58,12 @@ class PagedBody(nn.Module):
             return (*pages.values(), *(logits[owner] for owner in self.owners if owner in logits))
         logits |= self.paged.apart(pages)
         return tuple(logits[owner] for owner in self.owners)
+
+
+def can_be_paged(net: EideticNetwork) -> bool:
+    """Whether no block of another program than the trunk's reads others, as a router of several may."""
+    blocks = [net.learned.block(owner) for owner in net.learned.blocks]
+    return not any(b.reads for b in blocks if b.program.steps[:-1] != net.program.steps[:-1])
 
 
 def dense(net: EideticNetwork) -> PagedBody:

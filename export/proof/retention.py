@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from eideticnet.contract.bundle import Limits
+from eideticnet.contract.bundle import Bundle, Limits
 from eideticnet.contract.parts import as_json
 from eideticnet.export.graph.idle import hazards
 from eideticnet.export.graph.session import Run, session
@@ -129,6 +129,18 @@ def _with_heads(version: OpenVersion) -> onnx.ModelProto:
     return model
 
 
+def other_pages(old: Bundle, new: Bundle) -> bool:
+    """Whether tasks are said to lie elsewhere than before: in another layout, or in pages that are no
+    successors of the old ones."""
+    pairs = zip(old.pages, new.pages, strict=False)
+    moved = any(
+        (was.slots, was.sources, was.most) != (now.slots, now.sources, now.most)
+        or now.owners[: len(was.owners)] != was.owners
+        for was, now in pairs
+    )
+    return old.layout != new.layout or len(new.pages) < len(old.pages) or moved
+
+
 def other_layout(old: OpenVersion, new: OpenVersion) -> list[str]:
     """How far the answers of two layouts of the same tasks are apart, on the old version's probes."""
     runs, apart, flips, count = (session(old.graph), session(_with_heads(new))), 0.0, 0, 0
@@ -140,8 +152,11 @@ def other_layout(old: OpenVersion, new: OpenVersion) -> list[str]:
     claims = [{key: task.network_digest for key, task in version.tasks().items()} for version in (old, new)]
     other = [label(key) for key, digest in claims[0].items() if claims[1].get(key) != digest]
     tensors = f"they claim other weights of {', '.join(other)}" if other else "they claim the same weights"
+    said = f"layout is {new.bundle.layout}, and was {old.bundle.layout}"
+    if new.bundle.layout == old.bundle.layout:
+        said = "its pages were laid anew"
     return [
-        f"layout is {new.bundle.layout}, and was {old.bundle.layout}: sums have another order",
+        f"{said}: sums have another order",
         f"{tensors}; on {count} probes logits differ by at most {apart:.1e}, and {flips} answers flip",
     ]
 

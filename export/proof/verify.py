@@ -20,7 +20,13 @@ from eideticnet.export.archive.labeled_inputs import read_inputs
 from eideticnet.export.archive.reader import check_there, read_files
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.graph.session import THREADS
-from eideticnet.export.proof.retention import TaskProof, changed_promises, other_layout, task_proofs
+from eideticnet.export.proof.retention import (
+    TaskProof,
+    changed_promises,
+    other_layout,
+    other_pages,
+    task_proofs,
+)
 from eideticnet.export.proof.routing_check import RoutingCheck, check_routing, kept_inputs
 from eideticnet.export.proof.version import OpenVersion, Reader, contradictions, open_version
 from eideticnet.hashing import file_hash
@@ -98,7 +104,7 @@ def _compared(new: Path, against: Path, routing_data: Path | None, max_drop: flo
         return Proof("not comparable", against, new, differences)
     problems = [f"{against}: {sentence}" for sentence in contradictions(before)]
     problems += [f"{new}: {sentence}" for sentence in contradictions(after)]
-    if before.bundle.layout != after.bundle.layout:
+    if other_pages(before.bundle, after.bundle):
         problems += changed_promises(before, after)
         verdict: Verdict = "refused" if problems else "not comparable"
         return Proof(verdict, against, new, problems or other_layout(before, after))

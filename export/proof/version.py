@@ -72,6 +72,9 @@ def open_version(path: Path, read: Reader = read_files) -> OpenVersion | str:
         what = f"{path} is {bundle.format} in the layout {bundle.layout}"
         return f"{what}, and bits are promised for nested and paged ONNX graphs"
     paged = bundle.layout == "paged"
+    if paged and bundle.precision != "float32":
+        what = f"{path} is paged and of precision {bundle.precision}"
+        return f"{what}, and bits of pages are promised for float32, where every number is sure to be finite"
     if paged and not any(task.digest for task in bundle.held):
         return f"{path} has pages whose slots may move: export it again"
     graph = _graph(files, archive.bundle.model)

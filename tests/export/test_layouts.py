@@ -115,9 +115,11 @@ def test_a_fused_bundle_answers_like_the_network_and_claims_a_digest_where_bits_
     assert bundle["layout"] == layout
     claims = {"digest" in task for task in bundle["tasks"]}
     assert claims == {(format, layout) == ("onnx", "paged")}
-    assert bundle["accuracy"]["max_difference"]["logits"] <= EXPORTED
-    assert bundle["accuracy"]["max_difference"]["task_probs"] <= EXPORTED
-    assert "probes" in bundle["accuracy"]["inputs"]
+    assert ("accuracy" in bundle) == (layout == "dense")
+    if layout == "dense":
+        assert bundle["accuracy"]["max_difference"]["logits"] <= EXPORTED
+        assert bundle["accuracy"]["max_difference"]["task_probs"] <= EXPORTED
+        assert "probes" in bundle["accuracy"]["inputs"]
     if format == "onnx":
         run = onnxruntime.InferenceSession(tmp_path / "model.onnx")
         for rows in (1, 7):
@@ -206,7 +208,7 @@ def test_auto_measures_all_layouts_and_says_which_it_took(format, tmp_path):
     assert {name: sorted(times) for name, times in measured["seconds"].items()} == {
         name: ["1", "32", "8"] for name in ("nested", "paged", "dense")
     }
-    assert ("accuracy" in bundle) == (measured["taken"] != "nested")
+    assert ("accuracy" in bundle) == (measured["taken"] == "dense")
     assert len(list(tmp_path.iterdir())) == 3
 
 

@@ -1,5 +1,6 @@
 """Pages: whoever joins one, or opens another, moves no bit of an earlier task."""
 
+import json
 import random
 
 import numpy as np
@@ -10,9 +11,13 @@ from hypothesis import strategies as st
 
 from benchmarks.graphs import equal_tasks
 from eideticnet import EideticNetwork, Inputs
+from eideticnet.checkpoint import _manifest_hash
+from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.build import build
 from eideticnet.export.graph.session import session
 from eideticnet.export.graph.tail import logits_name
 from eideticnet.export.lowering.body import Body
+from eideticnet.export.proof.verify import verify
 from eideticnet.models import convnet, mlp
 from eideticnet.pages import laying
 from eideticnet.slots import page_of
@@ -131,10 +136,6 @@ def test_pages_are_stored_and_never_laid_again(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_before_there_were_pages_gets_them_when_they_are_asked_for(tmp_path):
-    import json
-
-    from eideticnet.checkpoint import _manifest_hash
-
     net = equal_tasks(mlp(20, (40, 40)), (20,), 4)
     net.save(tmp_path)
     manifest = json.loads((tmp_path / "network.json").read_text())
@@ -142,3 +143,44 @@ def test_a_checkpoint_of_before_there_were_pages_gets_them_when_they_are_asked_f
     manifest["sha256"] = _manifest_hash(manifest)
     (tmp_path / "network.json").write_text(json.dumps(manifest))
     assert EideticNetwork.load(tmp_path).pages() == net.pages()
+
+
+def exported(net, store, version, **options):
+    """An archive of this state of the network, whose run is kept beside the store."""
+    learned, run = net.learned, store.parent / "net"
+    net.learned = routed(net)
+    net.save(run)
+    net.learned = learned.with_pages(net.pages())
+    return build(run, store, model_version=version, **options)
+
+
+def layout(archive):
+    return read_archive(archive).bundle.layout
+
+
+def test_a_first_version_is_paged_and_later_ones_are_as_the_last_in_the_store(tmp_path):
+    net, rng = network(mlp(20, (30, 30)), torch.zeros(2, 20)), random.Random(0)
+    grow(net, rng)
+    first = exported(net, tmp_path / "a", "1.0")
+    grow(net, rng)
+    second = exported(net, tmp_path / "a", "2.0")
+    assert (layout(first), layout(second)) == ("paged", "paged")
+    assert verify(second, first).verdict == "proven"
+    exported(net, tmp_path / "b", "1.0", layout="nested")
+    assert layout(exported(net, tmp_path / "b", "2.0")) == "nested"
+    assert layout(exported(net, tmp_path / "c", "1.0", format="torchscript")) == "nested"
+
+
+def test_pages_that_are_laid_anew_stay_and_compare_with_no_earlier_version(tmp_path, monkeypatch):
+    net, rng = network(mlp(20, (30, 30)), torch.zeros(2, 20)), random.Random(0)
+    for _ in range(4):
+        grow(net, rng)
+    first = exported(net, tmp_path / "store", "1.0")
+    monkeypatch.setattr(laying, "MULTIPLE", 1)
+    kept = build(tmp_path / "net", tmp_path / "store", model_version="2.0")
+    assert verify(kept, first).verdict == "proven"
+    anew = build(tmp_path / "net", tmp_path / "store", model_version="3.0", repack=True)
+    assert read_archive(anew).bundle.pages != read_archive(kept).bundle.pages
+    assert verify(anew, first).verdict == "not comparable"
+    again = build(tmp_path / "net", tmp_path / "store", model_version="4.0")
+    assert verify(again, anew).verdict == "proven"

@@ -278,7 +278,10 @@ def test_what_is_no_onnx_graph_of_the_same_precision_is_not_comparable(pair, tmp
     assert verify(other, pair[0]).verdict == "not comparable"
     half = edited(pair[1], tmp_path / "half.mar", bundle=set_path("precision", to="float16"))
     found = verify(half, pair[0])
-    assert (found.verdict, found.reasons) == ("not comparable", ["precision is float16, and was float32"])
+    assert found.verdict == "not comparable"
+    assert len(found.reasons) == 1
+    assert "precision" in found.reasons[0]
+    assert "float16" in found.reasons[0]
 
 
 def test_other_tools_that_made_another_graph_are_named(pair, tmp_path):
