@@ -76,7 +76,7 @@ def step_ratios(make: Callable[[], tuple[nn.Module, Loader, int]], blocks: int) 
     def job(logits: Callable[[nn.Module, Tensor], Tensor]) -> Job:
         return Job("bench", loader, Classify(CLASSES), net.inputs, Training(), (0,), logits)
 
-    ours = job(logits_over(net.learned))
+    ours = job(logits_over(net.learned, net.inputs))
     theirs = job(lambda module, x: module(x))
     optimizers = adam(block.parameters()), adam(plain.parameters())
     ratios = []

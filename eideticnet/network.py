@@ -373,7 +373,7 @@ class EideticNetwork(Answering):
         report: Listener,
         journal: Journal | None = None,
     ) -> Job:
-        seeds, logits = (self.seed, seed), logits_over(self.learned)
+        seeds, logits = (self.seed, seed), logits_over(self.learned, self.inputs)
         expected("journal", journal, Journal, type(None))
         if not callable(report):
             raise DataError(f"report is {report!r:.40}: give a function that takes an Event, or leave it out")

@@ -14,10 +14,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from eideticnet.block import Block, together
+from eideticnet.block import Block
 from eideticnet.errors import BudgetWarning, CapacityError, DataError, UnderfitWarning
 from eideticnet.hashing import json_hash
-from eideticnet.learn.prefix import Prefix
+from eideticnet.inputs import Inputs
+from eideticnet.learn.prefix import logits_on
 from eideticnet.learn.pruning import Limits, Pruning, overdrawn, prune
 from eideticnet.learn.reading import Reading
 from eideticnet.learn.threads import using, worth
@@ -111,17 +112,17 @@ def with_room(room: Room, program: Program, wanted_by: str, reading: Reading, wh
     return program
 
 
-def logits_over(learned: Learned) -> Callable[[nn.Module, Tensor], Tensor]:
+def logits_over(learned: Learned, inputs: Inputs) -> Callable[[nn.Module, Tensor], Tensor]:
     """How a block that is being learned on top of ``learned`` answers normalised inputs."""
-    prefixes = dict[tuple[str, ...], Prefix]()
+    found = dict[tuple[object, ...], Callable[[Block, Tensor], Tensor]]()
 
     def logits(block: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(block, Block)
-        if not block.reads:
-            return together([block], x)[block.owner][HEAD]
-        if block.reads not in prefixes:
-            prefixes[block.reads] = Prefix([learned.block(o) for o in learned.closure(*block.reads)])
-        return prefixes[block.reads].logits(block, x)
+        reading = block.reads, *block.unread.items()
+        if reading not in found:
+            earlier = [learned.block(owner) for owner in learned.closure(*block.reads)]
+            found[reading] = logits_on(earlier, block, inputs)
+        return found[reading](block, x)
 
     return logits
 

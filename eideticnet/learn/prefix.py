@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from eideticnet.block import Block
+from eideticnet.block import Block, together
+from eideticnet.bounds import Interval, intervals
+from eideticnet.inputs import Inputs
 from eideticnet.pages.laying import exact
 from eideticnet.pages.passes import Paged, Value
 from eideticnet.program import HEAD, INPUT
+from eideticnet.rules import RULES
 
 PAGES = 2
 """Two halves save a quarter of the products that one page would take; more of them cost as much in copies and
 narrow kernels as they save (ratios of ``make bench-scale``: MLPs of 5 to 100 tasks, ResNet-18 of 5 to 30)."""
+
+
+def logits_on(earlier: Sequence[Block], block: Block, inputs: Inputs) -> Callable[[Block, Tensor], Tensor]:
+    """How ``block``, and what it shrinks to, answers on top of ``earlier``, closed under what they read.
+
+    These run in pages where no infinity, by 0 * inf, can reach a layer that does not read it: there is none,
+    or the block reads everyone everywhere. Else they run block after block.
+    """
+    if earlier and (_reads_everyone(block, earlier) or _finite(earlier, inputs)):
+        return Prefix(earlier).logits
+    return lambda block, x: together([*earlier, block], x)[block.owner][HEAD]
+
+
+def _reads_everyone(block: Block, earlier: Sequence[Block]) -> bool:
+    steps = [step for step in block.program.steps if RULES[step.rule].reads_prefix]
+    return all(block.read_in(step) == tuple(other.owner for other in earlier) for step in steps)
+
+
+def _finite(blocks: Iterable[Block], inputs: Inputs) -> bool:
+    """Whether all that these blocks give is sure to be finite."""
+    known = dict[str, dict[str, Interval]]()
+    for block in blocks:
+        found = intervals(block, inputs, known)
+        if found is None:
+            return False
+        known[block.owner] = found
+    return True
 
 
 class Prefix:

@@ -54,7 +54,7 @@ def job_on(net, loader):
     owned, owners = net.learned.owned(), tuple(net.learned.blocks)
     rest = {g: max(1, n - sum(w[g] for w in owned.values())) for g, n in net.program.groups.items()}
     block = Block(net.program, "new", owners, {**owned, "new": {**rest, HEAD: 2}})
-    job = Job("t", loader, Classify(2), net.inputs, QUICK, (0,), logits_over(net.learned))
+    job = Job("t", loader, Classify(2), net.inputs, QUICK, (0,), logits_over(net.learned, net.inputs))
     return job, block
 
 
