@@ -87,7 +87,7 @@ def norm(step: Step, layer: nn.Module | None, values: list[Interval]) -> Interva
         return None
     furthest = 2 * sqrt(count)
     if not o.get("root"):
-        furthest += (count + 8) * 2.0**-22 * most / sqrt(o["eps"])
+        furthest += 1.01 * (count + 16) * 2.0**-24 * most / sqrt(o["eps"])
     dim = -1 if step.rule == "layer_norm" or not o.get("positions", True) else 1
     weight, bias = (_along(getattr(layer, name, None), dim, len(shape)) for name in ("weight", "bias"))
     middle = torch.zeros(shape, dtype=torch.float64) + (0.0 if bias is None else bias)
