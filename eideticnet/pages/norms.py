@@ -24,6 +24,11 @@ def read_alike(blocks: Sequence[Block], program: Program) -> bool:
     return all({first.owner, *first.read_in(s)} <= {*b.read_in(s)} for s in norms for b in others)
 
 
+FURTHEST = 2.0**14
+"""Deviations that a number is at most from the mean of its owner's columns: the root of how many there may be.
+So clipping changes nothing, but gives a bound that can be read off the graph."""
+
+
 class PageNorm(nn.Module):
     """Normalises (..., columns), or with positions (N, columns, ...), for each owner of a page.
 
@@ -51,7 +56,7 @@ class PageNorm(nn.Module):
             weight[own] = 1 if norm.weight is None else norm.weight.detach().cpu().double()
             bias[own] = 0 if norm.bias is None else norm.bias.detach().cpu().double()
         state = {"shares": shares, "first": shares[:, :1].clone(), "lanes": lanes}
-        for name, tensor in {**state, "scale": lanes * weight, "bias": bias}.items():
+        for name, tensor in {**state, "weight": weight, "bias": bias}.items():
             self.register_buffer(name, tensor)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,8 +70,10 @@ class PageNorm(nn.Module):
             square = (square - mean * mean).clamp(min=0)
             own = own - self._spread(mean @ self.get_buffer("lanes"), x)
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-        scale = (square + eps).rsqrt() @ self.get_buffer("scale")
-        return own * self._spread(scale, x) + self._spread(self.get_buffer("bias"), x)
+        scale = (square + eps).rsqrt() @ self.get_buffer("lanes")
+        normal = (own * self._spread(scale, x)).clamp(-FURTHEST, FURTHEST)
+        weight, bias = (self._spread(self.get_buffer(name), x) for name in ("weight", "bias"))
+        return normal * weight + bias
 
     def _mean(self, x: Tensor) -> Tensor:
         """Over the positions, if they are normalised over."""

@@ -19,7 +19,7 @@ from eideticnet.export.graph.values import ELEMENTWISE, MOVING, REDUCING, Values
 Array = npt.NDArray[np.float64]
 Interval = tuple[Array, Array]
 """Least and greatest, of each element."""
-MOST, MOST_SQUARED = 1e30, 1e18
+MOST, MOST_SQUARED = 1e37, 1e18
 """Of a value, and of one that is squared."""
 LEAST = 1e-30
 """Of what is divided by, its distance from zero."""

@@ -110,8 +110,25 @@ def contradictions(version: OpenVersion) -> Iterator[str]:
         yield "the graph does not route and answer as bundle.json says (its tail is another)"
     if not _same(cut(body, heads), body):
         yield f"{version.bundle.model} holds nodes or tensors that no answer needs"
+    yield from _misplaced(version)
     for part in version.bundle.prefixes:
         yield from _prefix_contradictions(version, part.file, part.tasks)
+
+
+def _misplaced(version: OpenVersion) -> Iterator[str]:
+    """Where the map of pages is not that of the graph: a page's heads are cut apart in the order in which its
+    owners lie."""
+    lie = [owner for page in version.bundle.pages for owner in page.owners]
+    owners = [task.owner for task in version.bundle.held]
+    if version.values is not None and sorted(lie) != sorted(owners):
+        yield f"bundle.json says that pages hold {sorted(lie)}; its tasks are {sorted(owners)}"
+        return
+    pages = [[logits_name(owner) for owner in page.owners] for page in version.bundle.pages]
+    heads = {logits_name(owner) for owner in lie}
+    for node in version.graph.graph.node:
+        made = [name for name in node.output if name in heads]
+        if len(made) > 1 and not any([name for name in page if name in made] == made for page in pages):
+            yield f"bundle.json says that {made} lie in other pages, or in another order, than they do"
 
 
 def _prefix_contradictions(version: OpenVersion, file: str, tasks: int) -> Iterator[str]:

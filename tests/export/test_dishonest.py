@@ -1,9 +1,7 @@
 """Successors that keep every digest of an earlier task and yet break what its clients rely on."""
 
-import copy
 import json
 import zipfile
-from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -16,28 +14,14 @@ from eideticnet.contract.bundle import Bundle
 from eideticnet.export.graph.prefix import cut
 from eideticnet.export.graph.tail import ROUTER, TailRule, attach, detach, logits_name
 from eideticnet.export.proof.verify import verify
-from tests.support.archived_networks import PROVABLE, add_task, archived, edited, normalised, reclaim
+from tests.support.archived_networks import PROVABLE, archived, edited, grown, reclaim
 from tests.support.example_counts import often
-from tests.support.small_networks import LIGHT, QUICK, fit, task_loader
 from tests.support.zoo_networks import zoo_net
-
-
-@cache
-def grown():
-    """Two tasks; a third one added; the first one revised."""
-    net = normalised(2)
-    nets = [copy.deepcopy(net)]
-    add_task(net)
-    fit(net)
-    nets.append(copy.deepcopy(net))
-    net.revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT, when_full="widen")
-    fit(net)
-    return [*nets, net]
 
 
 @pytest.fixture(scope="module", params=PROVABLE)
 def versions(request, tmp_path_factory):
-    """Versions of one layout."""
+    """Versions of one layout: two tasks; a third one added; the first one revised."""
     folder, (old, added, revised) = tmp_path_factory.mktemp("versions"), grown()
     return (
         archived(old, folder / "old", "1.0", layout=request.param),

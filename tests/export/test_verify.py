@@ -2,7 +2,6 @@
 
 import copy
 from contextlib import suppress
-from functools import cache
 
 import numpy as np
 import onnx
@@ -19,7 +18,7 @@ from eideticnet.export.graph.prefix import cut
 from eideticnet.export.graph.tail import detach, logits_name
 from eideticnet.export.graph.values import Values
 from eideticnet.export.proof.verify import verify
-from tests.support.archived_networks import PROVABLE, add_task, archived, edited, normalised, reclaim
+from tests.support.archived_networks import PROVABLE, add_task, archived, edited, grown, normalised, reclaim
 from tests.support.example_counts import examples
 from tests.support.small_networks import LIGHT, QUICK, fit, task_data, task_loader
 
@@ -29,20 +28,10 @@ def layout(request):
     return request.param
 
 
-@cache
-def grown():
-    """Two tasks, then three with the first one revised."""
-    nets = normalised(2), normalised(2)
-    add_task(nets[1])
-    nets[1].revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT, when_full="widen")
-    fit(nets[1])
-    return nets
-
-
 @pytest.fixture(scope="module")
 def pair(layout, tmp_path_factory):
-    """Two versions of one layout."""
-    folder, (before, after) = tmp_path_factory.mktemp("pair"), grown()
+    """Two versions of one layout: two tasks, then three with the first one revised."""
+    folder, (before, _, after) = tmp_path_factory.mktemp("pair"), grown()
     old = archived(before, folder / "old", "1.0", prefixes=[1], layout=layout)
     return old, archived(after, folder / "new", "2.0", prefixes=[1, 2], layout=layout)
 

@@ -84,6 +84,18 @@ def normalised(tasks: int) -> EideticNetwork:
     return copy.deepcopy(_normalised(tasks))
 
 
+@cache
+def grown() -> tuple[EideticNetwork, EideticNetwork, EideticNetwork]:
+    """Two tasks; a third one added; the first one revised. Not to be changed."""
+    net, kept = normalised(2), [normalised(2)]
+    add_task(net)
+    fit(net)
+    kept.append(copy.deepcopy(net))
+    net.revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT, when_full="widen")
+    fit(net)
+    return kept[0], kept[1], net
+
+
 def archived(net: EideticNetwork, folder: Path, version: str = "1.0", **options: Any) -> Path:
     """The network's archive in the new folder ``folder``."""
     bundle = folder / "bundle"
