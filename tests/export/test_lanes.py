@@ -205,7 +205,7 @@ def test_columns_that_are_cut_off_do_not_count():
         ),
         # the rows behind the fifth, of which there are none at a small batch
         (
-            "p = Concat <axis = 0> (h, ones) s = Slice (p, five, end64, rows) t = ReduceMax <keepdims = 1> (s) "
+            "p = Concat <axis = 0> (h, ones) s = Slice (p, five, end64, rows) t = ReduceMax (s) "
             "f = Slice (h, start, end, columns) y = Add (f, t)",
             {"ones": np.ones((9, 4), np.float32), "five": [5], "end64": [64]},
         ),
