@@ -115,14 +115,15 @@ def written(draw):
 
 
 @examples(50, 2000)
-@given(writer=written(), seed=st.integers(0, 999), share=st.sampled_from([0.02, 0.2, 0.7]))
+@given(writer=written(), seed=st.integers(0, 999), share=st.sampled_from([0.1, 0.4, 1.0]))
 def test_logits_never_change_while_their_digest_stays(writer, seed, share):
     """Unless something that may be infinite is multiplied by zero, which is told."""
     random, before, tensors = np.random.default_rng(seed), writer.model(), dict(writer.tensors)
-    for name, tensor in tensors.items():
-        if tensor.dtype == np.float32:
-            changed = random.random(tensor.shape) < share
-            tensors[name] = np.where(changed, random.standard_normal(tensor.shape), tensor).astype(np.float32)
+    weights = sorted(name for name, tensor in tensors.items() if tensor.dtype == np.float32)
+    for name in random.choice(weights, 1) if weights else []:
+        changed = random.random(tensors[name].shape) < share
+        other = random.standard_normal(changed.shape).astype(np.float32)
+        tensors[name] = np.where(changed, other, tensors[name])
     heads = [output.name for output in before.graph.output]
     after = built(writer.nodes, tensors, heads)
     values = [Values(model) for model in (before, after)]
