@@ -25,8 +25,8 @@ def read_alike(blocks: Sequence[Block], program: Program) -> bool:
 
 
 FURTHEST = 2.0**14
-"""Deviations that a number is at most from the mean of its owner's columns: the root of how many there may be.
-So clipping changes nothing, but gives a bound that can be read off the graph."""
+"""Deviations that a number is at most from the mean of its owner's columns: the root of how many there may
+be. So clipping changes nothing, but gives a bound that can be read off the graph."""
 
 
 class PageNorm(nn.Module):

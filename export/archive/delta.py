@@ -1,7 +1,8 @@
 """Deltas: what one archive has that an earlier one has not, and how to make the one from the other.
 
 A file is a sequence of pieces, tensors and what lies between them. A piece that the old archive
-holds too is named by its SHA-256, the rest is stored. Applied to just that old archive, a delta gives
+holds too is named by its SHA-256. So is the part of a tensor that is as it was, as where a newcomer's rows
+were written into a page. The rest is stored. Applied to just that old archive, a delta gives
 the new one byte for byte; to any other, or damaged, it gives an error and nothing. Imports neither
 torch nor eideticnet.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import onnx
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,22 +31,31 @@ from eideticnet.export.files import refuse_to_replace
 from eideticnet.files import open_regular
 from eideticnet.hashing import file_hash
 
-SCHEMA = "1.0.0"
+SCHEMA = "1.1.0"
 _HEADER, _STORED = "delta.json", "new.bin"
 _LARGEST = 64 << 20, (1 << 32) - 1
-_LEAST = 64
-"""Bytes below which naming a piece costs more than storing it."""
+_LEAST, _LEAST_PART = 64, 256
+"""Bytes below which naming a piece, or a part of one, costs more than storing it."""
 _GROWTH = 16
 """How many times the bytes of old archive and delta together a new one may have unless told otherwise: each
 prefix graph repeats what it has in common with the others."""
 
 
+class _Part(BaseModel):
+    """Bytes ``start`` to ``end`` of the piece with this SHA-256; since 1.1.0."""
+
+    model_config = ConfigDict(strict=True)
+    of: str
+    start: Annotated[int, Field(ge=0)]
+    end: Annotated[int, Field(ge=0)]
+
+
 class _File(BaseModel):
-    """A file of the new archive: pieces by SHA-256, or a number of bytes of what is stored."""
+    """A file of the new archive: pieces by SHA-256, parts of such, and numbers of bytes of what is stored."""
 
     model_config = ConfigDict(strict=True)
     name: str
-    pieces: Many[str | Annotated[int, Field(ge=0)]]
+    pieces: Many[str | _Part | Annotated[int, Field(ge=0)]]
 
 
 class _Header(BaseModel):
@@ -59,17 +71,22 @@ class _Header(BaseModel):
 def write_delta(old: Path, new: Path, destination: Path) -> None:
     """Write what ``new`` adds to ``old``, whole or not at all."""
     refuse_to_replace(destination, old, new)
-    known, stored, files = set(_pool(old)), bytearray(), []
-    for name, data in read_files(new)[1].items():
-        pieces = list[str | int]()
-        for piece in _pieces(name, data):
-            digest = sha256(piece).hexdigest()
-            if digest in known:
+    pool, stored, files = _pool(old), bytearray(), []
+    tensors = {(name, len(piece)): piece for name, piece in _named_pieces(old) if name}
+    for file, data in read_files(new)[1].items():
+        pieces = list[str | int | dict[str, str | int]]()
+        for name, piece in _pieces(file, data):
+            digest, before = sha256(piece).hexdigest(), tensors.get((name, len(piece)))
+            if digest in pool:
                 pieces.append(digest)
-            else:
-                pieces.append(len(piece))
-                stored += piece
-        files.append({"name": name, "pieces": pieces})
+                continue
+            for start, end, same in _runs(before, piece):
+                if same and before is not None:
+                    pieces.append({"of": sha256(before).hexdigest(), "start": start, "end": end})
+                else:
+                    pieces.append(end - start)
+                    stored += piece[start:end]
+        files.append({"name": file, "pieces": pieces})
     header = {"schema": SCHEMA, "old": file_hash(old), "new": file_hash(new), "files": files}
     write_members({_HEADER: json.dumps(header).encode(), _STORED: bytes(stored)}, destination)
 
@@ -82,51 +99,85 @@ def apply_delta(old: Path, delta: Path, destination: Path, most: int | None = No
     if file_hash(old) != header.old:
         raise ArchiveError(f"{delta} was made for another archive than {old}")
     pieces = [piece for file in header.files for piece in file.pieces]
-    if any(isinstance(p, str) and p not in pool for p in pieces):
-        raise ArchiveError(f"{delta} needs a piece that {old} does not hold")
-    size = sum(p if isinstance(p, int) else len(pool[p]) for p in pieces)
+    for piece in pieces:
+        named = piece.of if isinstance(piece, _Part) else piece
+        if isinstance(named, str) and named not in pool:
+            raise ArchiveError(f"{delta} needs a piece that {old} does not hold")
+        if isinstance(piece, _Part) and not piece.start <= piece.end <= len(pool[piece.of]):
+            raise ArchiveError(f"{delta} needs more of a piece than {old} holds")
+    size = sum(_size(piece, pool) for piece in pieces)
     most = _GROWTH * (old.stat().st_size + delta.stat().st_size) if most is None else most
     if size > most:
         raise ArchiveError(f"{delta} asks for {size} bytes, more than the {most} allowed; see --max-bytes")
     rest = io.BytesIO(stored)
     files = {
-        file.name: b"".join(rest.read(p) if isinstance(p, int) else pool[p] for p in file.pieces)
+        file.name: b"".join(rest.read(p) if isinstance(p, int) else _named(p, pool) for p in file.pieces)
         for file in header.files
     }
     write_members(files, destination, sha256=header.new)
 
 
+def _named(piece: str | _Part, pool: Mapping[str, bytes]) -> bytes:
+    return pool[piece] if isinstance(piece, str) else pool[piece.of][piece.start : piece.end]
+
+
+def _size(piece: str | int | _Part, pool: Mapping[str, bytes]) -> int:
+    if isinstance(piece, _Part):
+        return piece.end - piece.start
+    return piece if isinstance(piece, int) else len(pool[piece])
+
+
 def _pool(archive: Path) -> dict[str, bytes]:
     """All pieces of an archive that are worth naming, by their SHA-256."""
-    files = read_files(archive, revoked=True)[1].items()  # nothing of it runs
-    pieces = (piece for name, data in files for piece in _pieces(name, data))
-    return {sha256(piece).hexdigest(): piece for piece in pieces if len(piece) >= _LEAST}
+    return {sha256(piece).hexdigest(): piece for _, piece in _named_pieces(archive) if len(piece) >= _LEAST}
 
 
-def _pieces(name: str, data: bytes) -> Iterator[bytes]:
-    """``data`` cut before and after each of its tensors."""
+def _named_pieces(archive: Path) -> Iterator[tuple[str, bytes]]:
+    for name, data in read_files(archive, revoked=True)[1].items():  # nothing of it runs
+        yield from _pieces(name, data)
+
+
+def _pieces(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
+    """``data`` cut before and after each of its tensors, which have names; "" for what lies between."""
     at = 0
-    for tensor in _tensors(name, data):
+    for label, tensor in _tensors(name, data):
         start = data.find(tensor, at)
         if len(tensor) >= _LEAST and start >= 0:
             if start > at:
-                yield data[at:start]
-            yield tensor
+                yield "", data[at:start]
+            yield label, tensor
             at = start + len(tensor)
     if at < len(data):
-        yield data[at:]
+        yield "", data[at:]
 
 
-def _tensors(name: str, data: bytes) -> list[bytes]:
-    """The bytes of each tensor in a file, in the order in which they stand there."""
+def _runs(before: bytes | None, after: bytes) -> Iterator[tuple[int, int, bool]]:
+    """Where ``after`` is as ``before``, of the same length, for so many bytes that it is worth naming, and
+    where not, in turn."""
+    at = 0
+    if before is not None:
+        one, other = (np.frombuffer(data, np.uint8) for data in (before, after))
+        ends = [0, *(np.flatnonzero(np.diff(one == other)) + 1).tolist(), len(after)]
+        for start, end in pairwise(ends):
+            if end - start >= _LEAST_PART and before[start] == after[start]:
+                if start > at:
+                    yield at, start, False
+                yield start, end, True
+                at = end
+    if at < len(after):
+        yield at, len(after), False
+
+
+def _tensors(name: str, data: bytes) -> list[tuple[str, bytes]]:
+    """Name and bytes of each tensor in a file, in the order in which they stand there."""
     if name.endswith(".onnx"):
-        return [bytes(t.raw_data) for t in onnx.load_model_from_string(data).graph.initializer]
+        return [(t.name, bytes(t.raw_data)) for t in onnx.load_model_from_string(data).graph.initializer]
     if name.endswith(".safetensors"):
         start = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(data[8:start])
         header.pop("__metadata__", None)
-        spans = sorted(tensor["data_offsets"] for tensor in header.values())
-        return [data[start + a : start + b] for a, b in spans]
+        spans = sorted((*tensor["data_offsets"], name) for name, tensor in header.items())
+        return [(name, data[start + a : start + b]) for a, b, name in spans]
     return []
 
 

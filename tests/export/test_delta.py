@@ -5,9 +5,11 @@ import tracemalloc
 import zipfile
 from hashlib import sha256
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from eideticnet.export.archive.delta import apply_delta, write_delta
@@ -15,19 +17,16 @@ from eideticnet.export.archive.members import write_members
 from eideticnet.export.archive.reader import read_files
 from eideticnet.export.errors import ArchiveError
 from eideticnet.menu import app
-from tests.support.archived_networks import add_task, archived, normalised
+from tests.support.archived_networks import PROVABLE, archived, edited, grown
 from tests.support.example_counts import examples
-from tests.support.small_networks import fit
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+@pytest.fixture(scope="module", params=PROVABLE)
+def made(request, tmp_path_factory):
     """Old archive, new archive, and the delta from the one to the other."""
-    folder, net = tmp_path_factory.mktemp("made"), normalised(2)
-    old = archived(net, folder / "old", "1.0", prefixes=[2])
-    add_task(net)
-    fit(net)
-    new = archived(net, folder / "new", "2.0", prefixes=[2, 3])
+    folder, (before, after, _) = tmp_path_factory.mktemp("made"), grown()
+    old = archived(before, folder / "old", "1.0", prefixes=[2], layout=request.param)
+    new = archived(after, folder / "new", "2.0", prefixes=[2, 3], layout=request.param)
     write_delta(old, new, folder / "net.delta")
     return old, new, folder / "net.delta"
 
@@ -49,8 +48,49 @@ def test_a_delta_holds_no_tensor_that_the_old_archive_has(made):
         t.raw_data for t in graph.initializer if len(t.raw_data) >= 64 and b"_router" not in t.name.encode()
     ]
     held = [raw for raw in large if raw in stored]
-    assert len(large) > 4
+    assert len(large) > 2
     assert not held
+
+
+@examples(10, 100)
+@given(rows=st.sets(st.integers(0, 19), min_size=1, max_size=3), value=st.sampled_from([0.0, -1.5, np.nan]))
+def test_of_a_tensor_that_a_newcomer_wrote_into_a_delta_holds_the_rows_that_changed(
+    made, tmp_path_factory, rows, value
+):
+    folder, sizes = tmp_path_factory.mktemp("rows"), []
+
+    def write(model):
+        tensor = max(model.graph.initializer, key=lambda t: len(t.raw_data))
+        numbers = numpy_helper.to_array(tensor).copy()
+        numbers[[row % len(numbers) for row in rows]] = value
+        tensor.CopyFrom(numpy_helper.from_array(numbers, tensor.name))
+        sizes.append(numbers[0].nbytes)
+
+    old = made[1]
+    new = edited(old, folder / "new.mar", write)
+    write_delta(old, new, folder / "net.delta")
+    apply_delta(old, folder / "net.delta", folder / "again.mar")
+    assert (folder / "again.mar").read_bytes() == new.read_bytes()
+    with zipfile.ZipFile(folder / "net.delta") as file:
+        header = json.loads(file.read("delta.json"))
+    (graph,) = [file for file in header["files"] if file["name"] == "model.onnx"]
+    stored = sum(piece for piece in graph["pieces"] if isinstance(piece, int))
+    assert stored <= len(rows) * sizes[0] + (len(rows) + 1) * 256
+
+
+def test_a_part_that_a_piece_does_not_have_is_refused(made, tmp_path):
+    old, _, delta = made
+    with zipfile.ZipFile(delta) as file:
+        header, stored = json.loads(file.read("delta.json")), file.read("new.bin")
+    named = next(p for f in header["files"] for p in f["pieces"] if isinstance(p, str))
+    for start, end in ((0, 1 << 40), (5, 4)):
+        wrong = {**header["files"][0], "pieces": [{"of": named, "start": start, "end": end}]}
+        changed = {**header, "files": [*header["files"][1:], wrong]}
+        stored = stored[: sum(p for f in changed["files"] for p in f["pieces"] if isinstance(p, int))]
+        path = tmp_path / f"{start}.delta"
+        write_members({"delta.json": json.dumps(changed).encode(), "new.bin": stored}, path)
+        with pytest.raises(ArchiveError, match="needs more of a piece than"):
+            apply_delta(old, path, tmp_path / "made.mar")
 
 
 def test_the_sizes_are_reported(made, tmp_path):
