@@ -157,8 +157,8 @@ class BundledTask(Open):
     revision: Count = 0
     """Which revision of the task answers; the first is 0."""
     digest: Maybe[Sha256] = None
-    """SHA-256 over the graph from the input to the head's logits (nested ONNX); before 1.2.0 and in other \
-graphs over what trained it."""
+    """SHA-256 over the graph from the input to the head's logits (nested ONNX), of the elements that they \
+depend on (paged ONNX); before 1.2.0 and in other graphs over what trained it."""
     neurons: Count
     """Neurons that the task owns."""
     network_digest: Maybe[Sha256] = None
