@@ -64,7 +64,8 @@ def _made(node: NodeProto, index: int, values: Values, found: dict[str, Interval
         made = np.where(known, made[0], -np.inf), np.where(known, made[1], np.inf)
     if values.dtypes[name].kind == "i" and _size(made).max(initial=0) > _LARGEST_WHOLE:
         return unbounded
-    return _spread(_settled(*made), values.shapes[name])
+    low, high = _spread(_settled(*made), values.shapes[name])
+    return values.alike(name, low, np.min), values.alike(name, high, np.max)
 
 
 def _spread(pair: Interval, shape: tuple[int, ...]) -> Interval:
@@ -93,10 +94,9 @@ def _rounded(low: Array, high: Array, size: Array, positive: bool = False) -> In
 
 
 def _sum(*pairs: Interval) -> Interval:
-    low, high, size = pairs[0][0], pairs[0][1], _size(pairs[0])
-    for pair in pairs[1:]:
-        low, high, size = low + pair[0], high + pair[1], size + _size(pair)
-    return _rounded(low, high, size, all(pair[0].min(initial=0) >= 0 for pair in pairs))
+    terms = ([pair[0] for pair in pairs], [pair[1] for pair in pairs], [_size(pair) for pair in pairs])
+    low, high, size = (reduce(np.add, of) for of in terms)
+    return _rounded(low, high, size, all(end.min(initial=0) >= 0 for end in terms[0]))
 
 
 def _product(one: Interval, other: Interval) -> Interval:
@@ -154,9 +154,6 @@ def _reduced(node: NodeProto, pair: Interval, axes: tuple[int, ...]) -> Interval
             return np.where(size <= MOST, 0, -np.inf), np.ones_like(high)
         case "LogSoftmax":
             return low - high - np.log(count) - _ROUNDING * size - 1, np.where(size <= MOST, 1, np.inf)
-        case "ReduceSumSquare" | "ReduceL2":
-            squared = size**2 * count
-            return np.zeros_like(squared), squared if node.op_type == "ReduceSumSquare" else size * count
     return None
 
 
@@ -251,9 +248,8 @@ def _pooled(node: NodeProto, given: list[Interval]) -> Interval:
 
 
 def _resized(node: NodeProto, given: list[Interval]) -> Interval | None:
-    within = attribute(node, "coordinate_transformation_mode", b"half_pixel") != b"tf_crop_and_resize"
-    within &= attribute(node, "mode", b"nearest") in (b"nearest", b"linear")
-    return _pooled(node, given) if within else None
+    mode, places = (attribute(node, name, b"") for name in ("mode", "coordinate_transformation_mode"))
+    return None if mode == b"cubic" or places == b"tf_crop_and_resize" else _pooled(node, given)
 
 
 def _between(low: float, high: float) -> Rule:

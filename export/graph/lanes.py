@@ -55,10 +55,8 @@ def needs(values: Values, head: str) -> Needs:
 
 
 def _note(masks: dict[str, Mask], values: Values, name: str, mask: Mask) -> None:
-    """Add to a mask. It is alike along all axes up to the last that grows with the batch, so that it holds
-    at every size of the batch."""
-    loose = tuple(range(values.loose(name)))
-    mask = np.broadcast_to(mask.any(loose, keepdims=True), mask.shape)
+    """Add to a mask, so that it holds at every size of the batch."""
+    mask = values.alike(name, mask, np.any)
     masks[name] = masks[name] | mask if name in masks else mask
 
 

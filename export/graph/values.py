@@ -9,7 +9,7 @@ Imports neither torch nor eideticnet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -66,7 +66,7 @@ _OF_SIZES = frozenset(
 
 class Values:
     """``shapes`` are those at the first of ``ROWS``; ``grows``: the axes that are longer at the second;
-    ``sizes``: values at both. Whatever has a name has a shape here."""
+    ``by_row``: what lies row of the batch by row in memory; ``sizes``: values at both."""
 
     def __init__(self, body: onnx.ModelProto) -> None:
         self.body, self.nodes = body, list(body.graph.node)
@@ -76,14 +76,27 @@ class Values:
         found = [self.constants | self._run(rows) for rows in ROWS]
         self.shapes = {name: value.shape for name, value in found[0].items()}
         self.dtypes = {name: value.dtype for name, value in found[0].items()}
-        self.grows = {name: self._growing(name, found[1][name].shape) for name in self.shapes}
+        later = {name: value.shape for name, value in found[1].items()}
+        self.grows = {name: self._growing(name, later[name]) for name in self.shapes}
+        self.by_row = {
+            name
+            for name, axes in self.grows.items()
+            if axes == {0} and self.shapes[name][0] * ROWS[1] == later[name][0] * ROWS[0]
+        }
         self._maps: dict[str, tuple[list[Array], list[int]]] = {}
         for node in self.nodes:
             self._settle(node, *found)
 
-    def loose(self, name: str) -> int:
-        """How many axes there are up to the last one that grows."""
-        return max(self.grows[name], default=-1) + 1
+    def alike(self, name: str, found: Array, join: Callable[..., Array]) -> Array:
+        """What was ``found`` of each element of a value, joined so that it holds at every size of the batch:
+        for all rows alike, or where rows lie otherwise, along all axes up to the last that grows."""
+        if not found.size:
+            return found
+        if name in self.by_row:
+            one = join(found.reshape(ROWS[0], -1), axis=0, keepdims=True)
+            return np.broadcast_to(one, (ROWS[0], one.size)).reshape(found.shape)
+        loose = tuple(range(max(self.grows[name], default=-1) + 1))
+        return np.broadcast_to(join(found, axis=loose, keepdims=True), found.shape)
 
     def moved(self, node: NodeProto) -> tuple[list[Array], list[int]]:
         """Of a node of ``MOVING``: for each output the place of each element among those of the inputs, one
