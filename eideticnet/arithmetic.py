@@ -63,7 +63,8 @@ def arithmetic(learned: Learned, program: Program, inputs: Inputs) -> Arithmetic
         x = torch.zeros(1, *inputs.shape, dtype=DTYPES[inputs.dtype])
         earlier, spent = dict[str, Pieces](), dict[str, int]()
         for block in map(learned.block, learned.blocks):
-            earlier[block.owner], spent[block.owner] = _run(_alike(block), x, earlier)
+            alike = Block(block.program, block.owner, block.reads, block.widths, unread=block.unread)
+            earlier[block.owner], spent[block.owner] = _run(alike, x, earlier)
     classes = sum(len(task.classes) for task in learned.current())
     plain = multiply_adds(program, {**program.groups, HEAD: classes}, inputs)
     names = {task.owner: task.label for task in learned.tasks}
@@ -76,11 +77,6 @@ def multiply_adds(program: Program, widths: Widths, inputs: Inputs) -> int:
     with torch.device("meta"):
         x = torch.zeros(1, *inputs.shape, dtype=DTYPES[inputs.dtype])
         return _run(Block(program, "dense", (), {"dense": widths}), x, {})[1]
-
-
-def _alike(block: Block) -> Block:
-    """A block of the same shapes on the present device."""
-    return Block(block.program, block.owner, block.reads, block.widths, unread=block.unread)
 
 
 def _run(block: Block, x: torch.Tensor, earlier: Mapping[str, Pieces]) -> tuple[Pieces, int]:

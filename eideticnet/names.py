@@ -1,23 +1,21 @@
 """Names of tasks and classes, and numbers: what is meant is converted, the rest refused at once.
 
-Names go into checkpoints, archives, JSON answers, tables and terminals, so these rules are those of
-``bundle.json`` (``export/archive/contract.py``): what is learned here can be exported and served.
+Names go by the rules of ``bundle.json``: what is learned here can be exported and served.
 """
 
 from __future__ import annotations
 
 import operator
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from eideticnet.contract.bundle import LONGEST_NAME, is_name, twice
 from eideticnet.errors import DataError
 
-LONGEST = 200
 _RESERVED = ("router", "total", "free")
 """They stand beside tasks in tables."""
 
@@ -70,9 +68,9 @@ def class_names(classes: Any, task: str) -> tuple[str, ...]:
             "give a list such as ['cat', 'dog']"
         )
     names = tuple(_class_name(plain(value), where) for value in values)
-    twice = _twice(names)
-    if len(names) < 2 or twice:
-        found = f"{twice!r} twice" if twice else f"{len(names)} of them"
+    again = twice(names)
+    if len(names) < 2 or again:
+        found = f"{again!r} twice" if again else f"{len(names)} of them"
         raise DataError(f"{where} must be two or more different names, got {found}")
     return names
 
@@ -86,19 +84,12 @@ def _class_name(value: Any, where: str) -> str:
 
 
 def _checked(name: str, what: str) -> str:
-    """``str.isprintable`` refuses control characters, line ends, lone surrogates, and marks that turn the
-    direction of writing or take no width, with which one name could look like another."""
-    if not name.strip() or not name.isprintable() or len(name) > LONGEST:
-        shown = ascii(name if len(name) <= 40 else name[:40] + "...")
-        raise DataError(f"{what} can't be {shown}: use 1 to {LONGEST} printable characters, not only spaces")
+    if not is_name(name):
+        shown, use = ascii(name if len(name) <= 40 else name[:40] + "..."), f"1 to {LONGEST_NAME} printable"
+        raise DataError(f"{what} can't be {shown}: use {use} characters, not only spaces")
     return name
 
 
 def same(a: str, b: str) -> bool:
     """Whether two names read alike: é may be one code point or two."""
     return unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b)
-
-
-def _twice(names: Iterable[str]) -> str:
-    counts = Counter(unicodedata.normalize("NFC", name) for name in names)
-    return next((name for name, count in counts.items() if count > 1), "")

@@ -77,10 +77,7 @@ class Numbers(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        outer = (
-            not _draws(func) or _active.stack[-1] is not self
-        )  # the innermost has given a generator already
-        if outer or self.inherited:
+        if not _draws(func) or self.inherited or _active.stack[-1] is not self:  # the innermost has given one
             return func(*args, **kwargs)
         if (given := kwargs.get("generator")) is torch.default_generator:
             kwargs = {**kwargs, "generator": None}
@@ -144,12 +141,9 @@ class _Drawing(TorchDispatchMode):
             return func(*args, **kwargs)
         own, names = self._numbers.generator(device), _arguments(func)
         if "generator" not in names:
-            sibling = _with_generator(func)
-            return (
-                _borrowing(own, func, args, kwargs)
-                if sibling is None
-                else sibling(*args, **kwargs, generator=own)
-            )
+            if (sibling := _with_generator(func)) is not None:
+                return sibling(*args, **kwargs, generator=own)
+            return _borrowing(own, func, args, kwargs)
         place = names.index("generator")
         given = args[place] if place < len(args) else kwargs.get("generator")
         if given is not None:
@@ -187,11 +181,8 @@ def _with_generator(func: Any) -> Any:
 def _borrowing(own: torch.Generator, func: Any, args: Any, kwargs: Any) -> Any:
     """Call an operation that draws from the process-wide generator and no other: it stands where ``own``
     does meanwhile."""
-    shared = (
-        torch.default_generator
-        if own.device.type == "cpu"
-        else torch.cuda.default_generators[own.device.index]
-    )
+    there = own.device.type != "cpu"
+    shared = torch.cuda.default_generators[own.device.index] if there else torch.default_generator
     with _lock:
         before = shared.get_state()
         shared.set_state(own.get_state())
@@ -206,10 +197,8 @@ def _borrowing(own: torch.Generator, func: Any, args: Any, kwargs: Any) -> Any:
 def _random_functions() -> frozenset[str]:
     """Names of all that draws, in torch, its tensors, ``nn.functional`` and ``nn.init``."""
     schemas = [s for s in torch._C._jit_get_all_schemas() if s.name.startswith("aten::")]
-    takers = [
-        s.name for s in schemas if "dropout" in s.name or any(a.name == "generator" for a in s.arguments)
-    ]
-    return frozenset(name.removeprefix("aten::") for name in takers) | set(_COMPOSITE.split())
+    takers = [s for s in schemas if "dropout" in s.name or "generator" in [a.name for a in s.arguments]]
+    return frozenset(s.name.removeprefix("aten::") for s in takers) | set(_COMPOSITE.split())
 
 
 @lru_cache(1024)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 
@@ -70,21 +70,12 @@ def able_to_learn() -> Iterator[None]:
         yield
 
 
-class Changing(Protocol):
-    """What has turns."""
-
-    @property
-    def turns(self) -> Turns: ...
-
-
-N = TypeVar("N", bound=Changing)
-
-
-def alone(method: Callable[Concatenate[N, P], R]) -> Callable[Concatenate[N, P], R]:
-    """Let a method run, ``able_to_learn``, while no other one does that changes the same network."""
+def alone(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+    """Let a method run, ``able_to_learn``, while no other one does that changes the same network, which has
+    ``turns``."""
 
     @wraps(method)
-    def taking_turns(self: N, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def taking_turns(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         name = kwargs.get("name", args[0] if args else None)
         what = f"{method.__name__} of {name!r}" if isinstance(name, str) else method.__name__
         with self.turns.take(what), able_to_learn():

@@ -284,8 +284,8 @@ handler's runtime as a folder."""
         problem = self._lacks() or names_problem((t.name, t.classes) for t in self.tasks)
         for task in self.superseded:
             problem = problem or names_problem([(task.name, task.classes)])
-        if not problem and (twice := _twice(task.owner for task in self.held)):
-            problem = f"two tasks have the owner {twice!r}"
+        if not problem and (again := twice(task.owner for task in self.held)):
+            problem = f"two tasks have the owner {again!r}"
         if problem := problem or _image_problem(self.input):
             raise ValueError(problem)
         return self
@@ -302,28 +302,31 @@ handler's runtime as a folder."""
 
 
 def names_problem(tasks: Iterable[tuple[str, Iterable[str]]]) -> str:
-    """What is wrong with the names of tasks and of their classes, given as pairs; "" if nothing is.
-
-    Names go into JSON answers, tables and terminals: any script, but nothing that can't be seen.
-    ``str.isprintable`` refuses control characters, line ends, and the marks that turn the direction
-    of writing or take no width, with which one name could look like another.
-    """
+    """What is wrong with the names of tasks and of their classes, given as pairs; "" if nothing is."""
     tasks = [(name, list(classes)) for name, classes in tasks]
     for text in (t for name, classes in tasks for t in (name, *classes)):
-        if not text.strip() or not text.isprintable() or len(text) > LONGEST_NAME:
+        if not is_name(text):
             shown = ascii(text[:LONGEST_NAME])
             return f"{shown} can't name a task or class: use up to {LONGEST_NAME} printable characters"
-    twice = _twice(name for name, _ in tasks)
-    if twice:
-        return f"two tasks are named {twice!r}"
+    if again := twice(name for name, _ in tasks):
+        return f"two tasks are named {again!r}"
     for name, classes in tasks:
-        twice = _twice(classes)
-        if twice:
-            return f"task {name!r} has two classes named {twice!r}"
+        if again := twice(classes):
+            return f"task {name!r} has two classes named {again!r}"
     return ""
 
 
-def _twice(names: Iterable[str]) -> str:
+def is_name(text: str) -> bool:
+    """Whether a task or a class may be called so.
+
+    Names go into JSON answers, tables and terminals: any script, but nothing that can't be seen.
+    ``str.isprintable`` refuses control characters, line ends, lone surrogates, and the marks that turn the
+    direction of writing or take no width, with which one name could look like another.
+    """
+    return bool(text.strip()) and text.isprintable() and len(text) <= LONGEST_NAME
+
+
+def twice(names: Iterable[str]) -> str:
     """A name that stands there twice, perhaps composed of other code points; "" if none does."""
     counts = Counter(unicodedata.normalize("NFC", name) for name in names)
     return next((name for name, count in counts.items() if count > 1), "")

@@ -23,9 +23,8 @@ MANY = 0.01
 def keys_of(x: Tensor) -> Keys:
     """A number (N,) for each row of ``x`` (N, ...), the same for equal rows."""
     rows = x.detach().cpu().contiguous().flatten(1).numpy()
-    return np.frombuffer(
-        b"".join(blake2b(row + 0, digest_size=8).digest() for row in rows), np.uint64
-    )  # -0.0 is 0
+    digests = (blake2b(row + 0, digest_size=8).digest() for row in rows)  # where -0.0 becomes 0
+    return np.frombuffer(b"".join(digests), np.uint64)
 
 
 def contradicted(keys: Keys, labels: Tensor) -> int:

@@ -103,9 +103,8 @@ class Rows:
                 empty = False
                 yield (x, y) if fitting else (x.clone(), y.clone())
         if empty:
-            dropped = (
-                "; drop_last drops the only batch there is" if any(_sampled(self.loader, "drop_last")) else ""
-            )
+            drops = any(_sampled(self.loader, "drop_last"))
+            dropped = "; drop_last drops the only batch there is" if drops else ""
             raise self._error(f"its loader gives no data{dropped}")
 
     @property
@@ -139,7 +138,7 @@ class Rows:
         seen = self.counts > 0
         for again in range(1, LOOKS if every_class and not self._is_plain else 1):
             if not bool(seen.all()):
-                seen |= self._count(self.batches("look", again)) > 0
+                seen[torch.cat([y.cpu() for _, y in self.batches("look", again)])] = True
         missing = [str(name) for name, some in zip(self.classes, seen.tolist(), strict=True) if not some]
         if every_class and missing:
             raise self._error(
@@ -167,9 +166,9 @@ class Rows:
         """How many rows a pass gives."""
         if self.tensors is not None:
             return len(self.tensors[1])
-        return (
-            int(self.counts.sum()) if "seen" in vars(self) else sum(len(y) for _, y in self.batches("look"))
-        )
+        if "seen" in vars(self):
+            return int(self.counts.sum())
+        return sum(len(y) for _, y in self.batches("look"))
 
     @cached_property
     def seen(self) -> tuple[Keys, Tensor]:
@@ -216,12 +215,6 @@ class Rows:
     def _is_plain(self) -> bool:
         return isinstance(self.loader, DataLoader) and _is_plain(self.loader)
 
-    def _count(self, given: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        counts = torch.zeros(len(self.classes), dtype=torch.int64)
-        for _, y in given:
-            counts += torch.bincount(y.cpu(), minlength=len(counts))
-        return counts
-
     def _given(self, *names: object) -> Iterator[Any]:
         """The loader's batches as they come; what it raises becomes a ``DataError``."""
         draws, number = Draws(self.loader, *names, draws_elsewhere=not self._is_plain), 0
@@ -256,11 +249,9 @@ class Rows:
 
     def _pair(self, batch: Any, place: Callable[[int], str]) -> tuple[Tensor, Tensor]:
         if not isinstance(batch, list | tuple) or len(batch) != 2:
-            what = _described(batch)
-            how = (
-                "use a collate_fn" if isinstance(self.loader, DataLoader) else "batches(x, y) makes a loader"
-            )
-            raise self._error(f"its loader gives {what}; expected batches (x, y): {how}")
+            collates = isinstance(self.loader, DataLoader)
+            how = "use a collate_fn" if collates else "batches(x, y) makes a loader"
+            raise self._error(f"its loader gives {_described(batch)}; expected batches (x, y): {how}")
         x, y = batch
         if _is_number(y) and isinstance(x, Tensor | np.ndarray) and x.shape == self.inputs.shape:
             raise self._error("its loader gives single rows; expected batches: batches(x, y) makes a loader")

@@ -21,16 +21,10 @@ class Display:
 
     def __init__(self, console: Console | None = None, total: int | None = None) -> None:
         console = console or Console()
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(20),
-            TimeElapsedColumn(),
-        )
-        self.console = console
+        self.console, doing = console, TextColumn("{task.description}", markup=False)
+        columns = SpinnerColumn(), doing, BarColumn(20), TimeElapsedColumn()
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._all = self._progress.add_task("all tasks", total=total)
-        self._phases: list[str] = []
 
     def event(self, event: Event) -> None:
         """Called after every epoch and every pruning step."""

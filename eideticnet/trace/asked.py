@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from eideticnet.rules.calls import path_of
 from eideticnet.trace.exported import exported, tried
-from eideticnet.trace.modes import Modes, compared
+from eideticnet.trace.modes import TOLD_TO_RULES, Modes, compared
 from eideticnet.trace.normal import Recurrence, SelfAttention, in_mode
 
 _STOCK: tuple[type[nn.Module], ...] = (
@@ -30,16 +30,6 @@ _STOCK: tuple[type[nn.Module], ...] = (
     *(nn.TransformerEncoder, nn.TransformerEncoderLayer),  # about a shortcut that SelfAttention rules out
 )
 _KNOWN = {kind.forward.__code__ for kind in _STOCK}
-_TURNED_ON = {
-    "aten.dropout.default": "train",
-    "aten.feature_dropout.default": "train",
-    "aten.alpha_dropout.default": "train",
-    "aten.feature_alpha_dropout.default": "train",
-    "aten.batch_norm.default": "training",
-    "aten.rrelu.default": "training",
-    "aten.scaled_dot_product_attention.default": "dropout_p",
-}
-"""Which argument says that a stock layer trains, by operation."""
 _BETWEEN = {modules.__file__, _symbolic_trace.__file__, proxy_tensor.__file__}
 
 
@@ -112,13 +102,12 @@ class Asked:
     def modes(self, graph: ExportedProgram) -> Modes | None:
         """What the graph in training mode would be beside this one; None if only another trace can tell."""
         asked = {module for module, buffers in self._noted.items() if buffers.askers}
-        if not all(map(_by_the_book, self._noted)) or not all(
-            self._noted[m].askers == {_code(m.forward)} <= _KNOWN for m in asked
-        ):
+        known = all(self._noted[m].askers == {_code(m.forward)} <= _KNOWN for m in asked)
+        if not known or not all(map(_by_the_book, self._noted)):
             return None
         found = {}
         for node in graph.graph.nodes:
-            argument = _TURNED_ON.get(str(node.target).replace("_.default", ".default"))
+            argument, *_ = TOLD_TO_RULES.get(str(node.target).replace("_.default", ".default"), ("",))
             module = self._trunk.get_submodule(path_of(node)) if argument else None
             if argument and module in asked:
                 rate = module.dropout if isinstance(module, SelfAttention) else True

@@ -16,16 +16,15 @@ from eideticnet.rules.calls import path_of, place, writes
 from eideticnet.rules.training import LOCAL, in_training
 from eideticnet.trace.exported import is_random, is_value, live, tensors_of
 
-_TOLD_TO_RULES = {
-    "aten.dropout.default": ("p", "train"),
-    "aten.feature_dropout.default": ("p", "train"),
-    "aten.alpha_dropout.default": ("p", "train"),
-    "aten.feature_alpha_dropout.default": ("p", "train"),
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+TOLD_TO_RULES = {
+    **{f"aten.{name}.default": ("train", "p") for name in _DROPOUTS},
     "aten.scaled_dot_product_attention.default": ("dropout_p",),
     "aten.batch_norm.default": ("training", "momentum"),
     "aten.rrelu.default": ("training",),
 }
-"""Arguments that may differ, because the operation's rule looks at both."""
+"""Arguments that may differ, because the operation's rule looks at both. By the first one a stock layer says
+that it trains."""
 _SAME_NUMBERS = {"aten.contiguous.default", "aten.clone.default", "aten.alias.default"}
 
 
@@ -103,7 +102,7 @@ class _Comparison:
             )
 
     def _compare(self, node: Node, twin: Node) -> None:
-        told = _TOLD_TO_RULES.get(str(node.target).replace("_.", "."), ())  # in place or not
+        told = TOLD_TO_RULES.get(str(node.target).replace("_.", "."), ())  # in place or not
         for name, ours, theirs in _arguments(node, twin):
             if name not in told and not self._read_alike(node, ours, theirs):
                 raise UnsupportedError(
@@ -135,9 +134,8 @@ class _Comparison:
             return
         learned = [n for n in added if self.weights.intersection(n.all_input_nodes)]
         drawn = [n for n in added if is_random(n)]
-        other = [
-            n for n in added if n in learned or str(n.target) not in LOCAL
-        ]  # the first is what makes it another
+        # the first is what makes it another
+        other = [n for n in added if n in learned or str(n.target) not in LOCAL]
         (what, *_) = (drawn if drawn and not learned else other) or added or [theirs]
         words = f"{what.target} in {place(what)}"
         if learned or not drawn:
@@ -165,7 +163,7 @@ class _Comparison:
 
 def _numbers(node: Node) -> Node:
     """The value of which ``node`` is a copy, or shows the same numbers."""
-    while str(node.target) in ("aten.contiguous.default", "aten.clone.default", "aten.alias.default"):
+    while str(node.target) in _SAME_NUMBERS:
         node = node.all_input_nodes[0]
     return node
 

@@ -11,22 +11,9 @@ from eideticnet.errors import UnsupportedError
 from eideticnet.rules.calls import writes
 from eideticnet.trace.selections import Selection, selections
 
-_VIEWS = (
-    *("view", "reshape", "flatten", "transpose", "permute", "select", "slice", "squeeze", "expand"),
-    *(
-        "narrow",
-        "chunk",
-        "split",
-        "unbind",
-        "alias",
-        "detach",
-        "getitem",
-        "contiguous",
-        ".t.",
-        "aten.to.",
-        "dropout",
-    ),
-)
+_NAMED = """view reshape flatten transpose permute select slice squeeze expand narrow chunk split unbind alias
+    detach getitem contiguous .t. aten.to. dropout"""
+_VIEWS = _NAMED.split()
 
 
 class Memory:
@@ -64,10 +51,8 @@ class Memory:
 
 def base(node: Node) -> Node:
     """The value whose memory ``node`` shows, as far as names tell; dropout that is off shows its input."""
-    while node.op == "call_function" and node.all_input_nodes and (_is_view(node) or writes(node)):
+    while node.op == "call_function" and node.all_input_nodes:
+        if not writes(node) and not any(word in str(node.target) for word in _VIEWS):
+            break
         node = node.all_input_nodes[0]
     return node
-
-
-def _is_view(node: Node) -> bool:
-    return any(word in str(node.target) for word in _VIEWS)
