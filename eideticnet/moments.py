@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from eideticnet.block import Block
 from eideticnet.data.rows import Rows
 from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
-from eideticnet.program import HEAD
+from eideticnet.program import HEAD, Program
 from eideticnet.seeding import seeded
 from eideticnet.trace.tracing import trace
 
@@ -137,14 +139,20 @@ def router_block(moments: Moments, owner: str, tasks: Sequence[str], inputs: Inp
     ridge = SHRINKAGE * within.trace() / features
     weight = torch.linalg.solve(within + ridge * torch.eye(features, dtype=torch.double), means.T).T
     bias = -0.5 * (weight * means).sum(1)
-    example = torch.zeros(2, *inputs.shape)
-    projection = linear(moments.weight, moments.bias)
-    trunk = OrderedDict(flat=nn.Flatten(), random_features=projection, relu=nn.ReLU())
-    program = trace(nn.Sequential(trunk), example)
-    (group,) = program.groups
+    traced = _traced(inputs.shape)
+    (group,) = traced.groups
     widths = {owner: {group: features, HEAD: len(means)}}
-    layers = {"random_features": projection, HEAD: linear(weight.float(), bias.float())}
-    return Block(program, owner, (), widths, layers)
+    projection, head = linear(moments.weight, moments.bias), linear(weight.float(), bias.float())
+    layers = {"random_features": projection, HEAD: head}
+    return Block(Program(traced.steps, {group: features}), owner, (), widths, layers)
+
+
+@lru_cache(16)
+def _traced(shape: tuple[int, ...]) -> Program:
+    """The program of random features of inputs of this ``shape``, some of which stand for any number."""
+    projection = linear(torch.zeros(4, prod(shape)), torch.zeros(4))
+    trunk = OrderedDict(flat=nn.Flatten(), random_features=projection, relu=nn.ReLU())
+    return trace(nn.Sequential(trunk), torch.zeros(2, *shape))
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -17,7 +17,7 @@ from eideticnet.checkpoint import Parts
 from eideticnet.data.memory import choose_examples
 from eideticnet.data.pairs import fitting
 from eideticnet.data.repeats import check_apart
-from eideticnet.data.rows import Loader, Rows
+from eideticnet.data.rows import Loader
 from eideticnet.decision import FittedRouting
 from eideticnet.errors import BusyError, DataError
 from eideticnet.inputs import Inputs
@@ -36,7 +36,7 @@ from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.reading import Reads, owners_of
 from eideticnet.learn.training import Classify, Event, Job, Objective, Training
 from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.moments import Moments, check_features, gather
+from eideticnet.moments import check_features, gather
 from eideticnet.names import class_names, expected, plain, same, task_name, whole
 from eideticnet.program import Program
 from eideticnet.route.experts import joined
@@ -151,9 +151,7 @@ class EideticNetwork(Answering):
         task = Task(name, self._next_owner(), class_names(classes, name), self._probes(probes))
         memory, moments = self._check_kept(memory, pruning, when_full, moments)
         expected("pretrained", pretrained, nn.Module, type(None))
-        expected("training", training, Training)
-        objective = Classify(len(task.classes), training.label_smoothing)
-        job = self._job(task.label, task.owner, loader, objective, training, report, journal)
+        job = self._task_job(task, loader, training, report, journal)
         return self._add(task, job, pruning, when_full, reads, pretrained, memory, moments)
 
     @alone
@@ -180,10 +178,16 @@ class EideticNetwork(Answering):
         old = self.learned.revisions(self.task(name).name)[-1]
         probes = self._probes(old.probes if probes is None else probes)
         task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1, old.memory)
+        job = self._task_job(task, loader, training, report, journal)
+        return self._add(task, job, pruning, when_full, reads, memory=memory)
+
+    def _task_job(
+        self, task: Task, loader: Loader, training: Training, report: Listener, journal: Journal | None
+    ) -> Job:
         expected("training", training, Training)
         objective = Classify(len(task.classes), training.label_smoothing)
         job = self._job(task.label, task.owner, loader, objective, training, report, journal)
-        return self._add(task, job, pruning, when_full, reads, memory=memory)
+        return replace(job, classes=task.classes)
 
     def _check_kept(
         self, memory: int, pruning: object, when_full: object, moments: int = 0
@@ -217,9 +221,7 @@ class EideticNetwork(Answering):
     ) -> Task:
         learned, *_ = before = self._now()
         learned.verify()
-        job = replace(job, classes=task.classes)
-        rows = job.rows
-        rows.look(every_class=True)
+        job.rows.look(every_class=True)
         reading = owners_of(reads, learned, self.program)
         room = self._room(task.name, pruning)
         program = with_room(room, self.program, task.label, reading, when_full)
@@ -227,8 +229,10 @@ class EideticNetwork(Answering):
         plan = BlockPlan(program, task.owner, reading, free(learned, program), start, room.share(program))
         block = plan.learn(job, learned, pruning, self.device)
         if memory:
-            task = replace(task, memory=choose_examples(rows, memory, self.seed, task.owner))
-        sums = self._moments(task, rows, moments)
+            task = replace(task, memory=choose_examples(job.rows, memory, self.seed, task.owner))
+        sums = learned.moments
+        if moments:
+            sums = gather(sums, task.name, job.rows, moments, self.seed, task.owner)
         self._commit(before, program, learned.with_task(task, block, sums))
         return task
 
@@ -254,10 +258,6 @@ class EideticNetwork(Answering):
 
     def _now(self) -> Before:
         return self.learned, self.program, self.inputs, self.seed
-
-    def _moments(self, task: Task, rows: Rows, count: int) -> Moments | None:
-        known = self.learned.moments
-        return gather(known, task.name, rows, count, self.seed, task.owner) if count else known
 
     @alone
     def answer_with(self, name: str, revision: int) -> None:

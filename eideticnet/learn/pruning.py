@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, floor
 from types import MappingProxyType
 from typing import TypeVar
@@ -78,9 +78,8 @@ class Pruning:
         least, most = dict[str, int](), dict[str, int]()
         for kin in program.kin:
             wanted = max(sum(needed[g] for g in kin), *(asked.get(g, 1) for g in kin))
-            count = floor(
-                min(budget.get(g, 1.0) for g in kin) * sum(program.groups[g] for g in kin) + ROUNDING
-            )
+            share_of = min(budget.get(g, 1.0) for g in kin)
+            count = floor(share_of * sum(program.groups[g] for g in kin) + ROUNDING)
             if len(kin) == 1:
                 least[kin[0]], most[kin[0]] = wanted, count
             else:
@@ -158,7 +157,7 @@ class _Trials:
     pruning: Pruning
     least: Mapping[str, int]
     target: float
-    made: int = field(default=0)
+    made: int = 0
 
     @property
     def overall(self) -> bool:
@@ -241,9 +240,8 @@ def _lowest_overall(scores: Scores, spare: Mapping[str, int], share: float) -> d
     same share of each group."""
     total = max(int(sum(len(s) for s in scores.values()) * share), 1)
     ranked = {g: s.sort().values[: spare[g]].tolist() for g, s in scores.items()}
-    candidates = [
-        (v, (i + 1) / len(scores[g]), g) for g, values in ranked.items() for i, v in enumerate(values)
-    ]
+    places = ((g, i, value) for g, values in ranked.items() for i, value in enumerate(values))
+    candidates = [(value, (i + 1) / len(scores[g]), g) for g, i, value in places]
     gone = dict.fromkeys(scores, 0)
     for *_, group in sorted(candidates)[:total]:
         gone[group] += 1

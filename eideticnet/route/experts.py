@@ -74,9 +74,8 @@ def product(trained: Block, closed: Block, weights: tuple[float, float]) -> Bloc
     layers = {path: trained.layer(path) for path in trained.program.layers}
     layers |= {f"{PREFIX}{path}": closed.layer(path) for path in closed.program.layers if path != HEAD}
     heads = [block.layers.get_submodule(HEAD).state_dict() for block in (trained, closed)]
-    (w1, b1), (w2, b2) = (
-        (head["weight"] * w, head["bias"] * w) for head, w in zip(heads, weights, strict=True)
-    )
+    pairs = zip(heads, weights, strict=True)
+    (w1, b1), (w2, b2) = ((head["weight"] * w, head["bias"] * w) for head, w in pairs)
     layers[HEAD] = linear(torch.cat([w1, w2], 1), b1 + b2)
     present = {path: layer for path, layer in layers.items() if layer is not None}
     return Block(program, trained.owner, trained.reads, widths, present, trained.unread)

@@ -98,9 +98,8 @@ def router_job(
 
 def validation_job(tasks: Sequence[Task], validation: Mapping[str, Rows]) -> tuple[Loader, RouteByLabel]:
     """The same over the validation data there is."""
-    known = [
-        (validation[t.name], o) for t, o in zip(tasks, _offsets(tasks), strict=True) if t.name in validation
-    ]
+    pairs = zip(tasks, _offsets(tasks), strict=True)
+    known = [(validation[task.name], offset) for task, offset in pairs if task.name in validation]
     parts, offsets = zip(*known, strict=True)
     return interleaved(parts, offsets), RouteByLabel([len(t.classes) for t in tasks])
 

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from eideticnet.errors import ConfigError, EideticError
-from eideticnet.files import open_regular
+from eideticnet.files import read_regular
 from eideticnet.inputs import Inputs
 from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.training import MOST_THREADS, Training
@@ -40,16 +40,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """A folder and a model that is served can be called so."""
 SOURCES = ("data", "test", "pretrained")
-CHANGEABLE = {
-    "name",
-    "tasks",
-    "planned_tasks",
-    "device",
-    "threads",
-    "when_full",
-    "routing",
-    "router_pruning",
-}
+CHANGEABLE = {"name", "tasks", "planned_tasks", "device", "threads", "when_full", "routing", "router_pruning"}
 """What may change while a run goes on: no task that is learned depends on it."""
 
 
@@ -299,14 +290,9 @@ def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskCo
     )
 
 
-def _toml_of(path: Path) -> dict[str, Any]:
-    with open_regular(path) as file:
-        return tomllib.loads(file.read().decode("utf-8-sig"))
-
-
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        found = _toml_of(path)
+        found = tomllib.loads(read_regular(path).decode("utf-8-sig"))
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")])
         raise ConfigError(f"there is no file {path}{near}") from None

@@ -114,9 +114,8 @@ def read(net: EideticNetwork) -> History:
         fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
         raise CheckpointError(f"the history in the checkpoint is damaged at {fields}") from None
     revised = {task.name for task in net.tasks if task.revision}  # by hand, which answers a doubt
-    return history.model_copy(
-        update={"doubts": {n: d for n, d in history.doubts.items() if n not in revised}}
-    )
+    doubts = {n: d for n, d in history.doubts.items() if n not in revised}
+    return history.model_copy(update={"doubts": doubts})
 
 
 class Recorder:
@@ -192,10 +191,9 @@ class Recorder:
         rows, tasks = self.net.capacity(), [t.name for t in self.net.tasks if t.name != name]
         capacity = {group: rows[group] for group in self.net.program.groups}
         free = {group: row["total"] - sum(row.get(t, 0) for t in tasks) for group, row in capacity.items()}
-        steps = [PruningStep(neurons=start or free, accuracy=max(trained))]
-        steps += [
-            PruningStep(neurons=e.neurons, accuracy=e.accuracy) for e in self._events if e.phase == "prune"
-        ]
+        pruned = [(e.neurons, e.accuracy) for e in self._events if e.phase == "prune"]
+        tried = [(start or free, max(trained)), *pruned]
+        steps = [PruningStep(neurons=neurons, accuracy=reached) for neurons, reached in tried]
         chosen = {group: row.get(name, 0) for group, row in capacity.items()}
         curve = Curve(steps=steps, chosen=chosen, target=max(trained) - threshold)
         for event in (e for e in self._events if e.phase == BUDGET):
@@ -255,10 +253,6 @@ def _answers(net: EideticNetwork, rows: Rows) -> _Answers:
 
 
 def _made_with(net: EideticNetwork) -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "device": _device(net)}
-
-
-def _device(net: EideticNetwork) -> str:
-    if net.device.type == "cuda":
-        return f"{net.device} ({torch.cuda.get_device_name(net.device)})"
-    return f"{net.device} ({platform.machine()})"
+    on_cuda = net.device.type == "cuda"
+    device = f"{net.device} ({torch.cuda.get_device_name(net.device) if on_cuda else platform.machine()})"
+    return {"python": platform.python_version(), "torch": torch.__version__, "device": device}

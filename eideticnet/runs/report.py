@@ -42,12 +42,8 @@ def render(net: EideticNetwork, *, title: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": plots.percent,
-        "ink_on": plots.ink_on,
-        "shade": _shade,
-        "drift": _drift,
-    }
+    environment.filters |= {"percent": plots.percent, "ink_on": plots.ink_on, "shade": _shade}
+    environment.filters["drift"] = lambda value: f"{value:.0e}" if value else "0"  # exactly 0
     return environment.get_template("report.html").render(_page(net, title)).strip() + "\n"
 
 
@@ -147,8 +143,3 @@ def _shade(share: float) -> str:
     full = (0x08, 0x51, 0x9C)
     strength = share**0.7
     return "#" + "".join(f"{round(255 + (c - 255) * strength):02x}" for c in full)
-
-
-def _drift(value: float) -> str:
-    """0 only for exactly 0."""
-    return "0" if value == 0 else f"{value:.0e}"

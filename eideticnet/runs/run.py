@@ -260,7 +260,11 @@ def complete(
     """Learn the tasks that are missing, then the router; measure; save after each."""
     training, learned = config.training.build(config.threads), {t.name for t in net.tasks}
     history = Recorder(net, {name: d.test for name, d in data.items()})
-    report = _to_both(display.event, history.event)
+
+    def report(event: Event) -> None:
+        display.event(event)
+        history.event(event)
+
     journal = Journal(folder / JOURNAL, say=display.say)
     for task in config.tasks:
         if task.name not in learned:
@@ -360,14 +364,6 @@ def usable(device: str) -> torch.device:
     if device not in names:
         raise ConfigError(f"device = {device!r}: torch can use {', '.join(map(repr, names))} on this machine")
     return torch.device(device)
-
-
-def _to_both(first: Listener, second: Listener) -> Listener:
-    def report(event: Event) -> None:
-        first(event)
-        second(event)
-
-    return report
 
 
 def _learn(

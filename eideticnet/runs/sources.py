@@ -206,9 +206,8 @@ def _npz(file: BufferedReader) -> dict[str, Any]:
             except ValueError as error:
                 if "Object arrays" not in str(error):
                     raise
-                raise DataError(
-                    f"{name} holds Python objects; save numbers as numbers, text with dtype=str"
-                ) from None
+                how = "save numbers as numbers, text with dtype=str"
+                raise DataError(f"{name} holds Python objects; {how}") from None
     return found
 
 

@@ -184,9 +184,8 @@ def _unheard() -> Iterator[None]:
     mine, others = threading.get_ident(), _Others(sys.stderr)
 
     def is_heard(record: logging.LogRecord) -> bool:
-        return (
-            record.thread != mine or not record.name.startswith("torch") or record.levelno > logging.WARNING
-        )
+        ours = record.thread == mine and record.name.startswith("torch")
+        return not ours or record.levelno > logging.WARNING
 
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = {h for logger in loggers if isinstance(logger, logging.Logger) for h in logger.handlers}
@@ -287,13 +286,7 @@ class Precisely(TorchDispatchMode):
         self.double = double
         self.draws: list[str] = []
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.double:
             args, kwargs = tree_map(lambda x: torch.float64 if x is torch.float32 else x, (args, kwargs))

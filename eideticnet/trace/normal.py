@@ -7,6 +7,7 @@ values; a recurrent layer of several layers and directions becomes one for each 
 from __future__ import annotations
 
 import copy
+from itertools import product
 from types import CellType, FunctionType
 from typing import Any
 
@@ -126,11 +127,9 @@ def _moved(kind: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
             if "__class__" in free:
                 cells = list(method.__closure__)
                 cells[free.index("__class__")] = CellType(moved)
-                copied = FunctionType(
-                    method.__code__, method.__globals__, name, method.__defaults__, tuple(cells)
-                )
-                copied.__kwdefaults__ = method.__kwdefaults__
-                method = copied
+                parts = method.__code__, method.__globals__, name, method.__defaults__, tuple(cells)
+                keywords, method = method.__kwdefaults__, FunctionType(*parts)
+                method.__kwdefaults__ = keywords
             setattr(moved, name, method)
     return moved
 
@@ -195,9 +194,8 @@ class SelfAttention(nn.Module):
             attn_mask, causal = self._masks(key_padding_mask, attn_mask, causal), False
         asked, x = (v if self.batch_first else v.transpose(0, 1) for v in (query, key))
         q, k, v = self._heads(self.q(asked)), self._heads(self.k(x)), self._heads(self.v(x))
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask, self.dropout if self.training else 0.0, causal
-        )
+        p = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask, p, causal)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return (out if self.batch_first else out.transpose(0, 1)), None
 
@@ -209,9 +207,8 @@ class SelfAttention(nn.Module):
             mask = torch.ones(padded.shape[1], padded.shape[1], dtype=torch.bool, device=padded.device).tril()
         if mask is None:
             return keys
-        return (
-            keys.logical_and(mask) if keys.dtype == mask.dtype == torch.bool else _added(keys) + _added(mask)
-        )
+        both = keys.dtype == mask.dtype == torch.bool
+        return keys.logical_and(mask) if both else _added(keys) + _added(mask)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(2, (self.num_heads, self.head_dim))
@@ -255,10 +252,8 @@ class Recurrence(nn.Module):
             raise UnsupportedError(f"layer {path!r}: proj_size is not supported; use a Linear after it")
         _carry_over(stock, self)
         self.path, self.directions = path, 2 if stock.bidirectional else 1
-        for suffix in (
-            f"l{i}{d}" for i in range(self.num_layers) for d in ("", "_reverse")[: self.directions]
-        ):
-            self.add_module(suffix, _single(stock, suffix))
+        for layer, way in product(range(self.num_layers), ("", "_reverse")[: self.directions]):
+            self.add_module(f"l{layer}{way}", _single(stock, f"l{layer}{way}"))
 
     def flatten_parameters(self) -> None:
         """As in nn.LSTM, where weights may lie apart; here they don't."""

@@ -229,19 +229,23 @@ def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: flo
                 raise UnsupportedError(
                     f"the trunk's {key} of layer {path!r} counts otherwise than a batch norm's"
                 )
+    greatest = 0.0
     with torch.no_grad():
         for weight in named.parameters():
             weight.copy_(torch.zeros_like(weight) if weight.grad is None else weight.grad)
-    greatest = max(
-        (float(weight.detach().abs().max()) for weight in named.parameters() if weight.numel()), default=0.0
-    )
+            greatest = max(greatest, float(weight.abs().max()) if weight.numel() else 0.0)
     for path, layer, taught in block.beside(named):
         for key, weight in layer.named_parameters():
             given = torch.zeros_like(weight) if weight.grad is None else weight.grad
             if float((given - taught[key]).detach().abs().max()) < tolerance * _FEW * greatest:
                 continue  # what a norm undoes is taught by rounding alone
             if distance(given, taught[key]) > tolerance:
-                raise _taught_otherwise(f"{key} of layer {path!r}", bool(taught[key].any()))
+                own = "by gradients of its own (a hook, an autograd.Function, a reentrant checkpoint)"
+                how = own if taught[key].any() else "not at all"
+                raise UnsupportedError(
+                    f"the trunk teaches the {key} of layer {path!r} {how}, which a block can't; use "
+                    "operations with their usual gradients, or x.detach() where nothing is to be learned"
+                )
 
 
 def _learned_from(
@@ -257,18 +261,6 @@ def _learned_from(
         wanted = torch.linspace(1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)
         (out * wanted).sum().backward()
     return out.detach(), draws
-
-
-def _taught_otherwise(tensor: str, taught: bool) -> UnsupportedError:
-    how = (
-        "by gradients of its own (a hook, an autograd.Function, a reentrant checkpoint)"
-        if taught
-        else "not at all"
-    )
-    return UnsupportedError(
-        f"the trunk teaches the {tensor} {how}, which a block can't; use operations with their usual "
-        "gradients, or x.detach() where nothing is to be learned"
-    )
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -79,9 +79,8 @@ def _traced(trunk: nn.Module, example: Tensor, rows: Tensor | None) -> Program:
 
 
 def _frozen(trunk: nn.Module) -> list[str]:
-    frozen = [
-        n for n, weight in trunk.named_parameters() if not weight.requires_grad and n not in fixed(trunk)
-    ]
+    constants = fixed(trunk)
+    frozen = [n for n, w in trunk.named_parameters() if not w.requires_grad and n not in constants]
     if not frozen:
         return []
     more = f" and {len(frozen) - 1} more" if len(frozen) > 1 else ""
@@ -326,10 +325,8 @@ class _Walk:
         if values[0] not in self.values or self.values[values[0]][1].raw:
             none = values[0] in self.values and self.values[values[0]][0] != INPUT
             how = "treats each channel of its input by itself" if none else "returns its input"
-            layer = (
-                "one layer of all channels, nn.Linear, or nn.Conv2d with groups=1" if none else "one layer"
-            )
-            raise UnsupportedError(f"the trunk {how}: it needs at least {layer}")
+            of_all = " of all channels, nn.Linear, or nn.Conv2d with groups=1" if none else ""
+            raise UnsupportedError(f"the trunk {how}: it needs at least one layer{of_all}")
         return self._while_training(node)[values[0]]
 
 
