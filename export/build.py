@@ -10,14 +10,13 @@ from typing import Any
 
 from eideticnet import EideticError, EideticNetwork
 from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.releases import HANDLERS
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.graph_file import Layout
 from eideticnet.export.bundle.writer import check_names, write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import scratch_folder, whole_folder
 from eideticnet.export.lowering.paged import can_be_paged
-
-HANDLERS = Path(__file__).parent.parent / "handlers"
 
 
 def build(

@@ -11,7 +11,7 @@ import typer
 from eideticnet import __version__
 from eideticnet.export.archive.delta import apply_delta, write_delta
 from eideticnet.export.archive.reader import read_archive
-from eideticnet.export.archive.releases import RELEASES, release
+from eideticnet.export.archive.releases import HANDLERS, RELEASES, release
 from eideticnet.export.archive.releases import revoke as revoke_release
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
@@ -22,11 +22,9 @@ from eideticnet.export.show import show, show_build
 from eideticnet.signals import stoppable
 
 _stoppable = stoppable("no file was left half-written")
-HANDLERS = Path(__file__).parent.parent / "handlers"
 Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
 Replace = Annotated[
-    bool,
-    typer.Option("--replace", help="Take the place of another archive of that name and version."),
+    bool, typer.Option("--replace", help="Take the place of another archive of that name and version.")
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], typer.Option(help="Where it is served; auto takes CUDA if it can.")
@@ -123,10 +121,7 @@ def export(
 
 @_stoppable
 def verify(
-    new: Annotated[
-        Path,
-        typer.Argument(metavar="NEW", help="The archive that is to replace another."),
-    ],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The archive that is to replace another.")],
     against: Annotated[Path, typer.Option(help="The archive that is served now.")],
     routing_data: RoutingData = None,
     max_drop: MaxDrop = MAX_DROP,
@@ -177,8 +172,7 @@ def apply(
     delta: Annotated[Path, typer.Argument(metavar="DELTA", help="The delta.")],
     store: Store = Path("model_store"),
     max_bytes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Of the new archive; default: 16 times those of OLD and DELTA."),
+        int | None, typer.Option(min=1, help="Of the new archive; default: 16 times those of OLD and DELTA.")
     ] = None,
     replace: Replace = False,
 ) -> None:
@@ -198,8 +192,7 @@ def apply(
 
 def release_handlers(
     revoke: Annotated[
-        str,
-        typer.Option(metavar="SHA256", help="Of a file: no handler that has it is accepted any more."),
+        str, typer.Option(metavar="SHA256", help="Of a file: no handler that has it is accepted any more.")
     ] = "",
     because: Annotated[str, typer.Option(help="The reason, which every archive is told.")] = "",
 ) -> None:

@@ -52,11 +52,7 @@ class HttpUser(FastHttpUser):
     def predict(self) -> None:
         """One request; another status, or an answer that can't be right, is a failure."""
         body = self.checked.again() or getattr(INPUTS, self.kind)(self.rng)
-        options: dict[str, Any] = {
-            "headers": self.headers,
-            "name": self.kind,
-            "catch_response": True,
-        }
+        options: dict[str, Any] = {"headers": self.headers, "name": self.kind, "catch_response": True}
         with self.client.post(f"/predictions/{MODEL}", data=body, **options) as response:
             answer = _json(response.text)
             if response.status_code != 200:

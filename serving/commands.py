@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,10 +59,7 @@ def _wait(help: str) -> Any:
 ReadySeconds = Annotated[float, _wait("How long the new version may take until it answers.")]
 DrainSeconds = Annotated[float, _wait("How long the old version may finish what it has begun.")]
 StopSeconds = Annotated[float, _wait("How long requests may take to end at the stop.")]
-SilenceSeconds = Annotated[
-    float,
-    _wait(f"{NAME} is started again after so long without an answer."),
-]
+SilenceSeconds = Annotated[float, _wait(f"{NAME} is started again after so long without an answer.")]
 Run = Annotated[
     str,
     typer.Option(
@@ -121,9 +119,9 @@ def serve(
     engine, network = default_engine(java_heap), Network(host, management_host, tls_cert, tls_key)
     said = engine.check(network)
     check_hosts(network)
-    if keys is not None and keys.is_dir():
-        raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
     if keys is not None:
+        if keys.is_dir():
+            raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
         if keys.exists() and not keys.is_file():
             raise ServingError(f"--keys {keys} is no ordinary file, and is not replaced by one")
         try:
@@ -246,9 +244,8 @@ def deploy(
         raise ServingError("--max-shadow-changes needs --shadow FILE")
     policy = Policy(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable)
     shadowing = ShadowPolicy(shadow, max_shadow_changes) if shadow else None
-    place = Home(home)
-    with connect(place, find(place), Timeouts(ready_seconds, drain_seconds)) as server:
-        _carry_out("deploy", server, deploy_steps(server, archive, policy, shadowing, name))
+    steps = partial(deploy_steps, source=archive, policy=policy, shadowing=shadowing, name=name)
+    _carry_out("deploy", Home(home), Timeouts(ready_seconds, drain_seconds), steps)
 
 
 def record(
@@ -278,9 +275,8 @@ def rollback(
     drain_seconds: DrainSeconds = 30.0,
 ) -> None:
     """Let the version before take over again."""
-    place = Home(home)
-    with connect(place, find(place), Timeouts(ready_seconds, drain_seconds)) as server:
-        _carry_out("rollback", server, rollback_steps(server, name))
+    steps = partial(rollback_steps, name=name)
+    _carry_out("rollback", Home(home), Timeouts(ready_seconds, drain_seconds), steps)
 
 
 def remove(
@@ -295,8 +291,7 @@ def remove(
     """
     place = Home(home)
     if place.served():
-        with connect(place, find(place), Timeouts(drain=drain_seconds)) as server:
-            _carry_out("remove", server, remove_steps(server, name))
+        _carry_out("remove", place, Timeouts(drain=drain_seconds), partial(remove_steps, name=name))
         return
     State.load(place.state).only(name)  # before a lock is made in a folder that is no home
     with place.held(), place.changing():
@@ -307,21 +302,25 @@ def remove(
     typer.echo(f"{name} is not to be served any more in {home}")
 
 
-def _carry_out(what: str, server: Connection, steps: Iterator[DeployStep]) -> None:
-    """Take the steps and show them; the report is kept however it ends, and its path printed."""
-    console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
-    try:
-        with closing(steps), heedless(), unhurried():  # type: ignore[type-var]
-            for step in steps:
-                report.add(step.name, step.text, step.found)
-                show_step(console, step, report.seconds)
-        outcome = "done"
-    except (ServingError, ArchiveError) as error:
-        outcome = f"failed: {error}"
-        raise
-    finally:
-        with heedless(), unhurried():
-            _keep(report, server.home.reports, outcome)
+def _carry_out(
+    what: str, home: Home, timeouts: Timeouts, steps: Callable[[Connection], Generator[DeployStep]]
+) -> None:
+    """Take the steps on the running server and show them; the report is kept however it ends, and its path
+    printed."""
+    with connect(home, find(home), timeouts) as server:
+        console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
+        try:
+            with closing(steps(server)) as taken, heedless(), unhurried():
+                for step in taken:
+                    report.add(step.name, step.text, step.found)
+                    show_step(console, step, report.seconds)
+            outcome = "done"
+        except (ServingError, ArchiveError) as error:
+            outcome = f"failed: {error}"
+            raise
+        finally:
+            with heedless(), unhurried():
+                _keep(report, home.reports, outcome)
 
 
 def _keep(report: DeployReport, folder: Path, outcome: str) -> None:

@@ -18,8 +18,8 @@ from benchmarks.graphs import equal_tasks
 from benchmarks.problems import DATA, problems
 from benchmarks.report import RESULTS
 from eideticnet import EideticNetwork
+from eideticnet.export.archive.releases import HANDLERS
 from eideticnet.export.archive.writer import write_archive
-from eideticnet.export.build import HANDLERS
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.graph.tail import PINNED, THRESHOLD
 from eideticnet.export.lowering.to_onnx import to_onnx

@@ -240,8 +240,8 @@ def _check_learning(named: nn.Module, block: Block, rows: Tensor, tolerance: flo
             if float((given - taught[key]).detach().abs().max()) < tolerance * _FEW * greatest:
                 continue  # what a norm undoes is taught by rounding alone
             if distance(given, taught[key]) > tolerance:
-                own = "by gradients of its own (a hook, an autograd.Function, a reentrant checkpoint)"
-                how = own if taught[key].any() else "not at all"
+                how = "by gradients of its own (a hook, an autograd.Function, a reentrant checkpoint)"
+                how = how if taught[key].any() else "not at all"
                 raise UnsupportedError(
                     f"the trunk teaches the {key} of layer {path!r} {how}, which a block can't; use "
                     "operations with their usual gradients, or x.detach() where nothing is to be learned"

@@ -22,6 +22,8 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import whole_file
 
 RELEASES = Path(__file__).with_name("handlers.json")
+HANDLERS = Path(__file__).parents[2] / "handlers"
+"""In a clone, and in an installation."""
 HANDLER, RUNTIME = "eidetic_handler.py", "eidetic_runtime"
 _NAME = re.compile(rf"eidetic_[^/]*\.py|{RUNTIME}/[^/]*\.py")
 

@@ -89,9 +89,8 @@ def _file(path: Path, content_type: str) -> Payload:
         raise ServingError(f"{path} can't be read: {error.strerror}") from error
     suffix = path.suffix.lower()
     if not content:
-        raise ServingError(
-            f"{path} is empty; expected {_EXPECTED.get(content_type or suffix, 'raw numbers')}"
-        )
+        expected = _EXPECTED.get(content_type or suffix, "raw numbers")
+        raise ServingError(f"{path} is empty; expected {expected}")
     found = content_type or (JSON if suffix == ".json" else kind(content))
     if not content_type and found == RAW and suffix not in _RAW_SUFFIXES:
         raise ServingError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -43,7 +43,7 @@ class DeployStep:
 
 def deploy(
     server: Connection, source: Path, policy: Policy, shadowing: ShadowPolicy | None = None, name: str = ""
-) -> Iterator[DeployStep]:
+) -> Generator[DeployStep]:
     """Let the archive ``source`` take over, if it is proven to forget nothing.
 
     ``Refused`` says why it may not; ``ServingError`` what failed. Then the old version answers as before.
@@ -73,7 +73,7 @@ def deploy(
             remove_unneeded(server.home.store, server.state())
 
 
-def rollback(server: Connection, name: str = "") -> Iterator[DeployStep]:
+def rollback(server: Connection, name: str = "") -> Generator[DeployStep]:
     """Let the version before take over again; what it answers was proven, or accepted, then."""
     with server.home.changing():
         server = server.for_one_change({})
@@ -82,12 +82,12 @@ def rollback(server: Connection, name: str = "") -> Iterator[DeployStep]:
         previous = state.models[model].previous
         if previous is None:
             raise ServingError(f"{model} has no version before {state.models[model].default.version}")
-        server.archive(state.only(name), previous, revoked=False)
+        server.archive(model, previous, revoked=False)
         yield DeployStep("admit", f"{previous.file} is as it was")
         yield from _take_over(server, state, model, previous, None)
 
 
-def remove(server: Connection, name: str) -> Iterator[DeployStep]:
+def remove(server: Connection, name: str) -> Generator[DeployStep]:
     """Serve a model no more, once what it has begun is answered. Who asks meanwhile gets a 503, and then a
     404. From the commit on it is finished, even if the command is interrupted."""
     with server.home.changing():
@@ -164,24 +164,24 @@ def _restore(server: Connection, state: State | None) -> None:
 
 
 def _told(done: Done) -> DeployStep:
-    match done.action:
-        case SetDefault(name, version):
-            return DeployStep("set-default", f"{name} {version} answers")
-        case Drain(name, version):
+    action, version = done.action, done.action.version
+    which = f"{action.model} {version.version if isinstance(version, Version) else version}"
+    match action:
+        case SetDefault():
+            return DeployStep("set-default", f"{which} answers")
+        case Drain():
             assert done.drained is not None
             left = done.drained
-            text = f"{name} {version} has nothing left to do"
-            if not left.empty:
-                text = f"{name} {version} was still at work: {left}"
-            return DeployStep("drain", text, {"drained": left.to_json()})
-        case Unregister(name, version):
-            return DeployStep("unregister", f"{name} {version} is gone")
-        case Probe(name, stored):
-            return DeployStep("probe", f"{name} {stored.version} answers its probes")
-        case Register(name, stored):
-            return DeployStep("register", f"{name} {stored.version} is loading")
-        case Scale(name, version, workers):
-            return DeployStep("scale", f"{name} {version} gets {workers} workers")
+            how = "has nothing left to do" if left.empty else f"was still at work: {left}"
+            return DeployStep("drain", f"{which} {how}", {"drained": left.to_json()})
+        case Unregister():
+            return DeployStep("unregister", f"{which} is gone")
+        case Probe():
+            return DeployStep("probe", f"{which} answers its probes")
+        case Register():
+            return DeployStep("register", f"{which} is loading")
+        case Scale():
+            return DeployStep("scale", f"{which} gets {action.workers} workers")
 
 
 @dataclass

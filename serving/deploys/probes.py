@@ -74,10 +74,9 @@ class Prober(Closing):
         and ``ServingError`` at once where nothing listens."""
         path = f"/predictions/{quote(name, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
         body = encode(question.x)
+        headers = question.headers(body.content_type)
         try:
-            response = self._http.post(
-                path, content=body.content, headers=question.headers(body.content_type)
-            )
+            response = self._http.post(path, content=body.content, headers=headers)
         except httpx.ConnectError as error:
             raise ServingError(f"the server's front end is gone: {error!r}") from error
         except httpx.HTTPError as error:
@@ -107,10 +106,8 @@ class Prober(Closing):
                 return self.check_all(archive)
             except ProbeError as error:
                 if time.monotonic() > deadline:
-                    what = (
-                        f"{archive.name} {archive.version} did not answer its probes within {seconds:.0f} s"
-                    )
-                    raise ProbeError(f"{what}: {error}") from None
+                    what = f"did not answer its probes within {seconds:.0f} s"
+                    raise ProbeError(f"{archive.name} {archive.version} {what}: {error}") from None
             time.sleep(_PAUSE_SECONDS)
 
     def _checked(self, archive: Archive, version: str, question: Question) -> None:

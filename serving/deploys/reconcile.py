@@ -10,16 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eideticnet.serving.deploys.connection import Connection
-from eideticnet.serving.deploys.plan import (
-    Action,
-    Drain,
-    Probe,
-    Register,
-    Scale,
-    SetDefault,
-    Unregister,
-    plan,
-)
+from eideticnet.serving.deploys.plan import Action, Drain, Probe, Register, Scale, SetDefault, Unregister
+from eideticnet.serving.deploys.plan import plan as planned
 from eideticnet.serving.engine import Drained
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.state import State, Version
@@ -37,7 +29,7 @@ class Done:
 
 def reconcile(server: Connection, state: State) -> Iterator[Done]:
     """Take the actions that are needed, each one when the caller asks for the next."""
-    for action in plan(state, server.management.models(), server.running.workers):
+    for action in planned(state, server.management.models(), server.running.workers):
         yield Done(action, perform(server, action))
 
 

@@ -121,9 +121,8 @@ class _Server(Collector):
         """What the watch found when it looked last."""
         ready = GaugeMetricFamily("eidetic_ready", "1 if every model's default version answers")
         ready.add_metric([], float(not self._watch.unready()))
-        restarts = CounterMetricFamily(
-            "eidetic_frontend_restarts", f"How often {self._watch.engine} was started again"
-        )
+        text = f"How often {self._watch.engine} was started again"
+        restarts = CounterMetricFamily("eidetic_frontend_restarts", text)
         restarts.add_metric([], self._watch.restarts)
         labels = ["model", "version"]
         default = GaugeMetricFamily("eidetic_default", "1 for the version that answers", labels=labels)
