@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch.fx import Node
 
 from eideticnet.program import INPUT, Features, Program, Step
-from eideticnet.rules import attention, channels, choosing, norms, recurrent, shapes  # noqa: F401
+from eideticnet.rules import attention, choosing, norms, recurrent, shapes  # noqa: F401
 from eideticnet.rules.base import RULES as RULES
 from eideticnet.rules.base import Rule
 from eideticnet.rules.calls import Call, batch_dim, shape_of

@@ -6,18 +6,16 @@ same release of Pillow, whose filters round.
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from eidetic_runtime import pictures
 from eidetic_runtime.contract import MAX_PIXELS, usual_pixels
 from eidetic_runtime.errors import BadRequest
-from eidetic_runtime.pictures import decode, reduce, too_busy
 from eideticnet.errors import DataError, DataWarning
 from eideticnet.files import UnreadableError, read_regular
 from eideticnet.inputs import ImageInput, Inputs
@@ -38,44 +36,24 @@ def read_image(path: Path, image: ImageInput) -> Tensor:
 
 def _read(path: Path, image: ImageInput) -> tuple[Tensor, int]:
     """A picture as x, and how many pixels it has if a server would take it for too large, else 0."""
-    pillow = _pillow()
+    pillow = pictures.Image
+    if pillow is None:
+        raise DataError("reading images needs Pillow: pip install 'eideticnet[images]'")
     try:
         data = read_regular(path)
-        if problem := too_busy(data):
-            raise DataError(problem)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of many pixels; and what Pillow says of palettes
-            with pillow.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
-                pixels, most = _check_size(opened, image), usual_pixels(vars(image))
-                reduce(opened, data, most)  # as a server does, whatever it was exported for
-                large = pixels > MAX_PIXELS or opened.width * opened.height > most
-                x = decode(opened, "", vars(image)).reshape(image.shape)
-                return torch.from_numpy(x), pixels if large else 0
+        with pictures.opened(data, "", 2 * (pillow.MAX_IMAGE_PIXELS or 0)) as picture:
+            pictures.check_shape(picture, "", vars(image))
+            pixels, most = int(picture.width * picture.height), usual_pixels(vars(image))
+            pictures.reduce(picture, data, most)  # as a server does, whatever it was exported for
+            large = pixels > MAX_PIXELS or picture.width * picture.height > most
+            x = pictures.decode(picture, "", vars(image)).reshape(image.shape)
+            return torch.from_numpy(x), pixels if large else 0
     except BadRequest as error:
-        raise DataError(f"{path}: {error.message}") from None
+        raise DataError(f"{path} {error.message}") from None
     except UnreadableError as error:
         raise DataError(str(error)) from None
-    except DataError as error:
-        where = "" if str(path) in str(error) else f"{path}: "
-        raise DataError(f"{where}{error}") from None
-    except pillow.DecompressionBombError:
-        most = 2 * (pillow.MAX_IMAGE_PIXELS or 0)
-        raise DataError(
-            f"{path}: has too many pixels; expected at most {most}; make it smaller first"
-        ) from None
     except OSError as error:
-        told = error.strerror or "it is another format, or cut short"
-        raise DataError(f"{path} is no PNG or JPEG that can be read: {told}") from error
-    except Exception as error:  # Pillow's decoders raise errors of many kinds
-        raise DataError(f"{path} is no PNG or JPEG that can be read: {error}") from error
-
-
-def _check_size(opened: Any, image: ImageInput) -> int:
-    """How many pixels a picture has, which is refused where it should have another size."""
-    height, width = image.size
-    if image.resize == "none" and opened.size not in ((width, height), (height, width)):
-        raise DataError(f"is {opened.width} x {opened.height} pixels; expected {width} x {height}")
-    return int(opened.width * opened.height)
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
 
 
 def read_folder(
@@ -114,11 +92,3 @@ def _refuse_unread(folder: Path, known: Collection[str], suffixes: Sequence[str]
             continue
         if path.is_dir() or path.suffix.lower() in (*UNREAD, *suffixes):
             raise DataError(f"{folder} holds {path.name!r}, which would not be read ({why}); move it away")
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise DataError("reading images needs Pillow: pip install 'eideticnet[images]'") from None
-    return Image

@@ -17,8 +17,8 @@ from eideticnet.errors import TrunkWarning, UnsupportedError
 from eideticnet.program import HEAD, INPUT, Features, Program, Run, Step
 from eideticnet.rules import RULES, is_learned, rule_for
 from eideticnet.rules.calls import BARE, Call, Constant, shape_of, writes
-from eideticnet.rules.channels import ChooseRule
 from eideticnet.rules.groups import Groups, Layouts, Retrace
+from eideticnet.rules.narrow import ChooseRule
 from eideticnet.seeding import seeded
 from eideticnet.trace.asked import exported_asking, in_both_modes, plain_attributes
 from eideticnet.trace.computed import is_layer, made_of, sources

@@ -65,9 +65,8 @@ def _no_numbers(probabilities: npt.NDArray[Any] | None, rows: int) -> list[bool]
 
 def _overflow(request: Request, row: int) -> BadRequest:
     field = f"{request.field}[{row}]" if request.many else request.field
-    error = BadRequest(field, "holds numbers too large for the network to answer; send smaller ones")
-    error.reply_to = request.reply_to
-    return error
+    message = "holds numbers too large for the network to answer; send smaller ones"
+    return BadRequest(field, message, reply_to=request.reply_to)
 
 
 def _sure(outputs: Outputs) -> list[float | None]:
@@ -111,8 +110,8 @@ def _told(task: int, i: int, outputs: Outputs, request: Request, bundle: dict[st
 
 
 def refusal(error: BadRequest, bundle: dict[str, Any], tensors: bool = False) -> dict[str, Any]:
-    """The error in the form that its sender reads: as ``tensors`` where nothing else is read, even if
-    something be read of the request."""
+    """The error in the form that its sender reads: as ``tensors`` where it reads nothing else, whatever could
+    be read of the request."""
     if error.reply_to is None and not tensors:
         return error.to_json()
     return open_inference.refusal(error, bundle)

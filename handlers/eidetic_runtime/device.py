@@ -69,17 +69,13 @@ def _workers(config: Mapping[str, Any]) -> int:
 
 def _device(value: Any) -> str:
     if value not in DEVICES:
-        raise ValueError(
-            f"model-config.yaml: handler.device is {value!r}; expected one of {', '.join(DEVICES)}"
-        )
+        raise _wrong("device", value, f"one of {', '.join(DEVICES)}")
     return str(value)
 
 
 def _threads(value: Any) -> int:
     if type(value) is not int or not 1 <= value <= 1024:
-        raise ValueError(
-            f"model-config.yaml: handler.threads is {value!r}; expected a whole number from 1 to 1024"
-        )
+        raise _wrong("threads", value, "a whole number from 1 to 1024")
     return value
 
 
@@ -88,18 +84,17 @@ def _buckets(value: Any) -> tuple[int, ...] | None:
         return None
     whole = isinstance(value, list) and all(type(v) is int and 1 <= v <= LARGEST for v in value)
     if not whole or not value or value != sorted(set(value)):
-        raise ValueError(
-            f"model-config.yaml: handler.buckets is {value!r}; expected ascending numbers of rows, "
-            f"each from 1 to {LARGEST}"
-        )
+        raise _wrong("buckets", value, f"ascending numbers of rows, each from 1 to {LARGEST}")
     return tuple(value)
+
+
+def _wrong(key: str, value: Any, expected: str) -> ValueError:
+    return ValueError(f"model-config.yaml: handler.{key} is {value!r}; expected {expected}")
 
 
 def _fitting(threads: int, workers: int, cores: int) -> int:
     most = max(1, cores // workers)
     if threads > most:
-        log.warning(
-            "%d threads in each of %d workers are more than the %d cores: %d threads in each",
-            threads, workers, cores, most,
-        )  # fmt: skip
+        told = "%d threads in each of %d workers are more than the %d cores: %d threads in each"
+        log.warning(told, threads, workers, cores, most)
     return min(threads, most)

@@ -19,10 +19,12 @@ class BadRequest(Exception):
     """The answer to one request that can't be answered. ``reply_to`` is the request's id in the Open
     Inference Protocol, None elsewhere."""
 
-    def __init__(self, field: str, message: str, kind: str = "bad_request") -> None:
+    def __init__(
+        self, field: str, message: str, kind: str = "bad_request", reply_to: str | None = None
+    ) -> None:
         super().__init__(f"{field}: {message}")
         self.kind, self.field, self.message = kind, printable(field, 100), printable(message, 1000)
-        self.reply_to: str | None = None
+        self.reply_to = reply_to
 
     @property
     def status(self) -> int:

@@ -81,12 +81,9 @@ class Model:
             log.exception("an answer could not be written")
             if len(one.requests) > 1:
                 return {place: reply for p in one.apart() for place, reply in self._answers(p).items()}
-        return {place: self._failed(r) for place, r in zip(one.places, one.requests, strict=True)}
-
-    def _failed(self, request: Request) -> BadRequest:
-        error = BadRequest("request", "the server failed on this request; its log knows why", "internal")
-        error.reply_to = request.reply_to
-        return error
+        told = "request", "the server failed on this request; its log knows why", "internal"
+        failed = (BadRequest(*told, request.reply_to) for request in one.requests)
+        return dict(zip(one.places, failed, strict=True))
 
     def _reply(self, found: Found, sender: Sender, began: int) -> Reply:
         """One response: status, headers, body."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -77,21 +77,13 @@ def merge(one: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(given: Mapping[str, Any], contract: Contract) -> RequestOptions:
-    """Check every option that was given. ``BadRequest`` also when the deadline has passed."""
-    if not given:
-        return RequestOptions(threshold=contract.threshold)
-    return RequestOptions(
-        _task(given.get("task"), contract),
-        _threshold(given.get("threshold"), contract),
-        _top_k(given.get("top_k")),
-        _probabilities(given.get("probabilities")),
-        _deadline(given.get("deadline_ms")),
-    )
+    """Check every option that was given. ``BadRequest`` also when the deadline has passed. Without a
+    threshold it is the bundle's calibrated one, which is 0 if it was built without one."""
+    found = {name: _READ[name](value, contract) for name, value in given.items() if value is not None}
+    return RequestOptions(**{"threshold": contract.threshold, **found})
 
 
 def _task(value: Any, contract: Contract) -> int:
-    if value is None:
-        return ROUTE
     if not isinstance(value, str) or value not in contract.tasks:
         known = ", ".join(map(repr, contract.tasks))
         raise BadRequest("task", f"no task {str(value)[:100]!r}; expected one of {known}, or none to route")
@@ -99,33 +91,24 @@ def _task(value: Any, contract: Contract) -> int:
 
 
 def _threshold(value: Any, contract: Contract) -> float:
-    """What was sent, else the calibrated threshold of the bundle, which is 0 if it was built without one."""
-    if value is None:
-        return contract.threshold
     if not 0 <= _number(value) <= 1:
         raise BadRequest("threshold", f"is {value!r:.100}; expected a number from 0 to 1")
     return float(value)
 
 
-def _top_k(value: Any) -> int:
-    if value is None:
-        return 0
+def _top_k(value: Any, contract: Contract) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise BadRequest("top_k", f"is {value!r:.100}; expected a whole number from 1")
     return value
 
 
-def _probabilities(value: Any) -> bool:
-    if value is None:
-        return False
+def _probabilities(value: Any, contract: Contract) -> bool:
     if not isinstance(value, bool):
         raise BadRequest("probabilities", f"is {value!r:.100}; expected true or false")
     return value
 
 
-def _deadline(value: Any) -> float | None:
-    if value is None:
-        return None
+def _deadline(value: Any, contract: Contract) -> float:
     if not 0 <= _number(value) < LATEST:
         raise BadRequest("deadline_ms", f"is {value!r:.100}; expected milliseconds of Unix time")
     late = time.time() * 1000 - value
@@ -137,3 +120,12 @@ def _deadline(value: Any) -> float | None:
 def _number(value: Any) -> float:
     """NaN, which is in no range, for what is no number."""
     return float(value) if type(value) is float or (type(value) is int and abs(value) < LATEST) else math.nan
+
+
+_READ: dict[str, Callable[[Any, Contract], Any]] = {
+    "task": _task,
+    "threshold": _threshold,
+    "top_k": _top_k,
+    "probabilities": _probabilities,
+    "deadline_ms": _deadline,
+}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eidetic_runtime.lost import end_if_lost
 from eidetic_runtime.requests import Request
 
 log = logging.getLogger("eidetic.pass")
 
 Array = npt.NDArray[Any]
 Outputs = dict[str, Array]
+_LAST_SECONDS = 0.5
+"""Enough for the answers of the batch that failed to go out."""
 
 
 @dataclass(slots=True)
@@ -74,3 +77,15 @@ def passes(graph: Callable[..., Outputs], batch: Mapping[int, Request], x: Array
     for one in alone:
         one.run(graph)
     return alone
+
+
+def end_if_lost(error: str) -> None:
+    """End this process soon if ``error`` is one of CUDA that stays, so that its server starts another worker.
+
+    After an illegal access, a failed launch or a lost device every later call of the process fails too. A
+    lack of memory passes."""
+    if "CUDA" in error and "out of memory" not in error:
+        log.error("CUDA is lost to this worker, which ends: %s", error)
+        timer = threading.Timer(_LAST_SECONDS, os._exit, (1,))
+        timer.daemon = True
+        timer.start()

@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -19,7 +20,8 @@ from eidetic_runtime.contract import Contract, usual_pixels
 from eidetic_runtime.errors import BadRequest, said
 
 try:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image as Image
+    from PIL import ImageOps, UnidentifiedImageError
 except ImportError:  # served without it, pictures alone are refused
     Image = None  # type: ignore[assignment]
 
@@ -39,22 +41,29 @@ def from_image(data: Any, field: str, contract: Contract) -> npt.NDArray[np.floa
     """The picture as (1, *shape). Its size and its parts are checked before any pixel is decoded."""
     if Image is None:
         raise BadRequest(field, "is an image, and this server has no Pillow", "unsupported_media_type")
+    with opened(data, field, contract.max_pixels) as picture:
+        _check_size(picture, data, field, contract)
+        return decode(picture, field, contract.image or {})[None].reshape(1, *contract.shape)
+
+
+@contextmanager
+def opened(data: Any, field: str, most: int) -> Iterator[Any]:
+    """The picture, not yet decoded, as Pillow has it, which may know how many pixels are too many: ``most``.
+    What goes wrong with it here or inside is a ``BadRequest``."""
     try:
         if problem := too_busy(data):
             raise BadRequest(field, problem, "too_large")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit is lower than the one that Pillow warns of
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as opened:
-                _check_size(opened, data, field, contract)
-                return decode(opened, field, contract.image or {})[None].reshape(1, *contract.shape)
+            warnings.simplefilter("ignore")  # of many pixels, of which there are fewer; of palettes
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
+                yield picture
     except BadRequest:
         raise
     except Image.DecompressionBombError:
-        raise BadRequest(
-            field, f"has too many pixels; expected at most {contract.max_pixels}", "too_large"
-        ) from None
+        raise BadRequest(field, f"has too many pixels; expected at most {most}", "too_large") from None
     except UnidentifiedImageError:
-        raise BadRequest(field, "is no PNG or JPEG that can be read") from None
+        what = "is no PNG or JPEG that can be read: it is another format, or cut short"
+        raise BadRequest(field, what) from None
     except Exception as error:  # Pillow's decoders raise errors of many kinds
         raise BadRequest(field, f"is no PNG or JPEG that can be read: {said(error)}") from None
 
@@ -104,10 +113,8 @@ def _markers(data: Any) -> Iterator[int]:
 
 
 def _check_size(opened: Any, data: Any, field: str, contract: Contract) -> None:
-    image = contract.image or {}
-    size, pixels, most = tuple(image.get("size", ())), opened.width * opened.height, contract.max_decoded
-    if image.get("resize") == "none" and size not in (opened.size, opened.size[::-1]):
-        raise _other_size(opened, field, size)
+    image, pixels, most = contract.image or {}, opened.width * opened.height, contract.max_decoded
+    check_shape(opened, field, image)
     if pixels <= contract.max_pixels:
         reduce(opened, data, usual_pixels(image))
     if opened.width * opened.height > most or pixels > contract.max_pixels:
@@ -115,6 +122,13 @@ def _check_size(opened: Any, data: Any, field: str, contract: Contract) -> None:
         if most < contract.max_pixels:
             expected += f", or {contract.max_pixels} in a JPEG that is not progressive"
         raise BadRequest(field, f"has {pixels} pixels; {expected}; make it smaller first", "too_large")
+
+
+def check_shape(picture: Any, field: str, image: Mapping[str, Any]) -> None:
+    """``BadRequest`` where ``image`` resizes nothing, and the picture has another size, upright or not."""
+    size = tuple(image.get("size", ()))
+    if image.get("resize") == "none" and size not in (picture.size, picture.size[::-1]):
+        raise _other_size(picture, field, size)
 
 
 def reduce(opened: Any, data: Any, most: int) -> None:

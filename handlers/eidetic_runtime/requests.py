@@ -166,9 +166,8 @@ def _from_json(body: Any, given: dict[str, Any], sender: Sender, contract: Contr
 
 
 def _request(
-    x: npt.NDArray[Any], asked: options.RequestOptions, many: bool, field: str, reply_to: str | None = None
+    x: npt.NDArray[Any], o: options.RequestOptions, many: bool, field: str, reply_to: str | None = None
 ) -> Request:
-    o = asked
     return Request(x, o.task, o.threshold, many, field, o.top_k, o.probabilities, o.deadline_ms, reply_to)
 
 
@@ -244,6 +243,5 @@ def _in_range(request: Request, contract: Contract) -> Request | BadRequest:
     index = tuple(int(i) for i in np.argwhere(bad)[0])
     place = "".join(f"[{i}]" for i in (index if request.many else index[1:]))
     expected = f"expected a finite number from {contract.low} to {contract.high}"
-    error = BadRequest(f"{request.field}{place}", f"is {request.x[index]}; {expected}")
-    error.reply_to = request.reply_to
-    return error
+    message = f"is {request.x[index]}; {expected}"
+    return BadRequest(f"{request.field}{place}", message, reply_to=request.reply_to)

@@ -1,4 +1,4 @@
-"""What is kept of the answers: metrics, the recording, the log. Nothing here can fail a request."""
+"""What is kept of the answers: metrics, the last requests, the log. Nothing here can fail a request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eidetic_runtime.headers import Sender
 from eidetic_runtime.metrics import open_metrics
 from eidetic_runtime.options import NAMES
 from eidetic_runtime.passes import Pass
-from eidetic_runtime.record import open_ring
+from eidetic_runtime.ring import open_ring
 
 log = logging.getLogger("eidetic.telemetry")
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from eidetic_runtime.record import row_type
+from eidetic_runtime.ring import row_type
 from eideticnet.contract.bundle import Input
 from eideticnet.files import UnreadableError, open_regular
 from eideticnet.serving.errors import ServingError

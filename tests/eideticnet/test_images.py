@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from eidetic_runtime import pictures
 from eidetic_runtime.contract import Contract, usual_pixels
 from eidetic_runtime.errors import BadRequest
 from eidetic_runtime.pictures import from_image
@@ -220,9 +221,7 @@ def test_an_image_contract_has_to_give_the_inputs_shape():
 
 
 def test_without_pillow_the_error_names_the_extra(monkeypatch, tmp_path):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setattr(pictures, "Image", None)
     with pytest.raises(DataError, match=r"eideticnet\[images\]"):
         read_image(tmp_path / "a.png", IMAGE)
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from eidetic_runtime.record import FOLDER, ROWS, Ring, open_ring, ring_name
+from eidetic_runtime.ring import FOLDER, ROWS, Ring, open_ring, ring_name
 from eideticnet.contract.bundle import Input
 from eideticnet.export.archive.labeled_inputs import read_inputs
 from eideticnet.serving.deploys.recording import newest, read, remove_old_rings
@@ -102,7 +102,7 @@ def test_only_the_owner_may_read_what_people_sent(tmp_path):
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from eidetic_runtime.record import Ring
+from eidetic_runtime.ring import Ring
 ring = Ring(Path(sys.argv[1]), {"shape": [20000], "dtype": "float32"}, 8)
 print("ready", flush=True)
 for i in range(10**9):
@@ -192,7 +192,7 @@ def test_what_can_not_be_recorded_is_said_and_stops_nothing(asked, monkeypatch, 
     lines = [r.getMessage() for r in caplog.records if r.name.startswith("eidetic")]
     assert len(lines) == 1, lines
     (line,) = lines
-    assert line.startswith("no recording: ")
+    assert line.startswith("no request is recorded: ")
 
 
 def test_a_disk_without_room_is_noticed_before_a_row_is_written(asked, caplog):
@@ -204,7 +204,7 @@ def test_a_disk_without_room_is_noticed_before_a_row_is_written(asked, caplog):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     (line,) = [r.getMessage() for r in caplog.records if r.name.startswith("eidetic")]
-    assert "no recording" in line
+    assert "no request is recorded" in line
     assert list(asked.iterdir()) == []
 
 

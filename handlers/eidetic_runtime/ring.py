@@ -1,4 +1,4 @@
-"""The last N requests of a worker, in a file that other processes may read at any moment.
+"""The last N requests of a worker, in a ring: a file that other processes may read at any moment.
 
 Off unless EIDETIC_RECORD is N and EIDETIC_RECORDS names a folder.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-log = logging.getLogger("eidetic.record")
+log = logging.getLogger("eidetic.ring")
 
 ROWS, FOLDER = "EIDETIC_RECORD", "EIDETIC_RECORDS"
 
@@ -61,7 +61,7 @@ class Ring:
 
 
 def open_ring(model: str, version: str, spec: Mapping[str, Any]) -> Ring | None:
-    """The ring of this worker; None if recording is off or can't be done."""
+    """The ring of this worker; None if it is to have none, or can't have one."""
     rows, folder = os.environ.get(ROWS, ""), os.environ.get(FOLDER)
     if not rows or rows == "0" or not folder:
         return None
@@ -71,6 +71,6 @@ def open_ring(model: str, version: str, spec: Mapping[str, Any]) -> Ring | None:
             raise OSError(f"{rows} requests need more room than the {free} bytes that are free")
         return Ring(path, spec, int(rows))
     except (OSError, ValueError) as error:
-        log.warning("no recording: %s", error)
+        log.warning("no request is recorded: %s", error)
         path.unlink(missing_ok=True)
         return None
