@@ -16,6 +16,8 @@ from pathlib import Path
 
 LARGEST = 8 << 30
 """Bytes above which nothing is read unless told otherwise: an archive has 4 GiB at most."""
+_MOST_LETTERS = 50
+"""Of a name that a partial file repeats: a name has 255 bytes at most, and a letter four."""
 _PARTIAL = re.compile(r".+\.\d+-[0-9a-f]{8}\.partial")
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -118,7 +120,8 @@ def claimed(destination: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     descriptor is open; what was left there by processes that were killed goes."""
     remove_abandoned(destination.parent)
     while True:
-        partial = destination.with_name(f"{destination.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+        name = destination.name[:_MOST_LETTERS]
+        partial = destination.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         descriptor = make(partial)
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from eideticnet.errors import UnsupportedError
 
 
 def mlp(
     inputs: int, hidden: Sequence[int] = (256, 256), *, dropout: float = 0.0, batch_norm: bool = False
 ) -> nn.Sequential:
     """Flatten, then Linear, BatchNorm1d (if asked), ReLU and Dropout (if any) for each width."""
+    _check("mlp", inputs=inputs, hidden=hidden)
     layers: list[nn.Module] = [nn.Flatten()]
     for before, width in zip((inputs, *hidden[:-1]), hidden, strict=True):
         layers.append(nn.Linear(before, width))
@@ -28,12 +32,22 @@ def convnet(
 ) -> nn.Sequential:
     """3x3 convolutions with BatchNorm2d and ReLU, a 2x2 max pool after each ``pool_every`` of them,
     and a mean over positions: images (N, channels, H, W) to (N, widths[-1])."""
+    _check("convnet", channels=channels, widths=widths, pool_every=pool_every)
     layers: list[nn.Module] = []
     for i, (before, width) in enumerate(zip((channels, *widths[:-1]), widths, strict=True), 1):
         layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         if i % pool_every == 0 and i < len(widths):
             layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _check(trunk: str, **sizes: Any) -> None:
+    """``UnsupportedError`` unless all of ``sizes`` are whole numbers from 1, or lists of them."""
+    for name, given in sizes.items():
+        for size in given if isinstance(given, (list, tuple)) else [given]:
+            if type(size) is not int or size < 1:
+                what = f"{size!r} among {name}" if size is not given else f"{name} = {size!r}"
+                raise UnsupportedError(f"the trunk {trunk} has {what}; give a whole number from 1")
 
 
 class _Residual(nn.Module):
@@ -74,6 +88,7 @@ def _resnet(
     width: int,
     low_resolution: bool,
 ) -> nn.Sequential:
+    _check("resnet", channels=channels, width=width)
     stem = [*_conv(channels, width, 7, 2), nn.ReLU()]
     if low_resolution:
         stem[0] = nn.Conv2d(channels, width, 3, padding=1, bias=False)
@@ -114,6 +129,7 @@ class LstmClassifier(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        _check("lstm", vocabulary=vocabulary, width=width, hidden=hidden, layers=layers)
         self.embedding = nn.Embedding(vocabulary, width, padding_idx=0)
         p = dropout if layers > 1 else 0.0
         self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=both_ways, dropout=p)
@@ -137,6 +153,12 @@ class VisionTransformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        _check("vit_tiny", image=image, patch=patch, channels=channels, width=width, depth=depth, heads=heads)
+        if width % heads or image < patch:
+            raise UnsupportedError(
+                f"the trunk vit_tiny has width = {width}, heads = {heads}, image = {image}, patch = {patch}; "
+                "give a width that the heads divide, and no patch larger than the image"
+            )
         self.patches = nn.Conv2d(channels, width, patch, patch)
         self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.positions = nn.Parameter(0.02 * torch.randn(1, (image // patch) ** 2 + 1, width))

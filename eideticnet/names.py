@@ -29,10 +29,10 @@ def plain(value: Any) -> Any:
 
 def whole(value: Any, what: str, least: int | None = None) -> int:
     """``value`` as an ``int``, of any library; ``DataError`` for anything else."""
-    try:
-        number = operator.index(plain(value))
-    except TypeError:
-        raise DataError(f"{what}={value!r}: give a whole number") from None
+    number = plain(value)
+    if isinstance(number, bool) or not hasattr(number, "__index__"):
+        raise DataError(f"{what}={value!r}: give a whole number")
+    number = operator.index(number)
     if least is not None and number < least:
         raise DataError(f"{what}={number}: give a whole number from {least}")
     return number

@@ -215,6 +215,9 @@ def deploy(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The new version's archive.")],
     home: HomeFolder = DEFAULT_HOME,
     name: Annotated[str, typer.Option(help="The model that the archive must be of; default: any.")] = "",
+    new_model: Annotated[
+        bool, typer.Option("--new-model", help="Serve a model that is new here, beside those there are.")
+    ] = False,
     shadow: Annotated[
         Path | None,
         typer.Option(help="Recorded requests: both versions answer them, and it is told how they differ."),
@@ -237,13 +240,13 @@ def deploy(
 ) -> None:
     """Let ARCHIVE take over on the running server.
 
-    It has to be proven to forget nothing. Anything wrong, and the version that is served goes on as if
-    nothing had been tried.
+    It has to be proven to forget nothing, or be of another model than those that are served (--new-model).
+    Anything wrong, and what is served goes on as if nothing had been tried.
     """
     if max_shadow_changes is not None and shadow is None:
         raise ServingError("--max-shadow-changes needs --shadow FILE")
-    policy = Policy(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable)
     shadowing = ShadowPolicy(shadow, max_shadow_changes) if shadow else None
+    policy = Policy(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable, new_model)
     steps = partial(deploy_steps, source=archive, policy=policy, shadowing=shadowing, name=name)
     _carry_out("deploy", Home(home), Timeouts(ready_seconds, drain_seconds), steps)
 

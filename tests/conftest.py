@@ -61,7 +61,7 @@ def pytest_xdist_make_scheduler(config, log):
 def train_digits(folder):
     from eideticnet.__main__ import main
 
-    text = (ROOT / "experiments/digits.toml").read_text()
+    text = (ROOT / "experiments/digits.toml").read_text().replace('"digits:', '"experiments.digits:')
     head, *tasks = text.replace("hidden = [256, 256]", "hidden = [48, 48]").split("[[tasks]]")
     coarse = "[pruning]\nstep = 0.3\n[router_pruning]\nstep = 0.3\nthreshold = 0.002\n"
     (folder / "config.toml").write_text("[[tasks]]".join([head + coarse, *tasks[:3]]))

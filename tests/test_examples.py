@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from eideticnet import EideticNetwork
@@ -47,6 +48,14 @@ def test_the_example_of_training_runs(tmp_path):
     ended = script(EXAMPLES / "training.py", tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert EideticNetwork.load(tmp_path / "runs/three").capacity()
+
+
+@pytest.mark.parametrize("name", ["client.py", "plain_onnx_runtime.py"])
+def test_an_example_that_lacks_what_comes_first_says_what_in_a_line(name, tmp_path):
+    command = [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "comes first" in done.stderr
 
 
 def test_the_client_prints_an_answer_for_each_row(digits_run, tmp_path):

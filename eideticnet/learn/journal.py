@@ -32,6 +32,7 @@ from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
 from eideticnet.learn.states import NotStorableError, pack, state_of, unpack
 from eideticnet.turns import Turns
+from eideticnet.users_code import blame
 
 Result = TypeVar("Result")
 Record = list[Any]
@@ -206,7 +207,7 @@ class Journal:
         except FileNotFoundError:
             pass
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            self.say(f"can't use {path}: {error!r}; starting this training job from its beginning")
+            self.say(f"can't use {path}: {blame(error)}; starting this training job from its beginning")
         return [], {}, {}
 
     def _warn(self, line: str) -> None:

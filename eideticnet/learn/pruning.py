@@ -62,7 +62,7 @@ class Pruning:
         if not 0 < self.lr_factor <= 1:
             raise ConfigError(f"pruning lr_factor {self.lr_factor}: use a factor in (0, 1], such as 0.5")
         widths = self.min_width.values() if isinstance(self.min_width, Mapping) else [self.min_width]
-        if not all(hasattr(plain(width), "__index__") for width in widths):
+        if not all(type(plain(width)) is int for width in widths):
             raise ConfigError(f"pruning min_width {self.min_width!r}: use whole numbers")
         if self.recovery_epochs < 0 or min(widths, default=1) < 1:
             raise ConfigError("recovery_epochs must be at least 0 and min_width at least 1")

@@ -70,13 +70,13 @@ class Training:
                 f"of each block: {FACTORY}"
             )
         share, threads = plain(self.label_smoothing), plain(self.threads)
-        if not isinstance(share, int | float) or not 0 <= share < 1:
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
             raise ConfigError(f"label_smoothing {share!r}: use a share from 0 to below 1")
-        if threads is not None and not (isinstance(threads, int) and 1 <= threads <= MOST_THREADS):
+        if threads is not None and not (type(threads) is int and 1 <= threads <= MOST_THREADS):
             raise ConfigError(f"threads {threads!r}: use 1 to {MOST_THREADS}, or None for what suits")
         for name in ("patience", "settle_patience", "max_epochs"):
-            epochs = getattr(self, name)
-            if not hasattr(epochs, "__index__") or epochs < 1:
+            epochs = plain(getattr(self, name))
+            if isinstance(epochs, bool) or not hasattr(epochs, "__index__") or epochs < 1:
                 raise ConfigError(f"{name} is {epochs!r}: use a whole number of epochs from 1")
 
     def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> Optimizer:

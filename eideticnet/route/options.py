@@ -56,7 +56,7 @@ class Routing:
         if self.pruning != "auto":
             expected("routing's pruning", self.pruning, Pruning, type(None))
         object.__setattr__(self, "false_rejections", plain(self.false_rejections))
-        if not 0 <= self.false_rejections < 1:
+        if isinstance(self.false_rejections, bool) or not 0 <= self.false_rejections < 1:
             raise ConfigError(f"false_rejections {self.false_rejections}: use a share such as 0.01")
 
     @property

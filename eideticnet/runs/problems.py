@@ -23,7 +23,7 @@ Place = tuple[int | str, ...]
 def validate(kind: type[Model], data: dict[str, Any], source: object) -> Model:
     """``data`` as a ``kind``; ``ConfigError`` lists everything that is wrong, in one line."""
     try:
-        return kind.model_validate(data)
+        made = kind.model_validate(data)
     except ValidationError as error:
         found = dict[Place, list[str]]()
         for each in map(dict, error.errors()):
@@ -31,6 +31,25 @@ def validate(kind: type[Model], data: dict[str, Any], source: object) -> Model:
         deepest = [p for p in found if not any(q[: len(p)] == p != q for q in found)]
         problems = [f"{_found(p, data)}{' or'.join(dict.fromkeys(found[p]))}".lstrip(": ") for p in deepest]
         raise ConfigError(f"{source}: " + "; ".join(problems)) from None
+    if turned := [f"{_found(p, data)}: it should be {what}" for p, what in _turned(data, made.model_dump())]:
+        raise ConfigError(f"{source}: " + "; ".join(turned))
+    return made
+
+
+def _turned(given: Any, made: Any, place: Place = ()) -> Iterator[tuple[Place, str]]:
+    """The values that pydantic turned into another type, and what they should be: true is no number, and
+    "5" is none. Numbers may name classes."""
+    if isinstance(given, dict | list) and isinstance(made, dict | list | tuple):
+        keys = given if isinstance(given, dict) else range(len(given))
+        for key in keys:
+            yield from _turned(given[key], made[key], (*place, key))
+    elif isinstance(given, bool) is not isinstance(made, bool):
+        yield (
+            place,
+            "true or false" if isinstance(made, bool) else "text" if isinstance(made, str) else "a number",
+        )
+    elif isinstance(given, str) and isinstance(made, int | float):
+        yield place, "a number"
 
 
 def _found(place: Place, data: dict[str, Any]) -> str:

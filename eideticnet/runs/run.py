@@ -392,9 +392,9 @@ def _learn(
 
 
 def _neurons(net: EideticNetwork, name: str) -> str:
-    layers = [layer for layer in net.capacity().values() if layer["total"]]  # no random features
-    rows = [f"{layer.get(name, 0)} of {layer['total']}" for layer in layers]
-    return f"{', '.join(rows)} neurons"
+    layers = {path: layer for path, layer in net.capacity().items() if layer["total"]}  # no random features
+    rows = [f"{layer.get(name, 0)} of {layer['total']} in {path}" for path, layer in layers.items()]
+    return f"neurons: {', '.join(rows)}"
 
 
 def write_held_out(net: EideticNetwork, config: Config, file: Path) -> Iterator[str]:

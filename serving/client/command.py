@@ -49,7 +49,7 @@ class _Target:
 
 def predict(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Instances: .npy, .json, PNG, JPEG or raw numbers.")
+        Path, typer.Argument(metavar="FILE", help="Instances: .npy, .npz, .json, PNG, JPEG or raw numbers.")
     ],
     home: HomeFolder = DEFAULT_HOME,
     url: Annotated[str, typer.Option(help="Another server; key from --keys or EIDETIC_KEY.")] = "",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +23,21 @@ Instances: TypeAlias = npt.ArrayLike | Path | Sequence[Whole]
 Input: TypeAlias = Instances | Mapping[str, Any]
 
 JSON, RAW, NPY = "application/json", "application/octet-stream", "application/x-npy"
+_NPZ = "application/x-npz"
+"""Of what a server takes as ``NPY``."""
 _RAW_SUFFIXES = ("", ".raw", ".bin", ".dat", ".f32", ".i64")
 PNG, JPEG = "image/png", "image/jpeg"
 _EXPECTED = {
     **dict.fromkeys((JSON, ".json"), "a JSON object"),
     **dict.fromkeys((NPY, ".npy"), "an array, as numpy.save writes it"),
+    ".npz": "an array called x, as numpy.savez writes it",
     **dict.fromkeys((PNG, JPEG, ".png", ".jpg", ".jpeg"), "an image"),
 }
 _BYTES = (bytes, bytearray, memoryview)
 _MOST_BYTES = 2 << 30
 """Bytes of a file that is sent, in however many requests."""
 _LARGEST = np.iinfo(np.int64).max
-_MAGIC = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"\x93NUMPY": NPY}
+_MAGIC = {b"\x89PNG\r\n\x1a\n": PNG, b"\xff\xd8\xff": JPEG, b"\x93NUMPY": NPY, b"PK\3\4": _NPZ}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class Payload:
 
 def encode(x: Input, content_type: str = "") -> Payload:
     """An array, list or tensor as .npy (it carries its shape) or, if ``content_type`` says so, as raw
-    numbers; a dict as JSON; bytes and files as they are. ``ServingError`` for what can't be sent."""
+    numbers; a dict as JSON; the array of an .npz file; other bytes and files as they are. ``ServingError``
+    for what can't be sent."""
     if isinstance(x, Mapping):
         return Payload(_json(x), JSON)
     if isinstance(x, Path):
@@ -58,7 +64,7 @@ def encode(x: Input, content_type: str = "") -> Payload:
     array = numbers(x)
     if content_type == RAW:  # which has no rows
         return Payload(array.tobytes(), RAW)
-    return Payload(_npy(array), content_type or NPY, instances=(1, *array.shape[:1]))
+    return _as_npy(array, content_type or NPY)
 
 
 def is_whole(x: object) -> bool:
@@ -100,6 +106,8 @@ def _file(path: Path, content_type: str) -> Payload:
 
 
 def _stored_as(content: bytes, content_type: str) -> Payload:
+    if content_type == _NPZ:
+        return _as_npy(stored(content))
     return Payload(content, content_type, instances=(1,) if content_type in (PNG, JPEG) else ())
 
 
@@ -121,12 +129,21 @@ def numbers(x: object) -> npt.NDArray[Any]:
 
 
 def stored(content: bytes) -> npt.NDArray[Any]:
-    """The array of a .npy file."""
+    """The array of a .npy file, or the one of an .npz file that is called x or is its only one."""
     try:
-        return numbers(np.load(io.BytesIO(content), allow_pickle=False))
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+        found = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            return numbers(found)
+        names = found.files
+        if "x" not in names and len(names) != 1:
+            raise ServingError(
+                f"the .npz file holds {', '.join(names) or 'nothing'}; expected an array called x"
+            )
+        return numbers(found["x" if "x" in names else names[0]])
+    except (OSError, ValueError, EOFError, MemoryError, BadZipFile, zlib.error) as error:
         reason = "it holds Python objects, which are never loaded" if "pickle" in str(error) else error
-        raise ServingError(f"the .npy file can't be read: {reason}") from None
+        kind = "npz" if content.startswith(b"PK") else "npy"
+        raise ServingError(f"the .{kind} file can't be read: {reason}") from None
 
 
 def _off_its_device(x: Any) -> Any:
@@ -137,7 +154,7 @@ def _off_its_device(x: Any) -> Any:
     return (x.float() if x.is_floating_point() else x).numpy()
 
 
-def _npy(array: npt.NDArray[Any]) -> bytes:
+def _as_npy(array: npt.NDArray[Any], content_type: str = NPY) -> Payload:
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
-    return file.getvalue()
+    return Payload(file.getvalue(), content_type, instances=(1, *array.shape[:1]))

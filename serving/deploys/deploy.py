@@ -56,7 +56,7 @@ def deploy(
             model, version = stored.archive.name, stored.version
             if name and name != model:
                 raise ServingError(f"{source} is of model {model}, not of {name}")
-            _check_new(state, model, version, server.engine.name)
+            _check_new(state, model, version, policy, server.engine.name)
             yield DeployStep("admit", f"{source.name} is sound: {model} {version.version}")
             old = state.models.get(model)
             if old is None:
@@ -113,8 +113,15 @@ def _settled(server: Connection) -> State:
     return state
 
 
-def _check_new(state: State, name: str, version: Version, engine: str) -> None:
-    model = state.models.get(name)
+def _check_new(state: State, name: str, version: Version, policy: Policy, engine: str) -> None:
+    model, served = state.models.get(name), ", ".join(sorted(state.models))
+    if model is None and not policy.new_model:
+        raise ServingError(
+            f"no {name} is served here, but {served}: --new-model serves it beside, without a proof; a new "
+            f"version of what is served has its name (eidetic export --name)"
+        )
+    if model is not None and policy.new_model:
+        raise ServingError(f"{name} is served here already: a new version of it takes no --new-model")
     if model is None or model.default.version != version.version:
         return
     if model.default.sha256 == version.sha256:

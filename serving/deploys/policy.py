@@ -12,13 +12,14 @@ from eideticnet.serving.home.store import Stored
 
 @dataclass(frozen=True)
 class Policy:
-    """What the operator accepts: by how much a task's routing may fall, as a fraction of 1, and which
-    things that could not be shown."""
+    """What the operator accepts: by how much a task's routing may fall, as a fraction of 1, which things
+    that could not be shown, and a model that is new here."""
 
     routing_data: Path | None = None
     max_drop: float = MAX_DROP
     accept_unmeasured_routing: bool = False
     tolerate_not_comparable: bool = False
+    new_model: bool = False
 
 
 class Refused(ServingError):

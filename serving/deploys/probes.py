@@ -24,7 +24,7 @@ from eideticnet.client.payload import encode
 from eideticnet.client.wire import Bearer
 from eideticnet.contract.answers import Answer
 from eideticnet.export.archive.reader import Archive
-from eideticnet.serving.errors import RequestError, ServingError
+from eideticnet.serving.errors import RequestError, ServingError, no_answer
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.key import Key
 
@@ -78,9 +78,9 @@ class Prober(Closing):
         try:
             response = self._http.post(path, content=body.content, headers=headers)
         except httpx.ConnectError as error:
-            raise ServingError(f"the server's front end is gone: {error!r}") from error
+            raise no_answer("the server's front end", error) from error
         except httpx.HTTPError as error:
-            raise ProbeError(f"{name} {version} gave no answer: {error!r}") from error
+            raise ProbeError(str(no_answer(f"{name} {version}".strip(), error))) from error
         try:
             found = rows(response.status_code, response.content)
         except RequestError as error:

@@ -37,9 +37,8 @@ class JsonFile(BaseModel):
     def read(cls, path: Path) -> Self:
         """The file's content; ``Unavailable`` names the file and the first thing wrong with it."""
         try:
-            data = files.read_regular(path, LARGEST)
-            held = parse_json(data, str(path))
-            return cls.model_validate_json(data)
+            held = parse_json(files.read_regular(path, LARGEST), str(path))
+            return cls.model_validate(held)
         except ArchiveError as error:
             raise Unavailable(f"{path} is no strict JSON" if hides(cls) else str(error)) from None
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from eideticnet.contract.parts import Many
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.files import JsonFile
 
@@ -36,7 +37,7 @@ class Model(JsonFile):
 
     default: Version
     previous: Version | None = None
-    earlier: tuple[Sha256, ...] = ()
+    earlier: Many[Sha256] = ()
 
 
 class State(JsonFile):

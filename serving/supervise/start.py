@@ -41,15 +41,12 @@ def prepared(
     with home.serving():
         try:
             free_ports(options.network, asked=options.ports)  # before anything is changed
-            notes = _adopted(home, archives, options, replace)
-        except BaseException:
-            if new:
+            yield _adopted(home, archives, options, replace)
+        finally:
+            served = home.running.exists()
+            clean_up(home)  # an interrupt may have broken off what the engine's own end removes
+            if new and not served:
                 shutil.rmtree(home.root, ignore_errors=True)
-            raise
-        try:
-            yield notes
-        finally:  # an interrupt may have broken off what the engine's own end removes
-            clean_up(home)
 
 
 def _adopted(home: Home, archives: Sequence[Path], options: ServerOptions, replace: bool) -> list[str]:

@@ -14,7 +14,7 @@ import httpx
 
 from eideticnet.export.archive.contents import MANIFEST
 from eideticnet.serving.engine import ANSWER_SECONDS, Drained, EngineError, HeldModel, HeldVersion, Worker
-from eideticnet.serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError
+from eideticnet.serving.errors import NoAnswerError, RequestError, ServingError, WrongKeyError, no_answer
 from eideticnet.serving.home.running import Profile
 from eideticnet.serving.home.state import CLOSED, Version
 from eideticnet.serving.key import Key
@@ -151,7 +151,7 @@ class TorchServeManagement:
         try:
             response = self._http.get("/token", params=parameters, auth=auth)
         except httpx.HTTPError as error:
-            raise ManagementError(0, f"no answer from TorchServe's management API: {error!r}") from error
+            raise ManagementError(0, str(no_answer("TorchServe's management API", error))) from error
         if not response.is_success:
             raise ManagementError(response.status_code, f"TorchServe makes no new {kind} key")
 
@@ -161,9 +161,8 @@ class TorchServeManagement:
             response = self._http.request(method, path, params=parameters, timeout=seconds)
             body = response.json()
         except (httpx.HTTPError, ValueError) as error:
-            raise ManagementError(
-                0, f"no answer from TorchServe's management API ({what}): {error!r}"
-            ) from error
+            said = str(no_answer(f"TorchServe's management API ({what})", error))
+            raise ManagementError(0, said) from error
         if response.is_success:
             return body
         reason = body.get("message", body) if isinstance(body, dict) else body

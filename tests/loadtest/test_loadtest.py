@@ -61,10 +61,19 @@ def test_the_committed_plan_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("users = 3", "objectives"),
-        ("users = 3\nseconds = 2\nshape = 'round'\n[objectives]\n", "'round' is not one of steady, ramp"),
-        ("users = 3\nseconds = 2\nkinds = {soap = 1}\n[objectives]\n", "'soap' is not one of json, raw"),
-        ("users = 3\nseconds = 2\n[objectives]\n[objectives.soap]\n", "'soap' is not one of"),
+        ("users = 3", "it has no [objectives]"),
+        (
+            "users = 3\nseconds = 2\nshape = 'round'\n[objectives]\n",
+            "shape is 'round': it should be 'steady', 'ramp'",
+        ),
+        (
+            "users = 3\nseconds = 2\nkinds = {soap = 1}\n[objectives]\n",
+            "kinds soap is 'soap': it should be 'json', 'raw'",
+        ),
+        ("users = 3\nseconds = 2\n[objectives]\n[objectives.soap]\n", "parts soap is 'soap': it should be"),
+        ("users = true\nseconds = 2\n[objectives]\n", "users is True: it should be a valid integer"),
+        ("users = 3\nseconds = 2\nlength = 1\n[objectives]\n", "length is 1: Unexpected keyword argument"),
+        ("users = 3\nseconds = 2\n[objectives]\n[objectives.raw]\nmax_p50_ms = '9'\n", "max_p50_ms is '9'"),
         ("users = ", "Invalid value"),
     ],
 )
