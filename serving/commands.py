@@ -289,8 +289,8 @@ def remove(
 ) -> None:
     """Serve a model no more.
 
-    It answers what it has begun, and goes. Its next archive needs no proof. Works on a server that runs,
-    and on the folder of one that doesn't. A server's last model stays.
+    It answers what it has begun, and goes. A later archive of it is a new model (deploy --new-model). Works
+    on a server that runs, and on the folder of one that doesn't. A server's last model stays.
     """
     place = Home(home)
     if place.served():

@@ -58,6 +58,15 @@ def test_an_example_that_lacks_what_comes_first_says_what_in_a_line(name, tmp_pa
     assert "comes first" in done.stderr
 
 
+def test_configurations_of_experiments_name_code_beside_them_so_they_are_trained_from_any_folder():
+    for file in (ROOT / "experiments").glob("*.toml"):
+        targets = re.findall(r'"([\w.]+):\w+"', file.read_text())
+        assert targets
+        assert [
+            t for t in targets if not (t.startswith("eideticnet.") or file.with_name(f"{t}.py").exists())
+        ] == []
+
+
 def test_the_client_prints_an_answer_for_each_row(digits_run, tmp_path):
     assert eidetic("export", digits_run, "--name", "digits", cwd=tmp_path).end().returncode == 0
     client = shlex.join([sys.executable, str(EXAMPLES / "client.py")])

@@ -394,7 +394,7 @@ def _learn(
 def _neurons(net: EideticNetwork, name: str) -> str:
     layers = {path: layer for path, layer in net.capacity().items() if layer["total"]}  # no random features
     rows = [f"{layer.get(name, 0)} of {layer['total']} in {path}" for path, layer in layers.items()]
-    return f"neurons: {', '.join(rows)}"
+    return ", ".join(rows).replace(" in ", " neurons in ", 1)
 
 
 def write_held_out(net: EideticNetwork, config: Config, file: Path) -> Iterator[str]:

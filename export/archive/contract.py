@@ -24,7 +24,7 @@ _DEEPEST = 64
 
 
 def parse_json(data: bytes, what: str) -> Any:
-    """Strict JSON: UTF-8, no key twice, no NaN or infinity, integers of 64 bits, shallow."""
+    """Strict JSON: Unicode, no key twice, no NaN or infinity, integers of 64 bits, shallow."""
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -33,6 +33,7 @@ def parse_json(data: bytes, what: str) -> Any:
             parse_int=_bounded,
             parse_float=_finite,
         )
+        json.dumps(value, ensure_ascii=False).encode()  # not half a character, as "\\ud800" is
     except RecursionError:
         raise ArchiveError(f"{what} is nested too deeply") from None
     except ValueError as error:

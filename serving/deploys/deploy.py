@@ -117,8 +117,8 @@ def _check_new(state: State, name: str, version: Version, policy: Policy, engine
     model, served = state.models.get(name), ", ".join(sorted(state.models))
     if model is None and not policy.new_model:
         raise ServingError(
-            f"no {name} is served here, but {served}: --new-model serves it beside, without a proof; a new "
-            f"version of what is served has its name (eidetic export --name)"
+            f"{name} would be a new model beside what is served here ({served}): --new-model serves it, "
+            "without a proof; a new version of a model has that model's name (eidetic export --name)"
         )
     if model is not None and policy.new_model:
         raise ServingError(f"{name} is served here already: a new version of it takes no --new-model")

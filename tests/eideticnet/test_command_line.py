@@ -88,7 +88,8 @@ def test_a_run_that_keeps_examples_learns_on_without_the_old_files(project, run)
 
 
 def test_a_run_says_which_router_it_came_to_have(project, run):
-    assert re.search(r"router: \d+ of 24.* \(taps\)", run("train", "config.toml", "--out", "a").stdout)
+    told = run("train", "config.toml", "--out", "a").stdout
+    assert re.search(r"router: \d+ of 24 neurons in 0, \d+ of 24 in 2 \(taps\)", told)
     apart = CONFIG.replace("[trunk]", 'validation = 0.2\n[routing]\nrouter = "experts"\n[trunk]')
     (project / "config.toml").write_text(apart)
     assert "(experts)" in run("train", "config.toml", "--out", "b").stdout

@@ -200,8 +200,9 @@ def test_so_are_those_of_routing_and_pruning():
     for name, value in (("step", "0.1"), ("threshold", None), ("lr_factor", True), ("recovery_epochs", [1])):
         with pytest.raises(ConfigError, match=f"pruning {name} .*: give a number"):
             Pruning(**{name: value})
-    with pytest.raises(ConfigError, match="min_width '3': use whole numbers"):
-        Pruning(min_width="3")
+    for width in ("3", True, {"a": True}):
+        with pytest.raises(ConfigError, match=r"min_width .*: use whole numbers"):
+            Pruning(min_width=width)
 
 
 @pytest.mark.parametrize("value", [0.5, np.float64(0.5), np.float32(0.5), torch.tensor(0.5), np.array(0.5)])
@@ -341,7 +342,8 @@ def test_a_network_is_widened_by_numbers_of_another_library(by):
     net = trained(1)
     net.widen(by)
     assert net.program.groups["layers.0"] == 36
-    for bad in ("0.5", math.nan, {"layers.0": 1.5}, {"layers.0": -1}, {3: 1}, 1e30, {"layers.0": 10**12}):
+    of_one = [{"layers.0": number} for number in (1.5, True, -1, 10**12)]
+    for bad in ("0.5", math.nan, *of_one, {3: 1}, 1e30):
         with pytest.raises(DataError, match="widen"):
             net.widen(bad)
 
@@ -383,14 +385,14 @@ def test_a_class_and_a_partial_are_factories():
         learn(trained(0, router=False), training=Training(optimizer, max_epochs=1))
 
 
-@pytest.mark.parametrize("epochs", [2.5, "3", 0, None])
+@pytest.mark.parametrize("epochs", [2.5, "3", 0, None, True])
 def test_epochs_are_whole_numbers(epochs):
     with pytest.raises(ConfigError, match="whole number of epochs"):
         Training(max_epochs=epochs)
 
 
 @pytest.mark.parametrize(
-    "options", [{"threads": t} for t in ("2", 1.5, 0, 10**6)] + [{"label_smoothing": "x"}]
+    "options", [{"threads": t} for t in ("2", 1.5, 0, 10**6, True)] + [{"label_smoothing": "x"}]
 )
 def test_numbers_that_no_training_can_have_are_refused(options):
     (name,) = options

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eideticnet import EideticNetwork, Routing, batches, models
+from eideticnet import EideticNetwork, Routing, UnsupportedError, batches, models
 from eideticnet.trace.tracing import trace
 from tests.support.example_counts import often
 from tests.support.ready_trunks import SMALL, inputs
@@ -26,6 +26,24 @@ def test_two_tasks_are_learned_on_a_ready_trunk(kind):
     net.fit_router(loaders, training=brief, routing=Routing(), when_full="reuse")
     assert torch.equal(net.task_logits(x, "a"), logits)
     assert net(x).label.shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "words"),
+    [
+        (lambda: models.mlp(6, [8, -1]), "the trunk mlp has -1 among hidden"),
+        (lambda: models.mlp(0), "inputs = 0"),
+        (lambda: models.convnet(3, widths=[0]), "0 among widths"),
+        (lambda: models.convnet(3, pool_every=0), "pool_every = 0"),
+        (lambda: models.resnet18(width=-1), "width = -1"),
+        (lambda: models.lstm(10, hidden=True), "hidden = True"),
+        (lambda: models.vit_tiny(heads=5), "a width that the heads divide"),
+        (lambda: models.vit_tiny(image=8, patch=16), "no patch larger than the image"),
+    ],
+)
+def test_sizes_that_no_trunk_can_have_are_refused_by_name(trunk, words):
+    with pytest.raises(UnsupportedError, match=words):
+        trunk()
 
 
 @pytest.mark.parametrize(

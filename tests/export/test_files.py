@@ -225,6 +225,14 @@ def test_what_a_killed_process_left_is_removed_by_the_next_one_and_not_before_it
     assert (tmp_path / "file").read_bytes() == b"b"
 
 
+def test_the_longest_name_that_a_file_may_have_can_be_written(tmp_path):
+    with whole_file(tmp_path / ("f" * 255)) as file:
+        file.write(b"f")
+    with whole_folder(tmp_path / ("ä" * 127)) as folder, scratch_folder(tmp_path / ("€" * 85)):
+        (folder / "a").write_text("a")
+    assert {p.name for p in tmp_path.iterdir()} == {"f" * 255, "ä" * 127}
+
+
 def test_a_scratch_folder_takes_along_the_folder_that_was_made_for_it(tmp_path):
     with scratch_folder(tmp_path / "store/net.mar") as folder:
         np.save(folder / "a.npy", np.zeros(1))

@@ -31,7 +31,7 @@ def traffic(server, archives):
         headers = {"Authorization": f"Bearer {token}"}
         httpx.post(url, json=ROW, headers=headers, timeout=PATIENCE, trust_env=False)
     server.manage("POST", "/models", url="http://127.0.0.1:1/x.mar")
-    deploys = (["deploy", archives["1"]], ["deploy", archives["more"]])
+    deploys = (["deploy", archives["1"]], ["deploy", archives["more"], "--new-model"])
     for command in (*deploys, ["rollback", "--name", "more"], ["status"], ["remove", "--name", "more"]):
         done = server.command(*command)
         printed += [done.stdout, done.stderr]

@@ -88,7 +88,7 @@ def test_old_versions_of_tls_are_refused_on_every_port(ports):
 
 def test_the_server_finds_itself_ready_and_deploys_over_tls(server, archives):
     until(lambda: server.control("/ready").status_code == 200)
-    done = server.command("deploy", archives["picture"])
+    done = server.command("deploy", archives["picture"], "--new-model")
     assert done.returncode == 0, done.stderr
     assert '"picture"' in server.command("status", "--json").stdout
 

@@ -302,13 +302,26 @@ def test_a_drain_has_a_limit_after_which_all_are_answered_or_told(first, version
     assert set(first.held()) == {"2.0"}
 
 
-def test_a_model_that_is_new_needs_no_proof_and_then_commands_need_a_name(server, versions, tmp_path):
+def test_a_model_that_is_new_is_asked_about_needs_no_proof_and_then_commands_need_a_name(
+    server, versions, tmp_path
+):
     """Its archive is one from before schema 1.5.0, whose handler is flat files."""
     flat = {"bundle": lambda bundle: bundle.update(name="other", schema="1.4.0"), "files": flat_handler}
     other = edited(versions["1.0"], tmp_path / "other.mar", **flat)
-    done = server.command("deploy", other)
+    unasked = server.command("deploy", other)
+    assert unasked.returncode == 1
+    assert (
+        "other would be a new model beside what is served here (net): --new-model"
+        in unasked.stderr.replace("\n", " ")
+    )
+    assert set(server.state()) == {MODEL}
+    done = server.command("deploy", other, "--new-model")
     assert done.returncode == 0, done.stderr
     assert "nothing to prove" in done.stderr
+    again = server.command("deploy", versions["2.0"], "--new-model")
+    assert "net is served here already: a new version of it takes no --new-model" in again.stderr.replace(
+        "\n", " "
+    )
     answers = [server.predict(ROW, model=name).json() for name in ("other", MODEL)]
     assert answers[0] == answers[1]
     unnamed = server.command("rollback")

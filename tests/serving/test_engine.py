@@ -25,7 +25,7 @@ from eideticnet.serving.home.state import State
 from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.start import _adopted, prepared, started
 from tests.support.archived_networks import edited
-from tests.support.own_ports import with_own_ports
+from tests.support.own_ports import own_ports, with_own_ports
 from tests.support.pretended_engine import Pretended
 from tests.support.smallest_archive import flat_handler
 from tests.support.waiting import PATIENCE, until
@@ -107,6 +107,34 @@ def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor,
     assert served(supervisor) == ("1.0", {"1.0": 2})
     assert "Pretended ended: it is started again" in caplog.text
     assert json.loads(supervisor.home.running.read_text())["frontend"] == supervisor.process.pid
+
+
+class Full(Pretended):
+    def hold(self, name, version, profile):
+        raise ServingError("no room for it")
+
+
+def test_a_first_start_that_fails_late_leaves_no_home_and_a_later_one_leaves_it_as_it_was(versions, tmp_path):
+    home = Home(tmp_path / "home")
+    ports = {use: port for use, port in own_ports().model_dump().items() if use != "grpc_management"}
+
+    def fails():
+        options = ServerOptions(Full(), startup_seconds=PATIENCE, ports=ports)
+        with (
+            pytest.raises(ServingError, match="no room for it"),
+            prepared(home, [versions["1.0"]], options),
+            started(home, options),
+        ):
+            pass
+
+    fails()
+    assert not home.root.exists()
+    options = ServerOptions(Pretended(), startup_seconds=PATIENCE, ports=ports)
+    with prepared(home, [versions["1.0"]], options), started(home, options):
+        pass
+    before = home.state.read_bytes()
+    fails()
+    assert home.state.read_bytes() == before
 
 
 def test_a_server_that_stops_takes_no_more_work_on_any_engine(versions, tmp_path):

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from eideticnet.client import Answer, AsyncClient, AsyncGrpcClient, Client, Grpc
 from eideticnet.client.options import Options
 from eideticnet.client.payload import numbers
 from eideticnet.client.pieces import asking, run
+from eideticnet.serving.deploys.probes import Prober, Question
 from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError, too_large
+from eideticnet.serving.torchserve.management import TorchServeManagement
 from tests.support import pictures
 from tests.support.example_counts import examples
 from tests.support.tcp_relay import Relay
@@ -381,6 +384,13 @@ def test_that_nothing_listens_is_said_in_words(place):
             await client.predict("net", [0.0])
 
     words = "nothing listens there; eidetic status shows what runs$"
+    url = f"http://{place}"
+    with TorchServeManagement(url, "key", None, Path()) as management:
+        for ask in (management.models, lambda: management.renew("inference", "key")):
+            with pytest.raises(ServingError, match=words):
+                ask()
+    with Prober(url, "key") as prober, pytest.raises(ServingError, match=words):
+        prober.ask("net", "", Question([0.0]))
     for made in (Client(f"http://{place}", "key"), GrpcClient(place, "key")):
         with made as client, pytest.raises(ServingError, match=words):
             client.predict("net", [0.0])

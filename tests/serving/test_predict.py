@@ -40,6 +40,8 @@ def told(store, tmp_path_factory):
     digits = read_archive(store / "digits-onnx-3.0.mar")
     x = digits.probes[digits.tasks[1].owner][:3]
     np.save(folder / "x.npy", x)
+    np.savez(folder / "x.npz", x=x, y=[0, 1, 2])
+    np.savez(folder / "y.npz", y=x, z=x)
     (folder / "x.raw").write_bytes(x.tobytes())
     (folder / "x.json").write_text(json.dumps({"instances": x.tolist(), "top_k": 2}))
     (folder / "red.png").write_bytes(pictures.picture("red", 1))
@@ -52,6 +54,8 @@ def told(store, tmp_path_factory):
     commands = {
         "table": f"{PREDICT} {folder / 'x.npy'} {digits_there}",
         "npy": f"{PREDICT} {folder / 'x.npy'} {digits_there} --json",
+        "npz": f"{PREDICT} {folder / 'x.npz'} {digits_there} --json",
+        "no array": f"{PREDICT} {folder / 'y.npz'} {digits_there}",
         "raw": f"{PREDICT} {folder / 'x.raw'} {digits_there} --json",
         "json": f"{PREDICT} {folder / 'x.json'} {digits_there} --json",
         "pinned": f"{PREDICT} {folder / 'x.npy'} {digits_there} --json --task '4 or 5' --top-k 1",
@@ -88,7 +92,7 @@ def test_a_table_has_a_row_for_each_instance(told):
 
 def test_every_format_gets_the_same_answers(told):
     expected = rows(told, "npy")
-    assert rows(told, "raw") == rows(told, "url") == expected
+    assert rows(told, "raw") == rows(told, "npz") == rows(told, "url") == expected
     for answer, other in zip(expected, rows(told, "json"), strict=True):
         assert len(other.pop("top")) == 2
         assert other == answer
@@ -107,7 +111,11 @@ def test_options_are_passed_on(told):
 
 
 def test_what_is_wrong_is_named(told):
-    for name, words in (("wrong", "no task 'nothing'"), ("which", "served here: digits-onnx, pictures")):
+    for name, words in (
+        ("wrong", "no task 'nothing'"),
+        ("which", "served here: digits-onnx, pictures"),
+        ("no array", "y.npz: the .npz file holds y, z; expected an array called x"),
+    ):
         status, out, err = told[name]
         assert (status, out) == (1, "")
         assert words in err

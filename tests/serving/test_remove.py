@@ -71,7 +71,7 @@ def test_a_model_is_removed_from_the_folder_of_a_server_that_does_not_run(versio
 
 
 STARTS = """import signal; from eideticnet.serving.torchserve import engine
-engine.TorchServe = lambda *a, **k: signal.pause()"""
+engine._Started = lambda *a, **k: signal.pause()"""
 """As long as is looked."""
 
 
