@@ -83,7 +83,7 @@ def serve(
     ] = [],  # noqa: B006
     home: HomeFolder = DEFAULT_HOME,
     record: Annotated[
-        int, typer.Option(min=0, max=MOST_RECORDED, help="Keep the last N requests in files.")
+        int, typer.Option(min=0, max=MOST_RECORDED, help="Each worker keeps its last N requests, in a ring.")
     ] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes of each version.")] = 1,
     profile: Annotated[Profile, typer.Option(help="latency: no request waits for others.")] = "throughput",
@@ -220,7 +220,7 @@ def deploy(
     ] = False,
     shadow: Annotated[
         Path | None,
-        typer.Option(help="Recorded requests: both versions answer them, and it is told how they differ."),
+        typer.Option(help="A recording, or rings: both versions answer, and it is told how they differ."),
     ] = None,
     max_shadow_changes: Annotated[
         float | None,
@@ -256,9 +256,9 @@ def record(
     home: HomeFolder = DEFAULT_HOME,
     name: Name = "",
 ) -> None:
-    """Keep the requests that a server recorded in OUT.
+    """Write the requests that a server recorded to OUT.
 
-    Those of `serve --record`, for `deploy --shadow` and `--routing-data`.
+    Those in the rings of `serve --record`, as a recording for `deploy --shadow` and `--routing-data`.
     """
     if out.suffix != ".safetensors" or out.exists():
         raise ServingError(f"{out} is no new .safetensors file")
@@ -266,7 +266,7 @@ def record(
     state = State.load(place.state)
     name = state.only(name)
     archive = opened(name, state.models[name].default, place.store, allow_torch=True)  # of which nothing runs
-    found = read_recording(place.recordings, name, archive.bundle.input)
+    found = read_recording(place.rings, name, archive.bundle.input)
     found.write(out)
     typer.echo(f"{len(found)} requests to {name} in {out}")
 

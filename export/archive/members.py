@@ -89,7 +89,7 @@ def check_members(file: BinaryIO, limit: Callable[[str], int], otherwise: str = 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One record of the directory. ``header``: the 26 bytes that the local header must repeat."""
+    """What the directory says of one file. ``header``: the 26 bytes that the local header must repeat."""
 
     name: str
     raw_name: bytes
@@ -125,7 +125,7 @@ class _Entry:
 
 
 def _directory(file: BinaryIO) -> tuple[int, list[_Entry]]:
-    """Where the directory at the end starts, and its records."""
+    """Where the directory at the end starts, and its entries."""
     size = file.seek(0, 2)
     _check_end(file, size)
     file.seek(size - _END_SIZE)
@@ -139,7 +139,7 @@ def _directory(file: BinaryIO) -> tuple[int, list[_Entry]]:
     file.seek(start)
     data, entries = memoryview(file.read(length)), list[_Entry]()
     for _ in range(count):
-        data, entry = _record(data)
+        data, entry = _first(data)
         entries.append(entry)
     if data:
         raise ArchiveError("its directory holds more than it lists")
@@ -159,8 +159,8 @@ def _check_end(file: BinaryIO, size: int) -> None:
         raise ArchiveError(f"{tail - found - _END_SIZE} bytes follow its end")
 
 
-def _record(data: memoryview) -> tuple[memoryview, _Entry]:
-    """What follows the first record of the directory ``data``, and that record."""
+def _first(data: memoryview) -> tuple[memoryview, _Entry]:
+    """What follows the first entry of the directory ``data``, and that entry."""
     if len(data) < _CENTRAL_SIZE or data[:4] != _CENTRAL:
         raise ArchiveError("its directory is damaged")
     header, wrote = bytes(data[6:32]), bytes(data[4:6])

@@ -15,8 +15,8 @@ _STDERR = 2
 
 
 class JsonLines(logging.Handler):
-    """Writes each record to the file ``path`` (stderr if empty), with ``always`` in it and what the
-    record's ``extra={"fields": {...}}`` adds. Each line is one write, so several workers may share a file."""
+    """Writes a line for each event to the file ``path`` (stderr if empty), with ``always`` in it and what
+    ``extra={"fields": {...}}`` adds. Each line is one write, so several workers may share a file."""
 
     def __init__(self, path: str, always: dict[str, Any]) -> None:
         super().__init__()

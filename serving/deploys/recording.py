@@ -1,4 +1,4 @@
-"""What workers recorded: the newest requests of a model, out of one ring file for each worker.
+"""A recording: the newest requests to a model, out of one ring for each worker.
 
 A ring's rows hold ``time`` (Unix seconds, 0 while a row is written), ``task`` (index of the pinned task or
 -1), ``threshold`` and the raw input ``x``.
@@ -39,7 +39,7 @@ class Recording:
         return len(self.time)
 
     def write(self, path: Path) -> None:
-        """As a .safetensors file that ``verify --routing-data`` reads. The pinned task is called
+        """Write a .safetensors file that ``verify --routing-data`` reads. The pinned task is called
         ``pinned`` there: ``task`` would say that it is the right one, which is not known."""
         tensors = {"x": self.x, "pinned": self.task, "threshold": self.threshold, "time": self.time}
         write_whole(path, save(tensors), mode=0o600)  # it holds what people sent
@@ -49,7 +49,7 @@ def read(path: Path, model: str, spec: Input) -> Recording:
     """The requests to ``model`` in ``path``, by time: a folder of rings, one ring (.npy) or what
     ``Recording.write`` wrote. ``ServingError`` unless there are some that fit the input contract ``spec``."""
     if path.is_dir():
-        found = newest(path, model, None, spec)
+        found = in_rings(path, model, spec)
     elif path.suffix == ".npy":
         found = _recording([ring for ring in _whole_rows([path]) if ring.dtype == _row_type(spec)], spec)
     else:
@@ -60,13 +60,13 @@ def read(path: Path, model: str, spec: Input) -> Recording:
     return found
 
 
-def newest(folder: Path, model: str, rows: int | None, spec: Input) -> Recording:
-    """The newest ``rows`` requests (all: None) to ``model`` in all rings of ``folder`` that fit the input
-    contract ``spec``; workers may write meanwhile."""
+def in_rings(folder: Path, model: str, spec: Input) -> Recording:
+    """The requests to ``model`` in all rings of ``folder`` that fit the input contract ``spec``; workers may
+    write meanwhile."""
     # MODEL-VERSION-PID.npy; a hyphen in a name is written %2D, so no model's name begins another's files
     paths = sorted(folder.glob(f"{model.replace('-', '%2D')}-*.npy"))
     kind = _row_type(spec)
-    return _recording([ring for ring in _whole_rows(paths) if ring.dtype == kind], spec, rows)
+    return _recording([ring for ring in _whole_rows(paths) if ring.dtype == kind], spec)
 
 
 def remove_old_rings(folder: Path, keep: int) -> None:
@@ -81,11 +81,10 @@ def remove_old_rings(folder: Path, keep: int) -> None:
             path.unlink()
 
 
-def _recording(rings: Sequence[Array], spec: Input, last: int | None = None) -> Recording:
-    """The ``last`` rows of ``rings`` by time, or all of them."""
+def _recording(rings: Sequence[Array], spec: Input) -> Recording:
+    """The rows of ``rings`` by time."""
     rows = np.concatenate([np.empty(0, _row_type(spec)), *rings])
     rows = rows[np.argsort(rows["time"], kind="stable")]
-    rows = rows if last is None else rows[max(0, len(rows) - last) :]
     return Recording(*(np.ascontiguousarray(rows[name]) for name in ("x", "task", "threshold", "time")))
 
 

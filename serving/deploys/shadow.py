@@ -1,4 +1,4 @@
-"""Recorded requests, sent to two versions at once: where their answers differ."""
+"""The requests of a recording, sent to two versions at once: where their answers differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class ShadowPolicy:
-    """The recorded requests, and which share of them (a fraction of 1) may get another task or label."""
+    """The recording, and which share of its requests (a fraction of 1) may get another task or label."""
 
     file: Path
     max_changes: float | None = None
@@ -75,8 +75,8 @@ class Comparison:
 
 def shadow(prober: Prober, old: Archive, new: str, policy: ShadowPolicy) -> Comparison:
     """Send the requests in ``policy.file`` to the version of ``old`` and to ``new`` alone."""
-    recorded = read(policy.file, old.name, old.bundle.input)
-    questions = list(_questions(recorded, old))
+    recording = read(policy.file, old.name, old.bundle.input)
+    questions = list(_questions(recording, old))
 
     def both(question: Question) -> tuple[Answer, Answer]:
         first, second = (prober.ask(old.name, version, question) for version in (old.version, new))
@@ -89,9 +89,9 @@ def shadow(prober: Prober, old: Archive, new: str, policy: ShadowPolicy) -> Comp
     return found
 
 
-def _questions(recorded: Recording, archive: Archive) -> Iterator[Question]:
+def _questions(recording: Recording, archive: Archive) -> Iterator[Question]:
     names = [task.name for task in archive.tasks]
-    for x, task, threshold in zip(recorded.x, recorded.task, recorded.threshold, strict=True):
+    for x, task, threshold in zip(recording.x, recording.task, recording.threshold, strict=True):
         pinned = {"task": names[task]} if 0 <= task < len(names) else {}
         yield Question(x, {"threshold": repr(float(threshold)), **pinned})
 

@@ -34,11 +34,11 @@ class Home:
         self.server_lock = root / "server.lock"
         self.store, self.reports, self.logs = root / "store", root / "reports", root / "logs"
         self.metrics, self.examples = root / "metrics", root / "examples"
-        self.recordings = root / "records"
-        """What workers recorded of requests."""
+        self.rings = root / "rings"
+        """The last requests of each worker."""
         self.run = root / "run"
         """Where the engine's private folder lies while it runs."""
-        served = self.store, self.reports, self.logs, self.metrics, self.recordings
+        served = self.store, self.reports, self.logs, self.metrics, self.rings
         self._folders = *served, self.examples, self.run
 
     def example(self, model: str) -> Path:
@@ -50,6 +50,9 @@ class Home:
         folder was there before, put another file in the place of one that was checked."""
         try:
             self._check_ours()
+            if self.header.exists():  # it has served, perhaps with rings in a folder of another name
+                with suppress(OSError):
+                    (self.root / "records").rename(self.rings)
             for folder in (self.root, *self._folders):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 _close_to_others(folder)

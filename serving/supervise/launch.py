@@ -97,7 +97,7 @@ def _variables(home: Home, options: ServerOptions) -> dict[str, str]:
         "EIDETIC_LOG": str(home.logs.resolve() / "requests.jsonl"),
     }
     if options.record:
-        found |= {"EIDETIC_RECORD": str(options.record), "EIDETIC_RECORDS": str(home.recordings.resolve())}
+        found |= {"EIDETIC_RECORD": str(options.record), "EIDETIC_RECORDS": str(home.rings.resolve())}
     return found
 
 

@@ -165,7 +165,7 @@ class Supervisor:
         with self._troubles["store"].noted():
             room(self.home)
         with self._troubles["files"].noted():
-            remove_old_rings(self.home.recordings, self.options.workers)
+            remove_old_rings(self.home.rings, self.options.workers)
             self._workers.keep_ended()
         with self._troubles["models"].noted():
             self._mend()

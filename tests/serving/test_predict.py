@@ -114,7 +114,7 @@ def test_what_is_wrong_is_named(told):
     for name, words in (
         ("wrong", "no task 'nothing'"),
         ("which", "served here: digits-onnx, pictures"),
-        ("no array", "y.npz: the .npz file holds y, z; expected an array called x"),
+        ("no array", "the .npz file holds y, z; expected an array called x"),
     ):
         status, out, err = told[name]
         assert (status, out) == (1, "")

@@ -75,7 +75,7 @@ def test_a_damaged_state_is_an_error_that_names_file_and_place(text, words, tmp_
         State.load(path)
 
 
-@pytest.mark.parametrize("name", ["store", "metrics", "records", "logs"])
+@pytest.mark.parametrize("name", ["store", "metrics", "rings", "logs"])
 def test_a_folder_that_is_no_home_and_holds_files_where_a_server_has_its_own_is_left_alone(name, tmp_path):
     (tmp_path / name / "mine").mkdir(parents=True)
     with pytest.raises(ServingError, match=rf"{tmp_path} is no server's home, .*/{name} holds other files"):
@@ -83,6 +83,20 @@ def test_a_folder_that_is_no_home_and_holds_files_where_a_server_has_its_own_is_
     assert (tmp_path / name / "mine").exists()
     (tmp_path / "server.lock").touch()
     Home(tmp_path).create()
+
+
+def test_rings_of_an_older_server_move_to_where_they_are_kept_now_and_nobody_elses_folder_does(
+    tmp_path,
+):
+    home = Home(tmp_path)
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records/net-1-7.npy").touch()
+    home.create()
+    assert (tmp_path / "records").exists()
+    home.header.touch()
+    home.create()
+    assert [path.name for path in home.rings.iterdir()] == ["net-1-7.npy"]
+    assert not (tmp_path / "records").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.writer import write_archive
-from eideticnet.serving.deploys.recording import newest
+from eideticnet.serving.deploys.recording import in_rings
 from tests.support.bare_torchserve import started
 from tests.support.handler_worker import make_bundle
 from tests.support.waiting import PATIENCE, eventually, until
@@ -25,7 +25,7 @@ SHADOW = {"eidetic-shadow": "1"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("watched")
-    for name in ("metrics", "records"):
+    for name in ("metrics", "rings"):
         (folder / name).mkdir()
     return folder
 
@@ -40,11 +40,11 @@ def ask(folder):
     variables = {
         "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
         "EIDETIC_RECORD": "50",
-        "EIDETIC_RECORDS": str(folder / "records"),
+        "EIDETIC_RECORDS": str(folder / "rings"),
         "EIDETIC_LOG": str(folder / "log"),
     }
     with started([archive], variables=variables) as server:
-        until(lambda: len(list((folder / "records").iterdir())) == 2)  # ready is said when one answers
+        until(lambda: len(list((folder / "rings").iterdir())) == 2)  # ready is said when one answers
         url = f"{server.ports.inference_url}/predictions/small"
         headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
         with httpx.Client(headers=headers, trust_env=False, timeout=PATIENCE) as client:
@@ -109,13 +109,13 @@ def test_recorded_requests_are_the_newest_that_people_sent(ask, folder):
         ask({"data": []})
 
     def as_sent():
-        found = newest(folder / "records", "small", 20, archive.bundle.input)
-        assert found.x.tolist() == rows(1010, 20)
-        assert found.task.tolist() == [-1, 1] * 10
-        assert np.unique(found.threshold).tolist() == [0.25]
+        found = in_rings(folder / "rings", "small", archive.bundle.input)
+        assert found.x[-20:].tolist() == rows(1010, 20)
+        assert found.task[-20:].tolist() == [-1, 1] * 10
+        assert np.unique(found.threshold[-20:]).tolist() == [0.25]
 
     eventually(as_sent)  # a worker records when it has answered
-    rings = list((folder / "records").iterdir())
+    rings = list((folder / "rings").iterdir())
     assert len(rings) == 2
     assert all(len(np.load(ring)) == 50 for ring in rings)
 
