@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, PositiveInt, ValidationError
 from pydantic.dataclasses import dataclass as checked
-from pydantic_core import ArgsKwargs
 
 from eideticnet.contract.parts import in_words
 
@@ -89,7 +88,7 @@ def read_plan(path: Path) -> LoadPlan:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = " ".join(str(step) for step in first["loc"] if step != "[key]")
-        found = "" if isinstance(first["input"], (dict, ArgsKwargs)) else f" is {first['input']!r}"
+        found = f" is {first['input']!r}" if isinstance(first["input"], str | int | float) else ""
         raise ValueError(f"{path}: {place}{found}: {in_words(first)}") from None
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}") from None
