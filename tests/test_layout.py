@@ -79,8 +79,8 @@ CONTRACT = {f"eideticnet.contract.{path.stem}" for path in (ROOT / "eideticnet/c
 PLAIN = ("errors", "signals", "files", "hashing")
 BASE = {"eideticnet", *(f"eideticnet.{name}" for name in PLAIN), *CONTRACT}
 METHOD_FLOORS = (
-    {"contract", "errors", "files", "program", "seeding", "signals", "models"},
-    {"columns", "hashing", "slots"},
+    {"contract", "errors", "files", "program", "seeding", "signals"},
+    {"columns", "hashing", "models", "slots"},
     {"decision", "names", "rules", "turns", "users_code"},
     {"block", "inputs"},
     {"bounds", "data"},
