@@ -49,7 +49,7 @@ SECTIONS = {
     },
     "Requests": {
         "predict": Entry("client.command", "serve", "Show what a running server answers to FILE."),
-        "record": Entry("serving.commands", "serve,cpu", "Keep the requests that a server recorded in OUT."),
+        "record": Entry("serving.commands", "serve,cpu", "Write the requests that a server recorded to OUT."),
         "loadtest": Entry("loadtest.commands", "serve,loadtest", "Hold a running server to objectives."),
     },
 }
