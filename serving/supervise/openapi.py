@@ -79,11 +79,10 @@ def _parameters(bundle: Bundle) -> list[Json]:
     """The options as headers. A task's name is percent-encoded there."""
     found = []
     for name, schema in options(bundle).items():
-        schema = {key: value for key, value in schema.items() if key != "description"}
+        told = schema.pop("description")
         if "enum" in schema:
             schema["enum"] = [quote(text, safe="") for text in schema["enum"]]
         header = f"eidetic-{name.replace('_', '-')}"
-        told = options(bundle)[name]["description"]
         found.append({"name": header, "in": "header", "description": told, "schema": schema})
     return found
 
