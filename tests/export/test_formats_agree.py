@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from functools import cache
+from itertools import product
 
 import numpy as np
 import onnx
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from eideticnet import EideticNetwork, NotReadyError, Routing
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
-from tests.support.example_counts import examples
+from tests.support.example_counts import examples, often
 from tests.support.exported_networks import graph_of
 from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from tests.support.small_trunks import TRUNKS
@@ -42,8 +44,13 @@ def assert_agree(net, run, x, task, threshold):
             assert outputs[name].shape == expected.shape
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize(
+    ("trunk", "format"),
+    often(
+        product(TRUNKS, FORMATS),
+        [(TRUNKS[0], "torchscript"), (TRUNKS[-1], "pt2"), *product(TRUNKS, ["onnx"])],
+    ),
+)
 def test_an_exported_network_answers_like_the_eager_one_at_any_batch_size(trunk, format, tmp_path):
     net = trained(3, trunk=trunk)
     run = exported(net, tmp_path / format, format)
@@ -67,6 +74,15 @@ def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, sca
             assert_agree(net, run, x[clear], task[clear], threshold[clear])
 
 
+@cache
+def routed(routing):
+    """A network with such a router, for all formats."""
+    net = trained(3, router=False, moments=16)
+    loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
+    net.fit_router(loaders, routing=routing, training=QUICK, validation=loaders)
+    return net
+
+
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     "routing",
@@ -81,9 +97,7 @@ def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, sca
     ids=lambda r: f"{r.router}-{r.decision}",
 )
 def test_every_router_and_decision_is_in_the_graph(routing, format, tmp_path):
-    net = trained(3, router=False, moments=16)
-    loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
-    net.fit_router(loaders, routing=routing, training=QUICK, validation=loaders)
+    net = routed(routing)
     run, x = exported(net, tmp_path / format, format), held_out(30)
     best = net(x).task_probs.topk(2, 1).values
     x = x[best[:, 0] - best[:, 1] > EXPORTED]

@@ -70,18 +70,15 @@ STEPS = {
 }
 
 
-HISTORIES = st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=4)
-
-
 @settings(max_examples=2)
-@given(steps=HISTORIES)
+@given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=2))
 def test_every_honest_successor_is_proven(steps, layout, tmp_path_factory):
     live(steps, layout, tmp_path_factory)
 
 
 @pytest.mark.slow
 @settings(max_examples=15)
-@given(steps=HISTORIES)
+@given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=4))
 def test_every_honest_successor_is_proven_in_many_histories(steps, layout, tmp_path_factory):
     live(steps, layout, tmp_path_factory)
 
