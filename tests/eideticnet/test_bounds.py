@@ -22,6 +22,7 @@ from eideticnet.trace.tracing import trace
 from tests.support import ready_trunks, shuffled
 from tests.support.example_counts import ALL, examples, often
 from tests.support.layer_zoo import ZOO
+from tests.support.one_block import bounds_of
 from tests.support.operations import BY_HAND, KINDS, images, of, tokens
 from tests.support.small_trunks import Net, lin
 
@@ -109,15 +110,6 @@ def inputs_of(inputs, kind):
     x[1], x[2] = inputs.low, inputs.high
     x[3] = torch.where(torch.rand_like(x[3]) < 0.5, torch.tensor(inputs.low), torch.tensor(inputs.high))
     return x
-
-
-def bounds_of(blocks, inputs):
-    found = {}
-    for block in blocks:
-        bounds = intervals(block, inputs, found)
-        if bounds is not None:
-            found[block.owner] = bounds
-    return found
 
 
 @torch.no_grad()

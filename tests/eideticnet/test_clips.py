@@ -20,6 +20,7 @@ from eideticnet.trace.tracing import trace
 from tests.support import ready_trunks
 from tests.support.example_counts import often
 from tests.support.layer_zoo import ZOO
+from tests.support.one_block import bounds_of
 from tests.support.small_networks import LIGHT, QUICK, names
 
 
@@ -79,15 +80,6 @@ def calibrated(program, tasks):
     return blocks
 
 
-def bounds_of(blocks):
-    found = {}
-    for block in blocks:
-        bounds = intervals(block, PICTURES, found)
-        if bounds is not None:
-            found[block.owner] = bounds
-    return found
-
-
 def logits(blocks, x):
     pieces = {}
     with torch.no_grad():
@@ -101,11 +93,11 @@ def test_a_deep_network_has_bounds_with_clips_and_none_without_and_is_the_same_t
     plain, clipped = programs(kind)
     blocks, x = calibrated(clipped, tasks), torch.rand(5, *PICTURES.shape)
     expected = logits(blocks, x)
-    assert len(bounds_of(blocks)) == tasks
+    assert len(bounds_of(blocks, PICTURES)) == tasks
     assert bounded_free_slots(clipped, PICTURES)
     for block in blocks:
         block.program = plain
-    assert len(bounds_of(blocks)) < tasks
+    assert len(bounds_of(blocks, PICTURES)) < tasks
     assert all(map(torch.equal, logits(blocks, x), expected))
 
 
