@@ -45,10 +45,9 @@ from eideticnet.export.graph.lanes import lane_digests
 from eideticnet.export.graph.prefix import prefix
 from eideticnet.export.graph.session import session
 from eideticnet.export.graph.tail import INPUTS, OUTPUTS, PREFIX_INPUTS, TailRule, logits_name
-from eideticnet.export.graph.values import Values
+from eideticnet.export.graph.values import OPSET, Values
 from eideticnet.export.lowering.body import check, evaluating
 from eideticnet.export.lowering.precision import Precision
-from eideticnet.export.lowering.to_onnx import OPSET
 from eideticnet.export.proof.doubts import doubts
 from eideticnet.learned import ROUTER
 from eideticnet.runs.history import read

@@ -51,6 +51,12 @@ def _elementwise(node: NodeProto, out: Mask, values: Values) -> Iterator[Reach]:
         yield _same(name, read)
 
 
+def _typed(node: NodeProto, out: Mask, values: Values) -> Iterator[Reach]:
+    """Of the second input only the type counts."""
+    yield _same(node.input[0], out)
+    yield _same(node.input[1], np.zeros(values.shapes[node.input[1]], np.bool_))
+
+
 def _multiplied(node: NodeProto, out: Mask, values: Values) -> Iterator[Reach]:
     for name, other in (node.input, reversed(node.input)):
         needed = out & (values.constants[other] != 0) if other in values.constants else out
@@ -175,6 +181,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(REDUCING, _reducing),
     **dict.fromkeys(BY_CHANNEL, _by_channel),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
+    "CastLike": _typed,
     "Mul": _multiplied,
     "MatMul": _matmul,
     "Gemm": _gemm,

@@ -22,13 +22,26 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.graph.session import session
 
 Array = npt.NDArray[Any]
+OPSET = 20
+"""The version of the operators whose meaning the rules here state; graphs of others are opaque."""
 ROWS = 2, 3
 """The batches. What is a multiple of a power of the batch differs between them."""
 
 ELEMENTWISE = frozenset(
     {
-        *("Abs", "Add", "And", "Cast", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp"),
-        *("Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsNaN"),
+        *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal"),
+        *(
+            "Erf",
+            "Exp",
+            "Floor",
+            "Gelu",
+            "Greater",
+            "GreaterOrEqual",
+            "HardSigmoid",
+            "HardSwish",
+            "Identity",
+            "IsNaN",
+        ),
         *("LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not", "Or"),
         *("PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
         *("Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where"),
@@ -73,6 +86,8 @@ class Values:
         self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in body.graph.initializer}
         self.sizes: dict[str, tuple[Array, Array]] = {}
         self.opaque = set[str]()
+        if any(value.dtype.kind not in "biufcV" for value in self.constants.values()):
+            raise ArchiveError("the graph holds text; exported graphs have none")
         found = [self.constants | self._run(rows) for rows in ROWS]
         self.shapes = {name: value.shape for name, value in found[0].items()}
         self.dtypes = {name: value.dtype for name, value in found[0].items()}
@@ -84,6 +99,7 @@ class Values:
             if axes == {0} and self.shapes[name][0] * ROWS[1] == later[name][0] * ROWS[0]
         }
         self._maps: dict[str, tuple[list[Array], list[int]]] = {}
+        self._known = {entry.version for entry in body.opset_import if not entry.domain} == {OPSET}
         for node in self.nodes:
             self._settle(node, *found)
 
@@ -154,10 +170,12 @@ class Values:
     def _settle(self, node: NodeProto, first: dict[str, Array], second: dict[str, Array]) -> None:
         """To which kind the outputs of a node belong."""
         outputs, inputs = [name for name in node.output if name], [name for name in node.input if name]
+        if node.op_type == "CastLike":
+            inputs = inputs[:1]  # of the other only the type counts
         fixed = not any(name not in self.constants and name not in self.sizes for name in inputs)
         sized = [place for place, name in enumerate(node.input) if name in self.sizes]
         whole = all(first[name].dtype.kind in "iu" for name in outputs)
-        listed = not node.domain and not self.opaque.intersection(inputs)
+        listed = self._known and not node.domain and not self.opaque.intersection(inputs)
         if listed and node.op_type == "Shape" and inputs[0] not in self.constants:
             self.sizes |= {name: (first[name], second[name]) for name in outputs}
         elif listed and node.op_type in LISTED and fixed and not sized:

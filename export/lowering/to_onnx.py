@@ -19,9 +19,9 @@ from eideticnet.data.draws import tracing
 from eideticnet.export.errors import ExportError
 from eideticnet.export.graph.prefix import cut
 from eideticnet.export.graph.tail import X, logits_name
+from eideticnet.export.graph.values import OPSET
 from eideticnet.export.lowering.translations import TRANSLATIONS
 
-OPSET = 20
 logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
 

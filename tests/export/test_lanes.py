@@ -269,6 +269,34 @@ def test_a_hazard_of_what_is_multiplied_by_zero_is_told(steps, hazard):
     assert bool(found) == bool(hazard)
 
 
+def test_operators_of_another_version_count_whole():
+    """Softmax meant something else once."""
+    digests = []
+    for factor in (1, 2):
+        w = LAYER.copy()
+        w[:, 2:] *= factor
+        model = parsed(f"{SEPARATE} y = Slice (h, start, end, columns)", w=w, **FIRST_TWO)
+        model.opset_import[0].version = 11
+        digests.append(lane_digests(Values(model), ["y"])["y"])
+    assert len(set(digests)) == 2
+
+
+def test_what_only_tells_a_type_does_not_count():
+    assert not depends(
+        "c = CastLike (one, h) s = Slice (h, start, end, columns) y = Mul (s, c)", one=[2.0], **FIRST_TWO
+    )
+
+
+def test_heads_of_attention_do_not_see_each_other_although_rows_and_heads_become_one_axis():
+    steps = (
+        "a = Reshape (h, split) b = Reshape (a, merged) s = Softmax (b) c = Reshape (s, whole) "
+        "y = Slice (c, start, end, columns)"
+    )
+    shapes = {"split": [0, 2, 2], "merged": [-1, 2], "whole": [-1, 4]}
+    assert not depends(steps, **shapes, **FIRST_TWO)
+    assert depends(steps.replace("merged)", "whole)"), **shapes, **FIRST_TWO)
+
+
 def test_how_columns_are_cut_out_and_put_together_does_not_matter():
     ways = [
         "y = Slice (h, start, end, columns)",
