@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,6 +45,11 @@ def test_two_tasks_are_learned_on_a_ready_trunk(kind):
 def test_sizes_that_no_trunk_can_have_are_refused_by_name(trunk, words):
     with pytest.raises(UnsupportedError, match=words):
         trunk()
+
+
+def test_sizes_may_be_numbers_of_another_library():
+    sizes = np.array([6, 8, 8])
+    assert models.mlp(sizes[0], sizes[1:])(torch.zeros(2, 6)).shape == (2, 8)
 
 
 @pytest.mark.parametrize(
