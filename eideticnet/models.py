@@ -44,7 +44,7 @@ def convnet(
 def _check(trunk: str, **sizes: Any) -> None:
     """``UnsupportedError`` unless all of ``sizes`` are whole numbers from 1, or lists of them."""
     for name, given in sizes.items():
-        for size in given if isinstance(given, Sequence) or getattr(given, "shape", ()) else [given]:
+        for size in given if isinstance(given, Sequence) or getattr(given, "shape", None) else [given]:
             if isinstance(size, bool) or not hasattr(size, "__index__") or size < 1:
                 what = f"{size!r} among {name}" if size is not given else f"{name} = {size!r}"
                 raise UnsupportedError(f"the trunk {trunk} has {what}; give a whole number from 1")
