@@ -24,10 +24,10 @@ narrow kernels as they save (ratios of ``make bench-scale``: MLPs of 5 to 100 ta
 def logits_on(earlier: Sequence[Block], block: Block, inputs: Inputs) -> Callable[[Block, Tensor], Tensor]:
     """How ``block``, and what it shrinks to, answers on top of ``earlier``, closed under what they read.
 
-    These run in pages where no infinity, by 0 * inf, can reach a layer that does not read it: there is none,
-    or the block reads everyone everywhere. Else they run block after block.
+    More of them than pages run in pages, where no infinity, by 0 * inf, can reach a layer that does not read
+    it: there is none, or the block reads everyone everywhere. Others run block after block.
     """
-    if earlier and (_reads_everyone(block, earlier) or _finite(earlier, inputs)):
+    if len(earlier) > PAGES and (_reads_everyone(block, earlier) or _finite(earlier, inputs)):
         return Prefix(earlier).logits
     return lambda block, x: together([*earlier, block], x)[block.owner][HEAD]
 

@@ -1,5 +1,6 @@
 """A block learns from one layer for all frozen blocks what it would learn from each of them."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.graphs import equal_tasks
-from eideticnet import EideticNetwork, Inputs, batches
+from eideticnet import EideticNetwork, Inputs, Journal, batches
 from eideticnet.block import Block, together
 from eideticnet.learn.learning import logits_over
 from eideticnet.learn.prefix import Prefix
@@ -24,7 +25,7 @@ from tests.support.example_counts import examples, often
 from tests.support.layer_zoo import ZOO
 from tests.support.shuffled import KINDS as SHUFFLED
 from tests.support.shuffled import pixels
-from tests.support.small_networks import LIGHT, QUICK, names
+from tests.support.small_networks import LIGHT, QUICK, names, task_loader, trained
 from tests.support.small_trunks import FEATURES, TRUNKS
 from tests.support.zoo_networks import zoo_inputs, zoo_net
 
@@ -78,7 +79,7 @@ def test_after_any_history_the_gradients_are_those_of_block_after_block(trunk, l
 
 @pytest.mark.parametrize("kind", often(ZOO, ("separable", "dense", "lstm", "transformer")))
 def test_every_kind_of_layer_is_read_with_the_gradients_of_block_after_block(kind):
-    net = zoo_net(kind, 2, router=False)
+    net = zoo_net(kind, 3, router=False)
     net.widen(dict.fromkeys(net.program.groups, 12))
     assert_learns_the_same(net, fresh(net), zoo_inputs(kind))
 
@@ -104,9 +105,9 @@ class Operations(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("trunk", "shape"), [(mlp(6, (24, 24)), (6,)), (convnet(3, (24, 24), pool_every=9), (3, 8, 8))]
 )
-def test_a_training_step_runs_as_many_operations_on_two_frozen_tasks_as_on_eight(trunk, shape):
+def test_a_training_step_runs_as_many_operations_on_three_frozen_tasks_as_on_eight(trunk, shape):
     ran = []
-    for tasks in (2, 8):
+    for tasks in (3, 8):
         net = equal_tasks(trunk, shape, tasks)
         logits, block, x = logits_over(net.learned, net.inputs), fresh(net), torch.randn(4, *shape)
         logits(block, x)  # lays the page
@@ -114,6 +115,27 @@ def test_a_training_step_runs_as_many_operations_on_two_frozen_tasks_as_on_eight
             logits(block, x).square().sum().backward()
         ran.append(operations.ran)
     assert ran[0] == ran[1]
+
+
+def test_a_job_that_goes_on_after_an_interruption_reads_the_same_bits(tmp_path):
+    net, found = trained(3, router=False), []
+
+    def learn(again, report=lambda event: None):
+        journal = Journal(tmp_path / "journal", interval=0.0)
+        options = {"training": QUICK, "pruning": LIGHT, "when_full": "widen"}
+        again.train_task("new", task_loader(9), names(2), report=report, journal=journal, **options)
+        journal.remove()
+        return again.digests()
+
+    def stop(event):
+        found.append(event)
+        if len(found) == 3:
+            raise KeyboardInterrupt
+
+    expected = learn(copy.deepcopy(net))
+    with pytest.raises(KeyboardInterrupt):
+        learn(net, stop)
+    assert learn(net, found.append) == expected
 
 
 class Grows(nn.Sequential):
@@ -131,7 +153,7 @@ def test_an_infinity_of_a_task_that_a_layer_does_not_read_does_not_reach_it(boun
     torch.manual_seed(0)
     inputs = Inputs((6,), low=-1, high=1) if bounded else Inputs((6,))
     net, x = EideticNetwork(Grows(), torch.zeros(2, 6), inputs=inputs), torch.rand(16, 6)
-    for name, reads in (("wild", None), ("tame", [])):
+    for name, reads in (("wild", None), ("tame", []), ("third", [])):
         loader, options = batches(x, torch.arange(16) % 2, 8), {"training": QUICK, "pruning": LIGHT}
         net.train_task(name, loader, names(2), reads=reads, **options)
         net.widen(1.0)
@@ -146,4 +168,4 @@ def test_an_infinity_of_a_task_that_a_layer_does_not_read_does_not_reach_it(boun
     assert torch.allclose(logits(block, x), expected["new"][HEAD])
     with Operations() as operations:
         logits(block, x)
-    assert operations.ran["addmm"] == (10 if bounded else 12), "in pages there are no heads of others"
+    assert operations.ran["addmm"] == (10 if bounded else 16), "in pages there are no heads of others"
