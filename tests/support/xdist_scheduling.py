@@ -25,7 +25,7 @@ _LONG = {
     "faults": ["files", "clients"],
     "": ["wheel", "make_serve", "examples"],
     "eideticnet": ["values", "command_line", "seeding", "loaders", "operations"],
-    "export": ["command_line", "formats_agree", "precisions", "archive"],
+    "export": ["pages", "command_line", "formats_agree", "precisions", "archive"],
     "loadtest": ["loadtest"],
 }
 _BEGIN = [f"{folder}/test_{name}.py".lstrip("/") for folder, names in _LONG.items() for name in names]
