@@ -52,6 +52,12 @@ BATCH_DEPENDENT = (
 )
 
 
+NO_RANGE = (
+    "each task has a page of its own, since inputs have no range: with low and high under [input], in a new "
+    "run, small tasks share pages and answers cost less"
+)
+
+
 def show_build(bundle: Bundle) -> None:
     """What an export chose, how far it agrees with the network, and what to mind; often nothing."""
     console = Console(stderr=True)
@@ -59,6 +65,9 @@ def show_build(bundle: Bundle) -> None:
         console.print(f"warning: {name}: {doubt}", style="yellow", markup=False, soft_wrap=True)
     if measured := bundle.layout_measured:
         console.print(f"layout: {measured['taken']} ({measured['reason']})", markup=False)
+    open_range = bundle.input.dtype == "float32" and None in (bundle.input.low, bundle.input.high)
+    if open_range and len(bundle.pages) > 2:
+        console.print(NO_RANGE, markup=False, soft_wrap=True)
     if found := bundle.accuracy:
         console.print(_agreement(found, f"{bundle.layout} {bundle.precision}"))
         console.print(f"on {found['rows']} rows: {found['inputs']}", markup=False)

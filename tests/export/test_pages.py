@@ -21,6 +21,7 @@ from eideticnet.export.graph.tail import logits_name
 from eideticnet.export.graph.values import Values
 from eideticnet.export.lowering.body import Body
 from eideticnet.export.proof.verify import verify
+from eideticnet.export.show import show_build
 from eideticnet.models import convnet, mlp
 from eideticnet.pages import laying
 from eideticnet.slots import page_of
@@ -197,3 +198,13 @@ def test_pages_that_are_laid_anew_stay_and_compare_with_no_earlier_version(tmp_p
     assert verify(anew, first).verdict == "not comparable"
     again = build(tmp_path / "net", tmp_path / "store", model_version="4.0")
     assert verify(again, anew).verdict == "proven"
+
+
+def test_inputs_without_a_range_give_each_task_a_page_and_the_export_says_why(tmp_path, capsys):
+    torch.manual_seed(0)
+    net, rng = EideticNetwork(mlp(20, (40, 40)), torch.zeros(2, 20)), random.Random(0)
+    for _ in range(3):
+        grow(net, rng)
+    assert [page.owners for page in net.pages()] == [("t0",), ("t1",), ("t2",)]
+    show_build(read_archive(exported(net, tmp_path / "store", "1.0")).bundle)
+    assert "inputs have no range" in capsys.readouterr().err
