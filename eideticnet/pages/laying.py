@@ -16,12 +16,12 @@ from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned
 from eideticnet.pages.norms import read_alike
 from eideticnet.pages.passes import unfused
-from eideticnet.program import Program, Widths
+from eideticnet.program import HEAD, Program, Widths
 from eideticnet.slots import Page, page_of
 
 PLANNED = 10
 """Tasks for which pages are laid, unless the network says how many are planned."""
-OPERATION = 15_000
+OPERATION = 20_000
 """One more operation takes as long as this number of multiply-adds: ``make bench-scale``."""
 MULTIPLE = 16
 """Slots of a page that several owners share, a multiple of this number: what a runtime's kernels are fast
@@ -88,5 +88,6 @@ def _opened(page: Page, there: Sequence[Widths], count: int, program: Program, i
     if each == 1:
         return page
     wanted = {g: -(-n * each // MULTIPLE) * MULTIPLE for g, n in usual.items()}
+    wanted[HEAD] = usual[HEAD] * each
     slots = {g: max(own[g], min(n, free.get(g, n))) for g, n in wanted.items()}
     return Page(slots, page.sources, page.owners, 2 * each)
