@@ -1,7 +1,8 @@
 """Between which numbers each element of a body's values lies, for every input that the contract allows.
 
 Interval arithmetic in float64. What isn't known to be a number of at most ``MOST`` in size is unbounded: the
-whole line. That leaves as much room below the largest float32 as rounding, and the order of a sum, need.
+whole line. That leaves as much room below the largest float32 as rounding and the order of a sum need, and
+what a runtime folds into the layer before: terms may be two thousand times as great as what they add up to.
 Imports neither torch nor eideticnet.
 """
 
@@ -19,7 +20,7 @@ from eideticnet.export.graph.values import ELEMENTWISE, MOVING, REDUCING, Values
 Array = npt.NDArray[np.float64]
 Interval = tuple[Array, Array]
 """Least and greatest, of each element."""
-MOST, MOST_SQUARED = 1e37, 1e18
+MOST, MOST_SQUARED = 1e34, 1e17
 """Of a value, and of one that is squared."""
 LEAST = 1e-30
 """Of what is divided by, its distance from zero."""
@@ -62,8 +63,13 @@ def _made(node: NodeProto, index: int, values: Values, found: dict[str, Interval
         finite = [np.isfinite(low) & np.isfinite(high) for low, high in given]
         known = np.logical_and.reduce(np.broadcast_arrays(*finite))
         made = np.where(known, made[0], -np.inf), np.where(known, made[1], np.inf)
-    if values.dtypes[name].kind == "i" and _size(made).max(initial=0) > _LARGEST_WHOLE:
+    kind = values.dtypes[name].kind
+    if kind == "i" and _size(made).max(initial=0) > _LARGEST_WHOLE:
         return unbounded
+    if kind == "i":  # what is no whole number is cut off
+        made = np.floor(made[0]), np.ceil(made[1])
+    elif kind == "b":
+        made = np.minimum(made[0], 0), np.maximum(made[1], 1)
     low, high = _spread(_settled(*made), values.shapes[name])
     return values.alike(name, low, np.min), values.alike(name, high, np.max)
 
@@ -74,7 +80,7 @@ def _spread(pair: Interval, shape: tuple[int, ...]) -> Interval:
 
 def _settled(low: npt.ArrayLike, high: npt.ArrayLike) -> Interval:
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    fine = (low >= -MOST) & (high <= MOST)
+    fine = (np.abs(low) <= MOST) & (np.abs(high) <= MOST)
     return np.where(fine, low, -np.inf), np.where(fine, high, np.inf)
 
 
@@ -159,11 +165,10 @@ def _reduced(node: NodeProto, pair: Interval, axes: tuple[int, ...]) -> Interval
 
 def _clipped(node: NodeProto, given: list[Interval]) -> Interval:
     low, high = given[0]
-    for name, (least, most) in zip(filter(None, node.input[1:]), given[1:], strict=True):
-        if name == node.input[1]:
-            low, high = np.maximum(low, least), np.maximum(high, most)
-        else:
-            low, high = np.minimum(low, least), np.minimum(high, most)
+    ends = [place for place, name in enumerate(node.input) if name][1:]
+    for place, (least, most) in zip(ends, given[1:], strict=True):
+        function = np.maximum if place == 1 else np.minimum
+        low, high = function(low, least), function(high, most)
     return low, high
 
 
@@ -172,8 +177,11 @@ def _leaky(node: NodeProto, given: list[Interval]) -> Interval:
     return _around(np.asarray(np.maximum(1, slope) * _size(given[0])))
 
 
-def _exponential(node: NodeProto, given: list[Interval]) -> Interval:
-    steep = max(1.0, *(abs(attribute(node, name, 2.0)) for name in ("alpha", "gamma"))) ** 2
+def _exponential(node: NodeProto, given: list[Interval]) -> Interval | None:
+    factors = [attribute(node, name, 2.0) for name in ("alpha", "gamma")]
+    steep = max(1.0, *factors) ** 2
+    if min(factors) < LEAST:  # it bends upwards, or divides by zero
+        return None
     return np.full_like(given[0][0], -steep), np.maximum(given[0][1], 0) * steep
 
 
@@ -227,7 +235,7 @@ def _conv(node: NodeProto, given: list[Interval]) -> Interval:
 def _batch_norm(node: NodeProto, given: list[Interval]) -> Interval:
     data, rank = given[0], given[0][0].ndim
     scale, bias, mean, variance = (_along_channel(pair, rank) for pair in given[1:])
-    root = np.sqrt(np.where(variance[0] >= 0, variance[0] + attribute(node, "epsilon", 1e-5), np.inf))
+    root = np.sqrt(np.where(variance[0] >= 0, variance[0] + attribute(node, "epsilon", 1e-5), 0))
     steep = np.where(root >= LEAST, scale[0] / root, np.inf)
     return _sum(_product(_sum(data, (-mean[1], -mean[0])), (steep, steep)), bias)
 
@@ -243,7 +251,10 @@ def _instance_norm(node: NodeProto, given: list[Interval]) -> Interval | None:
     return _sum(_around(np.where(fine, most, np.inf) * _size(scale)), bias)
 
 
-def _pooled(node: NodeProto, given: list[Interval]) -> Interval:
+def _pooled(node: NodeProto, given: list[Interval]) -> Interval | None:
+    padded = any(attribute(node, "pads", ())) or attribute(node, "auto_pad", b"NOTSET") != b"NOTSET"
+    if padded and max(attribute(node, "dilations", (1,))) > 1:
+        return None  # a window may lie in the padding alone
     return _along_channel(_by_channel(given[0], padded=node.op_type == "AveragePool"), given[0][0].ndim)
 
 

@@ -86,9 +86,9 @@ class Values:
         self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in body.graph.initializer}
         self.sizes: dict[str, tuple[Array, Array]] = {}
         self.opaque = set[str]()
-        if any(value.dtype.kind not in "biufcV" for value in self.constants.values()):
-            raise ArchiveError("the graph holds text; exported graphs have none")
         found = [self.constants | self._run(rows) for rows in ROWS]
+        if any(value.dtype.kind not in "biufcV" for value in found[0].values()):
+            raise ArchiveError("the graph holds text; exported graphs have none")
         self.shapes = {name: value.shape for name, value in found[0].items()}
         self.dtypes = {name: value.dtype for name, value in found[0].items()}
         later = {name: value.shape for name, value in found[1].items()}
@@ -99,7 +99,8 @@ class Values:
             if axes == {0} and self.shapes[name][0] * ROWS[1] == later[name][0] * ROWS[0]
         }
         self._maps: dict[str, tuple[list[Array], list[int]]] = {}
-        self._known = {entry.version for entry in body.opset_import if not entry.domain} == {OPSET}
+        domains = {entry.domain: entry.version for entry in body.opset_import}
+        self._known = domains.get("") == OPSET and "ai.onnx" not in domains  # another name of the same
         for node in self.nodes:
             self._settle(node, *found)
 
@@ -174,7 +175,9 @@ class Values:
             inputs = inputs[:1]  # of the other only the type counts
         fixed = not any(name not in self.constants and name not in self.sizes for name in inputs)
         sized = [place for place, name in enumerate(node.input) if name in self.sizes]
-        whole = all(first[name].dtype.kind in "iu" for name in outputs)
+        whole = all(
+            first[name].dtype == np.int64 for name in outputs
+        )  # smaller ones overflow, at larger batches
         listed = self._known and not node.domain and not self.opaque.intersection(inputs)
         if listed and node.op_type == "Shape" and inputs[0] not in self.constants:
             self.sizes |= {name: (first[name], second[name]) for name in outputs}
@@ -186,7 +189,7 @@ class Values:
             listed
             and node.op_type in LISTED
             and (not sized or (node.op_type, sized) in _SHAPED)
-            and all(self.grows[name] for name in outputs)
+            and all(self.grows[name] and first[name].size for name in outputs)
             and self._regular(node)
         ):
             self.opaque.update(outputs)
@@ -228,8 +231,12 @@ class Values:
 
     def _eval(self, node: NodeProto) -> bool:
         """Whether a layer that reads channels leaves rows and channels apart."""
-        kept = self.shapes[node.input[0]][:2] == self.shapes[node.output[0]][:2]
-        return not attribute(node, "training_mode", 0) and (kept or node.op_type != "Resize")
+        if node.op_type != "Resize":
+            return not attribute(node, "training_mode", 0)
+        axes, scales = attribute(node, "axes", ()), self.constants.get(node.input[2], np.ones(2))
+        cropped = attribute(node, "coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
+        kept = self.shapes[node.input[0]][1] == self.shapes[node.output[0]][1]
+        return kept and not (axes or cropped) and bool((scales[:2] == 1).all())
 
     def _move(self, node: NodeProto) -> tuple[list[Array], list[int]]:
         alone, places, starts = NodeProto(), {}, [1]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
+from eideticnet.export.errors import ArchiveError
 from eideticnet.export.graph.idle import hazards
 from eideticnet.export.graph.intervals import intervals
 from eideticnet.export.graph.lanes import lane_digests, needs
@@ -242,6 +243,13 @@ def test_columns_that_are_cut_off_do_not_count():
             "y = Slice (h, start, k, columns)",
             {},
         ),
+        # channels that a scale moves, although there are as many
+        (
+            'r = Reshape (h, row) z = Resize <mode = "nearest", nearest_mode = "ceil", '
+            'coordinate_transformation_mode = "asymmetric"> (r, , scales) f = Flatten (z) '
+            "y = Slice (f, start, end, columns)",
+            {"row": [0, 4, 1], "scales": np.array([1, 1.2, 1], np.float32)},
+        ),
         # an operator that nobody listed
         ("c = CumSum (h, one) y = Slice (c, start, end, columns)", {"one": np.array(1)}),
     ],
@@ -269,6 +277,18 @@ def test_a_hazard_of_what_is_multiplied_by_zero_is_told(steps, hazard):
     assert bool(found) == bool(hazard)
 
 
+def test_a_size_that_overflows_at_larger_batches_is_another():
+    """What is cut to 8 bits is the batch up to 255."""
+    digests, known = [], {"w": LAYER, "four": [4]}
+    for whole in (7, 2):
+        steps = (
+            f"{SEPARATE} n = Shape <start = 0, end = 1> (x) c = Cast <to = {whole}> (n) k = Cast <to = 7> (c)"
+        )
+        steps += " t = Concat <axis = 0> (k, four) y = Reshape (h, t)"
+        digests.append(lane_digests(Values(parsed(steps, **known)), ["y"])["y"])
+    assert len(set(digests)) == 2
+
+
 def test_operators_of_another_version_count_whole():
     """Softmax meant something else once."""
     digests = []
@@ -279,6 +299,79 @@ def test_operators_of_another_version_count_whole():
         model.opset_import[0].version = 11
         digests.append(lane_digests(Values(model), ["y"])["y"])
     assert len(set(digests)) == 2
+
+
+def test_another_name_of_the_operators_does_not_hide_their_version():
+    model = parsed(f"{SEPARATE} y = Softmax <axis = 1> (h)", w=LAYER)
+    model.opset_import.append(helper.make_opsetid("ai.onnx", 11))
+    assert "y" in Values(model).opaque
+
+
+def test_text_is_refused_wherever_it_comes_from():
+    """As text 0.0 and -0.0 differ."""
+    with pytest.raises(ArchiveError, match="holds text"):
+        Values(parsed("t = Cast <to = 8> (x) y = Cast <to = 1> (t)"))
+
+
+BETWEEN = "p = Clip (x, least, most)"
+ONE, TWO, FOURS = np.float32(1), np.float32(2), np.ones(4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("steps", "tensors"),
+    [
+        # what is cut off to a whole number, or to a truth value
+        (f"{BETWEEN} i = Cast <to = 7> (p) f = Cast <to = 1> (i) y = Reciprocal (f)", {"least": ONE / 2}),
+        (f"{BETWEEN} i = Cast <to = 7> (p) j = Div (i, two) f = Cast <to = 1> (j) y = Log (f)", {"two": 2}),
+        (
+            f"{BETWEEN} i = Cast <to = 9> (p) f = Cast <to = 1> (i) g = Sub (f, one) y = Log (g)",
+            {"least": TWO, "most": 2 * TWO, "one": ONE},
+        ),
+        # least and most are one
+        (f"{BETWEEN} q = Clip (p, none, none) y = Reciprocal (q)", {"none": ONE * 0}),
+        # what has no number, behind a layer or a maximum
+        (
+            "a = Abs (x) b = Log (a) r = Reshape (b, shape) c = Conv (r, one) y = Flatten (c)",
+            {"shape": [0, 1, 4], "one": [[[ONE]]]},
+        ),
+        ("b = Sqrt (x) y = ReduceMax <keepdims = 1> (b, last)", {"last": [1]}),
+        # factors below zero
+        ("y = Celu <alpha = -0.01> (x)", {}),
+        ("y = Celu <alpha = 0.0> (x)", {}),
+        (
+            f"{BETWEEN} e = Elu <alpha = -2.0> (p) f = Sub (e, one) y = Sqrt (f)",
+            {"least": -3 * ONE, "most": -ONE / 4, "one": ONE},
+        ),
+        ("e = Selu <gamma = -3.0> (x) f = Add (e, ten) y = Log (f)", {"ten": 10 * ONE}),
+        # the root of what is no number, or below zero
+        ("y = BatchNormalization (x, ones, ones, ones, v)", {"v": np.full(4, -1, np.float32)}),
+        ("y = BatchNormalization (x, ones, ones, ones, v)", {"v": np.full(4, np.nan, np.float32)}),
+        ("y = BatchNormalization <epsilon = 0.5> (x, ones, ones, ones, v)", {"v": FOURS * -0.5}),
+        # windows of a pool that lie in the padding alone
+        (
+            "r = Reshape (x, shape) z = MaxPool <kernel_shape = [2], dilations = [3], pads = [1, 1]> (r) "
+            "f = Flatten (z) y = Mul (f, two)",
+            {"shape": [0, 2, 2], "two": TWO},
+        ),
+    ],
+)
+def test_what_becomes_infinite_at_some_input_has_no_bounds(steps, tensors):
+    model = parsed(steps, **{"least": ONE, "most": 1.5 * ONE, "ones": FOURS, **tensors})
+    low, high = intervals(Values(model), -100, 100)["y"]
+    x = np.random.default_rng(0).uniform(-100, 100, (200, 4)).astype(np.float32)
+    x[0] = 0
+    given = session(model)({"x": x})["y"]
+    assert not np.isfinite(given).all()
+    assert np.isinf(low).any()
+    assert np.isinf(high).any()
+
+
+def test_what_may_be_folded_into_the_layer_before_has_room():
+    """A factor of 1e36 turns terms of a thousand into infinity, although what they add up to is small."""
+    steps = f"{BETWEEN} a = Gemm (p, w, b) y = Mul (a, factor)"
+    ends = {"least": np.float32(999), "most": np.float32(1000), "b": FOURS * -1000}
+    bounds = intervals(Values(parsed(steps, w=LAYER, factor=FOURS * 1e36, **ends)), -1e4, 1e4)
+    assert np.isinf(bounds["y"][1]).all()
 
 
 def test_what_only_tells_a_type_does_not_count():
