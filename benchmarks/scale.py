@@ -51,6 +51,7 @@ NEURONS, UNEVEN = 16, (4, 28)
 BATCHES = (1, 32)
 COUNTS = (1, 2, 3, 4, 5, 6, 8)
 ROUNDS = 41
+EXPORTS = 3
 
 
 @dataclass(frozen=True)
@@ -95,24 +96,23 @@ def plain(network: Network) -> onnx.ModelProto:
 
 def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures of one network, and their spread."""
-    name, seconds = network.name, dict[str, float]()
-    net = network.made()
+    name, net = network.name, network.made()
     exports: dict[str, Callable[[], onnx.ModelProto]] = {
         "plain": lambda: plain(network),
         "dense": lambda: dense_body(net),
         "paged": lambda: paged_body(net),
         "nested": lambda: nested_body(net),
     }
-    graphs = dict[str, onnx.ModelProto]()
-    for layout, export in exports.items():
+    graphs, seconds = dict[str, onnx.ModelProto](), dict[str, list[float]]()
+    for layout in (*exports, *("plain", "paged") * (EXPORTS - 1)):
         start = time.perf_counter()
-        graphs[layout] = export()
-        seconds[layout] = time.perf_counter() - start
+        graphs[layout] = exports[layout]()
+        seconds.setdefault(layout, []).append(time.perf_counter() - start)
     del graphs["plain"]
     graphs = {layout: one_output(graph) for layout, graph in graphs.items()}
     spent = {layout: multiply_adds(graph) for layout, graph in graphs.items()}
     figures = {
-        f"export.{name}": seconds["paged"] / seconds["plain"],
+        f"export.{name}": ratio(seconds, "paged", "plain"),
         f"{name}.pages": float(len(net.pages())),
     }
     details: dict[str, Any] = {f"export.{name}": seconds}
