@@ -3,8 +3,9 @@
 Blocks of random weights: an MLP of 784 inputs and two layers with 16 neurons a task in each (``uneven``: 4
 to 28), or a ResNet-18 on 3x32x32 in equal tasks. ``mlp.tT.bB``: the paged graph of T tasks against the dense
 one of the same numbers, at batch B; ``.madds`` the ratio of their multiply-adds; ``.nested`` and
-``.nested.madds`` the same of the nested graph; one thread. ``export.``: seconds of the paged export against
-those of the plain trunk's with one head. ``step.``: an epoch of the last of T tasks, all others frozen,
+``.nested.madds`` the same of the nested graph; one thread. ``mlp.grown.tT``: T tasks in pages that were laid
+for 100; ``.idle``: share of the pages' slots that nobody has. ``export.``: seconds of the paged export
+against those of the plain trunk's with one head. ``step.``: an epoch of the last of T tasks, all others frozen,
 against the plain trunk's.
 """
 
@@ -42,6 +43,7 @@ from eideticnet import EideticNetwork
 from eideticnet.export.graph.session import session
 from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.models import mlp, resnet18
+from eideticnet.program import HEAD
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -114,6 +116,7 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
     figures = {
         f"export.{name}": ratio(seconds, "paged", "plain"),
         f"{name}.pages": float(len(net.pages())),
+        f"{name}.idle": idle(net),
     }
     details: dict[str, Any] = {f"export.{name}": seconds}
     runs = {layout: session(graph) for layout, graph in graphs.items()}
@@ -129,6 +132,12 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
 def spread(ratios: Sequence[float]) -> dict[str, float]:
     """How far the rounds' ratios lie apart."""
     return dict(zip(("p10", "p50", "p90"), np.percentile(ratios, (10, 50, 90)), strict=True))
+
+
+def idle(net: EideticNetwork) -> float:
+    """Share of the pages' slots that nobody has."""
+    slots = sum(count for page in net.pages() for group, count in page.slots.items() if group != HEAD)
+    return 1 - sum(sum(net.learned.block(task.owner).own.values()) for task in net.learned.tasks) / slots
 
 
 def by_pages(network: Network) -> dict[str, dict[str, float]]:

@@ -126,6 +126,19 @@ def test_the_table_of_growth_is_that_of_the_committed_result():
             *(f"{v:.2f}" for v in values[1:-1]),
             f"{values[-1]:.2f} |",
         ]
+    assert all(figures[f"export.{name}"] <= 3 for name in ("mlp.t100", "resnet18.t15"))
+    for name in ("mlp.t10", "mlp.t50", "mlp.t100", "resnet18.t5", "resnet18.t15", "resnet18.t30"):
+        kind, _, tasks = name.partition(".t")
+        row = {"mlp": "MLP 784, two layers of 16 neurons a task", "resnet18": "ResNet-18 on 3x32x32"}[kind]
+        assert f"| {row} | {tasks} | {figures[f'step.{name}']:.2f} |" in PERFORMANCE
+    assert all(figures[f"step.{name}"] <= 0.6 for name in ("mlp.t50", "resnet18.t15", "resnet18.t30"))
+    grown = [f"{figures[f'mlp.grown.t{t}.b{b}']:.2f}" for t in (5, 20, 50) for b in (1, 32)]
+    for text in (
+        "take {} and {} of the dense graph's time (batch 1 and 32) with 5".format(*grown[:2]),
+        "{} and {} with 20, {} and {} with 50".format(*grown[2:]),
+        f"4 to 28 neurons {figures['uneven.t50.idle']:.2f} of the slots are idle",
+    ):
+        assert text in PERFORMANCE.replace("\n", " "), text
     for batch in (1, 32):
         most = {5: 1.10, 20: 1.05, 50: 1.00, 100: 0.80}
         assert all(figures[f"mlp.t{tasks}.b{batch}"] <= limit for tasks, limit in most.items())
