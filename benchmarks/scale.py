@@ -1,12 +1,12 @@
 """``make bench-scale``: how the cost of an answer grows with the number of tasks, in ONNX Runtime.
 
 Blocks of random weights: an MLP of 784 inputs and two layers with 16 neurons a task in each (``uneven``: 4
-to 28), or a ResNet-18 on 3x32x32 in equal tasks. ``mlp.tT.bB``: the paged graph of T tasks against the dense
-one of the same numbers, at batch B; ``.madds`` the ratio of their multiply-adds; ``.nested`` and
-``.nested.madds`` the same of the nested graph; one thread. ``mlp.grown.tT``: T tasks in pages that were laid
-for 100; ``.idle``: share of the pages' slots that nobody has. ``export.``: seconds of the paged export
-against those of the plain trunk's with one head. ``step.``: an epoch of the last of T tasks, all others
-frozen, against the plain trunk's.
+to 28), or a ResNet-18 on 3x32x32 in equal tasks; ``wide``: the networks of ``make bench-export``.
+``mlp.tT.bB``: the paged graph of T tasks against the dense one of the same numbers, at batch B; ``.madds`` the
+ratio of their multiply-adds; ``.nested`` and ``.nested.madds`` the same of the nested graph; one thread.
+``mlp.grown.tT``: T tasks in pages that were laid for 100; ``.idle``: share of the pages' slots that nobody
+has. ``export.``: seconds of the paged export against those of the plain trunk's with one head. ``step.``: an
+epoch of the last of T tasks, all others frozen, against the plain trunk's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from benchmarks.steps import by_tasks
 from eideticnet import EideticNetwork
 from eideticnet.export.graph.session import session
 from eideticnet.export.lowering.to_onnx import to_onnx
-from eideticnet.models import mlp, resnet18
+from eideticnet.models import convnet, mlp, resnet18
 from eideticnet.program import HEAD
 
 mpl.use("agg")
@@ -65,6 +65,7 @@ class Network:
     shape: tuple[int, ...]
     shares: Sequence[float]
     rounds: int = ROUNDS
+    batches: Sequence[int] = BATCHES
     planned: int = 0
     """Tasks for which pages are laid: as many as there are, unless given."""
 
@@ -87,6 +88,9 @@ def networks() -> Iterator[Network]:
     shares = [width / sum(widths) for width in widths]
     yield Network("uneven.t50", mlp(784, (sum(widths),) * 2), (784,), shares)
     yield Network("resnet18.t15", resnet18(), (3, 32, 32), [1 / 15] * 15, ROUNDS // 5)
+    yield Network("mlp.wide", mlp(784, (2000, 2000)), (784,), [1 / 10] * 10, batches=(1, 8, 32))
+    wide = convnet(3, (160,) * 4, pool_every=9)
+    yield Network("conv.wide", wide, (3, 32, 32), [1 / 5] * 5, ROUNDS // 5, batches=(8,))
 
 
 def plain(network: Network) -> onnx.ModelProto:
@@ -120,7 +124,7 @@ def measured(network: Network) -> tuple[dict[str, float], dict[str, Any]]:
     }
     details: dict[str, Any] = {f"export.{name}": seconds}
     runs = {layout: session(graph) for layout, graph in graphs.items()}
-    for batch in BATCHES:
+    for batch in network.batches:
         taken = times(runs, rows(net, batch), network.rounds)
         for layout, suffix in (("paged", ""), ("nested", ".nested")):
             key = f"{name}.b{batch}{suffix}"
@@ -179,7 +183,9 @@ def main() -> None:
     for network in track(list(networks()), "networks"):
         found, more = measured(network)
         figures |= found
-        details |= {**more, f"{network.name}.by_pages": by_pages(network)}
+        details |= more
+        if network.batches == BATCHES:
+            details[f"{network.name}.by_pages"] = by_pages(network)
     for name, ratios in by_tasks().items():
         details[f"step.{name}"] = spread(ratios)
         figures[f"step.{name}"] = details[f"step.{name}"]["p50"]

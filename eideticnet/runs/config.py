@@ -198,7 +198,7 @@ class Config(_Section):
     when_full: Literal["refuse", "reuse", "widen"] = "refuse"
     """What becomes of a task when a layer has no free neuron."""
     planned_tasks: int | None = Field(None, ge=1)
-    """The number of tasks that share the trunk's neurons equally."""
+    """The number of tasks that share the trunk's neurons equally, and for which pages are laid."""
     training: _Table[TrainingTable] = TrainingTable()
     """The table `[training]`."""
     pruning: _Table[Pruning] = Pruning()

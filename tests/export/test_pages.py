@@ -83,7 +83,7 @@ def digests(net, graph, earlier):
 def live(net, seed, steps, reads, most=5):
     rng, before, pages, proven = random.Random(seed), {}, [], {}
     for step in steps:
-        grow(net, rng, most, reads)
+        grow(net, rng, most, reads, revise=step == "revise")
         if step == "widen":
             net.program = net.program.widened(dict.fromkeys(net.program.groups, 3))
         learned = net.learned
@@ -101,7 +101,7 @@ def live(net, seed, steps, reads, most=5):
     return pages
 
 
-STEPS = st.lists(st.sampled_from(["task", "router", "widen"]), min_size=2, max_size=4)
+STEPS = st.lists(st.sampled_from(["task", "router", "widen", "revise"]), min_size=2, max_size=4)
 
 
 @settings(examples(4, 40))

@@ -34,9 +34,11 @@ def random_block(net: EideticNetwork, owner: str, reads: tuple[str, ...], own: d
     return block
 
 
-def grow(net: EideticNetwork, rng: random.Random, most: int = 5, reads: float = 1.0) -> None:
+def grow(
+    net: EideticNetwork, rng: random.Random, most: int = 5, reads: float = 1.0, revise: bool = False
+) -> None:
     """One more task of up to ``most`` neurons in each group, widening what is full, that reads each of the
-    earlier ones with the probability ``reads``."""
+    earlier ones with the probability ``reads``; or another revision of the first one."""
     number, least, own = len(net.learned.tasks), floors(net.program), dict[str, int]()
     owned = [net.learned.block(task.owner).own for task in net.learned.tasks]
     for group, total in net.program.groups.items():
@@ -44,9 +46,13 @@ def grow(net: EideticNetwork, rng: random.Random, most: int = 5, reads: float = 
         lacking = own[group] - (total - sum(widths[group] for widths in owned))
         if lacking > 0:
             net.program = net.program.widened({group: lacking})
-    own[HEAD] = rng.randint(2, 3)
+    old = net.learned.tasks[0] if revise and number else None
+    own[HEAD] = len(old.classes) if old else rng.randint(2, 3)
     read = tuple(task.owner for task in net.learned.tasks if rng.random() < reads)
-    task = Task(f"task {number}", f"t{number}", tuple("abc"[: own[HEAD]]), net.inputs.to_try(2))
+    name, revision = f"task {number}", 0
+    if old is not None:
+        name, revision = old.name, len(net.learned.revisions(old.name))
+    task = Task(name, f"t{number}", tuple("abc"[: own[HEAD]]), net.inputs.to_try(2), revision)
     net.learned = net.learned.with_task(task, random_block(net, task.owner, read, own))
 
 
