@@ -2,8 +2,8 @@
 
 Blocks of random weights: an MLP of 784 inputs and two layers with 16 neurons a task in each (``uneven``: 4
 to 28), or a ResNet-18 on 3x32x32 in equal tasks; ``wide``: the networks of ``make bench-export``.
-``mlp.tT.bB``: the paged graph of T tasks against the dense one of the same numbers, at batch B; ``.madds`` the
-ratio of their multiply-adds; ``.nested`` and ``.nested.madds`` the same of the nested graph; one thread.
+``mlp.tT.bB``: the paged graph of T tasks against the dense one of the same numbers, at batch B; ``.madds``
+the ratio of their multiply-adds; ``.nested`` and ``.nested.madds`` the same of the nested graph; one thread.
 ``mlp.grown.tT``: T tasks in pages that were laid for 100; ``.idle``: share of the pages' slots that nobody
 has. ``export.``: seconds of the paged export against those of the plain trunk's with one head. ``step.``: an
 epoch of the last of T tasks, all others frozen, against the plain trunk's.
