@@ -38,6 +38,8 @@ class Watch:
         self._server: Connection | None = None
         self._archives: dict[tuple[str, Version], Archive] = {}
         self._answered: dict[str, float] = {}
+        self._judged: frozenset[str] | None = None
+        """Models that the last look asked; one that was deployed since has answered its probes by then."""
         self._problems: dict[str, str] = {}
         self._trouble = Trouble(quiet=True)
         self._told: list[str] = []
@@ -48,7 +50,7 @@ class Watch:
     def point_at(self, server: Connection | None) -> None:
         """Ask this server from now on; with None, there is none to ask."""
         with self._looking:
-            self._server, self._answered, self.held = server, {}, {}
+            self._server, self._answered, self._judged, self.held = server, {}, None, {}
         self.look()
 
     def start(self) -> None:
@@ -78,7 +80,7 @@ class Watch:
         return [
             f"model {name}: {self._problems.get(name) or self._trouble.text or 'no prediction yet'}"
             for name in models
-            if answered.get(name, oldest) <= oldest
+            if (self._judged is None or name in self._judged) and answered.get(name, oldest) <= oldest
         ]
 
     def look(self) -> None:
@@ -90,8 +92,10 @@ class Watch:
                 return
             with self._trouble.noted():
                 self.held = server.management.models(PROBE_SECONDS)
-                for name, model in server.state().models.items():
+                models = server.state().models
+                for name, model in models.items():
                     self._ask(server, name, model.default)
+                self._judged = frozenset(models)
             self._tell()
 
     def _ask(self, server: Connection, name: str, version: Version) -> None:

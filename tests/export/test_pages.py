@@ -190,6 +190,7 @@ def test_pages_that_are_laid_anew_stay_and_compare_with_no_earlier_version(tmp_p
     for _ in range(4):
         grow(net, rng)
     first = exported(net, tmp_path / "store", "1.0")
+    monkeypatch.setattr(laying, "OPERATION", 1)
     monkeypatch.setattr(laying, "MULTIPLE", 1)
     kept = build(tmp_path / "net", tmp_path / "store", model_version="2.0")
     assert verify(kept, first).verdict == "proven"

@@ -94,3 +94,23 @@ def test_models_that_always_answer_in_time_are_always_ready_however_late(rounds)
         assert not any(seen)
         now[0] += 60
         assert len(watch.unready()) == len(state.models)
+
+
+def test_a_model_that_was_just_deployed_makes_no_ready_server_unready_before_it_is_asked():
+    """A deploy has had its probes answered, so a balancer need not take the server out meanwhile."""
+    watch, found, broken = Watch("An engine"), server(dict), []
+    state = SimpleNamespace(models={"net": SimpleNamespace(default=1)})
+
+    def check(archive):
+        if archive in broken:
+            raise ConnectionError("nothing listens")
+
+    found.state, found.archive = lambda: state, lambda name, version: name
+    found.prober = SimpleNamespace(check=check)
+    watch.point_at(found)
+    assert watch.unready() == []
+    state.models["other"] = SimpleNamespace(default=1)
+    assert watch.unready() == []
+    broken.append("other")
+    watch.look()
+    assert watch.unready() == ["model other: nothing listens"]
