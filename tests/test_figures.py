@@ -133,7 +133,13 @@ def test_the_table_of_growth_is_that_of_the_committed_result():
         assert f"| {row} | {tasks} | {figures[f'step.{name}']:.2f} |" in PERFORMANCE
     assert all(figures[f"step.{name}"] <= 0.6 for name in ("mlp.t50", "resnet18.t15", "resnet18.t30"))
     grown = [f"{figures[f'mlp.grown.t{t}.b{b}']:.2f}" for t in (5, 20, 50) for b in (1, 32)]
+    wide = [f"{figures[key]:.2f}" for key in (*(f"mlp.wide.b{b}" for b in (1, 8, 32)), "conv.wide.b8")]
+    blocks = [
+        f"{figures[f'{key}.nested']:.2f}" for key in (*(f"mlp.wide.b{b}" for b in (1, 8, 32)), "conv.wide.b8")
+    ]
     for text in (
+        "take {}, {} and {} (batch 1, 8 and 32), and {} (batch 8)".format(*wide),
+        "where blocks take {}, {}, {} and {} in the same run".format(*blocks),
         "take {} and {} of the dense graph's time (batch 1 and 32) with 5".format(*grown[:2]),
         "{} and {} with 20, {} and {} with 50".format(*grown[2:]),
         f"4 to 28 neurons {figures['uneven.t50.idle']:.2f} of the slots are idle",

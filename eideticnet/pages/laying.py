@@ -7,7 +7,8 @@ is open keeps its slots and its sources, so what is laid is stored and never der
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 from eideticnet.arithmetic import multiply_adds
 from eideticnet.block import Block
@@ -38,7 +39,7 @@ def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None
     together = not unfused(program) and bounded_free_slots(program, inputs)
     known = dict[str, dict[str, Interval]]()
     for block in blocks:
-        found = intervals(block, inputs, known) if together else None
+        found = _intervals(block, inputs, known) if together else None
         known |= {} if found is None else {block.owner: found}
         lies = page_of(pages)
         if block.owner in lies:
@@ -55,6 +56,18 @@ def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None
             page = _opened(page, there, max(planned or PLANNED, len(blocks)), program, inputs)
         pages.append(page)
     return tuple(pages)
+
+
+_FOUND: WeakKeyDictionary[Block, tuple[Inputs, dict[str, Interval] | None]] = WeakKeyDictionary()
+"""What was found of frozen blocks, which never change: a deep one takes seconds."""
+
+
+def _intervals(
+    block: Block, inputs: Inputs, earlier: Mapping[str, Mapping[str, Interval]]
+) -> dict[str, Interval] | None:
+    if block not in _FOUND or _FOUND[block][0] != inputs:
+        _FOUND[block] = inputs, intervals(block, inputs, earlier)
+    return _FOUND[block][1]
 
 
 def exact(blocks: Sequence[Block], sources: Iterable[int] = ()) -> Page:
