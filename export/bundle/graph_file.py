@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from eideticnet import EideticNetwork
 from eideticnet.export.bundle.agreement import Reference
@@ -41,8 +42,8 @@ BODIES: dict[Layout, Callable[[EideticNetwork], Body | PagedBody]] = {
 
 @dataclass(frozen=True)
 class Form:
-    """``nested`` runs block by block and promises bits across versions; ``paged``, which runs neighbouring
-    blocks as one layer, and ``dense``, which runs all of them so, promise none."""
+    """``nested`` runs block by block and ``paged`` neighbouring blocks as one layer: float32 ONNX of these
+    promises bits across versions. ``dense`` runs all blocks as one layer, and promises none."""
 
     format: Format = "onnx"
     layout: Layout = "nested"
@@ -64,20 +65,13 @@ def write_graph(reference: Reference, form: Form, rule: TailRule, path: Path) ->
     net = reference.net
     if form.precision == "int8" and form.format != "onnx":
         raise ExportError(f"precision int8 is made by ONNX Runtime's tools; the format is {form.format}")
-    module = BODIES[form.layout](net).eval()
-    joined = dict[str, dict[str, int]]()
-    if isinstance(module, PagedBody) and form.format == "onnx":
-        module.by_page = True
-        joined = module.joined
-    dtype = HALVES.get(form.precision)
-    computes = module if dtype is None else Reduced(module, net.inputs, dtype).eval()
-    with _one_line(form, net.program):
-        if form.format == "onnx":
-            with barred(computes):
-                model = to_onnx(computes, example(net), owners(net), joined)
-        else:
-            model = None
-            (write_torchscript if form.format == "torchscript" else write_pt2)(net, computes, path)
+    model: onnx.ModelProto | None = None
+    if form.format == "onnx":
+        model = onnx_body(net, form)
+    else:
+        with _one_line(form, net.program):
+            write = write_torchscript if form.format == "torchscript" else write_pt2
+            write(net, _computes(net, form)[0], path)
     if model is not None:
         if form.precision == "int8":
             reference.check(session(attach(model, rule)), "float32", form.what)
@@ -88,6 +82,23 @@ def write_graph(reference: Reference, form: Form, rule: TailRule, path: Path) ->
     if model is not None:  # checked last: a runtime says more of what it lacks
         save(attach(model, rule), path)
     return model
+
+
+def onnx_body(net: EideticNetwork, form: Form) -> onnx.ModelProto:
+    """The network's body as an ONNX graph; of int8 that which is to be quantised."""
+    computes, joined = _computes(net, form)
+    with _one_line(form, net.program), barred(computes):
+        return to_onnx(computes, example(net), owners(net), joined)
+
+
+def _computes(net: EideticNetwork, form: Form) -> tuple[nn.Module, Mapping[str, Mapping[str, int]]]:
+    """The body as a module, and what is to be cut apart of what it gives, see ``to_onnx``."""
+    module, joined = BODIES[form.layout](net).eval(), dict[str, dict[str, int]]()
+    if isinstance(module, PagedBody) and form.format == "onnx":
+        module.by_page = True
+        joined = module.joined
+    dtype = HALVES.get(form.precision)
+    return (module if dtype is None else Reduced(module, net.inputs, dtype).eval()), joined
 
 
 @contextmanager

@@ -32,7 +32,7 @@ _TYPES = (np.float32, np.float64, np.int64, np.int32, np.bool_)
 
 def intervals(values: Values, low: float | None, high: float | None) -> dict[str, Interval]:
     """Of every value but sizes, where each input lies from ``low`` to ``high``, or anywhere."""
-    found = {name: _settled(c, c) for name, c in values.constants.items() if c.dtype in _TYPES}
+    found = {name: _constant(c) for name, c in values.constants.items() if c.dtype in _TYPES}
     ends = np.array(-np.inf if low is None else low), np.array(np.inf if high is None else high)
     with np.errstate(all="ignore"):
         for value in values.body.graph.input:
@@ -59,10 +59,8 @@ def _made(node: NodeProto, index: int, values: Values, found: dict[str, Interval
     unbounded = _spread((np.array(-np.inf), np.array(np.inf)), values.shapes[name])
     if made is None:
         return unbounded
-    if node.op_type in ELEMENTWISE:  # of what may be no number nothing is known, whatever is done to it
-        finite = [np.isfinite(low) & np.isfinite(high) for low, high in given]
-        known = np.logical_and.reduce(np.broadcast_arrays(*finite))
-        made = np.where(known, made[0], -np.inf), np.where(known, made[1], np.inf)
+    if node.op_type in ELEMENTWISE and not (node.op_type == "Where" and np.array_equal(*given[0])):
+        made = _known(node, given, made)
     kind = values.dtypes[name].kind
     if kind == "i" and _size(made).max(initial=0) > _LARGEST_WHOLE:
         return unbounded
@@ -74,14 +72,33 @@ def _made(node: NodeProto, index: int, values: Values, found: dict[str, Interval
     return values.alike(name, low, np.min), values.alike(name, high, np.max)
 
 
+def _known(node: NodeProto, given: list[Interval], made: Interval) -> Interval:
+    """Of what may be no number nothing is known, whatever is done to it; what a mask hides stays hidden."""
+    finite = np.broadcast_arrays(*(np.isfinite(low) & np.isfinite(high) for low, high in given))
+    hides = np.broadcast_arrays(*(high == -np.inf for _, high in given))
+    known = np.logical_and.reduce(finite)
+    low, high = np.where(known, made[0], -np.inf), np.where(known, made[1], np.inf)
+    if node.op_type == "Add":
+        hidden = np.logical_and.reduce(np.logical_or(finite, hides)) & np.logical_or.reduce(hides)
+        high = np.where(hidden, -np.inf, high)
+    return low, high
+
+
 def _spread(pair: Interval, shape: tuple[int, ...]) -> Interval:
     return np.broadcast_to(pair[0], shape), np.broadcast_to(pair[1], shape)
 
 
 def _settled(low: npt.ArrayLike, high: npt.ArrayLike) -> Interval:
     low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    fine = (np.abs(low) <= MOST) & (np.abs(high) <= MOST)
+    fine = (np.abs(low) <= MOST) & (np.abs(high) <= MOST) | (high == -np.inf)
     return np.where(fine, low, -np.inf), np.where(fine, high, np.inf)
+
+
+def _constant(values: npt.NDArray[np.generic]) -> Interval:
+    """Below ``MOST`` is what a mask hides: minus infinity at both ends, until a softmax takes it away."""
+    ends = np.asarray(values, np.float64)
+    ends = np.where(ends < -MOST, -np.inf, ends)
+    return _settled(ends, ends)
 
 
 def _size(pair: Interval) -> Array:
@@ -157,7 +174,15 @@ def _reduced(node: NodeProto, pair: Interval, axes: tuple[int, ...]) -> Interval
             times = count if node.op_type == "ReduceSum" else 1.0
             return _rounded(low * times, high * times, size * count, low.min(initial=0) >= 0)
         case "Softmax":
-            return np.where(size <= MOST, 0, -np.inf), np.ones_like(high)
+            hides = pair[1] == -np.inf
+            known = (np.isfinite(pair[0]) | hides).all(axes, keepdims=True) & ~hides.all(axes, keepdims=True)
+            return np.where(known, 0, -np.inf), np.ones_like(high)
+        case "ReduceL1":
+            return _rounded(np.zeros_like(size), size * count, size * count, True)
+        case "ReduceL2":
+            return np.zeros_like(size), np.where(size <= MOST_SQUARED, size * np.sqrt(count) * 2, np.inf)
+        case "ReduceLogSumExp":
+            return _rounded(low, high + np.log(count), size + np.log(count))
         case "LogSoftmax":
             return low - high - np.log(count) - _ROUNDING * size - 1, np.where(size <= MOST, 1, np.inf)
     return None
@@ -259,8 +284,12 @@ def _pooled(node: NodeProto, given: list[Interval]) -> Interval | None:
 
 
 def _resized(node: NodeProto, given: list[Interval]) -> Interval | None:
-    mode, places = (attribute(node, name, b"") for name in ("mode", "coordinate_transformation_mode"))
-    return None if mode == b"cubic" or places == b"tf_crop_and_resize" else _pooled(node, given)
+    """A cubic has weights of both signs, together below 2 where they are not made to be 1 at the border."""
+    made = _pooled(node, given)
+    if made is None or attribute(node, "mode", b"") != b"cubic":
+        return made
+    usual = -1 <= attribute(node, "cubic_coeff_a", -0.75) <= 0 and not attribute(node, "exclude_outside", 0)
+    return _around(4 * _size(made)) if usual else None
 
 
 def _between(low: float, high: float) -> Rule:
@@ -271,8 +300,24 @@ def _rising(function: Callable[[Array], Array]) -> Rule:
     return lambda node, given: (np.asarray(function(given[0][0])), np.asarray(function(given[0][1])))
 
 
+def _remainder(node: NodeProto, given: list[Interval]) -> Interval:
+    """Below what is divided by, unless that may be zero."""
+    return _around(np.where(np.isfinite(_inverse(given[1])[0]), _size(given[1]), np.inf))
+
+
+def _whole(node: NodeProto, given: list[Interval]) -> Interval:
+    return given[0][0] - 1, given[0][1] + 1
+
+
 def _shrunk(node: NodeProto, given: list[Interval]) -> Interval:
     return np.minimum(given[0][0], 0), np.maximum(given[0][1], 0)
+
+
+def _chosen(node: NodeProto, given: list[Interval]) -> Interval:
+    choice, one, other = given
+    if np.array_equal(*choice):
+        return np.where(choice[0] != 0, one[0], other[0]), np.where(choice[0] != 0, one[1], other[1])
+    return np.minimum(one[0], other[0]), np.maximum(one[1], other[1])
 
 
 def _ends(function: np.ufunc) -> Rule:
@@ -288,14 +333,19 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("Gelu", "HardSwish", "Mish", "ThresholdedRelu"), _shrunk),
     **dict.fromkeys(("LeakyRelu", "PRelu"), _leaky),
     **dict.fromkeys(("Elu", "Celu", "Selu"), _exponential),
+    **dict.fromkeys(("Ceil", "Floor", "Round"), _whole),
+    **dict.fromkeys(("Sinh", "Cosh"), lambda node, given: _around(np.cosh(_size(given[0])))),
     **dict.fromkeys(("Tanh", "Erf", "Softsign", "Sin", "Cos", "Sign"), _between(-1, 1)),
+    **dict.fromkeys(("Sigmoid", "HardSigmoid", "Not", "And", "Or", "Xor"), _between(0, 1)),
     **dict.fromkeys(
-        ("Sigmoid", "HardSigmoid", "Not", "And", "Or", "Equal", "Greater", "Less"), _between(0, 1)
+        ("Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual"), _between(0, 1)
     ),
     **dict.fromkeys(("Conv", "ConvTranspose"), _conv),
     **dict.fromkeys(("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"), _pooled),
     **dict.fromkeys(("Identity", "Cast"), _rising(lambda x: x)),
     "Abs": lambda node, given: (np.zeros_like(given[0][0]), _size(given[0])),
+    "Asinh": lambda node, given: _around(_size(given[0])),
+    "Atan": _between(-2, 2),
     "BatchNormalization": _batch_norm,
     "Clip": _clipped,
     "Div": lambda node, given: _product(given[0], _inverse(given[1])),
@@ -306,6 +356,7 @@ _RULES: dict[str, Rule] = {
     "MatMul": _matmul,
     "Max": _ends(np.maximum),
     "Min": _ends(np.minimum),
+    "Mod": _remainder,
     "Mul": _multiplied,
     "Neg": lambda node, given: (-given[0][1], -given[0][0]),
     "Pow": _power,
@@ -315,6 +366,6 @@ _RULES: dict[str, Rule] = {
     "Softplus": _rising(lambda x: np.logaddexp(x, 0)),
     "Sqrt": _rising(lambda x: np.where(x >= 0, np.sqrt(x), np.inf)),
     "Sub": lambda node, given: _sum(given[0], (-given[1][1], -given[1][0])),
-    "Where": lambda node, given: (np.minimum(given[1][0], given[2][0]), np.maximum(given[1][1], given[2][1])),
+    "Where": _chosen,
 }
 """What isn't listed is unbounded."""

@@ -77,7 +77,7 @@ class _Digester:
             if tensor.name in needed:
                 self.known[tensor.name] = self._tensor(tensor.name)
         for node in values.nodes:
-            if any(name in needed for name in node.output):
+            if any(name in needed and name not in values.sizes for name in node.output):
                 self._add(node)
 
     def of(self, name: str) -> str:

@@ -29,22 +29,12 @@ ROWS = 2, 3
 
 ELEMENTWISE = frozenset(
     {
-        *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal"),
-        *(
-            "Erf",
-            "Exp",
-            "Floor",
-            "Gelu",
-            "Greater",
-            "GreaterOrEqual",
-            "HardSigmoid",
-            "HardSwish",
-            "Identity",
-            "IsNaN",
-        ),
-        *("LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Not", "Or"),
-        *("PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin"),
-        *("Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where"),
+        *("Abs", "Add", "And", "Asinh", "Atan", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh"),
+        *("Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid"),
+        *("HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min"),
+        *("Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu"),
+        *("Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh"),
+        *("ThresholdedRelu", "Where", "Xor"),
     }
 )
 REDUCING = frozenset(
@@ -62,10 +52,12 @@ BY_CHANNEL = frozenset(
 )
 """They read (N, C, ...)."""
 ALONG_AXES = frozenset({"Concat", "Gather", "Pad", "Slice", "Split", "Tile"})
-MOVING = ALONG_AXES | {"Expand", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+MOVING = ALONG_AXES | {
+    *("DepthToSpace", "Expand", "Flatten", "Reshape", "SpaceToDepth", "Squeeze", "Transpose", "Unsqueeze")
+}
 """What they give are elements of their input."""
 PRODUCTS = frozenset({"Gemm", "MatMul"})
-WHOLE = frozenset({"Constant", "ConstantOfShape", "GRU", "LSTM", "RNN"})
+WHOLE = frozenset({"Constant", "ConstantOfShape", "GRU", "LSTM", "RNN", "Trilu"})
 """Of their inputs everything counts."""
 LISTED = ELEMENTWISE | REDUCING | BY_CHANNEL | MOVING | PRODUCTS | WHOLE
 _OF_SIZES = frozenset(
@@ -174,17 +166,16 @@ class Values:
         if node.op_type == "CastLike":
             inputs = inputs[:1]  # of the other only the type counts
         fixed = not any(name not in self.constants and name not in self.sizes for name in inputs)
-        sized = [place for place, name in enumerate(node.input) if name in self.sizes]
-        whole = all(
-            first[name].dtype == np.int64 for name in outputs
-        )  # smaller ones overflow, at larger batches
+        loose = self.sizes.keys() - self.constants.keys()
+        sized = [place for place, name in enumerate(node.input) if name in loose]
+        whole = all(first[name].dtype == np.int64 for name in outputs)  # smaller ones overflow
         listed = self._known and not node.domain and not self.opaque.intersection(inputs)
         if listed and node.op_type == "Shape" and inputs[0] not in self.constants:
-            self.sizes |= {name: (first[name], second[name]) for name in outputs}
+            self._settle_sizes({name: (first[name], second[name]) for name in outputs})
         elif listed and node.op_type in LISTED and fixed and not sized:
             self.constants |= {name: first[name] for name in outputs}
         elif listed and fixed and self._keeps_sizes(node, sized) and whole:
-            self.sizes |= {name: (first[name], second[name]) for name in outputs}
+            self._settle_sizes({name: (first[name], second[name]) for name in outputs})
         elif not (
             listed
             and node.op_type in LISTED
@@ -193,6 +184,11 @@ class Values:
             and self._regular(node)
         ):
             self.opaque.update(outputs)
+
+    def _settle_sizes(self, found: dict[str, tuple[Array, Array]]) -> None:
+        """Those that are one at both batches are so at each, and constants besides."""
+        self.sizes |= found
+        self.constants |= {name: one for name, (one, other) in found.items() if np.array_equal(one, other)}
 
     def _keeps_sizes(self, node: NodeProto, sized: list[int]) -> bool:
         return node.op_type in _OF_SIZES and (node.op_type in ("Concat", "Mul") or sized == [0])
@@ -233,10 +229,11 @@ class Values:
         """Whether a layer that reads channels leaves rows and channels apart."""
         if node.op_type != "Resize":
             return not attribute(node, "training_mode", 0)
-        axes, scales = attribute(node, "axes", ()), self.constants.get(node.input[2], np.ones(2))
+        shape, scales = self.shapes[node.input[0]], self.constants.get(node.input[2], np.ones(2))
+        axes = [axis % len(shape) for axis in attribute(node, "axes", ())]
         cropped = attribute(node, "coordinate_transformation_mode", b"") == b"tf_crop_and_resize"
-        kept = self.shapes[node.input[0]][1] == self.shapes[node.output[0]][1]
-        return kept and not (axes or cropped) and bool((scales[:2] == 1).all())
+        apart = min(axes) > 1 if axes else bool((scales[:2] == 1).all())
+        return apart and not cropped and shape[1] == self.shapes[node.output[0]][1]
 
     def _move(self, node: NodeProto) -> tuple[list[Array], list[int]]:
         alone, places, starts = NodeProto(), {}, [1]

@@ -6,8 +6,10 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from benchmarks.graphs import equal_tasks
 from eideticnet import EideticNetwork, Inputs
@@ -157,6 +159,55 @@ def test_a_checkpoint_of_before_there_were_pages_gets_them_when_they_are_asked_f
     manifest["sha256"] = _manifest_hash(manifest)
     (tmp_path / "network.json").write_text(json.dumps(manifest))
     assert EideticNetwork.load(tmp_path).pages() == net.pages()
+
+
+def test_an_export_stores_the_pages_that_a_checkpoint_does_not_have(tmp_path):
+    net, rng = network(mlp(20, (30, 30)), torch.zeros(2, 20)), random.Random(0)
+    grow(net, rng)
+    exported(net, tmp_path / "a", "1.0", layout="nested")
+    path = tmp_path / "net" / "network.json"
+    manifest = json.loads(path.read_text())
+    del manifest["pages"]
+    manifest["sha256"] = _manifest_hash(manifest)
+    path.write_text(json.dumps(manifest))
+    build(tmp_path / "net", tmp_path / "b", model_version="1.0")
+    assert EideticNetwork.load(tmp_path / "net").learned.pages == net.pages()
+
+
+class Masked(nn.Module):
+    """Ten heads that look at no later position."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.qkv = nn.Linear(6, 20), nn.ModuleList(nn.Linear(20, 20) for _ in range(3))
+
+    def forward(self, x):
+        h = self.first(x).relu()
+        q, k, v = (layer(h).unflatten(2, (10, 2)).transpose(1, 2) for layer in self.qkv)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2).mean(1)
+
+
+class Sums(nn.Module):
+    """Sums of what is before each position, of which a proof knows nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 20), nn.Linear(20, 20)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu().cumsum(1)).mean(1)
+
+
+def test_a_mask_keeps_nobody_from_sharing_a_page():
+    assert len(live(network(Masked(), torch.zeros(2, 5, 6)), 0, ["task"] * 3, 1.0, 2)) == 1
+
+
+def test_a_first_version_has_blocks_where_no_proof_could_tell_that_who_joins_a_page_changes_nothing(tmp_path):
+    net, rng = network(Sums(), torch.zeros(2, 5, 6)), random.Random(0)
+    for _ in range(2):
+        grow(net, rng, 2)
+    assert len(net.pages()) == 1
+    assert layout(exported(net, tmp_path / "a", "1.0")) == "nested"
 
 
 def exported(net, store, version, **options):
