@@ -11,6 +11,11 @@ from torch import nn
 from eideticnet import EideticNetwork, Inputs, batches, models
 from eideticnet.block import Block
 from eideticnet.bounds import bounded_free_slots, intervals
+from eideticnet.checkpoint import Parts
+from eideticnet.export.graph.idle import hazards
+from eideticnet.export.graph.lanes import lane_digests
+from eideticnet.export.graph.tail import logits_name
+from eideticnet.export.graph.values import Values
 from eideticnet.learned import Learned, Task
 from eideticnet.pages.laying import laid
 from eideticnet.program import HEAD
@@ -19,6 +24,7 @@ from eideticnet.trace.clips import FARTHEST, with_clips
 from eideticnet.trace.tracing import trace
 from tests.support import ready_trunks
 from tests.support.example_counts import often
+from tests.support.growing_networks import paged_graph
 from tests.support.layer_zoo import ZOO
 from tests.support.one_block import bounds_of
 from tests.support.small_networks import LIGHT, QUICK, names
@@ -109,6 +115,26 @@ def test_all_tasks_of_a_deep_network_lie_in_pages_that_they_share(kind, tasks):
     pages = laid(learned, program, PICTURES, tasks)
     assert len(pages) < tasks
     assert sum(len(page.owners) for page in pages) == tasks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "tasks"), [("resnet50", 3), ("resnet18", 6)])
+def test_what_joins_a_page_of_a_deep_network_is_proven_to_leave_the_others_alone(kind, tasks):
+    program = programs(kind)[1]
+    blocks, before, pages = calibrated(program, tasks), {}, ()
+    for count in range(1, tasks + 1):
+        told = [Task(b.owner, b.owner, ("a", "b"), PICTURES.to_try(2)) for b in blocks[:count]]
+        learned = Learned(told, blocks[:count], pages=pages)
+        net = EideticNetwork.restore(Parts(program, PICTURES, 0, learned, {}, tasks))
+        pages = net.pages()
+        if count < tasks - 1:
+            continue
+        values = Values(paged_graph(net))
+        digests = lane_digests(values, [logits_name(task.owner) for task in told])
+        assert before.items() <= digests.items()
+        assert not list(hazards(values, before or digests, PICTURES.low, PICTURES.high))
+        before = digests
+    assert "t1" in pages[0].owners
 
 
 @pytest.mark.parametrize("kind", DEEP)
