@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from eideticnet import EideticError, EideticNetwork
+from eideticnet import CheckpointError, EideticError, EideticNetwork
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.releases import HANDLERS
 from eideticnet.export.archive.writer import write_archive
-from eideticnet.export.bundle.graph_file import Form, Layout, onnx_body
-from eideticnet.export.bundle.writer import check_names, write_bundle
+from eideticnet.export.bundle.writer import Choice, check_names, write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import scratch_folder, whole_folder
-from eideticnet.export.graph.idle import hazards
-from eideticnet.export.graph.tail import logits_name
-from eideticnet.export.graph.values import Values
-from eideticnet.export.lowering.body import check
 from eideticnet.export.lowering.paged import can_be_paged
 
 
@@ -55,8 +51,8 @@ def build(
         archive = store / f"{name}-{model_version}.mar"
         if options.get("layout") is None:
             options["layout"] = usual_layout(net, store, name, options)
-        if repack or (options["layout"] == "paged" and net.pages() != known):
-            net.save(run)  # so that later versions add to these pages
+        if repack or (options["layout"] in ("paged", "lasting") and net.pages() != known):
+            _keep_pages(net, run, must=repack)
         with ExitStack() as stack:  # both folders before anything is made
             folder = stack.enter_context(scratch_folder(archive))
             if keep is not None:
@@ -68,9 +64,9 @@ def build(
     return archive
 
 
-def usual_layout(net: EideticNetwork, store: Path, name: str, asked: Mapping[str, Any]) -> Layout:
+def usual_layout(net: EideticNetwork, store: Path, name: str, asked: Mapping[str, Any]) -> Choice:
     """The layout that the newest archive of this name in ``store`` has, so that the next one can be compared
-    with it; else pages, where they promise as much as blocks do."""
+    with it; else that which promises most and costs least."""
     versions = sorted(store.glob(f"{name}-*.mar"), key=lambda path: path.stat().st_mtime)
     for path in reversed(versions):
         with suppress(ArchiveError):
@@ -79,19 +75,14 @@ def usual_layout(net: EideticNetwork, store: Path, name: str, asked: Mapping[str
                 return bundle.layout
     # float16 ends at 65,504, so no value is sure to be finite; int8 has one scale for all owners of a page
     usual = (asked.get("format", "onnx"), asked.get("precision", "float32")) == ("onnx", "float32")
-    return "paged" if usual and can_be_paged(net) and _lasting(net) else "nested"
+    return "lasting" if usual and can_be_paged(net) else "nested"
 
 
-def _lasting(net: EideticNetwork) -> bool:
-    """Whether it can be proven that who joins these pages changes nothing for the others: not behind
-    operators of which a proof knows too little."""
-    check(net)
-    if all(len(page.owners) == page.most for page in net.pages()):
-        return True
-    heads = [logits_name(task.owner) for task in net.learned.tasks]
+def _keep_pages(net: EideticNetwork, run: Path, must: bool) -> None:
+    """Store the network's pages, so that later versions add to them."""
     try:
-        values = Values(onnx_body(net, Form(layout="paged")))
-        found = any(hazards(values, heads, net.inputs.low, net.inputs.high))
-    except ArchiveError:
-        return False
-    return not (found or values.opaque.intersection(heads))
+        net.save(run)
+    except CheckpointError as error:
+        if must:
+            raise
+        warnings.warn(f"{error}; its pages are laid again by the next export", stacklevel=2)

@@ -233,7 +233,7 @@ handler's runtime as a folder."""
     prefixes: Many[Prefix] = ()
     """Graphs that run only what the first tasks own, for pinned requests; since 1.2.0."""
     layout: Maybe[Literal["nested", "paged", "dense"]] = None
-    """Blocks as learned, bit-equal across versions (nested), or fused (paged, since 1.5.0; dense)."""
+    """One block at a time or pages (nested; paged, since 1.5.0), equal across versions, or as one (dense)."""
     pages: Many[BundledPage] = ()
     """Where tasks lie in the paged layout; later versions keep these pages and add to them; since 1.5.0."""
     precision: Maybe[Literal["float32", "float16", "bfloat16", "int8"]] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -41,6 +42,7 @@ from eideticnet.export.bundle.graph_file import Form, Format, Layout, runner, sa
 from eideticnet.export.errors import ArchiveError, ExportError, InputsError
 from eideticnet.export.files import filled
 from eideticnet.export.graph.digest import digests
+from eideticnet.export.graph.idle import hazards
 from eideticnet.export.graph.lanes import lane_digests
 from eideticnet.export.graph.prefix import prefix
 from eideticnet.export.graph.session import session
@@ -53,6 +55,12 @@ from eideticnet.learned import ROUTER
 from eideticnet.runs.history import read
 
 Json = dict[str, Any]
+Choice = Layout | Literal["auto", "lasting"]
+"""A layout, or how one is chosen."""
+FLEETING = (
+    "a proof knows too little of this trunk's operators: it will refuse versions in which another task has "
+    "joined these pages; --layout nested has no such end"
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FILES = {"onnx": "model.onnx", "torchscript": "model.pt", "pt2": "model.pt2"}
 
@@ -64,7 +72,7 @@ def write_bundle(
     name: str,
     model_version: str,
     format: Format = "onnx",
-    layout: Layout | Literal["auto"] = "nested",
+    layout: Choice = "nested",
     precision: Precision = "float32",
     prefixes: Sequence[int] = (),
     validation: Path | None = None,
@@ -74,7 +82,8 @@ def write_bundle(
 ) -> None:
     """Write graph, ``bundle.json`` and ``probes.safetensors`` into the empty folder ``folder``.
 
-    ``layout`` "auto" takes another than the nested one if it is clearly faster here. ``prefixes``: for each
+    ``layout`` "auto" takes another than the nested one if it is clearly faster here, "lasting" the paged one
+    unless a proof would refuse who joins its pages, and then the nested one. ``prefixes``: for each
     number in it a graph that answers requests pinned to one of the first N tasks (ONNX, nested or paged).
     ``validation``: real inputs that may travel in the bundle, by which the routing of later versions is
     judged. On them, or on ``routing_data``, whatever may differ from the network is compared with it.
@@ -206,7 +215,7 @@ def _write_graphs(
     folder: Path,
     bundle: Bundle,
     form: Form,
-    layout: Layout | Literal["auto"],
+    layout: Choice,
     prefixes: Sequence[int],
 ) -> Json:
     """Write the graph and its prefixes; what ``bundle.json`` says of them."""
@@ -215,8 +224,14 @@ def _write_graphs(
     if layout == "auto":
         form, body, said["layout_measured"] = write_faster(reference, form, rule, path)
     else:
-        form = replace(form, layout=layout)
+        form = replace(form, layout="paged" if layout == "lasting" else layout)
         body = write_graph(reference, form, rule, path)
+    if body is not None and _promises(form) and not _lasting(reference.net, form, body):
+        if layout == "lasting":
+            form = replace(form, layout="nested")
+            body = write_graph(reference, form, rule, path)
+        else:
+            warnings.warn(FLEETING, stacklevel=2)
     said["layout"] = form.layout
     if form.layout == "paged":
         said["pages"] = tuple(BundledPage(**page.to_json()) for page in reference.net.pages())
@@ -224,10 +239,29 @@ def _write_graphs(
         said |= {"batch_dependent": True, "limits": bundle.limits.model_copy(update={"max_batch": 1})}
     if body is None:
         return said
-    if form.layout == "nested" or (form.layout, form.precision) == ("paged", "float32"):
+    if _promises(form):
         said |= _digested(body, bundle, form.layout)
     cut = [_write_prefix(reference, body, rule, tasks, folder, form) for tasks in prefixes]
     return {**said, "prefixes": tuple(cut)}
+
+
+def _promises(form: Form) -> bool:
+    """Whether an ONNX graph of this form promises bits to later versions."""
+    return form.layout == "nested" or (form.layout, form.precision) == ("paged", "float32")
+
+
+def _lasting(net: EideticNetwork, form: Form, body: onnx.ModelProto) -> bool:
+    """Whether it can be proven that who joins these pages changes nothing for the others: not behind
+    operators of which a proof knows too little."""
+    if form.layout == "nested" or all(len(page.owners) == page.most for page in net.pages()):
+        return True
+    heads = [logits_name(task.owner) for task in net.learned.tasks]
+    try:
+        values = Values(body)
+        found = any(hazards(values, heads, net.inputs.low, net.inputs.high))
+    except ArchiveError:
+        return False
+    return not (found or values.opaque.intersection(heads))
 
 
 def _digested(body: onnx.ModelProto, bundle: Bundle, layout: Layout) -> Json:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.graphs import equal_tasks
-from eideticnet import EideticNetwork, Inputs
+from eideticnet import CheckpointError, EideticNetwork, Inputs
 from eideticnet.checkpoint import _manifest_hash
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.build import build
+from eideticnet.export.errors import ExportError
 from eideticnet.export.graph.idle import hazards
 from eideticnet.export.graph.lanes import lane_digests
 from eideticnet.export.graph.session import session
@@ -151,13 +152,18 @@ def test_pages_are_stored_and_never_laid_again(tmp_path, monkeypatch):
     assert EideticNetwork.load(tmp_path).pages() == net.pages()
 
 
+def forget_pages(run):
+    """Let a checkpoint be one of before there were pages."""
+    manifest = json.loads((run / "network.json").read_text())
+    del manifest["pages"]
+    manifest["sha256"] = _manifest_hash(manifest)
+    (run / "network.json").write_text(json.dumps(manifest))
+
+
 def test_a_checkpoint_of_before_there_were_pages_gets_them_when_they_are_asked_for(tmp_path):
     net = equal_tasks(mlp(20, (40, 40)), (20,), 4)
     net.save(tmp_path)
-    manifest = json.loads((tmp_path / "network.json").read_text())
-    del manifest["pages"]
-    manifest["sha256"] = _manifest_hash(manifest)
-    (tmp_path / "network.json").write_text(json.dumps(manifest))
+    forget_pages(tmp_path)
     assert EideticNetwork.load(tmp_path).pages() == net.pages()
 
 
@@ -165,11 +171,7 @@ def test_an_export_stores_the_pages_that_a_checkpoint_does_not_have(tmp_path):
     net, rng = network(mlp(20, (30, 30)), torch.zeros(2, 20)), random.Random(0)
     grow(net, rng)
     exported(net, tmp_path / "a", "1.0", layout="nested")
-    path = tmp_path / "net" / "network.json"
-    manifest = json.loads(path.read_text())
-    del manifest["pages"]
-    manifest["sha256"] = _manifest_hash(manifest)
-    path.write_text(json.dumps(manifest))
+    forget_pages(tmp_path / "net")
     build(tmp_path / "net", tmp_path / "b", model_version="1.0")
     assert EideticNetwork.load(tmp_path / "net").learned.pages == net.pages()
 
@@ -208,6 +210,26 @@ def test_a_first_version_has_blocks_where_no_proof_could_tell_that_who_joins_a_p
         grow(net, rng, 2)
     assert len(net.pages()) == 1
     assert layout(exported(net, tmp_path / "a", "1.0")) == "nested"
+    with pytest.warns(UserWarning, match="will refuse versions in which another task has joined"):
+        assert layout(exported(net, tmp_path / "b", "1.0", layout="paged")) == "paged"
+
+
+def test_a_run_that_can_not_be_written_is_exported_and_its_pages_are_said_to_be_laid_again(
+    tmp_path, monkeypatch
+):
+    net, rng = network(mlp(20, (30, 30)), torch.zeros(2, 20)), random.Random(0)
+    grow(net, rng)
+    exported(net, tmp_path / "a", "1.0")
+    forget_pages(tmp_path / "net")
+
+    def refused(self, folder):
+        raise CheckpointError("can't write checkpoint: Read-only file system")
+
+    monkeypatch.setattr(EideticNetwork, "save", refused)
+    with pytest.warns(UserWarning, match=r"Read-only file system; its pages are laid again"):
+        assert layout(build(tmp_path / "net", tmp_path / "b", model_version="1.0")) == "paged"
+    with pytest.raises(ExportError, match="Read-only"):
+        build(tmp_path / "net", tmp_path / "b", model_version="2.0", repack=True)
 
 
 def exported(net, store, version, **options):
