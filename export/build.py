@@ -51,14 +51,17 @@ def build(
         archive = store / f"{name}-{model_version}.mar"
         if options.get("layout") is None:
             options["layout"] = usual_layout(net, store, name, options)
-        if repack or (options["layout"] in ("paged", "lasting") and net.pages() != known):
-            _keep_pages(net, run, must=repack)
+        paged = options["layout"] in ("paged", "lasting", "auto")
+        if repack and not paged:
+            raise ExportError(f"--repack lays pages, and the layout is to be {options['layout']}: use paged")
         with ExitStack() as stack:  # both folders before anything is made
             folder = stack.enter_context(scratch_folder(archive))
             if keep is not None:
                 folder = stack.enter_context(whole_folder(keep))
             write_bundle(net, folder, name=name, model_version=model_version, **options)
             write_archive(folder, HANDLERS, archive, serving, replace=replace)
+        if paged and net.pages() != known:  # last, so an export that fails leaves the run as it was
+            _keep_pages(net, run, archive, anew=repack)
     except EideticError as error:
         raise ExportError(str(error)) from error
     return archive
@@ -67,22 +70,29 @@ def build(
 def usual_layout(net: EideticNetwork, store: Path, name: str, asked: Mapping[str, Any]) -> Choice:
     """The layout that the newest archive of this name in ``store`` has, so that the next one can be compared
     with it; else that which promises most and costs least."""
+    # float16 ends at 65,504, so no value is sure to be finite; int8 has one scale for all owners of a page
+    whole = asked.get("precision", "float32") == "float32"
     versions = sorted(store.glob(f"{name}-*.mar"), key=lambda path: path.stat().st_mtime)
     for path in reversed(versions):
         with suppress(ArchiveError):
             bundle = read_archive(path).bundle
-            if bundle.name == name and bundle.layout is not None:
+            if bundle.name == name and bundle.layout is not None and (whole or bundle.layout != "paged"):
                 return bundle.layout
-    # float16 ends at 65,504, so no value is sure to be finite; int8 has one scale for all owners of a page
-    usual = (asked.get("format", "onnx"), asked.get("precision", "float32")) == ("onnx", "float32")
+    usual = whole and asked.get("format", "onnx") == "onnx"
     return "lasting" if usual and can_be_paged(net) else "nested"
 
 
-def _keep_pages(net: EideticNetwork, run: Path, must: bool) -> None:
+def _keep_pages(net: EideticNetwork, run: Path, archive: Path, anew: bool) -> None:
     """Store the network's pages, so that later versions add to them."""
     try:
         net.save(run)
     except CheckpointError as error:
-        if must:
-            raise
+        if anew:
+            raise ExportError(f"{archive} is there, and its pages could not be stored: {error}") from error
         warnings.warn(f"{error}; its pages are laid again by the next export", stacklevel=2)
+    if anew:
+        warnings.warn(
+            f"{run} has other pages from now on, {len(net.pages())} of them: later versions are proven "
+            "against this one, and not against earlier ones",
+            stacklevel=2,
+        )

@@ -57,7 +57,7 @@ def export(
         Literal["nested", "paged", "dense", "auto"] | None,
         typer.Option(
             help="Blocks one by one, in a few pages or all in one, which promises no bits; auto measures. "
-            "Default: that of NAME's last archive in STORE, or paged.",
+            "Default: that of NAME's newest archive in STORE, or paged.",
             show_default=False,
         ),
     ] = None,

@@ -53,8 +53,8 @@ BATCH_DEPENDENT = (
 
 
 NO_RANGE = (
-    "each task has a page of its own, since inputs have no range: with low and high under [input], in a new "
-    "run, small tasks share pages and answers cost less"
+    "each task has a page of its own, since inputs have no range: in a new run with low and high (under "
+    "[input], or Inputs(low=, high=)) small tasks share pages and answers cost less"
 )
 
 

@@ -32,10 +32,13 @@ with. A group has at least as many: there is no fast convolution for fewer."""
 def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None) -> tuple[Page, ...]:
     """Pages in which every task lies: those that ``learned`` has, and what newer tasks need.
 
-    Nobody joins a page, and none is opened for others to join, unless all numbers are sure to be finite."""
+    Nobody joins a page, and none is opened for others to join, unless all numbers are sure to be finite. Nor
+    does one that reads only some of the earlier tasks open a page with norms for others: who is to come would
+    have to read it."""
     pages, blocks = list(learned.pages), [learned.block(task.owner) for task in learned.tasks]
     if all(block.owner in page_of(pages) for block in blocks):
         return tuple(pages)
+    norms = any(step.rule == "prefix_norm" for step in program.steps)
     together = not unfused(program) and bounded_free_slots(program, inputs)
     known = dict[str, dict[str, Interval]]()
     for block in blocks:
@@ -51,7 +54,7 @@ def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None
                 pages[-1] = pages[-1].with_owner(block.owner)
                 continue
         page = exact([block], sorted(sources))
-        if found is not None:
+        if found is not None and (set(block.reads) == set(lies) or not norms):
             there = [_own(learned.block(owner)) for owner in lies]
             page = _opened(page, there, max(planned or PLANNED, len(blocks)), program, inputs)
         pages.append(page)

@@ -152,11 +152,12 @@ def other_layout(old: OpenVersion, new: OpenVersion) -> list[str]:
     claims = [{key: task.network_digest for key, task in version.tasks().items()} for version in (old, new)]
     other = [label(key) for key, digest in claims[0].items() if claims[1].get(key) != digest]
     tensors = f"they claim other weights of {', '.join(other)}" if other else "they claim the same weights"
-    said = f"layout is {new.bundle.layout}, and was {old.bundle.layout}"
-    if new.bundle.layout == old.bundle.layout:
-        said = "its pages were laid anew"
+    before = old.bundle.layout
+    said = f"layout is {new.bundle.layout}, and was {before}: with --layout {before} it can be proven"
+    if new.bundle.layout == before:
+        said = "its pages were laid anew: exported from a run that has the old ones it can be proven"
     return [
-        f"{said}: sums have another order",
+        said,
         f"{tensors}; on {count} probes logits differ by at most {apart:.1e}, and {flips} answers flip",
     ]
 

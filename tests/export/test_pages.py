@@ -143,6 +143,15 @@ def test_a_task_that_does_not_fit_or_reads_others_opens_a_page():
         assert {lie[o] for o in net.learned.block(owner).reads} <= {*pages[number].sources, number}
 
 
+def test_a_task_that_reads_few_has_a_page_of_its_own_where_norms_are_over_what_is_read():
+    """Who is to come would have to read it, so nobody could join."""
+    trunk = nn.Sequential(nn.Linear(20, 60), nn.LayerNorm(60), nn.ReLU(), nn.Linear(60, 60))
+    net, rng = network(trunk, torch.zeros(2, 20)), random.Random(0)
+    for reads in (1.0, 0.0, 0.0):
+        grow(net, rng, 5, reads)
+    assert [(page.owners, page.most) for page in net.pages()[1:]] == [(("t1",), 1), (("t2",), 1)]
+
+
 def test_pages_are_stored_and_never_laid_again(tmp_path, monkeypatch):
     net, rng = network(mlp(20, (40, 40)), torch.zeros(2, 20)), random.Random(0)
     for _ in range(3):
@@ -228,7 +237,7 @@ def test_a_run_that_can_not_be_written_is_exported_and_its_pages_are_said_to_be_
     monkeypatch.setattr(EideticNetwork, "save", refused)
     with pytest.warns(UserWarning, match=r"Read-only file system; its pages are laid again"):
         assert layout(build(tmp_path / "net", tmp_path / "b", model_version="1.0")) == "paged"
-    with pytest.raises(ExportError, match="Read-only"):
+    with pytest.raises(ExportError, match=r"2.0.mar is there, and its pages could not be stored"):
         build(tmp_path / "net", tmp_path / "b", model_version="2.0", repack=True)
 
 
@@ -267,7 +276,13 @@ def test_pages_that_are_laid_anew_stay_and_compare_with_no_earlier_version(tmp_p
     monkeypatch.setattr(laying, "MULTIPLE", 1)
     kept = build(tmp_path / "net", tmp_path / "store", model_version="2.0")
     assert verify(kept, first).verdict == "proven"
-    anew = build(tmp_path / "net", tmp_path / "store", model_version="3.0", repack=True)
+    for refused in ({"model_version": "1.0"}, {"model_version": "3.0", "layout": "nested"}):
+        before = (tmp_path / "net" / "network.json").read_bytes()
+        with pytest.raises(ExportError):
+            build(tmp_path / "net", tmp_path / "store", repack=True, **refused)
+        assert (tmp_path / "net" / "network.json").read_bytes() == before, "it failed"
+    with pytest.warns(UserWarning, match="later versions are proven against this one, and not"):
+        anew = build(tmp_path / "net", tmp_path / "store", model_version="3.0", repack=True)
     assert read_archive(anew).bundle.pages != read_archive(kept).bundle.pages
     assert verify(anew, first).verdict == "not comparable"
     again = build(tmp_path / "net", tmp_path / "store", model_version="4.0")
