@@ -297,7 +297,7 @@ def _tensors(real: LabeledInputs) -> bytes:
 
 
 def _check_prefixes(prefixes: Sequence[int], format: Format, layout: str, tasks: int) -> None:
-    if prefixes and (format != "onnx" or layout not in ("nested", "paged")):
+    if prefixes and (format != "onnx" or layout not in ("nested", "paged", "lasting")):
         raise ExportError(
             "prefixes are cut from ONNX graphs of the nested or paged layout, where a task's logits depend "
             f"on earlier blocks alone; this is to be {format}, {layout}"
