@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_MOMENT = 0.01
 _again = [signal.SIG_DFL]
 """What the next ones do once the first has begun the end: the last entry counts."""
 
@@ -20,13 +23,15 @@ def heeding_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {each: signal.getsignal(each) for each in _SIGNALS}
+    before, told = {each: signal.getsignal(each) for each in _SIGNALS}, sys.unraisablehook
     for each, handler in before.items():
         if handler != signal.SIG_IGN:  # as nohup and shell scripts have it
             signal.signal(each, _stop)
+    sys.unraisablehook = partial(_raised_in_vain, told)
     try:
         yield
     finally:
+        sys.unraisablehook = told
         for each, handler in before.items():
             signal.signal(each, handler)
 
@@ -51,6 +56,21 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for each in _SIGNALS:
         signal.signal(each, _again[-1])
     raise KeyboardInterrupt(number)
+
+
+def _raised_in_vain(told: Callable[[Any], object], unraisable: Any) -> None:
+    """Raise the end once more, a moment later: Python ignores what is raised while it forks, or collects
+    garbage."""
+    stop = unraisable.exc_value
+    if not isinstance(stop, KeyboardInterrupt):
+        told(unraisable)
+        return
+
+    def again(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(*stop.args)
+
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _MOMENT)
 
 
 @contextmanager

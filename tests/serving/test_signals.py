@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from contextlib import suppress
 
 import httpx
@@ -120,3 +121,23 @@ def test_a_server_that_is_process_1_waits_for_no_dead_and_keeps_no_zombies(versi
         outside.wait()
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert list((home / "run").iterdir()) == []
+
+
+HEEDED_AT_A_FORK = """
+import os, signal, subprocess, time
+from eideticnet.signals import heeding_signals, unhurried
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGTERM))
+try:
+    with heeding_signals(), unhurried():
+        subprocess.run(["true"], preexec_fn=int)
+        time.sleep(60)
+except KeyboardInterrupt as stop:
+    print("stopped by", int(stop.args[0]))
+"""
+
+
+def test_a_signal_that_comes_while_a_process_forks_is_not_lost():
+    """Python ignores what a callback of a fork raises, and the next signals are ignored by then."""
+    code = [sys.executable, "-c", HEEDED_AT_A_FORK]
+    ended = subprocess.run(code, capture_output=True, text=True, timeout=PATIENCE, check=True)
+    assert (ended.stdout, ended.stderr) == ("stopped by 15\n", "")
