@@ -60,11 +60,12 @@ class Paged(nn.Module):
                     layer = fused(step, together[number], read, program, most)
                     self.layers[_key(step.layer, number)] = layer
         self.blocks = nn.ModuleDict({b.owner: _only(b, self.unfused, not usual[b.owner]) for b in blocks})
-
         self.heads = {
             number: {owner: own[HEAD] for owner, own in page.widths.items() if own[HEAD]}
             for number, page in enumerate(self.pages)
         }
+        self.barriers = dict[int, frozenset[str]]()
+        """Values by page that go through a maximum with themselves, which nothing is fused with."""
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         pages, logits = self.by_page(x)
@@ -86,12 +87,14 @@ class Paged(nn.Module):
 
     def value(self, step: Step, values: Mapping[str, Value]) -> Value:
         """What ``step`` gives on those of ``values`` that it reads."""
-        if step.name in self.unfused:
-            return self._joined(step, values)
-        if step.features.raw:
+        if step.features.raw and step.name not in self.unfused:
             inputs = [values[name] for name in step.inputs]
             return RULES[step.rule].run(step, None, inputs, False)  # type: ignore[arg-type]
-        return self._by_page(step, values)
+        made = self._joined(step, values) if step.name in self.unfused else self._by_page(step, values)
+        if isinstance(made, Tensor) or not self.barriers:
+            return made
+        barred = {number for number, names in self.barriers.items() if step.name in names}
+        return {n: torch.maximum(value, value) if n in barred else value for n, value in made.items()}
 
     def _read_by(self, step: Step, page: int) -> tuple[int, ...]:
         """The pages that a step of ``page`` reads, the own one last."""

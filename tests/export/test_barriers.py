@@ -93,29 +93,33 @@ def maxima(archive):
     return [node for node in model.graph.node if node.op_type == "Max"]
 
 
+@pytest.mark.parametrize("layout", ["nested", "paged"])
 @pytest.mark.parametrize("trunk", often([TwoReaders, Concatenated, Summed], [TwoReaders]))
-def test_a_task_that_owns_nothing_in_a_layer_is_kept_when_a_later_one_reads_there(trunk, tmp_path):
+def test_a_task_that_owns_nothing_in_a_layer_is_kept_when_a_later_one_reads_there(trunk, layout, tmp_path):
     net = EideticNetwork(trunk(), torch.zeros(2, 1, 4, 4), seed=1)
     learn(net)
-    assert maxima(archived(net, tmp_path / "first", "0.0")) == []  # it owns something everywhere
+    assert (
+        maxima(archived(net, tmp_path / "first", "0.0", layout=layout)) == []
+    )  # it owns something everywhere
     learn(net)
     assert 0 in net.learned.block("t1").own.values()
     before = net.digests()
-    old = archived(net, tmp_path / "old", "1.0", prefixes=[2])
+    old = archived(net, tmp_path / "old", "1.0", prefixes=[2], layout=layout)
     assert len(maxima(old)) == 1
     assert net.digests() == before
     net.widen(1.0)
     learn(net)
-    found = verify(archived(net, tmp_path / "new", "2.0", prefixes=[2]), old)
+    found = verify(archived(net, tmp_path / "new", "2.0", prefixes=[2], layout=layout), old)
     assert (found.verdict, found.reasons) == ("proven", [])
 
 
-def test_a_norm_by_hand_is_computed_alike_when_a_later_task_reads_what_it_reads(tmp_path):
+@pytest.mark.parametrize("layout", ["nested", "paged"])
+def test_a_norm_by_hand_is_computed_alike_when_a_later_task_reads_what_it_reads(layout, tmp_path):
     net = EideticNetwork(NormedByHand(), torch.zeros(2, 1, 4, 4), seed=1)
     learn(net)
-    old = archived(net, tmp_path / "old", "1.0", prefixes=[1])
+    old = archived(net, tmp_path / "old", "1.0", prefixes=[1], layout=layout)
     learn(net)
-    found = verify(archived(net, tmp_path / "new", "2.0", prefixes=[1]), old)
+    found = verify(archived(net, tmp_path / "new", "2.0", prefixes=[1], layout=layout), old)
     assert (found.verdict, found.reasons) == ("proven", [])
 
 
