@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -30,7 +31,7 @@ from eideticnet.rules import RULES, floors
 from eideticnet.rules.given import Fixed
 from eideticnet.seeding import seeded
 
-__all__ = ["LARGEST", "Interval", "bounded_free_slots", "farthest", "intervals"]
+__all__ = ["LARGEST", "Interval", "bounded_free_slots", "bounds_of", "farthest", "intervals"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,6 +64,23 @@ def intervals(
             return None
         low[step.name], high[step.name], found[step.name] = value.low, value.high, value
     return {name: _everywhere(value, block.program.features[name]) for name, value in found.items()}
+
+
+_FROZEN: WeakKeyDictionary[Block, tuple[Inputs, Program, dict[str, Interval] | None]] = WeakKeyDictionary()
+"""What was found of frozen blocks, which never change: a deep one takes seconds."""
+
+
+def bounds_of(blocks: Iterable[Block], inputs: Inputs) -> dict[str, dict[str, Interval]]:
+    """The intervals of each of these frozen blocks, in the order of learning, that has some, by owner."""
+    known = dict[str, dict[str, Interval]]()
+    for block in blocks:
+        asked = inputs, block.program
+        if block not in _FROZEN or _FROZEN[block][:2] != asked:
+            _FROZEN[block] = *asked, intervals(block, inputs, known)
+        found = _FROZEN[block][2]
+        if found is not None:
+            known[block.owner] = found
+    return known
 
 
 def bounded_free_slots(program: Program, inputs: Inputs) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from eideticnet.block import Block, together
-from eideticnet.bounds import Interval, intervals
+from eideticnet.bounds import bounds_of
 from eideticnet.inputs import Inputs
 from eideticnet.pages.laying import exact
 from eideticnet.pages.passes import Paged, Value
@@ -27,7 +27,8 @@ def logits_on(earlier: Sequence[Block], block: Block, inputs: Inputs) -> Callabl
     More of them than pages run in pages, where no infinity, by 0 * inf, can reach a layer that does not read
     it: there is none, or the block reads everyone everywhere. Others run block after block.
     """
-    if len(earlier) > PAGES and (_reads_everyone(block, earlier) or _finite(earlier, inputs)):
+    several = len(earlier) > PAGES
+    if several and (_reads_everyone(block, earlier) or len(bounds_of(earlier, inputs)) == len(earlier)):
         return Prefix(earlier).logits
     return lambda block, x: together([*earlier, block], x)[block.owner][HEAD]
 
@@ -35,17 +36,6 @@ def logits_on(earlier: Sequence[Block], block: Block, inputs: Inputs) -> Callabl
 def _reads_everyone(block: Block, earlier: Sequence[Block]) -> bool:
     steps = [step for step in block.program.steps if RULES[step.rule].reads_prefix]
     return all(block.read_in(step) == tuple(other.owner for other in earlier) for step in steps)
-
-
-def _finite(blocks: Iterable[Block], inputs: Inputs) -> bool:
-    """Whether all that these blocks give is sure to be finite."""
-    known = dict[str, dict[str, Interval]]()
-    for block in blocks:
-        found = intervals(block, inputs, known)
-        if found is None:
-            return False
-        known[block.owner] = found
-    return True
 
 
 class Prefix:

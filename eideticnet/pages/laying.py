@@ -7,12 +7,11 @@ is open keeps its slots and its sources, so what is laid is stored and never der
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable, Sequence
 
 from eideticnet.arithmetic import multiply_adds
 from eideticnet.block import Block
-from eideticnet.bounds import Interval, bounded_free_slots, intervals
+from eideticnet.bounds import bounded_free_slots, bounds_of
 from eideticnet.inputs import Inputs
 from eideticnet.learned import Learned
 from eideticnet.pages.norms import read_alike
@@ -40,37 +39,23 @@ def laid(learned: Learned, program: Program, inputs: Inputs, planned: int | None
         return tuple(pages)
     norms = any(step.rule == "prefix_norm" for step in program.steps)
     together = not unfused(program) and bounded_free_slots(program, inputs)
-    known = dict[str, dict[str, Interval]]()
+    finite = bounds_of(blocks, inputs).keys() if together else ()
     for block in blocks:
-        found = _intervals(block, inputs, known) if together else None
-        known |= {} if found is None else {block.owner: found}
         lies = page_of(pages)
         if block.owner in lies:
             continue
         sources = {lies[owner] for owner in block.reads}
-        if found is not None and pages and sources <= {*pages[-1].sources, len(pages) - 1}:
+        if block.owner in finite and pages and sources <= {*pages[-1].sources, len(pages) - 1}:
             beside = [*map(learned.block, pages[-1].owners), block]
             if pages[-1].has_room(*map(_own, beside)) and read_alike(beside, program):
                 pages[-1] = pages[-1].with_owner(block.owner)
                 continue
         page = exact([block], sorted(sources))
-        if found is not None and (set(block.reads) == set(lies) or not norms):
+        if block.owner in finite and (set(block.reads) == set(lies) or not norms):
             there = [_own(learned.block(owner)) for owner in lies]
             page = _opened(page, there, max(planned or PLANNED, len(blocks)), program, inputs)
         pages.append(page)
     return tuple(pages)
-
-
-_FOUND: WeakKeyDictionary[Block, tuple[Inputs, dict[str, Interval] | None]] = WeakKeyDictionary()
-"""What was found of frozen blocks, which never change: a deep one takes seconds."""
-
-
-def _intervals(
-    block: Block, inputs: Inputs, earlier: Mapping[str, Mapping[str, Interval]]
-) -> dict[str, Interval] | None:
-    if block not in _FOUND or _FOUND[block][0] != inputs:
-        _FOUND[block] = inputs, intervals(block, inputs, earlier)
-    return _FOUND[block][1]
 
 
 def exact(blocks: Sequence[Block], sources: Iterable[int] = ()) -> Page:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from eideticnet import EideticNetwork
+from eideticnet.block import Block
 from eideticnet.export.errors import ExportError
 from eideticnet.export.lowering.body import owners
 from eideticnet.learned import ROUTER
@@ -26,7 +27,7 @@ class PagedBody(nn.Module):
         super().__init__()
         self.inputs, self.owners = net.inputs, owners(net)
         blocks = [net.learned.block(owner) for owner in net.learned.blocks]
-        alike = [b for b in blocks if b.program.steps[:-1] == net.program.steps[:-1]]
+        alike = _alike(net)
         laid = list(net.pages() if pages is None else pages)
         if not any(ROUTER in page.owners for page in laid):
             laid += [exact([block], range(len(laid))) for block in alike if block.owner == ROUTER]
@@ -62,11 +63,16 @@ class PagedBody(nn.Module):
 
 def can_be_paged(net: EideticNetwork) -> bool:
     """Whether no block of another program than the trunk's reads others, as a router of several may."""
-    blocks = [net.learned.block(owner) for owner in net.learned.blocks]
-    return not any(b.reads for b in blocks if b.program.steps[:-1] != net.program.steps[:-1])
+    alike = {block.owner for block in _alike(net)}
+    return not any(net.learned.block(owner).reads for owner in net.learned.blocks if owner not in alike)
 
 
 def dense(net: EideticNetwork) -> PagedBody:
     """Everyone in one page."""
+    return PagedBody(net, [exact(_alike(net))])
+
+
+def _alike(net: EideticNetwork) -> list[Block]:
+    """The blocks that have the trunk's steps, but for the head."""
     blocks = [net.learned.block(owner) for owner in net.learned.blocks]
-    return PagedBody(net, [exact([b for b in blocks if b.program.steps[:-1] == net.program.steps[:-1]])])
+    return [block for block in blocks if block.program.steps[:-1] == net.program.steps[:-1]]

@@ -12,7 +12,7 @@ from torch import nn
 
 from eideticnet import Inputs
 from eideticnet.block import Block
-from eideticnet.bounds import bounded_free_slots, intervals
+from eideticnet.bounds import bounded_free_slots, bounds_of, intervals
 from eideticnet.bounds.interval import WEIGHT
 from eideticnet.pages.laying import exact
 from eideticnet.pages.passes import Paged
@@ -22,7 +22,6 @@ from eideticnet.trace.tracing import trace
 from tests.support import ready_trunks, shuffled
 from tests.support.example_counts import ALL, examples, often
 from tests.support.layer_zoo import ZOO
-from tests.support.one_block import bounds_of
 from tests.support.operations import BY_HAND, KINDS, images, of, tokens
 from tests.support.small_trunks import Net, lin
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from eideticnet import EideticNetwork, Inputs, batches, models
 from eideticnet.block import Block
-from eideticnet.bounds import bounded_free_slots, intervals
+from eideticnet.bounds import bounded_free_slots, bounds_of, intervals
 from eideticnet.checkpoint import Parts
 from eideticnet.export.graph.idle import hazards
 from eideticnet.export.graph.lanes import lane_digests
@@ -26,7 +26,6 @@ from tests.support import ready_trunks
 from tests.support.example_counts import often
 from tests.support.growing_networks import paged_graph
 from tests.support.layer_zoo import ZOO
-from tests.support.one_block import bounds_of
 from tests.support.small_networks import LIGHT, QUICK, names
 
 

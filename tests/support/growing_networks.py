@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import random
 
+import onnx
 import torch
 from torch import Tensor
 
 from eideticnet import EideticNetwork, FittedRouting
 from eideticnet.block import Block
-from eideticnet.export.lowering.barriers import barred
-from eideticnet.export.lowering.body import example, owners
-from eideticnet.export.lowering.paged import PagedBody
-from eideticnet.export.lowering.to_onnx import to_onnx
+from eideticnet.export.bundle.graph_file import Form, onnx_body
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.program import HEAD
 from eideticnet.rules import floors
@@ -64,12 +62,9 @@ def routed(net: EideticNetwork, neurons: int = 2) -> Learned:
     return net.learned.with_router(block, FittedRouting("block", "joint"))
 
 
-def paged_graph(net: EideticNetwork):  # type: ignore[no-untyped-def]
+def paged_graph(net: EideticNetwork) -> onnx.ModelProto:
     """The network's body in pages as an ONNX graph."""
-    body = PagedBody(net).eval()
-    body.by_page = True
-    with barred(body):
-        return to_onnx(body, example(net), owners(net), body.joined)
+    return onnx_body(net, Form(layout="paged"))
 
 
 def rows(net: EideticNetwork, count: int) -> Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from eideticnet.block import Block
-from eideticnet.bounds import Interval, intervals
 from eideticnet.export.graph.session import session
 from eideticnet.export.lowering.to_onnx import to_onnx
-from eideticnet.inputs import Inputs
 from eideticnet.program import HEAD, Program
 from eideticnet.trace.normal import as_named
 from eideticnet.trace.tracing import trace
@@ -70,13 +68,3 @@ def assert_kept_columns_compute_what_they_did(program: Program, x: Tensor) -> No
     assert torch.isfinite(smaller(x, {})[HEAD]).all()
     again = smaller.shrink({group: torch.arange(len(kept)) for group, kept in keep.items()})
     assert torch.equal(again(x, {})[HEAD], smaller(x, {})[HEAD])
-
-
-def bounds_of(blocks: Iterable[Block], inputs: Inputs) -> dict[str, dict[str, Interval]]:
-    """The bounds of each of ``blocks``, in the order of learning, that has some, by owner."""
-    found: dict[str, dict[str, Interval]] = {}
-    for block in blocks:
-        bounds = intervals(block, inputs, found)
-        if bounds is not None:
-            found[block.owner] = bounds
-    return found
