@@ -12,7 +12,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from eideticnet.answering import Answering
 from eideticnet.checkpoint import Parts
 from eideticnet.data.memory import choose_examples
 from eideticnet.data.pairs import fitting
@@ -20,6 +19,7 @@ from eideticnet.data.repeats import check_apart
 from eideticnet.data.rows import Loader
 from eideticnet.decision import FittedRouting
 from eideticnet.errors import BusyError, DataError
+from eideticnet.hub import OnTheHub
 from eideticnet.inputs import Inputs
 from eideticnet.learn.journal import Journal
 from eideticnet.learn.learning import (
@@ -67,7 +67,7 @@ Before = tuple[Learned, Program, Inputs, int]
 """What a network was when it began to learn something."""
 
 
-class EideticNetwork(Answering):
+class EideticNetwork(OnTheHub):
     """An ordinary trunk that learns tasks one after another.
 
     ``trunk`` maps inputs (N, ...) to features (N, F); only its architecture is taken, every

@@ -19,7 +19,10 @@ REPORT = {"matplotlib", "jinja2", "markupsafe"}
 
 # Part: the other parts that it may import, and the libraries.
 MAY_IMPORT = {
-    "eideticnet": ({"handlers"}, {"torch", "safetensors", "numpy", "PIL", *COMMAND_LINE, *REPORT}),
+    "eideticnet": (
+        {"handlers"},
+        {"torch", "safetensors", "numpy", "PIL", *COMMAND_LINE, *REPORT, "huggingface_hub"},
+    ),
     "export": (
         {"eideticnet", "handlers"},
         {
@@ -91,6 +94,7 @@ METHOD_FLOORS = (
     {"pages"},
     {"learn"},
     {"answering", "route"},
+    {"hub"},
     {"network"},
     {"runs"},
     {"menu"},

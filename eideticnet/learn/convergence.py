@@ -29,6 +29,8 @@ class Course:
     patience: int
     max_epochs: int
     measured_on: str = "training"
+    annealed: bool = False
+    """Whether the learning rate has fallen as far as it was meant to when ``max_epochs`` are over."""
 
     @property
     def ended(self) -> bool:
@@ -43,7 +45,7 @@ class Course:
         found = f"{self.measured_on} accuracy is {self.accuracy:.3f}"
         last, guessing = self.losses[-1], log(self.classes)
         before = self.losses[-min(self.patience, len(self.losses))]
-        if self.flat < self.patience:
+        if self.flat < self.patience and not self.annealed:
             rose = 2 * self.flat < min(self.patience, len(self.losses))
             how = "it was still rising" if rose else "its patience was not at an end"
             return f"{found}, and {how} when max_epochs = {self.max_epochs} ended it; raise max_epochs"

@@ -7,8 +7,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
+from math import cos, pi
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ LAST_PHASE = "settle"
 BUDGET = "budget"
 """What is told after it of a block that was pruned to a budget: accuracy, and what it may own at most."""
 MOST_THREADS = 1024
+LrSchedule = Literal["constant", "cosine"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
@@ -60,6 +62,8 @@ class Training:
     """Of a phase, whatever its accuracy does."""
     label_smoothing: float = 0.0
     """Share of a target's probability that is spread over all classes, in the cross-entropy."""
+    lr_schedule: LrSchedule = "constant"
+    """With `cosine` the learning rate falls towards 0 within `max_epochs`, in each phase but pruning."""
     threads: int | None = None
     """Torch's meanwhile; without, one where the layers are small, else as many as torch has."""
 
@@ -69,6 +73,8 @@ class Training:
                 f"optimizer is {_briefly(self.optimizer)}, not a function that makes one for the parameters "
                 f"of each block: {FACTORY}"
             )
+        if self.lr_schedule not in get_args(LrSchedule):
+            raise ConfigError(f"lr_schedule {self.lr_schedule!r}: use {', '.join(get_args(LrSchedule))}")
         share, threads = plain(self.label_smoothing), plain(self.threads)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
             raise ConfigError(f"label_smoothing {share!r}: use a share from 0 to below 1")
@@ -78,6 +84,10 @@ class Training:
             epochs = plain(getattr(self, name))
             if isinstance(epochs, bool) or not hasattr(epochs, "__index__") or epochs < 1:
                 raise ConfigError(f"{name} is {epochs!r}: use a whole number of epochs from 1")
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch of a phase, in terms of the optimizer's."""
+        return 1.0 if self.lr_schedule == "constant" else (1 + cos(pi * epoch / self.max_epochs)) / 2
 
     def optimizer_of(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """A new optimizer of these; ``ConfigError`` if it is no optimizer, or one of other parameters."""
@@ -292,13 +302,15 @@ def converge(job: Job, module: nn.Module, phase: str, patience: int) -> Course:
         with journal.tracking(optimizer=optimizer):
             while flat < patience and len(losses) < most:
                 epoch = len(losses)
-                losses.append(journal.epoch(partial(train_epoch, job, module, optimizer, phase, epoch)))
+                with _slowed(optimizer, job.training.rate(epoch)):
+                    losses.append(journal.epoch(partial(train_epoch, job, module, optimizer, phase, epoch)))
                 reached = measured(job, module)
                 flat = 0 if reached > best else flat + 1
                 if reached >= best:
                     best = reached
                     best_state.keep(module)
-                course = Course(best, losses, flat, job.objective.classes, patience, most, where)
+                annealed = job.training.lr_schedule != "constant" and len(losses) == most
+                course = Course(best, losses, flat, job.objective.classes, patience, most, where, annealed)
                 doubt = course.doubt if phase == LAST_PHASE and course.ended else ""
                 job.report(Event(job.task, phase, epoch, losses[-1], reached, doubt=doubt))
     module.load_state_dict(best_state.state_dict())
@@ -328,6 +340,9 @@ def recover(
 @contextmanager
 def _slowed(optimizer: Optimizer, factor: float) -> Iterator[None]:
     """Scale the learning rates, and put them back: the user may go on with the same optimizer."""
+    if factor == 1.0:  # who changes rates from hooks of his own is not disturbed
+        yield
+        return
     before = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * factor

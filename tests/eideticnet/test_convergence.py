@@ -2,13 +2,14 @@
 
 import math
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from eideticnet import EideticNetwork, Training, UnderfitWarning, batches
+from eideticnet import ConfigError, EideticNetwork, Training, UnderfitWarning, batches
 from eideticnet.learn.convergence import Course
 from eideticnet.runs import history
 from eideticnet.runs.history import Recorder
@@ -95,3 +96,37 @@ def test_what_speaks_for_more_training(accuracy, losses, flat, said):
     doubt = Course(accuracy, losses, flat, classes=4, patience=2, max_epochs=3).doubt
     assert said in doubt
     assert bool(doubt) == bool(said)
+
+
+def rates_of(training):
+    """The learning rate of each epoch of a task's first phase, and the one afterwards."""
+    seen, made = [], []
+
+    def factory(parameters):
+        optimizer = torch.optim.SGD(parameters, lr=0.5)
+        optimizer.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+        made.append(optimizer)
+        return optimizer
+
+    x, y = task_data(0)
+    training = replace(training, optimizer=factory, patience=99, settle_patience=99, max_epochs=4)
+    plain_net().train_task("t", batches(x, y, len(y)), names(2), training=training, pruning=None)
+    return seen[:4], made[0].param_groups[0]["lr"]
+
+
+def test_a_rate_that_is_annealed_falls_by_half_a_cosine_in_each_phase_and_is_put_back():
+    rates, after = rates_of(Training(lr_schedule="cosine"))
+    assert rates == [0.5 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert after == 0.5
+    assert rates_of(Training())[0] == [0.5] * 4
+
+
+def test_an_annealed_phase_is_not_said_to_have_ended_too_early():
+    course = Course(0.97, [0.3, 0.2, 0.15, 0.14], 0, 2, 3, 4)
+    assert "ended it" in course.doubt
+    assert "ended it" not in replace(course, annealed=True).doubt
+
+
+def test_a_schedule_that_is_not_known_is_refused():
+    with pytest.raises(ConfigError, match="lr_schedule 'linear': use constant, cosine"):
+        Training(lr_schedule="linear")

@@ -34,6 +34,7 @@ ADAM = partial(counted(torch.optim.Adam), lr=0.02)
 OPTIMIZERS = {
     "adam": ADAM,
     "fused adam": partial(counted(torch.optim.Adam), lr=0.02, fused=True),
+    "cosine": ADAM,
     "momentum": partial(counted(torch.optim.SGD), lr=0.05, momentum=0.9, weight_decay=1e-3),
 }
 
@@ -54,7 +55,10 @@ def learn(
     net: EideticNetwork | None = None,
 ) -> EideticNetwork:
     """A second task, or a router for the first, through BatchNorm and Dropout."""
-    training = Training(OPTIMIZERS[optimizer], patience=1, settle_patience=2, max_epochs=4)
+    schedule = "cosine" if optimizer == "cosine" else "constant"
+    training = Training(
+        OPTIMIZERS[optimizer], patience=1, settle_patience=2, max_epochs=4, lr_schedule=schedule
+    )
     options: dict[str, Any] = {"training": training, "report": report, "journal": journal}
     net, STEPS[0] = net or copy.deepcopy(begun()), 0
     if routing:

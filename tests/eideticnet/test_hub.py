@@ -1,0 +1,135 @@
+"""A network goes to the Hugging Face Hub and comes back with the same bits."""
+
+import builtins
+
+import pytest
+import torch
+from huggingface_hub import ModelCard, constants
+
+from eideticnet import CheckpointError, EideticNetwork, TaskReport
+from eideticnet.errors import MissingExtraError
+from tests.support import fake_hub
+from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_loader, trained
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with fake_hub.served() as (found, url):
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield found
+
+
+def same(net, other):
+    return all(torch.equal(a, b) for a, b in zip(net(held_out()), other(held_out()), strict=True))
+
+
+def test_what_is_pushed_is_fetched_with_the_same_bits(hub):
+    net = trained(2)
+    net.push_to_hub("me/digits", token="hf_x", license="apache-2.0")
+    found = EideticNetwork.from_pretrained("me/digits")
+    assert same(net, found)
+    assert found.digests() == net.digests()
+
+
+def test_another_task_sends_no_frozen_block_again_and_removes_what_went(hub):
+    net = trained(2)
+    net.push_to_hub("me/digits", token="hf_x")
+    first, commits = set(hub.repositories["me/digits"][-1]), hub.repositories["me/digits"]
+    hub.sent.clear()
+    net.train_task("third", task_loader(8), names(2), training=QUICK, pruning=LIGHT)
+    net.push_to_hub("me/digits", token="hf_x")
+    assert len(commits) == 2
+    assert not [path for path in hub.sent if path.startswith(("t0", "t1"))]
+    assert [path for path in first - set(commits[-1]) if path.startswith("router")]
+    old = EideticNetwork.from_pretrained("me/digits", revision=hub.sha(0))
+    assert len(old.tasks) == 2
+    assert len(EideticNetwork.from_pretrained("me/digits").tasks) == 3
+
+
+def test_only_numbers_and_json_are_fetched(hub):
+    net = trained(1)
+    net.push_to_hub("me/digits", token="hf_x")
+    hub.repositories["me/digits"][-1]["evil.py"] = b"raise SystemExit"
+    hub.asked.clear()
+    EideticNetwork.from_pretrained("me/digits")
+    assert {path.rpartition(".")[2] for path in hub.asked if "/resolve/" in path} == {"json", "safetensors"}
+
+
+def test_a_network_that_was_changed_on_the_hub_is_refused(hub):
+    net = trained(1)
+    net.push_to_hub("me/digits", token="hf_x")
+    files = hub.repositories["me/digits"][-1]
+    name = next(path for path in files if path.startswith("t0"))
+    files[name] = files[name][:-1] + bytes([files[name][-1] ^ 1])
+    with pytest.raises(CheckpointError, match=name):
+        EideticNetwork.from_pretrained("me/digits")
+
+
+@pytest.mark.parametrize("name", ["me/nothing", "no such/name", "a/b/c"])
+def test_a_repository_that_is_not_there_is_told_in_a_line(name, hub):
+    with pytest.raises(CheckpointError, match=f"can't fetch {name!r}") as error:
+        EideticNetwork.from_pretrained(name)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_network_what_was_fetched_once_is_still_there(hub, tmp_path):
+    net = trained(1)
+    net.push_to_hub("me/digits", token="hf_x")
+    EideticNetwork.from_pretrained("me/digits")
+    assert same(net, EideticNetwork.from_pretrained("me/digits", local_files_only=True))
+    with pytest.raises(CheckpointError, match="can't fetch"):
+        EideticNetwork.from_pretrained("me/digits", local_files_only=True, cache_dir=tmp_path / "empty")
+
+
+def test_a_saved_folder_is_a_checkpoint_with_a_card(tmp_path):
+    net = trained(2)
+    reports = {task.name: TaskReport(0.9 + i / 100, 0.8, 0.85) for i, task in enumerate(net.tasks)}
+    net.save_pretrained(tmp_path / "two", reports=reports, license="apache-2.0", datasets=["digits"])
+    assert same(net, EideticNetwork.from_pretrained(tmp_path / "two"))
+    card = ModelCard.load(tmp_path / "two/README.md")
+    assert (card.data.library_name, card.data.license) == ("eideticnet", "apache-2.0")
+    told = {(r.dataset_name, r.metric_name): r.metric_value for r in card.data.eval_results}
+    for name, report in reports.items():
+        assert told[name, "task given"] == report.oracle
+        assert told[name, "task found by the network"] == report.routed
+    for digest in net.digests().values():
+        assert digest[:16] in card.text
+    assert str(net.capacity().arithmetic) in card.text
+
+
+def test_a_card_says_that_examples_are_kept(tmp_path):
+    net = trained(1)
+    net.train_task("kept", task_loader(2), names(2), training=QUICK, pruning=LIGHT, memory=4)
+    net.save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "Holds training examples**: 4" in text
+    assert "not measured" in text
+
+
+def test_a_card_that_someone_else_wrote_stays(tmp_path):
+    net = trained(1)
+    net.save_pretrained(tmp_path)
+    first = (tmp_path / "README.md").read_text()
+    net.train_task("more", task_loader(2), names(2), training=QUICK, pruning=LIGHT)
+    net.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() != first
+    (tmp_path / "README.md").write_text("mine")
+    net.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_what_is_missing_for_the_hub_is_told(monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "huggingface_hub":
+            raise ModuleNotFoundError("no", name=name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"eideticnet\[hub\]"):
+        trained(1).save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
