@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.problems import Problem, Split
 from eideticnet import batches
-from eideticnet.learn.training import Classify, Job, converge
 from eideticnet.models import mlp
 from eideticnet.route.experts import weigh
-from eideticnet.seeding import seeded
+from experiments.baselines.plain import fit
 
 
 def train(problem: Problem, seed: int, split: Split) -> tuple[nn.Module, float]:
     """The trunk with one head of ten classes, on all training data, by the same recipe; seconds."""
-    start, training = time.perf_counter(), problem.training
-    with seeded(seed, "plain"):
-        net = nn.Sequential(mlp(problem.pixels, problem.hidden), nn.Linear(problem.hidden[-1], 10))
+    start = time.perf_counter()
     loader = batches(split.train.x, split.train.y, problem.batch_size)
-    objective = Classify(10, training.label_smoothing)
-    job = Job(
-        "plain", loader, objective, problem.inputs, training, (seed, "plain"), lambda module, x: module(x)
-    )
-    converge(job, net, "train", training.patience)
-    converge(job, net, "settle", training.settle_patience)
-    return net.eval(), time.perf_counter() - start
+    trunk = partial(mlp, problem.pixels, problem.hidden)
+    net = fit("plain", trunk, 10, loader, problem.inputs, problem.training, seed)
+    return net, time.perf_counter() - start
 
 
 @torch.no_grad()

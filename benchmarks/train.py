@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from rich.progress import track
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import peaks, steps
 from benchmarks.report import interval, publish
 from eideticnet import EideticNetwork, Inputs, Pruning, Routing, Training, batches
 from eideticnet.data.rows import Loader
-from eideticnet.learn.training import Classify, Job, converge
 from eideticnet.models import mlp
 from eideticnet.runs.evaluation import evaluate
-from eideticnet.seeding import seeded
+from experiments.baselines.plain import fit
 
 SEEDS = range(10)
 TASKS = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
@@ -98,16 +98,11 @@ def eidetic(seed: int, split: Split) -> dict[str, Any]:
 
 def plain(seed: int, split: Split) -> dict[str, float]:
     """The same trunk with one head of ten classes, trained on everything at once."""
-    with seeded(seed, "plain"):
-        net = nn.Sequential(mlp(64), nn.Linear(256, 10))
-    loader = batches(split.x, split.y, 64)
     start = time.perf_counter()
-    job = Job("plain", loader, Classify(10), INPUTS, TRAINING, (seed, "plain"), lambda module, x: module(x))
-    converge(job, net, "train", TRAINING.patience)
-    converge(job, net, "settle", TRAINING.settle_patience)
+    net = fit("plain", partial(mlp, 64), 10, batches(split.x, split.y, 64), INPUTS, TRAINING, seed)
     seconds = time.perf_counter() - start
     with torch.no_grad():
-        right = net.eval()(INPUTS.normalise(split.test_x)).argmax(1) == split.test_y
+        right = net(INPUTS.normalise(split.test_x)).argmax(1) == split.test_y
     per_class = [float(right[split.test_y == c].double().mean()) for c in range(10)]
     return {"accuracy": sum(per_class) / 10, "seconds": seconds}
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from io import TextIOWrapper
 
 from eideticnet.errors import EideticError
@@ -17,8 +18,10 @@ _OBJECTS = 50_000
 """New ones before they are looked through for garbage: an import makes a million, and all of them stay."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line, by default this process's."""
+def main(
+    arguments: Sequence[str] | None = None, menu: str = "eideticnet.menu", name: str = "eidetic"
+) -> None:
+    """Run a command line, by default this process's, of the Typer ``app`` in the module ``menu``."""
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -26,10 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with heeding_signals(), stoppable(), warnings.catch_warnings():
         told = set[str]()
         warnings.showwarning = lambda message, *_, **__: _warn(str(message), told)
-        from eideticnet.menu import app  # late, as all that takes time: signals are heeded by now
-
+        app = import_module(menu).app  # late, as all that takes time: signals are heeded by now
         try:
-            app(arguments, prog_name="eidetic")
+            app(arguments, prog_name=name)
         except Exception as error:
             import traceback
 

@@ -58,7 +58,7 @@ MAY_IMPORT = {
         {"serving"},
         {"locust", "gevent", "grpc", "numpy", "PIL", "matplotlib", "psutil", "pydantic", "rich", "typer"},
     ),
-    "experiments": ({"eideticnet"}, {"numpy", "sklearn", "torch"}),
+    "experiments": ({"eideticnet"}, {"avalanche", "numpy", "sklearn", "torch", "typer"}),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments", "handlers"},
         {

@@ -59,7 +59,7 @@ def existing(folder: Path) -> Path:
 def begin(config: Config) -> EideticNetwork:
     """A network that has learned nothing yet."""
     inputs, what = config.input, f"trunk {unlocated(config.trunk.target)!r}"
-    trunk = _module("trunk", config.trunk.target, config.trunk.arguments)
+    trunk = made("trunk", config.trunk.target, config.trunk.arguments)
     low, _ = inputs.bounds()
     example = torch.full((2, *inputs.shape), low).to(DTYPES[inputs.dtype])
     with blamed(what):
@@ -68,7 +68,8 @@ def begin(config: Config) -> EideticNetwork:
     return net
 
 
-def _module(what: str, target: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
+def made(what: str, target: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
+    """The module that ``target`` returns; ``what`` it is stands in errors."""
     found = call(what, target, arguments)
     if not isinstance(found, torch.nn.Module):
         raise ConfigError(f"{what} {unlocated(target)!r} returned {type(found).__name__}, not a Module")
@@ -142,16 +143,7 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
     known = {task.name: task for task in net.tasks}
     for task in config.tasks:
         try:
-            with blamed(f"task {task.name!r}"):
-                found[task.name] = open_task(
-                    task,
-                    net.inputs,
-                    seed=config.seed,
-                    held_out=config.test,
-                    batch_size=config.training.batch_size,
-                    validation=config.validation,
-                    others={c for t in config.tasks if _share_files(t, task) for c in t.classes},
-                )
+            found[task.name] = opened(task, config)
         except (DataError, ConfigError) as error:
             if task.name not in known:
                 problems.append(error)
@@ -164,6 +156,20 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
     if config.routing.router != "none":
         check_apart({name: data.keys for name, data in found.items()})
     return found
+
+
+def opened(task: TaskConfig, config: Config) -> TaskData:
+    """The data of one task of ``config``, looked at to the last row."""
+    with blamed(f"task {task.name!r}"):
+        return open_task(
+            task,
+            config.input,
+            seed=config.seed,
+            held_out=config.test,
+            batch_size=config.training.batch_size,
+            validation=config.validation,
+            others={c for t in config.tasks if _share_files(t, task) for c in t.classes},
+        )
 
 
 def changed_data(net: EideticNetwork, data: Mapping[str, TaskData]) -> list[str]:
@@ -382,7 +388,7 @@ def _learn(
         training=config.training.build(config.threads),
         when_full=config.when_full,
         reads=task.reads,
-        pretrained=_module("pretrained", task.pretrained, {}) if task.pretrained else None,
+        pretrained=made("pretrained", task.pretrained, {}) if task.pretrained else None,
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         memory=config.memory,
         moments=config.moments,

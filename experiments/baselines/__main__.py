@@ -1,0 +1,126 @@
+"""``python -m experiments.baselines CONFIG.toml --method M --seed S --out FILE``: one method and seed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from eideticnet.__main__ import main
+from eideticnet.errors import ConfigError
+from eideticnet.files import write_whole
+from eideticnet.hashing import json_hash
+from eideticnet.network import Listener
+from eideticnet.runs.config import read_config
+from eideticnet.runs.progress import Display
+from eideticnet.signals import stoppable
+from experiments.baselines.figures import Outcome
+from experiments.baselines.problem import Problem
+
+METHODS = {"joint": "bounds", "single": "bounds"}
+"""In which module each is."""
+_PACKAGES = ("torch", "numpy", "avalanche-lib")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+@app.command()
+def baseline(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A run's TOML file, as `eidetic train` reads it.")
+    ],
+    method: Annotated[Literal["joint", "single"], typer.Option(help="What the network is compared with.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The JSON file that is written.")],
+    seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where data sets lie, instead of EIDETIC_DATA.")
+    ] = None,
+) -> None:
+    """Learn the tasks of CONFIG by another method, with the same trunk, data and recipe.
+
+    A FILE that is there already is left as it is, if it holds the same.
+    """
+    if data is not None:
+        os.environ["EIDETIC_DATA"] = str(data)
+    settings = read_config(config)
+    asked = {
+        "method": method,
+        "seed": seed,
+        "configuration": json_hash(settings.made_of(len(settings.tasks))),
+    }
+    with stoppable(f"{out} is not written"), Display() as display:
+        if _is_there(out, asked):
+            display.say(f"{out} is there already")
+            return
+        result = asked | _run(Problem.of(settings, seed), method, display)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, (json.dumps(result, indent=1) + "\n").encode())
+        display.finished(f"{method}, seed {seed}: {_line(result)}")
+
+
+def _is_there(out: Path, asked: dict[str, Any]) -> bool:
+    """Whether the result is there; ``ConfigError`` if it is that of something else."""
+    if not out.exists():
+        return False
+    try:
+        known = json.loads(out.read_text())
+        others = [key for key, value in asked.items() if known[key] != value]
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{out} holds no result of a baseline; name another --out") from None
+    if others:
+        raise ConfigError(
+            f"{out} holds a result with another {' and '.join(others)}; remove it, or name another --out"
+        )
+    return True
+
+
+def _run(problem: Problem, method: str, report: Listener) -> dict[str, Any]:
+    """The result as JSON has it."""
+    learn: Callable[[Problem, Listener], Outcome] = getattr(
+        import_module(f"experiments.baselines.{METHODS[method]}"), method
+    )
+    start = time.perf_counter()
+    outcome = learn(problem, report)
+    return {
+        "name": problem.config.name,
+        "given": outcome.given.told(),
+        "found": outcome.found and outcome.found.told(),
+        "network_bytes": outcome.network_bytes,
+        "memory_bytes": outcome.memory_bytes,
+        "multiply_adds": outcome.multiply_adds,
+        "data_seen": outcome.seen,
+        "notes": outcome.notes,
+        "seconds": time.perf_counter() - start,
+        "device": problem.config.device,
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), **_versions()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _line(result: dict[str, Any]) -> str:
+    kinds = {"given": "task given", "found": "task found"}
+    parts = [f"{result[kind]['mean']:.2%} with the {words}" for kind, words in kinds.items() if result[kind]]
+    return f"{', '.join(parts)}; {result['seconds']:.0f} s"
+
+
+if __name__ == "__main__":
+    main(menu="experiments.baselines.__main__", name="python -m experiments.baselines")

@@ -1,0 +1,77 @@
+"""What every method gets: the tasks of a configuration in their order, as ``eidetic train`` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+import torch
+from torch import Tensor, nn
+
+from eideticnet.data.rows import Loader, Rows
+from eideticnet.errors import ConfigError
+from eideticnet.runs.config import Config
+from eideticnet.runs.run import made, opened, usable
+from eideticnet.runs.sources import TaskData
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The tasks of ``config`` and what they are learned from; ``seed`` also decides what is held out."""
+
+    config: Config
+    data: Sequence[TaskData]
+
+    @classmethod
+    def of(cls, config: Config, seed: int) -> Problem:
+        """Its data is opened, and looked at to the last row."""
+        if any(task.pretrained for task in config.tasks):
+            raise ConfigError("a baseline starts from random weights; leave out `pretrained`")
+        config = config.model_copy(update={"seed": seed})
+        return cls(config, [opened(task, config) for task in config.tasks])
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def names(self) -> list[str]:
+        """Of the tasks, in the order of learning."""
+        return [task.name for task in self.config.tasks]
+
+    @cached_property
+    def spans(self) -> list[range]:
+        """Of each task, the numbers of its classes among all."""
+        ends = list(accumulate(len(task.classes) for task in self.config.tasks))
+        return [range(b, e) for b, e in zip([0, *ends], ends, strict=False)]
+
+    @property
+    def classes(self) -> int:
+        """How many there are of all tasks."""
+        return self.spans[-1].stop
+
+    @property
+    def device(self) -> torch.device:
+        return usable(self.config.device)
+
+    def only(self, logits: Tensor, task: int) -> Tensor:
+        """Of logits (N, C) of all classes those of one task."""
+        return logits[:, self.spans[task].start : self.spans[task].stop]
+
+    def trunk(self) -> nn.Module:
+        """A new one, with weights from the random numbers in use."""
+        return made("trunk", self.config.trunk.target, self.config.trunk.arguments)
+
+    def train(self, task: int) -> Rows:
+        """Raw inputs and labels from 0 of one task."""
+        return self._rows(task, self.data[task].train)
+
+    def test(self, task: int) -> Rows:
+        """Those that nothing is learned from."""
+        return self._rows(task, self.data[task].test)
+
+    def _rows(self, task: int, loader: Loader) -> Rows:
+        named = self.config.tasks[task]
+        return Rows(named.name, loader, named.classes, self.config.input)
