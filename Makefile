@@ -106,6 +106,14 @@ docs: setup types
 	.venv-peers/bin/python -m pip --disable-pip-version-check install -q -r $<
 	@touch $@
 
+# The continual methods that networks are compared with come from Avalanche, in an environment of its own.
+BASELINES := .venv-baselines/bin/python -m pip --disable-pip-version-check install -q $(CONSTRAINTS)
+.venv-baselines/installed: experiments/baselines/requirements.txt requirements/constraints.txt
+	$(PYTHON) -m venv .venv-baselines
+	$(if $(TORCH_INDEX),$(BASELINES) --no-deps --index-url $(TORCH_INDEX) torch torchvision==0.28.0)
+	$(BASELINES) -r $< -e '.[cpu,train,experiments]'
+	@touch $@
+
 bench-serving: setup .venv-peers/installed
 	$(PY) -m benchmarks.serving
 
@@ -113,7 +121,7 @@ bench-%: setup
 	$(PY) -m benchmarks.$*
 
 clean:
-	rm -rf $(VENV) .venv-peers runs server_home build dist site *.egg-info
+	rm -rf $(VENV) .venv-peers .venv-baselines runs server_home build dist site *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	rm -f model_store/*.mar model_store/.digits
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

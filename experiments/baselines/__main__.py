@@ -6,7 +6,10 @@ import json
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,18 +19,21 @@ import torch
 import typer
 
 from eideticnet.__main__ import main
-from eideticnet.errors import ConfigError
+from eideticnet.errors import ConfigError, MissingExtraError
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash
+from eideticnet.learn.threads import using
 from eideticnet.network import Listener
 from eideticnet.runs.config import read_config
 from eideticnet.runs.progress import Display
 from eideticnet.signals import stoppable
+from experiments.baselines import bounds
 from experiments.baselines.figures import Outcome
-from experiments.baselines.problem import Problem
+from experiments.baselines.problem import Options, Problem
 
-METHODS = {"joint": "bounds", "single": "bounds"}
-"""In which module each is."""
+Method = Literal["joint", "single", "fine_tuning", "ewc", "replay", "packnet"]
+_PLAIN = ("joint", "single")
+"""These need no Avalanche."""
 _PACKAGES = ("torch", "numpy", "avalanche-lib")
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -38,9 +44,16 @@ def baseline(
     config: Annotated[
         Path, typer.Argument(metavar="CONFIG", help="A run's TOML file, as `eidetic train` reads it.")
     ],
-    method: Annotated[Literal["joint", "single"], typer.Option(help="What the network is compared with.")],
+    method: Annotated[Method, typer.Option(help="What the network is compared with.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The JSON file that is written.")],
     seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
+    memory: Annotated[
+        int | None,
+        typer.Option(metavar="K", min=1, help="Of replay: examples kept of each task; default: CONFIG's."),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(min=0, help="Of EWC's penalty; default: chosen on validation data.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where data sets lie, instead of EIDETIC_DATA.")
     ] = None,
@@ -52,16 +65,18 @@ def baseline(
     if data is not None:
         os.environ["EIDETIC_DATA"] = str(data)
     settings = read_config(config)
+    options = Options(memory, strength)
     asked = {
         "method": method,
         "seed": seed,
+        "options": asdict(options),
         "configuration": json_hash(settings.made_of(len(settings.tasks))),
     }
     with stoppable(f"{out} is not written"), Display() as display:
         if _is_there(out, asked):
             display.say(f"{out} is there already")
             return
-        result = asked | _run(Problem.of(settings, seed), method, display)
+        result = asked | _run(Problem.of(settings, seed), options, method, display)
         out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(out, (json.dumps(result, indent=1) + "\n").encode())
         display.finished(f"{method}, seed {seed}: {_line(result)}")
@@ -83,13 +98,12 @@ def _is_there(out: Path, asked: dict[str, Any]) -> bool:
     return True
 
 
-def _run(problem: Problem, method: str, report: Listener) -> dict[str, Any]:
+def _run(problem: Problem, options: Options, method: str, report: Listener) -> dict[str, Any]:
     """The result as JSON has it."""
-    learn: Callable[[Problem, Listener], Outcome] = getattr(
-        import_module(f"experiments.baselines.{METHODS[method]}"), method
-    )
+    quietly = nullcontext() if method in _PLAIN else warnings.catch_warnings(action="ignore")
     start = time.perf_counter()
-    outcome = learn(problem, report)
+    with using(problem.config.threads or torch.get_num_threads()), quietly:  # Avalanche warns of itself
+        outcome = _learns(method)(problem, options, report)
     return {
         "name": problem.config.name,
         "given": outcome.given.told(),
@@ -104,6 +118,17 @@ def _run(problem: Problem, method: str, report: Listener) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **_versions()},
     }
+
+
+def _learns(method: str) -> Callable[[Problem, Options, Listener], Outcome]:
+    if method in _PLAIN:
+        return getattr(bounds, method)  # type: ignore[no-any-return]
+    try:
+        return getattr(import_module("experiments.baselines.continual"), method)  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{method} needs {error.name}; `make .venv-baselines/installed` makes an environment that has it"
+        ) from None
 
 
 def _versions() -> dict[str, str]:

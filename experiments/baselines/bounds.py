@@ -9,10 +9,10 @@ from eideticnet.data.rows import Loader
 from eideticnet.network import Listener
 from experiments.baselines.figures import Accuracies, Outcome, found, given, multiply_adds, size
 from experiments.baselines.plain import fit
-from experiments.baselines.problem import Problem
+from experiments.baselines.problem import Options, Problem
 
 
-def joint(problem: Problem, report: Listener) -> Outcome:
+def joint(problem: Problem, options: Options, report: Listener) -> Outcome:
     """One network that learns all classes at once. Where the task is given, it answers one of its classes."""
     tasks = len(problem.data)
     parts = [problem.train(task) for task in range(tasks)]
@@ -24,7 +24,7 @@ def joint(problem: Problem, report: Listener) -> Outcome:
     return Outcome(told, untold, size(net), 0, multiply_adds(problem, net), "all")
 
 
-def single(problem: Problem, report: Listener) -> Outcome:
+def single(problem: Problem, options: Options, report: Listener) -> Outcome:
     """A network of the whole trunk for each task, which answers where the task is given."""
     nets: list[nn.Module] = []
     told = Accuracies()

@@ -18,6 +18,14 @@ from eideticnet.runs.sources import TaskData
 
 
 @dataclass(frozen=True)
+class Options:
+    """Of replay, the examples that are kept of each task; of EWC, the strength of its penalty."""
+
+    memory: int | None = None
+    strength: float | None = None
+
+
+@dataclass(frozen=True)
 class Problem:
     """The tasks of ``config`` and what they are learned from; ``seed`` also decides what is held out."""
 
@@ -71,6 +79,11 @@ class Problem:
     def test(self, task: int) -> Rows:
         """Those that nothing is learned from."""
         return self._rows(task, self.data[task].test)
+
+    def validation(self, task: int) -> Rows | None:
+        """Those that choices are made by, where the configuration sets a share apart."""
+        apart = self.data[task].validation
+        return None if apart is None else self._rows(task, apart)
 
     def _rows(self, task: int, loader: Loader) -> Rows:
         named = self.config.tasks[task]

@@ -1,0 +1,168 @@
+"""Methods of Avalanche that learn task after task: ``fine_tuning``, ``ewc``, ``replay`` and ``packnet``.
+
+Each trains one network, the trunk with one head, by the recipe and the stopping rule of a run. Where the task
+is given, loss and answers are over a task's own classes; where it is found, over all: these are two networks.
+PackNet, which has to know the task, has the first alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from avalanche.benchmarks import benchmark_from_datasets
+from avalanche.benchmarks.utils import AvalancheDataset, DataAttribute
+from avalanche.training.determinism.rng_manager import RNGManager
+from avalanche.training.plugins import EWCPlugin, ReplayPlugin, SupervisedPlugin
+from avalanche.training.storage_policy import ClassBalancedBuffer
+from avalanche.training.templates import SupervisedTemplate
+from torch.utils.data import DataLoader, TensorDataset
+
+from eideticnet.data.rows import Rows
+from eideticnet.errors import ConfigError
+from eideticnet.network import Listener
+from eideticnet.seeding import derive, seeded
+from experiments.baselines.converging import Converging, Scope, share_right
+from experiments.baselines.figures import Accuracies, Outcome, found, given, multiply_adds
+from experiments.baselines.nets import Net, Packed
+from experiments.baselines.plain import headed
+from experiments.baselines.problem import Options, Problem
+
+STRENGTHS = (1e2, 1e4, 1e6)
+"""Of EWC's penalty, of which validation data chooses one."""
+_ANSWERS = {"given": given, "found": found}
+Parts = Sequence[TensorDataset]
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A network that has learned all tasks, its accuracies on test data, and their mean on validation data,
+    0 where there is none."""
+
+    net: Net
+    accuracies: Accuracies
+    validated: float
+
+
+def fine_tuning(problem: Problem, options: Options, report: Listener) -> Outcome:
+    """Nothing is done against forgetting."""
+    return _outcome(problem, [_teach(problem, kind, report, []) for kind in _ANSWERS], "none")
+
+
+def ewc(problem: Problem, options: Options, report: Listener) -> Outcome:
+    """Elastic weight consolidation (Kirkpatrick et al. 2017), with a penalty for each earlier task."""
+    strengths = STRENGTHS if options.strength is None else (options.strength,)
+    if len(strengths) > 1 and not problem.config.validation:
+        raise ConfigError("ewc: give --strength, or set validation = 0.1 in the TOML to have it chosen")
+    best, notes, kept = list[Taught](), list[str](), 0
+    for kind in _ANSWERS:
+        plugins = [EWCPlugin(strength) for strength in strengths]
+        tried = [_teach(problem, kind, report, [plugin]) for plugin in plugins]
+        chosen = max(range(len(tried)), key=lambda i: tried[i].validated)
+        best.append(tried[chosen])
+        notes.append(f"strength {strengths[chosen]:g} with the task {kind}, of {len(strengths)}")
+        kept = sum(_bytes(of) for of in (plugins[0].saved_params, plugins[0].importances))
+    return _outcome(problem, best, "none", kept, notes)
+
+
+def replay(problem: Problem, options: Options, report: Listener) -> Outcome:
+    """Examples of earlier tasks, as many of each class, are half of each batch."""
+    memory = options.memory or problem.config.memory
+    if not memory:
+        raise ConfigError("replay: give --memory K, the examples that are kept of each task")
+    best, kept, total = list[Taught](), 0, memory * len(problem.data)
+    for kind in _ANSWERS:
+        policy = ClassBalancedBuffer(total, adaptive_size=False, total_num_classes=problem.classes)
+        plugin = ReplayPlugin(total, storage_policy=policy)
+        best.append(_teach(problem, kind, report, [plugin], partial(_kept, policy)))
+        kept = sum(t.nbytes for part in _kept(policy) for t in part.tensors)
+    return _outcome(problem, best, f"memory {memory}", kept)
+
+
+def packnet(problem: Problem, options: Options, report: Listener) -> Outcome:
+    """Each task has weights of its own, and uses those of earlier ones."""
+    return _outcome(problem, [_teach(problem, "given", report, [], kind_of_net=Packed)], "none")
+
+
+def _outcome(
+    problem: Problem, taught: Sequence[Taught], seen: str, kept: int = 0, notes: Sequence[str] = ()
+) -> Outcome:
+    told, untold = taught[0], taught[1].accuracies if len(taught) > 1 else None
+    (weights, besides), cost = told.net.bytes(), multiply_adds(problem, told.net)
+    return Outcome(told.accuracies, untold, weights, besides + kept, cost, seen, list(notes))
+
+
+def _teach(
+    problem: Problem,
+    kind: str,
+    report: Listener,
+    plugins: Sequence[SupervisedPlugin[Any]],
+    memory: Callable[[], Parts] = list,
+    kind_of_net: type[Net] = Net,
+) -> Taught:
+    """Learn all tasks in turn. Which ``kind`` of answers is wanted decides over which classes; ``memory`` is
+    what accuracy is measured on beside a task's own data."""
+    config, training = problem.config, problem.config.training.build(problem.config.threads)
+    RNGManager.set_random_seeds(derive(problem.seed, kind) % 2**32)
+    with seeded(problem.seed, kind):
+        net = kind_of_net(*headed(problem.trunk(), problem.classes, config.input)).to(problem.device)
+    owners = [task for task, span in enumerate(problem.spans) for _ in span]
+    scope = Scope(torch.tensor(owners) * (kind == "given"), training.label_smoothing)
+    told = Converging(training, scope, lambda event: report(replace(event, task=f"{event.task}, {kind}")))
+    strategy = SupervisedTemplate(
+        model=net,
+        optimizer=training.optimizer_of(net.parameters()),
+        criterion=scope.loss,
+        train_mb_size=config.training.batch_size,
+        train_epochs=2 * training.max_epochs,
+        device=problem.device,
+        plugins=[*plugins, told],
+        evaluator=None,
+    )
+    accuracies, tasks = Accuracies(), len(problem.data)
+    for task in range(tasks):
+        mine = _tensors(problem, task, problem.train(task))
+        told.begin(problem.names[task], [mine, *memory()], left=tasks - task - 1)
+        net.at(task)
+        strategy.train(_experience(mine), eval_streams=[])
+        net.learned()
+        net.eval()
+        accuracies.measure(problem, task + 1, lambda x, of: _ANSWERS[kind](problem, net.at(of))(x, of))
+    return Taught(net, accuracies, _validated(problem, net, scope))
+
+
+def _tensors(problem: Problem, task: int, rows: Rows) -> TensorDataset:
+    """All rows of a task, as one pass gives them, normalised, labels numbered through."""
+    x, y = rows.tensors or tuple(torch.cat(part) for part in zip(*rows.batches("all"), strict=True))
+    return TensorDataset(problem.config.input.normalise(x), y + problem.spans[task].start)
+
+
+def _experience(part: TensorDataset) -> Any:
+    """An experience of Avalanche. What is kept of others comes with task labels, so all rows have one."""
+    targets = DataAttribute(part.tensors[1].tolist(), "targets")
+    labels = DataAttribute([0] * len(part), "targets_task_labels", use_in_getitem=True)
+    dataset = AvalancheDataset([part], data_attributes=[targets, labels])
+    return benchmark_from_datasets(train=[dataset]).train_stream[0]
+
+
+def _kept(policy: ClassBalancedBuffer) -> Parts:
+    """The examples, as tensors; nothing before the first task is learned."""
+    pairs = [batch[:2] for batch in DataLoader(policy.buffer, 1024)] if len(policy.buffer) else []
+    return [TensorDataset(*(torch.cat(part) for part in zip(*pairs, strict=True)))] if pairs else []
+
+
+def _validated(problem: Problem, net: Net, scope: Scope) -> float:
+    shares = [
+        share_right(net.at(task), _tensors(problem, task, rows), scope)
+        for task in range(len(problem.data))
+        if (rows := problem.validation(task)) is not None
+    ]
+    return sum(shares) / len(shares) if shares else 0.0
+
+
+def _bytes(kept: dict[int, dict[str, Any]]) -> int:
+    """Of what EWC keeps of each task: a tensor for each parameter."""
+    return sum(part.data.nbytes for of_task in kept.values() for part in of_task.values())

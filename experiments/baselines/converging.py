@@ -1,0 +1,104 @@
+"""Avalanche's training, ended by the rule that ends everything else here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from avalanche.training.plugins import SupervisedPlugin
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from eideticnet.learn.states import Kept
+from eideticnet.learn.training import LAST_PHASE, MEASURED, Event, Training, device_of
+from eideticnet.network import Listener
+
+BATCH = 1024
+"""Rows of which accuracy is measured at a time."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """From which classes an answer is chosen: those c whose ``tasks[c]`` (C,) is that of the right one."""
+
+    tasks: Tensor
+    label_smoothing: float
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy over these classes alone; ``logits`` (N, C) and ``y`` (N,) are of all."""
+        apart = self._apart(y)
+        log = logits.masked_fill(apart, -torch.inf).log_softmax(1)
+        spread = log.masked_fill(apart, 0.0).sum(1) / (~apart).sum(1)
+        hit = log.gather(1, y[:, None])[:, 0]
+        return -((1 - self.label_smoothing) * hit + self.label_smoothing * spread).mean()
+
+    def right(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Which answers are right, bool (N,)."""
+        return logits.masked_fill(self._apart(y), -torch.inf).argmax(1) == y
+
+    def _apart(self, y: Tensor) -> Tensor:
+        tasks = self.tasks.to(y.device)
+        return tasks != tasks[y][:, None]
+
+
+class Converging(SupervisedPlugin):  # type: ignore[misc]
+    """Trains until the accuracy on ``parts``, a mean over these, is flat for ``patience`` epochs, and again
+    until it settles, as ``eideticnet.learn.training.converge`` does: a new optimizer for each phase, and
+    the weights that are kept are the last ones that reached the best accuracy."""
+
+    def __init__(self, training: Training, scope: Scope, report: Listener) -> None:
+        super().__init__()
+        self.training, self.scope, self.report = training, scope, report
+
+    def begin(self, task: str, parts: Sequence[TensorDataset], *, left: int) -> None:
+        """What comes now, and how many tasks are ``left`` after it."""
+        self.task, self.parts, self.left = task, parts, left
+
+    def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._begin(strategy, "train", self.training.patience)
+
+    def _begin(self, strategy: Any, phase: str, patience: int) -> None:
+        self.phase, self.patience = phase, patience
+        strategy.optimizer = self.training.optimizer_of(strategy.model.parameters())
+        self.epochs, self.flat, self.losses = 0, 0, list[float]()
+        self.best, self.kept = self._accuracy(strategy.model), Kept(strategy.model)
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        self.losses.append(strategy.loss.item())
+
+    def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        reached, loss = self._accuracy(strategy.model), sum(self.losses) / len(self.losses)
+        self.flat = 0 if reached > self.best else self.flat + 1
+        if reached >= self.best:
+            self.best = reached
+            self.kept.keep(strategy.model)
+        self.report(Event(self.task, self.phase, self.epochs, loss, reached))
+        self.epochs, self.losses = self.epochs + 1, []
+        if self.flat < self.patience and self.epochs < self.training.max_epochs:
+            return
+        strategy.model.load_state_dict(self.kept.state_dict())
+        if self.phase == LAST_PHASE:
+            strategy.stop_training()
+        else:
+            strategy.model.halfway(self.left)
+            self._begin(strategy, LAST_PHASE, self.training.settle_patience)
+
+    def _accuracy(self, model: nn.Module) -> float:
+        shares = [share_right(model, part, self.scope) for part in self.parts]
+        model.train()
+        return sum(shares) / len(shares)
+
+
+@torch.no_grad()
+def share_right(model: nn.Module, part: TensorDataset, scope: Scope) -> float:
+    """Of all rows, or of as many as tell it well enough, which are always the same."""
+    model.eval()
+    device, count = device_of(model), len(part)
+    rows = torch.arange(0, count, -(-count // MEASURED))
+    right = 0
+    for some in rows.split(BATCH):
+        x, y = (t.to(device) for t in part[some])
+        right += int(scope.right(model(x), y).sum())
+    return right / len(rows)

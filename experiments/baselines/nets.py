@@ -1,0 +1,69 @@
+"""What continual methods train: the trunk with one head, and what they do to it before and after a task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from avalanche.models.packnet import PackNetModel
+from torch import Tensor, nn
+
+from eideticnet.errors import ConfigError
+
+
+class Net(nn.Module):
+    """A trunk and a head: normalised x (N, *shape) to logits (N, C) of all classes."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.trunk: Any
+        self.trunk, self.head = trunk, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))  # type: ignore[no-any-return]
+
+    def at(self, task: int) -> Net:
+        """The net as that task's inputs run through it."""
+        return self
+
+    def halfway(self, left: int) -> None:
+        """The task is learned as well as it will be, and so many are ``left``."""
+
+    def learned(self) -> None:
+        """The task is done."""
+
+    def bytes(self) -> tuple[int, int]:
+        """Of weights, and of what else is kept."""
+        return sum(t.numel() * t.element_size() for t in self.state_dict().values()), 0
+
+
+class Packed(Net):
+    """Each task keeps an equal share of the trunk's weights, the largest ones (Mallya and Lazebnik 2018), and
+    its own classes of the head; biases are the first task's."""
+
+    def __init__(self, trunk: nn.Module, head: nn.Linear) -> None:
+        try:
+            packed = PackNetModel(trunk)
+        except ValueError as error:
+            raise ConfigError(f"packnet: {error}; it takes linear and convolutional layers alone") from None
+        super().__init__(packed, head)
+        packed._auto_adapt = False  # to classes, of which it has none
+        self.task: Tensor
+        self.register_buffer("task", torch.zeros(1, dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x, self.task))  # type: ignore[no-any-return]
+
+    def at(self, task: int) -> Packed:
+        self.task.fill_(task)
+        return self
+
+    def halfway(self, left: int) -> None:
+        self.trunk.prune(left / (left + 1))
+
+    def learned(self) -> None:
+        self.trunk.freeze_pruned()
+
+    def bytes(self) -> tuple[int, int]:
+        owners = sum(t.numel() for name, t in self.named_buffers() if name.endswith("task_index"))
+        return sum(t.numel() * t.element_size() for t in self.parameters()), owners
