@@ -7,7 +7,8 @@ from torch import nn
 from eideticnet.data.interleaving import interleaved
 from eideticnet.data.rows import Loader
 from eideticnet.network import Listener
-from experiments.baselines.figures import Accuracies, Outcome, found, given, multiply_adds, size
+from experiments.baselines.answers import found, given
+from experiments.baselines.figures import Accuracies, Outcome, multiply_adds, size
 from experiments.baselines.plain import fit
 from experiments.baselines.problem import Options, Problem
 

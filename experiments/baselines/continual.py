@@ -25,8 +25,9 @@ from eideticnet.data.rows import Rows
 from eideticnet.errors import ConfigError
 from eideticnet.network import Listener
 from eideticnet.seeding import derive, seeded
-from experiments.baselines.converging import Converging, Scope, share_right
-from experiments.baselines.figures import Accuracies, Outcome, found, given, multiply_adds
+from experiments.baselines.answers import Scope, found, given
+from experiments.baselines.converging import Converging, share_right
+from experiments.baselines.figures import Accuracies, Outcome, multiply_adds
 from experiments.baselines.nets import Net, Packed
 from experiments.baselines.plain import headed
 from experiments.baselines.problem import Options, Problem

@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from eideticnet.learn.states import Kept
 from eideticnet.learn.training import LAST_PHASE, MEASURED, Event, Training, device_of
 from eideticnet.network import Listener
+from experiments.baselines.answers import Scope
 
 BATCH = 1024
 """Rows of which accuracy is measured at a time."""
-
-
-@dataclass(frozen=True)
-class Scope:
-    """From which classes an answer is chosen: those c whose ``tasks[c]`` (C,) is that of the right one."""
-
-    tasks: Tensor
-    label_smoothing: float
-
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy over these classes alone; ``logits`` (N, C) and ``y`` (N,) are of all."""
-        apart = self._apart(y)
-        log = logits.masked_fill(apart, -torch.inf).log_softmax(1)
-        spread = log.masked_fill(apart, 0.0).sum(1) / (~apart).sum(1)
-        hit = log.gather(1, y[:, None])[:, 0]
-        return -((1 - self.label_smoothing) * hit + self.label_smoothing * spread).mean()
-
-    def right(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Which answers are right, bool (N,)."""
-        return logits.masked_fill(self._apart(y), -torch.inf).argmax(1) == y
-
-    def _apart(self, y: Tensor) -> Tensor:
-        tasks = self.tasks.to(y.device)
-        return tasks != tasks[y][:, None]
 
 
 class Converging(SupervisedPlugin):  # type: ignore[misc]

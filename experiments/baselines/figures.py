@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from eideticnet.learn.training import device_of
+from experiments.baselines.answers import Answer
 from experiments.baselines.plain import example, headed
 from experiments.baselines.problem import Problem
-
-Logits = Callable[[Tensor], Tensor]
-"""Of normalised inputs (N, *shape) logits (N, C) of all tasks' classes."""
-Answer = Callable[[Tensor, int], Tensor]
-"""Of normalised inputs (N, *shape) of a task, by its place, classes (N,) numbered within that task; any other
-number where another task's class is answered."""
 
 
 @dataclass
@@ -57,16 +52,6 @@ def _shares(problem: Problem, task: int, answer: Answer) -> dict[str, float]:
     return {str(rows.classes[c]): float(right[y == c].double().mean()) for c in y.unique().tolist()}
 
 
-def given(problem: Problem, logits: Logits) -> Answer:
-    """Answers where the task is given: the greatest of its own logits."""
-    return lambda x, task: problem.only(logits(x), task).argmax(1)
-
-
-def found(problem: Problem, logits: Logits) -> Answer:
-    """Answers where it is not: the greatest of all logits."""
-    return lambda x, task: logits(x).argmax(1) - problem.spans[task].start
-
-
 @dataclass
 class Outcome:
     """Of one method and seed: accuracies with the task ``given`` and, where the method can, with the task
@@ -85,7 +70,7 @@ class Outcome:
 
 def size(module: nn.Module) -> int:
     """Bytes of its parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in module.state_dict().values())
+    return sum(t.nbytes for t in module.state_dict().values())
 
 
 def multiply_adds(problem: Problem, net: nn.Module) -> float:

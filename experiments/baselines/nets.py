@@ -9,6 +9,7 @@ from avalanche.models.packnet import PackNetModel
 from torch import Tensor, nn
 
 from eideticnet.errors import ConfigError
+from experiments.baselines.figures import size
 
 
 class Net(nn.Module):
@@ -34,7 +35,7 @@ class Net(nn.Module):
 
     def bytes(self) -> tuple[int, int]:
         """Of weights, and of what else is kept."""
-        return sum(t.numel() * t.element_size() for t in self.state_dict().values()), 0
+        return size(self), 0
 
 
 class Packed(Net):
@@ -66,4 +67,4 @@ class Packed(Net):
 
     def bytes(self) -> tuple[int, int]:
         owners = sum(t.numel() for name, t in self.named_buffers() if name.endswith("task_index"))
-        return sum(t.numel() * t.element_size() for t in self.parameters()), owners
+        return sum(p.nbytes for p in self.parameters()), owners

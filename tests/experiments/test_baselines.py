@@ -1,12 +1,18 @@
 """What networks are compared with: the same tasks, learned by other methods."""
 
 import json
+import subprocess
+from importlib.util import find_spec
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from eideticnet.__main__ import main
 from eideticnet.users_code import forget
-from tests.support.user_project import Result, write_project
+from experiments.baselines.answers import Scope
+from tests.support.clone import ROOT
+from tests.support.user_project import CONFIG, Result, write_project
 
 
 @pytest.fixture
@@ -69,3 +75,70 @@ def test_a_seed_decides_a_baseline_and_a_finished_one_is_not_learned_again(learn
 def test_what_is_no_baseline_of_this_kind_is_said_in_one_line(learn, arguments, options, said):
     learn("joint", "--seed", "3")
     assert said in learn(*arguments, **options, check=False)[0].error
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_where_the_task_is_given_the_loss_is_that_of_a_head_of_its_own(smoothing):
+    owners, logits = torch.tensor([0, 0, 1, 1, 1]), torch.randn(8, 5)
+    y = torch.tensor([2, 3, 4, 2, 3, 4, 3, 2])
+    scope, everywhere = Scope(owners, smoothing), Scope(owners * 0, smoothing)
+    own = F.cross_entropy(logits[:, 2:], y - 2, label_smoothing=smoothing)
+    assert torch.allclose(scope.loss(logits, y), own, atol=1e-6)
+    assert torch.equal(scope.right(logits, y), logits[:, 2:].argmax(1) == y - 2)
+    assert torch.allclose(
+        everywhere.loss(logits, y), F.cross_entropy(logits, y, label_smoothing=smoothing), atol=1e-6
+    )
+
+
+def test_without_avalanche_it_is_said_where_it_is(learn):
+    if find_spec("avalanche"):
+        pytest.skip("it is installed here")
+    assert (
+        "packnet needs avalanche; `make .venv-baselines/installed`" in learn("packnet", check=False)[0].error
+    )
+
+
+@pytest.fixture
+def learn_in(tmp_path):
+    """As ``learn``, in the environment of its own that has Avalanche."""
+    python = ROOT / ".venv-baselines/bin/python"
+    if not python.exists():
+        pytest.skip("`make .venv-baselines/installed` makes the environment")
+    write_project(tmp_path)
+    config = tmp_path / "config.toml"
+    config.write_text(f"validation = 0.2\n{CONFIG}")
+
+    def call(method, *more, check=True):
+        out = tmp_path / f"{method}.json"
+        command = [python, "-m", "experiments.baselines", config, "--method", method, "--out", out, *more]
+        ended = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert not check or ended.returncode == 0, ended
+        return json.loads(out.read_text()) if check else ended
+
+    return call
+
+
+@pytest.mark.slow
+def test_packnet_forgets_nothing_and_has_to_be_told_the_task(learn_in):
+    result = learn_in("packnet")
+    (first, later), (again, second) = result["given"]["matrix"]
+    assert (first, later) == (again, None)
+    assert min(first, second) > 0.7
+    assert (result["found"], result["data_seen"]) == (None, "none")
+    assert result["memory_bytes"] == 6 * 24 + 24 * 24  # a byte for each weight of the trunk
+
+
+@pytest.mark.slow
+def test_replay_keeps_so_many_examples_and_finds_more_than_fine_tuning(learn_in):
+    kept, plain = learn_in("replay", "--memory", "20"), learn_in("fine_tuning")
+    assert kept["found"]["mean"] > plain["found"]["mean"]
+    assert (kept["data_seen"], plain["data_seen"]) == ("memory 20", "none")
+    assert kept["memory_bytes"] == 2 * 20 * (6 * 4 + 8)
+    assert "replay: give --memory K" in learn_in("replay", "--seed", "1", check=False).stderr
+
+
+@pytest.mark.slow
+def test_the_strength_of_ewc_is_chosen_on_validation_data_or_given(learn_in):
+    chosen = learn_in("ewc")
+    assert [note.rpartition(",")[2] for note in chosen["notes"]] == [" of 3", " of 3"]
+    assert chosen["memory_bytes"] == 2 * 2 * chosen["network_bytes"]
