@@ -54,7 +54,7 @@ class Block(nn.Module):
         self.seen: Callable[[str, Tensor], None] | None = None
         self.layers = nn.Module()
         for path, layer in (self._fresh_layers() if layers is None else layers).items():
-            self.layers.add_module(_attribute(path), layer)
+            self.layers.add_module(attribute(path), layer)
             if path in program.layers:
                 step = program.layers[path]
                 RULES[step.rule].settle(step, layer, program, self.widths[owner])
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
     def layer(self, path: str) -> nn.Module | None:
         """The block's own stock layer in the place of the trunk's ``path``, if it has one."""
-        return self.layers._modules.get(_attribute(path))
+        return self.layers._modules.get(attribute(path))
 
     @property
     def own(self) -> dict[str, int]:
@@ -130,6 +130,13 @@ class Block(nn.Module):
         """The pieces of a value that ``step`` may read, as one tensor; none if there is none."""
         pieces = [*earlier(self.read_in(step), name), *([own[name]] if name in own else [])]
         return pieces if len(pieces) < 2 else [torch.cat(pieces, self.program.features[name].dim)]
+
+    def read_by(self, step: Step) -> tuple[str, ...]:
+        """The values of earlier owners that ``step`` reads here."""
+        rule = RULES[step.rule]
+        if step.layer and self.layer(step.layer) is None:
+            return ()
+        return (*(step.inputs if rule.reads_prefix else ()), *((step.name,) if rule.reads_back else ()))
 
     def read_in(self, step: Step) -> tuple[str, ...]:
         """The earlier owners whose neurons the layer of ``step`` reads."""
@@ -259,6 +266,6 @@ def together(blocks: Sequence[Block], x: Tensor, keep: Container[str] = (HEAD,))
     return dict(pieces)
 
 
-def _attribute(path: str) -> str:
+def attribute(path: str) -> str:
     """A layer's dotted path as a name that a submodule can have."""
     return path.replace(".", "__")

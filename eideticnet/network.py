@@ -36,7 +36,7 @@ from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.reading import Reads, owners_of
 from eideticnet.learn.training import Classify, Event, Job, Objective, Training
 from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.moments import check_features, gather
+from eideticnet.moments import Of, check_features, check_of, gather
 from eideticnet.names import class_names, expected, plain, same, task_name, whole
 from eideticnet.program import Program
 from eideticnet.route.experts import joined
@@ -127,6 +127,7 @@ class EideticNetwork(OnTheHub):
         probes: Tensor | None = None,
         memory: int = 0,
         moments: int = 0,
+        moments_of: Of = "input",
         report: Listener = lambda event: None,
         journal: Journal | None = None,
     ) -> Task:
@@ -142,17 +143,18 @@ class EideticNetwork(OnTheHub):
 
         ``probes`` are kept in checkpoints; without them random inputs are. For routers to come,
         ``memory`` examples are kept with the network, in its checkpoints too, and class sums of
-        ``moments`` random features, the same number for all tasks.
+        ``moments`` random features, the same number for all tasks: of the input, of ``"patches"`` of an
+        image (as many as whole filters give), or of the features of the ``"first"`` task.
 
         With a ``journal``, an interrupted call that is made again goes on where it was, and ends
         with the same bits; ``journal.remove()`` once the network is saved.
         """
         name = self._check_new(name)
         task = Task(name, self._next_owner(), class_names(classes, name), self._probes(probes))
-        memory, moments = self._check_kept(memory, pruning, when_full, moments)
+        memory, moments = self._check_kept(memory, pruning, when_full, moments, moments_of)
         expected("pretrained", pretrained, nn.Module, type(None))
         job = self._task_job(task, loader, training, report, journal)
-        return self._add(task, job, pruning, when_full, reads, pretrained, memory, moments)
+        return self._add(task, job, pruning, when_full, reads, pretrained, memory, moments, moments_of)
 
     @alone
     def revise_task(
@@ -190,14 +192,15 @@ class EideticNetwork(OnTheHub):
         return replace(job, classes=task.classes)
 
     def _check_kept(
-        self, memory: int, pruning: object, when_full: object, moments: int = 0
+        self, memory: int, pruning: object, when_full: object, moments: int = 0, moments_of: Of = "input"
     ) -> tuple[int, int]:
         """What is to be kept with the network, refused before anything is trained if it can't be."""
         expected("pruning", pruning, Pruning, type(None))
         known_when_full(when_full)
         memory, moments = whole(memory, "memory", least=0), whole(moments, "moments", least=0)
+        check_of(moments_of)
         if moments:
-            check_features(self.learned.moments, self.inputs, moments)
+            check_features(self.learned.moments, self.inputs, moments, moments_of)
         if not isinstance(self.metadata, dict):
             raise DataError(f"net.metadata is a {type(self.metadata).__name__}; keep a dict there")
         try:
@@ -218,6 +221,7 @@ class EideticNetwork(OnTheHub):
         pretrained: nn.Module | None = None,
         memory: int = 0,
         moments: int = 0,
+        moments_of: Of = "input",
     ) -> Task:
         learned, *_ = before = self._now()
         learned.verify()
@@ -232,7 +236,10 @@ class EideticNetwork(OnTheHub):
             task = replace(task, memory=choose_examples(job.rows, memory, self.seed, task.owner))
         sums = learned.moments
         if moments:
-            sums = gather(sums, task.name, job.rows, moments, self.seed, task.owner)
+            first = learned.block(learned.tasks[0].owner) if learned.tasks else block
+            sums = gather(
+                sums, task.name, job.rows, moments, self.seed, task.owner, of=moments_of, first=first
+            )
         self._commit(before, program, learned.with_task(task, block, sums))
         return task
 
@@ -332,7 +339,7 @@ class EideticNetwork(OnTheHub):
         asked = routing.router_pruning
         decides = judge if asked is not None and len(held_out) == len(self.tasks) else None
         if kind in ("moments", "experts"):
-            block = moments_router(self.learned, data, self.inputs, self.seed, asked, decides)
+            block = moments_router(self.learned, data, self.inputs, self.seed, routing, decides)
             block = block.to(self.device)
         if kind not in ("moments", "none"):
             mixed, objective = router_job(self.tasks, data, self.inputs, training.label_smoothing)

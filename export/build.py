@@ -16,7 +16,6 @@ from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import Choice, check_names, write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import scratch_folder, whole_folder
-from eideticnet.export.lowering.paged import can_be_paged
 
 
 def build(
@@ -79,7 +78,7 @@ def usual_layout(net: EideticNetwork, store: Path, name: str, asked: Mapping[str
             if bundle.name == name and bundle.layout is not None and (whole or bundle.layout != "paged"):
                 return bundle.layout
     usual = whole and asked.get("format", "onnx") == "onnx"
-    return "lasting" if usual and can_be_paged(net) else "nested"
+    return "lasting" if usual else "nested"
 
 
 def _keep_pages(net: EideticNetwork, run: Path, archive: Path, anew: bool) -> None:

@@ -76,14 +76,22 @@ class Paged(nn.Module):
         parts = [self.pages[n].parts(whole, self.program.features[HEAD]) for n, whole in logits.items()]
         return {owner: piece for part in parts for owner, piece in part.items()}
 
-    def by_page(self, x: Tensor) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
-        """The logits of each page, and those of owners whose head reads other values."""
+    def by_page(
+        self, x: Tensor, strangers: Iterable[Block] = ()
+    ) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
+        """The logits of each page, and those of owners whose head reads other values; and of ``strangers``,
+        in no page, which have steps of their own and may read those who are."""
         values: dict[str, Value] = {INPUT: x}
         for step in self.program.steps:
             values[step.name] = self.value(step, values)
         others = {o: self._block(o).program.steps[-1] for o in self.blocks if not self._has_head(o)}
         whole = {int(n): of for n, of in values[HEAD].items() if isinstance(n, int)}  # type: ignore[union-attr]
-        return whole, self._owner_by_owner(others, values)
+        logits = self._owner_by_owner(others, values)
+        for block in strangers:
+            read = {name for step in block.program.steps for name in block.read_by(step)}
+            pieces = self._pieces(sorted(read & values.keys() - {INPUT}), values)
+            logits[block.owner] = block(x, {owner: pieces[owner] for owner in block.reads})[HEAD]
+        return whole, logits
 
     def value(self, step: Step, values: Mapping[str, Value]) -> Value:
         """What ``step`` gives on those of ``values`` that it reads."""

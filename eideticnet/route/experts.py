@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from eideticnet.block import Block
+from eideticnet.block import Block, attribute
 from eideticnet.learn.training import Job, device_of
-from eideticnet.moments import linear
-from eideticnet.program import HEAD, INPUT, Program, Step
+from eideticnet.moments import PREFIX, layer, renamed
+from eideticnet.program import HEAD, Program
 from eideticnet.route.calibration import best_temperature
 
 SHARES = 10
@@ -28,13 +28,12 @@ ROWS = 10_000
 REACH = 10.0
 """The temperature of logits of spread 1 lies between a tenth and this. Validation data on which
 nobody errs would have it at 0, where all weights look alike."""
-PREFIX = "moments."
 
 
 @torch.no_grad()
 def joined(trained: Block, closed: Block, validation: Job) -> Block:
     """The frozen product of ``trained``, whose head has taps, and ``closed``, which reads no other
-    owner; both answer the classes of ``validation``, on whose data they are weighed."""
+    owner but the first task; both answer the classes of ``validation``, on whose data they are weighed."""
     rows = [
         (validation.logits(trained, x).cpu(), validation.logits(closed, x).cpu(), y.cpu())
         for x, y in validation.batches(device_of(trained), "experts")
@@ -67,43 +66,48 @@ def _unlikelihood(logits: Tensor, y: Tensor, temperature: float) -> Tensor:
 
 def product(trained: Block, closed: Block, weights: tuple[float, float]) -> Block:
     """An unfrozen block whose logits are the sum of both blocks', so weighted."""
-    program, group = _side_by_side(trained.program, closed.program)
+    program, group = _side_by_side(trained.program, closed)
+    projection = closed.layers.get_submodule(attribute(_own_group(closed)))
+    if closed.reads:  # a layer sees what its owner has there, which these features are not of
+        own = program.features[program.layers[group].inputs[0]].columns(trained.widths[trained.owner])
+        kept = projection.state_dict()
+        projection = layer(F.pad(kept["weight"], (0, own)), kept["bias"])
     widths: dict[str, Mapping[str, int]] = {o: {**trained.widths[o], group: 0} for o in trained.reads}
-    own = {f"{PREFIX}{g}": n for g, n in closed.own.items()}
-    widths[trained.owner] = {**trained.widths[trained.owner], **own}
-    layers = {path: trained.layer(path) for path in trained.program.layers}
-    layers |= {f"{PREFIX}{path}": closed.layer(path) for path in closed.program.layers if path != HEAD}
+    count = closed.own[_own_group(closed)]
+    widths[trained.owner] = {**trained.widths[trained.owner], group: count}
+    layers = {path: trained.layer(path) for path in trained.program.layers} | {group: projection}
     heads = [block.layers.get_submodule(HEAD).state_dict() for block in (trained, closed)]
     pairs = zip(heads, weights, strict=True)
     (w1, b1), (w2, b2) = ((head["weight"] * w, head["bias"] * w) for head, w in pairs)
-    layers[HEAD] = linear(torch.cat([w1, w2], 1), b1 + b2)
-    present = {path: layer for path, layer in layers.items() if layer is not None}
-    return Block(program, trained.owner, trained.reads, widths, present, trained.unread)
+    layers[HEAD] = layer(torch.cat([w1, w2], 1), b1 + b2)
+    present = {path: made for path, made in layers.items() if made is not None}
+    strangers = tuple(o for o in trained.reads if o not in closed.reads) if closed.reads else ()
+    unread = trained.unread | ({group: strangers} if strangers else {})
+    return Block(program, trained.owner, trained.reads, widths, present, unread)
 
 
-def _side_by_side(trained: Program, closed: Program) -> tuple[Program, str]:
+def _own_group(closed: Block) -> str:
+    """The neurons of ``closed``, called like the layer that makes them."""
+    (group,) = (group for group, count in closed.own.items() if count)
+    return group
+
+
+def _side_by_side(trained: Program, closed: Block) -> tuple[Program, str]:
     """The steps of both, then one head with taps over what the two heads read; and the one group of
     ``closed`` by its new name."""
     *mine, head = trained.steps
-    *others, other_head = map(_renamed, closed.steps)
-    ((group, width),) = closed.groups.items()
-    dims = [*head.options["dims"], *(closed.features[name].dim for name in closed.steps[-1].inputs)]
+    *others, other_head = closed.program.steps
+    if closed.reads:
+        others = others[len(mine) :]
+    else:
+        others, other_head = [renamed(step) for step in others], renamed(other_head)
+    features = {step.name: step.features for step in others}
+    dims = [*head.options["dims"], *(features[name].dim for name in other_head.inputs)]
     inputs = (*head.inputs, *other_head.inputs)
     options = {**head.options, "dims": dims}
     if "rows" in options:
         options["rows"] = [*options["rows"], *(1 for _ in other_head.inputs)]
     joint = replace(head, inputs=inputs, options=options)
-    group = f"{PREFIX}{group}"
-    return Program((*mine, *others, joint), {**trained.groups, group: width}), group
-
-
-def _renamed(step: Step) -> Step:
-    """The step under names that no trunk's can be: those of its values have no dots."""
-    runs = tuple(replace(run, group=f"{PREFIX}{run.group}") for run in step.features.runs)
-    return replace(
-        step,
-        name=f"{PREFIX}{step.name}",
-        inputs=tuple(name if name == INPUT else f"{PREFIX}{name}" for name in step.inputs),
-        features=replace(step.features, runs=runs),
-        layer=None if step.layer is None else f"{PREFIX}{step.layer}",
-    )
+    group = f"{PREFIX}{_own_group(closed).removeprefix(PREFIX)}"
+    groups = {**trained.groups, group: closed.own[_own_group(closed)]}
+    return Program((*mine, *others, joint), groups), group

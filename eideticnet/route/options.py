@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,6 +16,8 @@ Width = Literal["trunk", "free"]
 
 PRUNED = Pruning(step=0.25, threshold=0.001, recovery_epochs=5)
 """How a router is pruned by default,"""
+SHRINKAGE = 0.01
+"""Of a covariance by default: random features are nearly collinear."""
 LEAST = 0.25
 """and to no less than this share of the trunk's neurons: smaller ones still know what they learned from, and
 find fewer tasks on other data."""
@@ -44,6 +47,10 @@ class Routing:
     """Share of validation inputs that may be answered "none of mine"."""
     width: Width = "trunk"
     """How many neurons the router starts with: as many as the trunk has, beside it, or those free in it."""
+    shrinkage: float | Auto = SHRINKAGE
+    """Of moments: the share of the mean variance that is added to every variance; `auto` finds it from the sums."""
+    features: int | None = None
+    """Of moments: about how many random features stay, chosen from the sums; without, all that were kept."""
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -56,6 +63,11 @@ class Routing:
         if self.pruning != "auto":
             expected("routing's pruning", self.pruning, Pruning, type(None))
         object.__setattr__(self, "false_rejections", plain(self.false_rejections))
+        shrinkage, features = plain(self.shrinkage), plain(self.features)
+        if shrinkage != "auto" and not (type(shrinkage) in (int, float) and 0 < shrinkage < math.inf):
+            raise ConfigError(f'shrinkage {shrinkage!r}: use a share above 0 such as 0.01, or "auto"')
+        if features is not None and not (type(features) is int and features >= 1):
+            raise ConfigError(f"features {features!r}: use a whole number from 1, or leave it out")
         if isinstance(self.false_rejections, bool) or not 0 <= self.false_rejections < 1:
             raise ConfigError(f"false_rejections {self.false_rejections}: use a share such as 0.01")
 

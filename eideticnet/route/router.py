@@ -24,10 +24,11 @@ from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.reading import owners_of
 from eideticnet.learn.training import Job, accuracy
 from eideticnet.learned import ROUTER, Learned, Task
-from eideticnet.moments import FEATURES, WIDEST, gather, router_block
+from eideticnet.moments import FEATURES, WIDEST, gather
 from eideticnet.program import Program
 from eideticnet.route.calibration import calibrate
-from eideticnet.route.options import LEAST, Routing
+from eideticnet.route.gaussian import found_shrinkage, router_block, without_least
+from eideticnet.route.options import LEAST, PRUNED, Routing
 from eideticnet.rules import with_taps
 
 TELLING, MOST = 20, 2000
@@ -126,31 +127,40 @@ def moments_router(
     data: Mapping[str, Rows],
     inputs: Inputs,
     seed: int,
-    pruning: Pruning | None = None,
+    routing: Routing = Routing("moments"),
     validation: Job | None = None,
 ) -> Block:
     """The frozen router that follows from the moments that were kept of each task, or else from
-    those of its ``data``, which are not kept. With ``validation`` its random features are pruned: as long
-    as it finds the task as often there, less the threshold, ``step`` of them go."""
+    those of its ``data``, which are not kept. Of its random features as many stay as ``routing`` says; with
+    ``validation`` they are pruned: as long as it finds the task as often there, less the threshold, ``step``
+    of them go."""
     missing = without_moments(learned, data)
     if missing:
         raise DataError(
             f"no moments were kept of {missing}: pass their loaders, learn tasks with "
             f"train_task(..., moments={FEATURES}), or fit another router"
         )
-    moments = learned.moments
+    moments, first = learned.moments, learned.block(learned.tasks[0].owner)
+    of = "input" if moments is None else moments.of
     for task in learned.current():
         if moments is None or task.name not in moments.sums:
-            features = FEATURES if moments is None else len(moments.bias)
-            moments = gather(moments, task.name, data[task.name], features, seed, task.owner)
+            count = FEATURES if moments is None else len(moments.products)
+            moments = gather(moments, task.name, data[task.name], count, seed, task.owner, of=of, first=first)
     assert moments is not None, "there is a task"
     names = [task.name for task in learned.current()]
-    block = router_block(moments, ROUTER, names, inputs)
+    shrinkage = found_shrinkage(moments, names) if routing.shrinkage == "auto" else routing.shrinkage
+    block = router_block(moments, ROUTER, names, inputs, shrinkage, first)
+    pruning = routing.router_pruning
+    most = len(moments.bias) * min(1.0, (routing.features or math.inf) / len(moments.products))
+    while len(moments.bias) > max(most, 1):
+        share = min((pruning or PRUNED).step, 1 - most / len(moments.bias))
+        moments = without_least(moments, block, share)
+        block = router_block(moments, ROUTER, names, inputs, shrinkage, first)
     if pruning is not None and validation is not None:
         target = accuracy(validation, block) - pruning.threshold
         while len(moments.bias) > 1:
-            moments = moments.without_least(block, pruning.step)
-            smaller = router_block(moments, ROUTER, names, inputs)
+            moments = without_least(moments, block, pruning.step)
+            smaller = router_block(moments, ROUTER, names, inputs, shrinkage, first)
             if accuracy(validation, smaller) < target:
                 break
             block = smaller
@@ -172,6 +182,7 @@ def kind_of(
         return routing.router
     gone = any(task.name not in data for task in learned.current())
     suited = inputs.dtype == "float32" and math.prod(inputs.shape) <= WIDEST
+    suited = suited or (learned.moments is not None and learned.moments.of == "first")
     return "experts" if gone and suited and validation and not without_moments(learned, data) else "taps"
 
 

@@ -27,6 +27,7 @@ from eideticnet.files import read_regular
 from eideticnet.inputs import Inputs
 from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.training import MOST_THREADS, Training
+from eideticnet.moments import Of
 from eideticnet.names import class_names, same, task_name
 from eideticnet.route.options import Auto, Routing
 from eideticnet.runs.problems import validate
@@ -193,6 +194,8 @@ class Config(_Section):
     """Examples of each task that are kept for routers to come."""
     moments: int = Field(0, ge=0)
     """Random features whose class sums are kept of each task."""
+    moments_of: Of = "input"
+    """What these features are of: the input, patches of an image, or the first task's features."""
     probes: Literal["real", "synthetic"] = "synthetic"
     """Whether a few real inputs may be kept in checkpoints and archives, or random ones must do."""
     when_full: Literal["refuse", "reuse", "widen"] = "refuse"

@@ -392,6 +392,7 @@ def _learn(
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         memory=config.memory,
         moments=config.moments,
+        moments_of=config.moments_of,
         report=report,
         journal=journal,
     )

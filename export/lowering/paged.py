@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from eideticnet import EideticNetwork
 from eideticnet.block import Block
-from eideticnet.export.errors import ExportError
 from eideticnet.export.lowering.body import owners
 from eideticnet.learned import ROUTER
 from eideticnet.pages.laying import exact
@@ -32,9 +31,7 @@ class PagedBody(nn.Module):
         if not any(ROUTER in page.owners for page in laid):
             laid += [exact([block], range(len(laid))) for block in alike if block.owner == ROUTER]
         self.paged = Paged(net.program, alike, laid)
-        self.strangers = nn.ModuleDict({b.owner: b for b in blocks if b not in alike})
-        if not can_be_paged(net):
-            raise ExportError("a block of another program reads the others; only the nested layout has that")
+        self.strangers = nn.ModuleList([block for block in blocks if block not in alike])
         self.by_page = False
 
     @property
@@ -52,19 +49,11 @@ class PagedBody(nn.Module):
 
     def logits(self, x: Tensor) -> tuple[Tensor, ...]:
         """The same for normalised ``x``."""
-        pages, logits = self.paged.by_page(x)
-        for owner, block in self.strangers.items():  # a router with a program of its own reads no other
-            logits[owner] = block(x, {})[HEAD]
+        pages, logits = self.paged.by_page(x, self.strangers)
         if self.by_page:
             return (*pages.values(), *(logits[owner] for owner in self.owners if owner in logits))
         logits |= self.paged.apart(pages)
         return tuple(logits[owner] for owner in self.owners)
-
-
-def can_be_paged(net: EideticNetwork) -> bool:
-    """Whether no block of another program than the trunk's reads others, as a router of several may."""
-    alike = {block.owner for block in _alike(net)}
-    return not any(net.learned.block(owner).reads for owner in net.learned.blocks if owner not in alike)
 
 
 def dense(net: EideticNetwork) -> PagedBody:

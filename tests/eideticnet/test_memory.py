@@ -11,7 +11,8 @@ from eideticnet import CheckpointError, DataError, EideticNetwork, Inputs, Routi
 from eideticnet.data.interleaving import interleaved
 from eideticnet.data.memory import choose_examples
 from eideticnet.data.rows import Rows
-from eideticnet.moments import Moments, gather, router_block
+from eideticnet.moments import Moments, gather
+from eideticnet.route.gaussian import router_block
 from tests.support.example_counts import examples
 from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_data, task_loader, trained
 
