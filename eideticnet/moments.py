@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import prod
 from typing import Literal, get_args
 
@@ -89,9 +89,10 @@ class Moments:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Moments:
         sums = {k.partition(".")[2]: v for k, v in tensors.items() if k.startswith("sums.")}
-        of = [of for of in get_args(Of) if f"{_prefix(of)}weight" in tensors][0]
-        projection = (tensors[f"{_prefix(of)}{name}"] for name in ("weight", "bias"))
-        return cls(*projection, tensors["products"], sums, of)
+        kinds: dict[str, Of] = {f"{_prefix(of)}weight": of for of in get_args(Of)}
+        (of,) = (kinds[name] for name in tensors if name in kinds)
+        weight, bias = (tensors[f"{_prefix(of)}{name}"] for name in ("weight", "bias"))
+        return cls(weight, bias, tensors["products"], sums, of)
 
 
 def _prefix(of: Of) -> str:
@@ -120,7 +121,9 @@ def check_features(known: Moments | None, inputs: Inputs, features: int, of: Of)
         size = 8 * features**2 >> 30
         raise DataError(f"moments={features} would keep {size} GiB of products; use up to {MOST_FEATURES}")
     if known is not None and known.of != of:
-        raise DataError(f"moments_of={of!r}, but those of earlier tasks are of {known.of!r}; all need the same")
+        raise DataError(
+            f"moments_of={of!r}, but those of earlier tasks are of {known.of!r}; all need the same"
+        )
     if known is not None and len(known.bias) != _neurons(features, of, inputs.shape):
         raise DataError(f"moments={features}, but {len(known.products)} features were kept of earlier tasks")
 
@@ -259,7 +262,6 @@ def renamed(step: Step, source: str = INPUT) -> Step:
 def layer(weight: Tensor, bias: Tensor) -> nn.Module:
     """A layer with this weight (out, in) or (out, in, P, P) and bias (out,), copied."""
     out, wide, *patch = weight.shape
-    kind = partial(nn.Conv2d, kernel_size=patch) if patch else nn.Linear
-    made = kind(wide, out, device="meta")
+    made = nn.Conv2d(wide, out, PATCH, device="meta") if patch else nn.Linear(wide, out, device="meta")
     made.load_state_dict({"weight": weight.clone(), "bias": bias.clone()}, assign=True)
     return made

@@ -1,8 +1,8 @@
 """A router from no example at all: the Gaussian classifier with one covariance for all classes.
 
-It follows in closed form from the sums that were kept of each task (``moments.py``): class means, and products
-over all rows. So does how much the covariance is shrunk, and which of the random features are worth their
-price.
+It follows in closed form from the sums that were kept of each task (``moments.py``): class means, and
+products over all rows. So does how much the covariance is shrunk, and which of the random features are worth
+their price.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def found_shrinkage(moments: Moments, tasks: Sequence[str]) -> float:
         left = 1 - (1 + (variances / ridged).sum()) / count
         return float(loss / left.square()) if left > 1 / count else torch.inf
 
-    return min(reversed(TRIED), key=error)
+    return float(min(reversed(TRIED), key=error))
 
 
 def without_least(moments: Moments, block: Block, share: float) -> Moments:

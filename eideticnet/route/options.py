@@ -48,7 +48,7 @@ class Routing:
     width: Width = "trunk"
     """How many neurons the router starts with: as many as the trunk has, beside it, or those free in it."""
     shrinkage: float | Auto = SHRINKAGE
-    """Of moments: the share of the mean variance that is added to every variance; `auto` finds it from the sums."""
+    """Of moments: share of the mean variance that is added to every one; `auto` finds it from the sums."""
     features: int | None = None
     """Of moments: about how many random features stay, chosen from the sums; without, all that were kept."""
 

@@ -31,7 +31,8 @@ class PagedBody(nn.Module):
         if not any(ROUTER in page.owners for page in laid):
             laid += [exact([block], range(len(laid))) for block in alike if block.owner == ROUTER]
         self.paged = Paged(net.program, alike, laid)
-        self.strangers = nn.ModuleList([block for block in blocks if block not in alike])
+        self.strangers = [block for block in blocks if block not in alike]
+        self.kept = nn.ModuleList(self.strangers)  # where exporters look for weights
         self.by_page = False
 
     @property

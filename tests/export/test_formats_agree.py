@@ -77,7 +77,8 @@ def test_any_input_is_routed_like_by_the_eager_network(agreeing, seed, rows, sca
 @cache
 def routed(routing):
     """A network with such a router, for all formats."""
-    net = trained(3, router=False, moments=16)
+    of = "first" if routing.router == "experts" else "input"
+    net = trained(3, router=False, moments=16, moments_of=of)
     loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
     net.fit_router(loaders, routing=routing, training=QUICK, validation=loaders)
     return net

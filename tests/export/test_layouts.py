@@ -25,6 +25,7 @@ from eideticnet.export.lowering.to_onnx import to_onnx
 from eideticnet.export.proof.verify import verify
 from eideticnet.menu import app
 from eideticnet.models import convnet, mlp
+from eideticnet.moments import gather
 from eideticnet.pages import laying
 from eideticnet.serving.deploys.policy import Policy, Refused, enforce
 from tests.support.archived_networks import LATER, add_task, archived, normalised, with_past
@@ -34,6 +35,15 @@ from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, tas
 from tests.support.small_trunks import TRUNKS
 from tests.support.tolerances import EXPORTED
 from tests.support.zoo_networks import zoo_inputs, zoo_net
+
+
+def moments_of(net, loaders, of):
+    """What would have been kept of the tasks."""
+    known = None
+    for name, rows in net.rows(loaders).items():
+        known = gather(known, name, rows, 16, 0, of=of, first=net.learned.block("t0"))
+    return known
+
 
 SLOW = {"rnn", "lstm two layers both ways", "gru both ways", "transformer", "residual", "conv1d"}
 
@@ -61,13 +71,16 @@ def test_every_kind_of_layer_gives_the_nested_logits(kind):
 @given(
     trunk=st.sampled_from(TRUNKS),
     later=st.lists(st.sampled_from(LATER), min_size=1, max_size=4),
-    router=st.sampled_from(["block", "taps", "linear", "moments", "none"]),
+    router=st.sampled_from(["block", "taps", "linear", "moments", "experts", "none"]),
+    of=st.sampled_from(["input", "first"]),
 )
-def test_any_history_gives_the_nested_logits(trunk, later, router):
+def test_any_history_gives_the_nested_logits(trunk, later, router, of):
     net = with_past(trunk, later)
     decision = "entropy" if router == "none" else "hard"
     loaders = {t.name: task_loader(i, len(t.classes)) for i, t in enumerate(net.tasks)}
-    net.fit_router(loaders, routing=Routing(router, decision), training=QUICK, when_full="widen")
+    net.learned.moments = moments_of(net, loaders, of)
+    routing = Routing(router, decision)
+    net.fit_router(loaders, routing=routing, validation=loaders, training=QUICK, when_full="widen")
     assert_same_logits(net, held_out(9))
 
 
