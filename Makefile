@@ -18,7 +18,7 @@ CONSTRAINTS := -c requirements/constraints.txt
 PROCESSES := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
 PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 TYPES := $(VENV)/types
-CODE := $(TYPES)/eideticnet handlers benchmarks experiments
+CODE := $(TYPES)/eideticnet handlers benchmarks
 
 # torch and matplotlib keep caches in /tmp or in the user's home otherwise, and leave them there
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
@@ -83,7 +83,7 @@ test-gpu: setup
 types: FORCE | setup
 	@rm -rf $(TYPES) && mkdir $(TYPES)
 	@cp -rs $(CURDIR)/eideticnet $(TYPES)/
-	@cp -rs $(CURDIR)/export $(CURDIR)/serving $(CURDIR)/loadtest $(TYPES)/eideticnet/
+	@cp -rs $(CURDIR)/export $(CURDIR)/serving $(CURDIR)/loadtest $(CURDIR)/experiments $(TYPES)/eideticnet/
 	@mv $(TYPES)/eideticnet/serving/client $(TYPES)/eideticnet/client
 
 check: setup types

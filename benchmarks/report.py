@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from eideticnet.runs.history import processor
+
 RESULTS = Path(__file__).parent / "results"
 PLOTS = Path(__file__).parents[1] / "docs/images"
 """Where the pages that show them find them."""
@@ -28,12 +30,7 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> float:
 
 def device() -> str:
     """The CPU's name, as the system tells it, and the number of cores."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,10 @@ from eideticnet.errors import ConfigError, EideticError
 TARGET = re.compile(r"(.*/)?([\w.]+):(\w+)")
 """``module:callable``, maybe with the folder in front that the module lies in."""
 
-_PARTS = [importlib.util.find_spec(f"{__package__}{part}") for part in ("", ".export", ".serving", ".client")]
+_PARTS = [
+    importlib.util.find_spec(f"{__package__}{part}")
+    for part in ("", ".export", ".serving", ".client", ".experiments")
+]
 _OTHERS = (
     *(place for part in _PARTS if part for place in part.submodule_search_locations or ()),
     *(sysconfig.get_path(p) for p in ("stdlib", "platstdlib", "purelib", "platlib")),

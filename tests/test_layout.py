@@ -58,7 +58,10 @@ MAY_IMPORT = {
         {"serving"},
         {"locust", "gevent", "grpc", "numpy", "PIL", "matplotlib", "psutil", "pydantic", "rich", "typer"},
     ),
-    "experiments": ({"eideticnet"}, {"avalanche", "numpy", "sklearn", "torch", "typer"}),
+    "experiments": (
+        {"eideticnet"},
+        {"avalanche", "numpy", "pooch", "requests", "sklearn", "torch", *COMMAND_LINE, *REPORT},
+    ),
     "benchmarks": (
         {"eideticnet", "export", "serving", "loadtest", "experiments", "handlers"},
         {

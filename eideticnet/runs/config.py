@@ -41,7 +41,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """A folder and a model that is served can be called so."""
 SOURCES = ("data", "test", "pretrained")
-CHANGEABLE = {"name", "tasks", "planned_tasks", "device", "threads", "when_full", "routing", "router_pruning"}
+ROUTERS = ("routing", "router_pruning", "router_data")
+"""What a router depends on, beside the tasks."""
+CHANGEABLE = {"name", "tasks", "planned_tasks", "device", "threads", "when_full", *ROUTERS}
 """What may change while a run goes on: no task that is learned depends on it."""
 
 
@@ -196,6 +198,8 @@ class Config(_Section):
     """Random features whose class sums are kept of each task."""
     moments_of: Of = "input"
     """What these features are of: the input, patches of an image, or the first task's features."""
+    router_data: Literal["all", "kept"] = "all"
+    """What the router learns from: all tasks' data, or the last one's and what is kept of the others."""
     probes: Literal["real", "synthetic"] = "synthetic"
     """Whether a few real inputs may be kept in checkpoints and archives, or random ones must do."""
     when_full: Literal["refuse", "reuse", "widen"] = "refuse"
@@ -216,6 +220,9 @@ class Config(_Section):
             raise ConfigError(
                 "[routing] pruned = false, but [router_pruning] says how; leave one of them out"
             )
+        kept = self.memory or self.moments or self.routing.router == "none"
+        if self.router_data == "kept" and not kept:
+            raise ConfigError('router_data = "kept", but nothing is: set memory or moments at the top')
         if not self.validation and (self.routing.router == "experts" or self.routing.false_rejections):
             wants = "router" if self.routing.router == "experts" else "false_rejections"
             raise ConfigError(f"[routing] {wants} needs validation data: set validation = 0.1 at the top")
@@ -256,17 +263,22 @@ class TasksConfig(_Section):
 
 def read_config(path: Path) -> Config:
     """The configuration in a TOML file; ``ConfigError`` names file and field."""
-    found = _read_toml(path)
+    found = read_toml(path)
     if list(found) == ["tasks"]:
         raise ConfigError(f"{path} holds [[tasks]] alone: `add-task RUN {path}` adds them to a run")
-    config = validate(Config, found, path)
+    found.pop("experiment", None)  # what `eidetic experiment` reads besides
+    return settled(validate(Config, found, path), path)
+
+
+def settled(config: Config, path: Path) -> Config:
+    """``config`` with whole paths for what lies beside the file that it was read from."""
     trunk = config.trunk.model_copy(update={"target": located(config.trunk.target, path.parent)})
     return config.model_copy(update={"trunk": trunk, "tasks": _with_whole_paths(config.tasks, path)})
 
 
 def read_tasks(path: Path) -> tuple[TaskConfig, ...]:
     """The ``[[tasks]]`` of a TOML file that holds nothing else."""
-    found = _read_toml(path)
+    found = read_toml(path)
     if "trunk" in found:
         raise ConfigError(f"{path} is a whole configuration, which `train` takes; a run gets [[tasks]] alone")
     return _with_whole_paths(validate(TasksConfig, found, path).tasks, path)
@@ -293,7 +305,8 @@ def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskCo
     )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a file; ``ConfigError`` if it is none, or empty."""
     try:
         found = tomllib.loads(read_regular(path).decode("utf-8-sig"))
     except FileNotFoundError:

@@ -24,19 +24,25 @@ class TaskReport:
     found: float
 
 
-@torch.no_grad()
 def evaluate(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, TaskReport]:
     """A report for each task in ``loaders``, which hold raw (x, y) with y from 0 to C - 1; a class
     without a row counts for nothing."""
+    found = answers(net, loaders)
+    return {name: TaskReport(*mean_over_classes(right, y).tolist()) for name, (right, y) in found.items()}
+
+
+@torch.no_grad()
+def answers(net: EideticNetwork, loaders: Mapping[str, Loader]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Of each task in ``loaders`` which answers are right (N, 3), in the order of ``TaskReport``, and the
+    labels (N,)."""
     net.eval()
-    reports, data = {}, net.rows(loaders)
+    found, data = {}, net.rows(loaders)
     for index, task in enumerate(net.tasks):
         if task.name in data:
             rights = [_right(net, index, x, y) for x, y in data[task.name].batches(task.name)]
-            y = torch.cat([labels for _, labels in rights])
-            right = torch.cat([answers for answers, _ in rights])
-            reports[task.name] = TaskReport(*mean_over_classes(right, y).tolist())
-    return reports
+            right, y = (torch.cat(column) for column in zip(*rights, strict=True))
+            found[task.name] = right, y
+    return found
 
 
 def mean_over_classes(right: Tensor, y: Tensor) -> Tensor:

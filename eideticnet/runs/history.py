@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -32,7 +33,8 @@ BINS = 10
 
 class Moment(BaseModel):
     """How the tasks stood after ``learned``, a task or the router, was learned. ``drift``: largest
-    |change| of an earlier task's logits since it was learned, or since the run was continued."""
+    |change| of an earlier task's logits since it was learned; infinite where a run that was continued found
+    others than it had left."""
 
     learned: str
     at: str
@@ -95,6 +97,15 @@ class RoutedAnswers(BaseModel):
         return sum(b.count * abs(b.right - b.confidence) for b in self.bins) / max(total, 1)
 
 
+class Day(BaseModel):
+    """A task's logits on its held-out ``inputs``, as SHA-256 of both, on the day that it was learned, or that
+    the run was continued on another machine, ``where`` the same numbers may be rounded otherwise."""
+
+    logits: str
+    inputs: str
+    where: str
+
+
 class History(BaseModel):
     """All that is remembered; ``held_out`` counts each task's inputs, ``routing`` is the last one.
     ``doubts``: what speaks for more training, by the task or router that ended too early."""
@@ -104,6 +115,7 @@ class History(BaseModel):
     doubts: dict[str, str] = {}
     held_out: dict[str, int] = {}
     routing: RoutedAnswers | None = None
+    days: dict[str, Day] = {}
 
 
 def read(net: EideticNetwork) -> History:
@@ -126,6 +138,22 @@ class Recorder:
         self.net, self.data = net, data
         self._events: list[Event] = []
         self._first = {name: _answers(net, rows) for name, rows in self._learned().items()}
+        self._days = read(net).days | self._new_days()
+
+    def _new_days(self) -> dict[str, Day]:
+        """Of the tasks that were learned elsewhere, from other rows, or before such were kept."""
+        known, where = read(self.net).days, _where(self.net)
+        return {
+            name: first.day(where)
+            for name, first in self._first.items()
+            if name not in known or (known[name].inputs, known[name].where) != (first.inputs, where)
+        }
+
+    @property
+    def changed(self) -> set[str]:
+        """The tasks whose logits are not what they were on the day that they were learned."""
+        now = {name: first.day("").logits for name, first in self._first.items()}
+        return {name for name, logits in now.items() if logits != self._days[name].logits}
 
     def event(self, event: Event) -> None:
         """Called after each epoch and each pruning step."""
@@ -163,6 +191,7 @@ class Recorder:
             doubts={n: d for n, d in doubts.items() if d},
             held_out={n: len(first.y) for n, first in self._first.items()},
             routing=routing,
+            days=self._days,
         )
         self._events = []
         self.net.metadata = {**self.net.metadata, "history": after.model_dump()}
@@ -171,14 +200,14 @@ class Recorder:
         return self.net.rows({t.name: self.data[t.name] for t in self.net.tasks if t.name in self.data})
 
     def _moment(self, name: str) -> Moment:
-        oracle, drift = {}, {}
+        oracle, drift = {}, dict.fromkeys(self.changed, torch.inf)
         for task, rows in self._learned().items():
             now, first = _answers(self.net, rows), self._first.get(task)
             oracle[task] = float(mean_over_classes(now.logits.argmax(1) == now.y, now.y))
             if task != name and first is not None and first.inputs == now.inputs:
-                drift[task] = largest_change(first.logits, now.logits)
+                drift.setdefault(task, largest_change(first.logits, now.logits))
             else:  # learned just now, or on other rows, whose logits can't be compared
-                self._first[task] = now
+                self._first[task], self._days[task] = now, now.day(_where(self.net))
         at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         return Moment(learned=name, at=at, made_with=_made_with(self.net), oracle=oracle, drift=drift)
 
@@ -240,6 +269,9 @@ class _Answers(NamedTuple):
     y: Tensor
     inputs: str
 
+    def day(self, where: str) -> Day:
+        return Day(logits=tensor_hash(self.logits), inputs=self.inputs, where=where)
+
 
 @torch.no_grad()
 def _answers(net: EideticNetwork, rows: Rows) -> _Answers:
@@ -250,6 +282,20 @@ def _answers(net: EideticNetwork, rows: Rows) -> _Answers:
         labels.append(y.cpu())
         hashes.append(tensor_hash(x))
     return _Answers(torch.cat(logits), torch.cat(labels), json_hash(hashes))
+
+
+def _where(net: EideticNetwork) -> str:
+    """What the last bits of an answer depend on, beside the network and the batch."""
+    made = _made_with(net)
+    return f"torch {made['torch']}, {made['device']}, {processor()}, {torch.get_num_threads()} threads"
+
+
+def processor() -> str:
+    """The CPU's name, as the system tells it."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _made_with(net: EideticNetwork) -> dict[str, str]:

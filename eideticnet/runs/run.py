@@ -31,7 +31,7 @@ from eideticnet.learn.reading import check_path
 from eideticnet.learn.training import Event
 from eideticnet.learned import ROUTER, Task
 from eideticnet.network import PROBES, EideticNetwork, Listener
-from eideticnet.runs.config import Config, TaskConfig
+from eideticnet.runs.config import ROUTERS, Config, TaskConfig
 from eideticnet.runs.evaluation import evaluate
 from eideticnet.runs.history import Recorder, read
 from eideticnet.runs.problems import differences, validate
@@ -107,7 +107,7 @@ def continued(net: EideticNetwork, config: Config, folder: Path) -> Config:
             f"{folder} was begun with another configuration: {'; '.join(changed)}. Put that back, or begin "
             "again with another --out"
         )
-    if (begun.routing, begun.router_pruning) != (config.routing, config.router_pruning):
+    if any(getattr(begun, key) != getattr(config, key) for key in ROUTERS):
         net.learned = net.learned.with_router(None, None)  # to be fitted again
     count, before = len(config.tasks), net.metadata
     added = () if any(differences(begun.made_of(count), config.made_of(count))) else begun.tasks[count:]
@@ -282,11 +282,12 @@ def complete(
             journal.remove()
             display.finished(f"{task.name}: {_neurons(net, task.name)}")
     routing = config.routing.build(config.router_pruning)
+    seen = data if config.router_data == "all" else {config.tasks[-1].name: data[config.tasks[-1].name]}
     with _in_terms_of_the_toml("router", config):
         net.fit_router(
-            {name: d.train for name, d in data.items()},
+            {name: d.train for name, d in seen.items()},
             routing=routing,
-            validation={name: d.validation for name, d in data.items() if d.validation is not None},
+            validation={name: d.validation for name, d in seen.items() if d.validation is not None},
             training=training,
             when_full=config.when_full,
             report=report,

@@ -1,0 +1,175 @@
+"""The command ``experiment NAME``: its runs, each in a process of its own, and their result."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from eideticnet.errors import ConfigError, EideticError
+from eideticnet.experiments import results, settings
+from eideticnet.experiments.fetching import DATA, data_folder
+from eideticnet.experiments.one import go_on, is_finished
+from eideticnet.experiments.settings import Plan, Setting
+from eideticnet.runs import run
+from eideticnet.signals import stoppable, unhurried
+from eideticnet.users_code import nearest
+
+console = Console()
+Job = tuple[Setting, int]
+RUNS = Path("runs/experiments")
+RESULTS = Path("experiments/results")
+
+
+def experiment(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="One of docs/experiments.md, or a TOML file with [experiment]."),
+    ],
+    data: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="Where the data sets lie; default: EIDETIC_DATA.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="Torch's; default: the file's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Of the runs; default: runs/experiments/NAME.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Instead of the file's, such as 0,1,2.")
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="RUN", help="This one, such as seed-0, in this process alone.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at a time; default: one a core, on a GPU one.")
+    ] = None,
+    store: Annotated[
+        Path, typer.Option("--results", metavar="FOLDER", help="Where NAME.json goes.")
+    ] = RESULTS,
+) -> None:
+    """Run an experiment, or go on where it was interrupted, and write its result.
+
+    Each setting and seed is a run in a process of one thread; what is complete is left as it is.
+    """
+    if data is not None:
+        os.environ[DATA] = str(Path(data).expanduser().absolute())
+    data_folder()
+    plan = settings.read(name)
+    out = out or RUNS / plan.name
+    todo = [(setting, seed) for setting in plan.settings for seed in _seeds(seeds, plan)]
+    if only is not None:
+        setting, seed = _named(only, todo)
+        with stoppable(f"the same command goes on with what is in {out}"):
+            config = plan.config(setting, seed, device)
+            go_on(config, results.folder_of(out, setting, seed), plan.file, console)
+        return
+    run.usable(plan.config(*todo[0], device).device)
+    jobs = jobs or _default_jobs(plan.config(*todo[0], device).device)
+    todo = [(s, seed) for s, seed in todo if not _is_finished(plan, s, seed, out)]
+    with stoppable(f"the same command goes on with what is in {out}"):
+        failed = _run_all(plan, todo, out, device, jobs)
+    _publish(plan, out, store)
+    if failed:
+        raise EideticError(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}; see above")
+
+
+def _is_finished(plan: Plan, setting: Setting, seed: int, out: Path) -> bool:
+    return is_finished(plan.config(setting, seed), results.folder_of(out, setting, seed))
+
+
+def _publish(plan: Plan, out: Path, store: Path) -> None:
+    result = results.gather(plan, out)
+    if result.runs:
+        _say(f"result: {results.write(result, store)}")
+
+
+def _run_all(plan: Plan, todo: Sequence[Job], out: Path, device: str | None, jobs: int) -> list[str]:
+    """The names of those that failed."""
+    with ThreadPoolExecutor(jobs) as pool, _Children() as children:
+        ended = list(pool.map(lambda job: children.run(_command(plan, job, out, device), _label(job)), todo))
+    return [_label(job) for job, status in zip(todo, ended, strict=True) if status]
+
+
+def _command(plan: Plan, job: Job, out: Path, device: str | None) -> list[str]:
+    name = str(plan.file) if plan.file.parent != settings.FOLDER else plan.file.stem
+    command = [sys.executable, "-m", "eideticnet", "experiment", name, "--out", str(out)]
+    command += ["--only", _label(job), "--seeds", str(job[1])]
+    return [*command, *(["--device", device] if device else [])]
+
+
+class _Children:
+    """Processes that end with this one."""
+
+    def __init__(self) -> None:
+        self._living: set[subprocess.Popen[str]] = set()
+        self._lock, self._ending = threading.Lock(), False
+
+    def run(self, command: Sequence[str], label: str) -> int:
+        """Run a command to its end, its lines after its label; its status."""
+        one = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        with self._lock:
+            if self._ending:
+                return 1
+            process = subprocess.Popen(
+                command,
+                env=os.environ | one,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            self._living.add(process)
+        assert process.stdout is not None, "it is a pipe"
+        for line in process.stdout:
+            _say(f"[{label}] {line.rstrip()}")
+        status = process.wait()
+        with self._lock:
+            self._living.discard(process)
+        return status
+
+    def __enter__(self) -> _Children:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Ask those that still run to end, which they do after their last epoch was written down."""
+        with unhurried(), self._lock:
+            self._ending = True
+            for process in self._living:
+                process.terminate()
+
+
+def _label(job: Job) -> str:
+    setting, seed = job
+    return f"{setting.folder}/seed-{seed}" if setting.folder else f"seed-{seed}"
+
+
+def _named(only: str, todo: Sequence[Job]) -> Job:
+    known = {_label(job): job for job in todo}
+    if only not in known:
+        near = nearest(only, known) or f"; there are {', '.join(known)}"
+        raise ConfigError(f"--only {only}: there is no such run{near}")
+    return known[only]
+
+
+def _seeds(given: str | None, plan: Plan) -> Sequence[int]:
+    if given is None:
+        return plan.experiment.seeds
+    try:
+        return [int(part) for part in given.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {given}: give whole numbers with commas, such as 0,1,2") from None
+
+
+def _default_jobs(device: str) -> int:
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+
+
+def _say(line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

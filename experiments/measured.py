@@ -1,0 +1,179 @@
+"""What is told of one run: accuracies, what was forgotten, what it keeps and what an answer costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from eideticnet.data.rows import Loader
+from eideticnet.errors import DamagedError
+from eideticnet.network import EideticNetwork
+from eideticnet.runs import history
+from eideticnet.runs.config import Config
+from eideticnet.runs.evaluation import answers
+
+
+class Table(BaseModel):
+    """A part of a result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Accuracy(Table):
+    """Shares that are right: of each class of each task, means over a task's classes, and their mean."""
+
+    mean: float
+    tasks: dict[str, float]
+    classes: dict[str, dict[str, float]]
+
+
+class Forgetting(Table):
+    """``lines``: of each task, its accuracy with the task given after each of ``learned``, None before its
+    own. ``compared``: how often the logits of an earlier task on its held-out data were compared, as
+    integers, with those of the day that it was learned; ``changed``: the tasks for which they differed."""
+
+    learned: list[str]
+    lines: dict[str, list[float | None]]
+    compared: int
+    changed: list[str]
+
+
+class Bytes(Table):
+    """Of the checkpoint's files; of all parameters and buffers; of examples that are kept; of moments."""
+
+    checkpoint: int
+    network: int
+    memory: int
+    moments: int
+
+
+class MultiplyAdds(Table):
+    """Of one answer, of the router's part, and of the plain network: the trunk with one head."""
+
+    answer: int
+    router: int
+    plain: int
+    share: float
+
+
+class Measured(Table):
+    """One run. ``oracle``: the task is given. ``task``: it is found. ``routed``: task and class are.
+    ``saw``: which data of earlier tasks the router learned from, ``all``, ``memory K`` or ``none``.
+    ``seconds`` are the processor's on a CPU, else the clock's; ``frozen`` is a share of all neurons."""
+
+    oracle: Accuracy
+    task: Accuracy
+    routed: Accuracy
+    forgetting: Forgetting
+    router: str
+    saw: str
+    bytes: Bytes
+    multiply_adds: MultiplyAdds
+    seconds: dict[str, float]
+    frozen: float
+    neurons: dict[str, float]
+    doubts: dict[str, str]
+    device: str
+    threads: int
+
+
+def measure(
+    net: EideticNetwork,
+    tests: Mapping[str, Loader],
+    config: Config,
+    folder: Path,
+    seconds: Mapping[str, float],
+    device: str,
+) -> Measured:
+    """Of a run that is complete. ``DamagedError`` if a task's logits are not what they were."""
+    forgetting = forgotten(net)
+    if changed := sorted({*forgetting.changed, *history.Recorder(net, tests).changed}):
+        raise DamagedError(
+            f"{folder}: the logits of {', '.join(map(repr, changed))} are not what they were when they were "
+            "learned; nothing is published of this run"
+        )
+    assert net.learned.routing is not None, "the run is complete"
+    oracle, routed, task = _accuracies(net, answers(net, tests))
+    cost, layers, owners = net.capacity().arithmetic, net.capacity(), [t.name for t in net.tasks]
+    neurons = sum(row["total"] for row in layers.values())
+    mine = {name: sum(row.get(name, 0) for row in layers.values()) / max(neurons, 1) for name in owners}
+    kept = [t.memory for t in net.tasks if t.memory is not None]
+    sums = net.learned.moments
+    return Measured(
+        oracle=oracle,
+        task=task,
+        routed=routed,
+        forgetting=forgetting,
+        router=net.learned.routing.router,
+        saw=saw(config, net.learned.routing.router),
+        bytes=Bytes(
+            checkpoint=sum(f.stat().st_size for f in folder.glob("*-*.safetensors")),
+            network=_size(net.learned.blocks),
+            memory=sum(e.x.nbytes + e.y.nbytes for e in kept),
+            moments=0 if sums is None else sums.products.nbytes + sum(s.nbytes for s in sums.sums.values()),
+        ),
+        multiply_adds=MultiplyAdds(
+            answer=cost.total, router=cost.router, plain=cost.plain, share=round(cost.share, 6)
+        ),
+        seconds={name: round(value, 1) for name, value in seconds.items()},
+        frozen=sum(mine.values()),
+        neurons=mine,
+        doubts=history.read(net).doubts,
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+
+
+def forgotten(net: EideticNetwork) -> Forgetting:
+    """What a run's history says of earlier tasks."""
+    moments = history.read(net).moments
+    names = [task.name for task in net.tasks]
+    return Forgetting(
+        learned=[moment.learned for moment in moments],
+        lines={name: [moment.oracle.get(name) for moment in moments] for name in names},
+        compared=sum(len(moment.drift) for moment in moments),
+        changed=sorted({name for moment in moments for name, drift in moment.drift.items() if drift != 0}),
+    )
+
+
+def saw(config: Config, router: str) -> str:
+    """Which data of the tasks before the last one the router learned from."""
+    if config.router_data == "kept":
+        return f"memory {config.memory}" if config.memory and router not in ("moments", "none") else "none"
+    sums_alone = router in ("moments", "none") and not config.validation
+    return "none" if sums_alone else "all"
+
+
+def _accuracies(net: EideticNetwork, found: Mapping[str, tuple[Tensor, Tensor]]) -> list[Accuracy]:
+    """Task given, task and class found, task found."""
+    shares: list[dict[str, dict[str, float]]] = [{}, {}, {}]
+    for task in net.tasks:
+        right, y = found[task.name]
+        for c, name in enumerate(task.classes):
+            if bool((y == c).any()):
+                for kind, share in zip(shares, right[y == c].double().mean(0).tolist(), strict=True):
+                    kind.setdefault(task.name, {})[name] = share
+    return [_mean_of(kind) for kind in shares]
+
+
+def _mean_of(classes: dict[str, dict[str, float]]) -> Accuracy:
+    tasks = {name: sum(of.values()) / len(of) for name, of in classes.items()}
+    return Accuracy(mean=sum(tasks.values()) / len(tasks), tasks=tasks, classes=classes)
+
+
+def _size(module: nn.Module) -> int:
+    """Bytes of its parameters and buffers."""
+    return sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+
+
+def remains(net: EideticNetwork) -> None:
+    """``DamagedError`` if what was learned last changed the logits of an earlier task."""
+    if changed := forgotten(net).changed:
+        raise DamagedError(
+            f"after {net.metadata['history']['moments'][-1]['learned']!r} was learned, the logits of "
+            f"{', '.join(map(repr, changed))} are not what they were: this is a bug, or a damaged machine"
+        )

@@ -1,0 +1,108 @@
+"""One run of an experiment: one setting and seed, in this process, from where it was to its figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from eideticnet.checkpoint import MANIFEST
+from eideticnet.experiments.measured import measure, remains
+from eideticnet.files import write_whole
+from eideticnet.hashing import file_hash, json_hash
+from eideticnet.learn.threads import using
+from eideticnet.learn.training import Event
+from eideticnet.network import EideticNetwork
+from eideticnet.runs import history, run
+from eideticnet.runs.config import Config
+from eideticnet.runs.progress import Display
+
+FIGURES, SECONDS = "figures.json", "seconds.json"
+OFTEN = 60.0
+"""Seconds between two lines about a task that is being learned."""
+
+
+def go_on(config: Config, folder: Path, source: Path, console: Console) -> None:
+    """Learn what is not learned yet of the run in ``folder``, then measure it."""
+    asked = _asked(config)
+    with run.alone_in(folder, console.print):
+        if run.exists(folder):
+            net = EideticNetwork.load(folder)
+            config = run.continued(net, config, folder)
+        else:
+            net = run.begin(config)
+        run.check(net, config, source)
+        data = run.open_data(net, config)
+        with using(config.threads or torch.get_num_threads()):
+            if not run.is_complete(net, config):
+                with _Told(console, net, folder, config.device) as display:
+                    run.complete(net, config, data, folder, display)
+            tests = {name: each.test for name, each in data.items()}
+            found = measure(net, tests, config, folder, _seconds(folder), _device(net))
+        told = {"of": file_hash(folder / MANIFEST), "asked": asked, "figures": found.model_dump()}
+        write_whole(folder / FIGURES, json.dumps(told, indent=1).encode())
+
+
+def is_finished(config: Config, folder: Path) -> bool:
+    """Whether ``folder`` holds the figures of just this run, as its checkpoint is now."""
+    manifest, told = folder / MANIFEST, written(folder)
+    if not told or not manifest.exists():
+        return False
+    return (told.get("of"), told.get("asked")) == (file_hash(manifest), _asked(config))
+
+
+def written(folder: Path) -> dict[str, Any]:
+    """What stands in the file of figures, if there is one."""
+    try:
+        found = json.loads((folder / FIGURES).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _asked(config: Config) -> str:
+    return json_hash(config.model_dump(mode="json", exclude={"device", "threads"}))
+
+
+class _Told(Display):
+    """Says how far a run is, counts the seconds that each task takes, also over interruptions, and ends it
+    where something was forgotten."""
+
+    def __init__(self, console: Console, net: EideticNetwork, folder: Path, device: str) -> None:
+        super().__init__(console)
+        self._net, self._file = net, folder / SECONDS
+        self._spent = _seconds(folder)
+        self._clock: Callable[[], float] = time.process_time if device == "cpu" else time.monotonic
+        self._last, self._said = self._clock(), time.monotonic()
+
+    def event(self, event: Event) -> None:
+        super().event(event)
+        now = self._clock()
+        self._spent[event.task] = self._spent.get(event.task, 0.0) + now - self._last
+        self._last = now
+        write_whole(self._file, json.dumps(self._spent).encode())
+        if time.monotonic() - self._said > OFTEN:
+            self._said = time.monotonic()
+            widths = " ".join(map(str, event.neurons.values()))
+            left = f", {widths} neurons" if widths else ""
+            self.say(f"{event.task}: {event.phase} {event.epoch + 1}, accuracy {event.accuracy:.4f}{left}")
+
+    def finished(self, text: str) -> None:
+        super().finished(text)
+        remains(self._net)
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    file = folder / SECONDS
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _device(net: EideticNetwork) -> str:
+    if net.device.type == "cuda":
+        return torch.cuda.get_device_name(net.device)
+    return history.processor()

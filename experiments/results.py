@@ -1,0 +1,137 @@
+"""``results/NAME.json``: all that an experiment found, from the folders of its runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from eideticnet.errors import ConfigError
+from eideticnet.experiments.measured import Measured, Table
+from eideticnet.experiments.one import FIGURES, is_finished, written
+from eideticnet.experiments.settings import Plan, Setting
+from eideticnet.files import write_whole
+
+FOLDER = Path(__file__).parent / "results"
+BASELINES = "baselines"
+_PACKAGES = ("torch", "numpy", "eideticnet")
+
+
+class Result(Table):
+    """``runs[setting][seed]``, where a setting is "" if there is no sweep, and ``baselines[method][seed]``:
+    what that method's program wrote. ``chosen``: of a selection, the setting whose mean over the seeds is
+    best on the data that was held out of the training data."""
+
+    name: str
+    title: str
+    shortened: str
+    selection: bool
+    configuration: dict[str, Any]
+    sweep: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    device: str
+    runs: dict[str, dict[str, Measured]]
+    baselines: dict[str, dict[str, dict[str, Any]]]
+    chosen: str | None = None
+
+    def mean(self, figure: str, setting: str = "") -> float | None:
+        """Over the seeds, of ``oracle``, ``task``, ``routed``, ``madds`` or ``frozen``; None if none ran."""
+        values = [_figure(run, figure) for run in self.runs.get(setting, {}).values()]
+        return sum(values) / len(values) if values else None
+
+
+def _figure(run: Measured, figure: str) -> float:
+    if figure == "madds":
+        return run.multiply_adds.share
+    found = getattr(run, figure)
+    return float(getattr(found, "mean", found))
+
+
+def folder_of(out: Path, setting: Setting, seed: int) -> Path:
+    """Where a run lies."""
+    return out / setting.folder / f"seed-{seed}"
+
+
+def gather(plan: Plan, out: Path) -> Result:
+    """All runs of ``plan`` that are complete, also of other seeds than were asked for last, and what the
+    baselines wrote into ``out/baselines/METHOD/seed-N.json``."""
+    runs = {setting.name: dict(_runs(plan, out, setting)) for setting in plan.settings}
+    runs = {name: of for name, of in runs.items() if of}
+    devices = dict.fromkeys(run.device for of in runs.values() for run in of.values())
+    methods = sorted(p for p in (out / BASELINES).glob("*") if p.is_dir())
+    experiment = plan.experiment
+    result = Result(
+        name=plan.name,
+        title=experiment.title,
+        shortened=experiment.shortened,
+        selection=experiment.select,
+        configuration=_portable(plan),
+        sweep={setting.name: dict(setting.values) for setting in plan.settings if setting.name},
+        versions=_versions(),
+        device=", ".join(devices),
+        runs=runs,
+        baselines={m.name: dict(_told(m)) for m in methods},
+    )
+    return result.model_copy(update={"chosen": _best(result)}) if experiment.select else result
+
+
+def write(result: Result, folder: Path) -> Path:
+    """Write the result's file; its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{result.name}.json"
+    write_whole(file, (json.dumps(result.model_dump(), indent=1, ensure_ascii=False) + "\n").encode())
+    return file
+
+
+def read(file: Path) -> Result:
+    """The result in a file."""
+    try:
+        return Result.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ConfigError(f"{file} is no result of an experiment at {where}; run it again") from None
+
+
+def _runs(plan: Plan, out: Path, setting: Setting) -> Iterator[tuple[str, Measured]]:
+    """Those that were made with the configuration as it is now."""
+    found = (out / setting.folder).glob(f"seed-*/{FIGURES}")
+    for seed in sorted(int(file.parent.name.removeprefix("seed-")) for file in found):
+        folder = folder_of(out, setting, seed)
+        if is_finished(plan.config(setting, seed), folder):
+            yield str(seed), Measured(**written(folder)["figures"])
+
+
+def _told(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in sorted(folder.glob("seed-*.json"), key=lambda f: int(f.stem[5:])):
+        yield file.stem[5:], json.loads(file.read_text())
+
+
+def _portable(plan: Plan) -> dict[str, Any]:
+    """The configuration of the first setting, without the paths of this machine."""
+    config = plan.config(plan.settings[0], plan.experiment.seeds[0])
+    tasks = len(config.tasks)
+    keep = config.model_dump(
+        mode="json", include={"routing", "router_pruning", "router_data", "planned_tasks"}
+    )
+    return {**config.made_of(tasks), **keep}
+
+
+def _best(result: Result) -> str | None:
+    reached = {name: result.mean("oracle", name) or 0.0 for name in result.runs}
+    return max(reached, key=lambda name: reached[name], default=None)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,166 @@
+"""``experiments/NAME.toml``: a run's configuration, and in ``[experiment]`` what is to be run of it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from eideticnet.errors import ConfigError
+from eideticnet.runs.config import NAME, Config, read_toml, settled
+from eideticnet.runs.problems import validate
+from eideticnet.users_code import nearest
+
+FOLDER = Path(__file__).parent
+HELD_OUT = 0.1
+"""Share of the training data by which settings are chosen (paper, section 4)."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Published(_Table):
+    """What the paper reports, in per cent; by task and by class in the order of the configuration."""
+
+    oracle: float | None = None
+    routed: float | None = None
+    frozen: float | None = None
+    oracle_by_task: tuple[float, ...] = ()
+    oracle_by_class: tuple[float, ...] = ()
+    routed_by_class: tuple[float, ...] = ()
+
+
+class Paper(Published):
+    """Where it stands, and what it says of single settings, by their names."""
+
+    where: str = ""
+    settings: dict[str, Published] = {}
+
+
+class Experiment(_Table):
+    """The table ``[experiment]``. ``base``: another experiment, whose tables hold where this file has none.
+    ``sweep``: a list of values for each key (``"pruning.step"``), of which every combination is run.
+    ``select``: choose among them as the paper does, on a tenth of the training data, without test data.
+    ``tasks``: only so many, from the first. ``shortened``: in which way it is less than the paper's."""
+
+    title: str
+    base: str | None = None
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    baselines: tuple[str, ...] = ()
+    sweep: dict[str, list[Any]] = {}
+    select: bool = False
+    tasks: int | None = Field(None, ge=1)
+    shortened: str = ""
+    paper: Paper = Paper()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One combination of a sweep: ``name`` is "" where there is no sweep."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """Where its runs lie, as part of a path."""
+        return re.sub(r"[^\w.=,-]+", "_", self.name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment as its file says it: ``raw`` are a run's tables, before a setting replaces values."""
+
+    name: str
+    file: Path
+    raw: Mapping[str, Any]
+    experiment: Experiment
+
+    @property
+    def settings(self) -> Sequence[Setting]:
+        """All that are to be run, in the order of the file."""
+        sweep = self.experiment.sweep
+        combinations = itertools.product(*sweep.values())
+        return [_setting(dict(zip(sweep, values, strict=True))) for values in combinations]
+
+    def config(self, setting: Setting, seed: int, device: str | None = None) -> Config:
+        """The configuration of one run, on one thread of a CPU, or on a device."""
+        raw: dict[str, Any] = {**_copied(self.raw), "seed": seed}
+        raw["device"] = device or raw.get("device", "cpu")
+        if raw["device"] == "cpu":
+            raw.setdefault("threads", 1)
+        for key, value in setting.values.items():
+            _put(raw, key, value, self.file)
+        raw["tasks"] = raw.get("tasks", [])[: self.experiment.tasks]
+        if self.experiment.select:
+            raw |= {"test": HELD_OUT, "validation": 0.0}
+            raw["tasks"] = [
+                {k: v for k, v in t.items() if k not in ("test", "test_arguments")} for t in raw["tasks"]
+            ]
+        return settled(validate(Config, raw, self.file), self.file)
+
+
+def read(name: str) -> Plan:
+    """The experiment of that name, or in that TOML file."""
+    file = _file(name)
+    raw = read_toml(file)
+    if "experiment" not in raw:
+        raise ConfigError(f"{file} has no [experiment]; `eidetic train {file}` runs it")
+    experiment = validate(Experiment, raw.pop("experiment"), f"{file}: [experiment]")
+    if experiment.base:
+        under = read_toml(_file(experiment.base))
+        under.pop("experiment", None)
+        raw = under | raw
+    name = str(raw.get("name", file.stem))
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{file}: name = {name!r}: use up to 64 letters, digits, _ . and -")
+    plan = Plan(name, file, raw, experiment)
+    for setting in plan.settings:
+        plan.config(setting, experiment.seeds[0])
+    return plan
+
+
+def names() -> list[str]:
+    """All experiments that come with the package."""
+    files = sorted(FOLDER.glob("*.toml"))
+    return [file.stem for file in files if "[experiment]" in file.read_text()]
+
+
+def _file(name: str) -> Path:
+    given = Path(name)
+    if given.suffix == ".toml":
+        return given
+    file = FOLDER / f"{name}.toml"
+    if not NAME.fullmatch(name) or not file.exists():
+        known = names()
+        near = nearest(name, known) or f"; there are {', '.join(known)}"
+        raise ConfigError(f"there is no experiment {name!r}{near}, or name a .toml file")
+    return file
+
+
+def _setting(values: Mapping[str, Any]) -> Setting:
+    parts = [f"{key.rpartition('.')[2]}={value}" for key, value in values.items()]
+    return Setting(",".join(parts), values)
+
+
+def _put(raw: dict[str, Any], key: str, value: Any, file: Path) -> None:
+    *tables, last = key.split(".")
+    place = raw
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"{file}: [experiment.sweep] {key!r}: {table} is no table")
+    place[last] = value
+
+
+def _copied(value: Any) -> Any:
+    """Tables that may be changed."""
+    if isinstance(value, Mapping):
+        return {k: _copied(v) for k, v in value.items()}
+    return list(map(_copied, value)) if isinstance(value, list) else value
