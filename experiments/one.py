@@ -18,8 +18,9 @@ from eideticnet.hashing import file_hash, json_hash
 from eideticnet.learn.threads import using
 from eideticnet.learn.training import Event
 from eideticnet.network import EideticNetwork
-from eideticnet.runs import history, run
+from eideticnet.runs import run
 from eideticnet.runs.config import Config
+from eideticnet.runs.machine import chip
 from eideticnet.runs.progress import Display
 
 FIGURES, SECONDS = "figures.json", "seconds.json"
@@ -43,7 +44,7 @@ def go_on(config: Config, folder: Path, source: Path, console: Console) -> None:
                 with _Told(console, net, folder, config.device) as display:
                     run.complete(net, config, data, folder, display)
             tests = {name: each.test for name, each in data.items()}
-            found = measure(net, tests, config, folder, _seconds(folder), _device(net))
+            found = measure(net, tests, config, folder, _seconds(folder), chip(net))
         told = {"of": file_hash(folder / MANIFEST), "asked": asked, "figures": found.model_dump()}
         write_whole(folder / FIGURES, json.dumps(told, indent=1).encode())
 
@@ -100,9 +101,3 @@ class _Told(Display):
 def _seconds(folder: Path) -> dict[str, float]:
     file = folder / SECONDS
     return json.loads(file.read_text()) if file.exists() else {}
-
-
-def _device(net: EideticNetwork) -> str:
-    if net.device.type == "cuda":
-        return torch.cuda.get_device_name(net.device)
-    return history.processor()

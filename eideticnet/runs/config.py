@@ -40,7 +40,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """A folder and a model that is served can be called so."""
-SOURCES = ("data", "test", "pretrained")
+SOURCES = ("data", "test", "augment", "pretrained")
 ROUTERS = ("routing", "router_pruning", "router_data")
 """What a router depends on, beside the tasks."""
 CHANGEABLE = {"name", "tasks", "planned_tasks", "device", "threads", "when_full", *ROUTERS}
@@ -154,6 +154,11 @@ class TaskConfig(_Section):
     """Held-out data, where it is not to be split off."""
     test_arguments: dict[str, Any] = {}
     """What that callable is called with."""
+    augment: str | None = None
+    """A `module:callable` that gets the raw inputs (N, *shape) of each training batch and returns as many,
+    changed at random by torch's numbers; what is held out stays as it is."""
+    augment_arguments: dict[str, Any] = {}
+    """What that callable is called with besides."""
     reads: tuple[str, ...] | dict[str, tuple[str, ...]] | None = None
     """Earlier tasks to build on, or by layer; without, all."""
     pretrained: str | None = None
@@ -298,6 +303,7 @@ def _with_whole_paths(tasks: tuple[TaskConfig, ...], file: Path) -> tuple[TaskCo
             update={
                 "data": whole(t.data),
                 "test": whole(t.test),
+                "augment": t.augment and located(t.augment, file.parent),
                 "pretrained": t.pretrained and located(t.pretrained, file.parent),
             }
         )

@@ -8,10 +8,8 @@ where every task has some.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -27,6 +25,7 @@ from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 from eideticnet.route.options import Routing
 from eideticnet.runs.evaluation import TaskReport, mean_over_classes
+from eideticnet.runs.machine import made_with, where
 
 BINS = 10
 
@@ -142,11 +141,11 @@ class Recorder:
 
     def _new_days(self) -> dict[str, Day]:
         """Of the tasks that were learned elsewhere, from other rows, or before such were kept."""
-        known, where = read(self.net).days, _where(self.net)
+        known, here = read(self.net).days, where(self.net)
         return {
-            name: first.day(where)
+            name: first.day(here)
             for name, first in self._first.items()
-            if name not in known or (known[name].inputs, known[name].where) != (first.inputs, where)
+            if name not in known or (known[name].inputs, known[name].where) != (first.inputs, here)
         }
 
     @property
@@ -207,9 +206,9 @@ class Recorder:
             if task != name and first is not None and first.inputs == now.inputs:
                 drift.setdefault(task, largest_change(first.logits, now.logits))
             else:  # learned just now, or on other rows, whose logits can't be compared
-                self._first[task], self._days[task] = now, now.day(_where(self.net))
+                self._first[task], self._days[task] = now, now.day(where(self.net))
         at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-        return Moment(learned=name, at=at, made_with=_made_with(self.net), oracle=oracle, drift=drift)
+        return Moment(learned=name, at=at, made_with=made_with(self.net), oracle=oracle, drift=drift)
 
     def _curve(self, name: str, threshold: float | None, start: dict[str, int] | None) -> Curve | None:
         """None without pruning, or without the events that say where it began; ``start``: with how many
@@ -269,8 +268,8 @@ class _Answers(NamedTuple):
     y: Tensor
     inputs: str
 
-    def day(self, where: str) -> Day:
-        return Day(logits=tensor_hash(self.logits), inputs=self.inputs, where=where)
+    def day(self, place: str) -> Day:
+        return Day(logits=tensor_hash(self.logits), inputs=self.inputs, where=place)
 
 
 @torch.no_grad()
@@ -282,23 +281,3 @@ def _answers(net: EideticNetwork, rows: Rows) -> _Answers:
         labels.append(y.cpu())
         hashes.append(tensor_hash(x))
     return _Answers(torch.cat(logits), torch.cat(labels), json_hash(hashes))
-
-
-def _where(net: EideticNetwork) -> str:
-    """What the last bits of an answer depend on, beside the network and the batch."""
-    made = _made_with(net)
-    return f"torch {made['torch']}, {made['device']}, {processor()}, {torch.get_num_threads()} threads"
-
-
-def processor() -> str:
-    """The CPU's name, as the system tells it."""
-    told = Path("/proc/cpuinfo")
-    lines = told.read_text().splitlines() if told.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def _made_with(net: EideticNetwork) -> dict[str, str]:
-    on_cuda = net.device.type == "cuda"
-    device = f"{net.device} ({torch.cuda.get_device_name(net.device) if on_cuda else platform.machine()})"
-    return {"python": platform.python_version(), "torch": torch.__version__, "device": device}

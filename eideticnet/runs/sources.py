@@ -24,7 +24,7 @@ from eideticnet.inputs import Inputs
 from eideticnet.runs.config import TaskConfig
 from eideticnet.runs.images import read_folder
 from eideticnet.seeding import derive
-from eideticnet.users_code import call, nearest, unlocated
+from eideticnet.users_code import call, import_callable, nearest, unlocated
 
 FEW = 5
 """Rows of a class from which little can be learned, or told."""
@@ -53,7 +53,9 @@ class TaskData:
 
     def first_inputs(self, count: int) -> Tensor:
         """The first training inputs (count, *shape), in the order of the source."""
-        x, _ = next(iter(DataLoader(self.train.dataset, count)))
+        if isinstance(dataset := self.train.dataset, TensorDataset):
+            return dataset.tensors[0][:count]
+        x, _ = next(iter(DataLoader(dataset, count)))
         return as_tensor("x", x)
 
 
@@ -93,12 +95,41 @@ def open_task(
         apart, dataset = DataLoader(_take(dataset, rows), 256), _take(dataset, train_rows)
         seen = seen.take(train_rows)
     _check_enough(task, seen, held)
-    if isinstance(dataset, TensorDataset):
-        x, y = dataset.tensors
-        train: DataLoader[Any] = batches(x, y, batch_size)
-    else:
-        train = DataLoader(dataset, batch_size, shuffle=True)
+    train = _shuffled(task, dataset, batch_size)
     return TaskData(train, DataLoader(test, 256), apart, keys=keys)
+
+
+def _shuffled(task: TaskConfig, dataset: Dataset[Any], batch_size: int) -> DataLoader[Any]:
+    if not isinstance(dataset, TensorDataset):
+        if task.augment:
+            raise DataError(
+                f"task {task.name!r}: augment changes batches of (x, y), and data is a Dataset: let it"
+            )
+        return DataLoader(dataset, batch_size, shuffle=True)
+    x, y = dataset.tensors
+    plain = batches(x, y, batch_size)
+    if task.augment is None:
+        return plain
+    return DataLoader(_Augmented(task, x, y), sampler=plain.sampler, batch_size=None)
+
+
+class _Augmented(TensorDataset):
+    """Rows of which each batch is changed at random, by the numbers in use."""
+
+    def __init__(self, task: TaskConfig, x: Tensor, y: Tensor) -> None:
+        super().__init__(x, y)
+        self._what = f"task {task.name!r}: augment"
+        self._change = import_callable(self._what, str(task.augment))
+        self._arguments = task.augment_arguments
+
+    def __getitem__(self, rows: Any) -> tuple[Tensor, Tensor]:
+        x, y = (tensor[rows] for tensor in self.tensors)
+        changed = as_tensor("x", self._change(x, **self._arguments))
+        if changed.shape != x.shape:
+            raise DataError(
+                f"{self._what} made {tuple(changed.shape)} of {tuple(x.shape)}; return as many rows"
+            )
+        return changed, y
 
 
 def _open(
