@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from eideticnet.errors import ConfigError
-from eideticnet.runs.config import NAME, Config, read_toml, settled
+from eideticnet.runs.config import NAME, ROUTERS, Config, read_toml, settled
 from eideticnet.runs.problems import validate
 from eideticnet.users_code import nearest
 
@@ -99,10 +99,7 @@ class Plan:
             _put(raw, key, value, self.file)
         raw["tasks"] = raw.get("tasks", [])[: self.experiment.tasks]
         if self.experiment.select:
-            raw |= {"test": HELD_OUT, "validation": 0.0}
-            raw["tasks"] = [
-                {k: v for k, v in t.items() if k not in ("test", "test_arguments")} for t in raw["tasks"]
-            ]
+            raw = _without_test_data(raw)
         return settled(validate(Config, raw, self.file), self.file)
 
 
@@ -113,9 +110,12 @@ def read(name: str) -> Plan:
     if "experiment" not in raw:
         raise ConfigError(f"{file} has no [experiment]; `eidetic train {file}` runs it")
     experiment = validate(Experiment, raw.pop("experiment"), f"{file}: [experiment]")
-    if experiment.base:
-        under = read_toml(_file(experiment.base))
-        under.pop("experiment", None)
+    base, above = experiment.base, [file.stem]
+    while base:
+        if base in above:
+            raise ConfigError(f"{file}: [experiment] base {base!r} is based on itself")
+        under = read_toml(_file(base))
+        above, base = [*above, base], under.pop("experiment", {}).get("base")
         raw = under | raw
     name = str(raw.get("name", file.stem))
     if not NAME.fullmatch(name):
@@ -157,6 +157,14 @@ def _put(raw: dict[str, Any], key: str, value: Any, file: Path) -> None:
         if not isinstance(place, dict):
             raise ConfigError(f"{file}: [experiment.sweep] {key!r}: {table} is no table")
     place[last] = value
+
+
+def _without_test_data(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A run whose held-out data is a share of its training data, and that trains no router."""
+    tasks = [{k: v for k, v in t.items() if k not in ("test", "test_arguments")} for t in raw["tasks"]]
+    kept = {k: v for k, v in raw.items() if k not in ("validation", "moments", "memory", *ROUTERS)}
+    routing = {"router": "none", "decision": "entropy"}
+    return {**kept, "test": HELD_OUT, "routing": routing, "tasks": tasks}
 
 
 def _copied(value: Any) -> Any:
