@@ -16,7 +16,7 @@ from rich.console import Console
 
 from eideticnet.errors import ConfigError, EideticError
 from eideticnet.experiments import results, settings
-from eideticnet.experiments.fetching import DATA, data_folder
+from eideticnet.experiments.fetching import data_in
 from eideticnet.experiments.one import go_on, is_finished
 from eideticnet.experiments.settings import Plan, Setting
 from eideticnet.runs import run
@@ -58,24 +58,20 @@ def experiment(
 
     Each setting and seed is a run in a process of one thread; what is complete is left as it is.
     """
-    if data is not None:
-        os.environ[DATA] = str(Path(data).expanduser().absolute())
-    data_folder()
     plan = settings.read(name)
     out = out or RUNS / plan.name
     todo = [(setting, seed) for setting in plan.settings for seed in _seeds(seeds, plan)]
-    if only is not None:
-        setting, seed = _named(only, todo)
-        with stoppable(f"the same command goes on with what is in {out}"):
+    with data_in(data), stoppable(f"the same command goes on with what is in {out}"):
+        if only is not None:
+            setting, seed = _named(only, todo)
             config = plan.config(setting, seed, device)
             go_on(config, results.folder_of(out, setting, seed), plan.file, console)
-        return
-    run.usable(plan.config(*todo[0], device).device)
-    jobs = jobs or _default_jobs(plan.config(*todo[0], device).device)
-    todo = [(s, seed) for s, seed in todo if not _is_finished(plan, s, seed, out)]
-    with stoppable(f"the same command goes on with what is in {out}"):
-        failed = _run_all(plan, todo, out, device, jobs)
-    _publish(plan, out, store)
+            return
+        todo = [(s, seed) for s, seed in todo if not _is_finished(plan, s, seed, out)]
+        failed = _run_all(plan, todo, out, device, jobs) if todo else []
+    result = results.gather(plan, out)
+    if result.runs:
+        _say(f"result: {results.write(result, store)}")
     if failed:
         raise EideticError(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}; see above")
 
@@ -84,14 +80,11 @@ def _is_finished(plan: Plan, setting: Setting, seed: int, out: Path) -> bool:
     return is_finished(plan.config(setting, seed), results.folder_of(out, setting, seed))
 
 
-def _publish(plan: Plan, out: Path, store: Path) -> None:
-    result = results.gather(plan, out)
-    if result.runs:
-        _say(f"result: {results.write(result, store)}")
-
-
-def _run_all(plan: Plan, todo: Sequence[Job], out: Path, device: str | None, jobs: int) -> list[str]:
+def _run_all(plan: Plan, todo: Sequence[Job], out: Path, device: str | None, jobs: int | None) -> list[str]:
     """The names of those that failed."""
+    asked = plan.config(*todo[0], device).device
+    run.usable(asked)
+    jobs = jobs or (len(os.sched_getaffinity(0)) if asked == "cpu" else 1)
     with ThreadPoolExecutor(jobs) as pool, _Children() as children:
         ended = list(pool.map(lambda job: children.run(_command(plan, job, out, device), _label(job)), todo))
     return [_label(job) for job, status in zip(todo, ended, strict=True) if status]
@@ -126,13 +119,13 @@ class _Children:
                 start_new_session=True,
             )
             self._living.add(process)
-        assert process.stdout is not None, "it is a pipe"
-        for line in process.stdout:
-            _say(f"[{label}] {line.rstrip()}")
-        status = process.wait()
+        with process:
+            assert process.stdout is not None, "it is a pipe"
+            for line in process.stdout:
+                _say(f"[{label}] {line.rstrip()}")
         with self._lock:
             self._living.discard(process)
-        return status
+        return process.returncode
 
     def __enter__(self) -> _Children:
         return self
@@ -165,10 +158,6 @@ def _seeds(given: str | None, plan: Plan) -> Sequence[int]:
         return [int(part) for part in given.split(",")]
     except ValueError:
         raise ConfigError(f"--seeds {given}: give whole numbers with commas, such as 0,1,2") from None
-
-
-def _default_jobs(device: str) -> int:
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
 
 
 def _say(line: str) -> None:

@@ -30,6 +30,21 @@ class Published:
         return self.url.rpartition("/")[2]
 
 
+@contextmanager
+def data_in(folder: str | None) -> Iterator[None]:
+    """Let the environment name ``folder`` meanwhile, for processes that are started too; without one, what it
+    names."""
+    before = os.environ.get(DATA)
+    try:
+        if folder is not None:
+            os.environ[DATA] = str(Path(folder).expanduser().absolute())
+        data_folder()
+        yield
+    finally:
+        os.environ.pop(DATA, None)
+        os.environ |= {} if before is None else {DATA: before}
+
+
 def data_folder() -> Path | None:
     """The folder that the environment names, if it does."""
     named = os.environ.get(DATA, "").strip()
