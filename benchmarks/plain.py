@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from benchmarks.problems import Problem, Split
 from eideticnet import batches
+from eideticnet.experiments.baselines.plain import fit
 from eideticnet.models import mlp
 from eideticnet.route.experts import weigh
-from experiments.baselines.plain import fit
 
 
 def train(problem: Problem, seed: int, split: Split) -> tuple[nn.Module, float]:

@@ -23,9 +23,9 @@ from benchmarks import peaks, steps
 from benchmarks.report import interval, publish
 from eideticnet import EideticNetwork, Inputs, Pruning, Routing, Training, batches
 from eideticnet.data.rows import Loader
+from eideticnet.experiments.baselines.plain import fit
 from eideticnet.models import mlp
 from eideticnet.runs.evaluation import evaluate
-from experiments.baselines.plain import fit
 
 SEEDS = range(10)
 TASKS = [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]

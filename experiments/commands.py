@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,10 @@ console = Console()
 Job = tuple[Setting, int]
 RUNS = Path("runs/experiments")
 RESULTS = Path("experiments/results")
+OWN = ("joint", "single")
+"""Baselines that need no other environment than this,"""
+AVALANCHE = Path(".venv-baselines/bin/python")
+"""as the others do."""
 
 
 def experiment(
@@ -47,6 +51,9 @@ def experiment(
     only: Annotated[
         str | None, typer.Option(metavar="RUN", help="This one, such as seed-0, in this process alone.")
     ] = None,
+    compared: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Whether to run what it is compared with, too.")
+    ] = True,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Runs at a time; default: one a core, on a GPU one.")
     ] = None,
@@ -68,33 +75,51 @@ def experiment(
             go_on(config, results.folder_of(out, setting, seed), plan.file, console)
             return
         todo = [(s, seed) for s, seed in todo if not _is_finished(plan, s, seed, out)]
-        failed = _run_all(plan, todo, out, device, jobs) if todo else []
+        orders = {_label(job): _command(plan, job, out, device) for job in todo}
+        if compared:
+            orders |= dict(_baselines(plan, _seeds(seeds, plan), out))
+        failed = _run_all(orders, run.usable(plan.config(plan.settings[0], 0, device).device).type, jobs)
     result = results.gather(plan, out)
     if result.runs:
         _say(f"result: {results.write(result, store)}")
     if failed:
-        raise EideticError(f"{len(failed)} of {len(todo)} runs failed: {', '.join(failed)}; see above")
+        raise EideticError(f"{len(failed)} of {len(orders)} runs failed: {', '.join(failed)}; see above")
 
 
 def _is_finished(plan: Plan, setting: Setting, seed: int, out: Path) -> bool:
     return is_finished(plan.config(setting, seed), results.folder_of(out, setting, seed))
 
 
-def _run_all(plan: Plan, todo: Sequence[Job], out: Path, device: str | None, jobs: int | None) -> list[str]:
-    """The names of those that failed."""
-    asked = plan.config(*todo[0], device).device
-    run.usable(asked)
-    jobs = jobs or (len(os.sched_getaffinity(0)) if asked == "cpu" else 1)
+def _run_all(orders: Mapping[str, Sequence[str]], device: str, jobs: int | None) -> list[str]:
+    """Run the commands, several at a time; the labels of those that failed."""
+    jobs = jobs or (len(os.sched_getaffinity(0)) if device == "cpu" else 1)
     with ThreadPoolExecutor(jobs) as pool, _Children() as children:
-        ended = list(pool.map(lambda job: children.run(_command(plan, job, out, device), _label(job)), todo))
-    return [_label(job) for job, status in zip(todo, ended, strict=True) if status]
+        ended = list(pool.map(lambda order: children.run(order[1], order[0]), orders.items()))
+    return [label for label, status in zip(orders, ended, strict=True) if status]
+
+
+def _baselines(plan: Plan, seeds: Sequence[int], out: Path) -> Iterator[tuple[str, list[str]]]:
+    """The commands of what an experiment is compared with, as far as there are programs for it."""
+    for method in plan.experiment.baselines:
+        python = sys.executable if method in OWN else str(AVALANCHE)
+        if method not in OWN and not AVALANCHE.exists():
+            _say(f"{method} is left out: `make .venv-baselines/installed` makes its environment")
+            continue
+        for seed in seeds:
+            file = out / results.BASELINES / method / f"seed-{seed}.json"
+            command = [python, "-m", "eideticnet.experiments.baselines", _called(plan), "--method", method]
+            if not file.exists():
+                yield f"{method}/seed-{seed}", [*command, "--seed", str(seed), "--out", str(file)]
 
 
 def _command(plan: Plan, job: Job, out: Path, device: str | None) -> list[str]:
-    name = str(plan.file) if plan.file.parent != settings.FOLDER else plan.file.stem
-    command = [sys.executable, "-m", "eideticnet", "experiment", name, "--out", str(out)]
+    command = [sys.executable, "-m", "eideticnet", "experiment", _called(plan), "--out", str(out)]
     command += ["--only", _label(job), "--seeds", str(job[1])]
     return [*command, *(["--device", device] if device else [])]
+
+
+def _called(plan: Plan) -> str:
+    return plan.file.stem if plan.file.parent == settings.FOLDER else str(plan.file)
 
 
 class _Children:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from eideticnet.errors import ConfigError
-from eideticnet.runs.config import NAME, ROUTERS, Config, read_toml, settled
+from eideticnet.runs.config import NAME, ROUTERS, Config, read_config, read_toml, settled
 from eideticnet.runs.problems import validate
 from eideticnet.users_code import nearest
 
@@ -124,6 +124,15 @@ def read(name: str) -> Plan:
     for setting in plan.settings:
         plan.config(setting, experiment.seeds[0])
     return plan
+
+
+def configuration(name: str, seed: int) -> Config:
+    """Of an experiment's first setting, or of the TOML file of a run."""
+    file = _file(name)
+    if "experiment" not in read_toml(file):
+        return read_config(file)
+    plan = read(name)
+    return plan.config(plan.settings[0], seed)
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m experiments.baselines CONFIG.toml --method M --seed S --out FILE``: one method and seed."""
+"""``python -m eideticnet.experiments.baselines NAME --method M --seed S --out FILE``: one method and seed."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ import typer
 
 from eideticnet.__main__ import main
 from eideticnet.errors import ConfigError, MissingExtraError
+from eideticnet.experiments.baselines import bounds
+from eideticnet.experiments.baselines.figures import Outcome
+from eideticnet.experiments.baselines.problem import Options, Problem
+from eideticnet.experiments.settings import configuration
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash
 from eideticnet.learn.threads import using
 from eideticnet.network import Listener
-from eideticnet.runs.config import read_config
 from eideticnet.runs.progress import Display
 from eideticnet.signals import stoppable
-from experiments.baselines import bounds
-from experiments.baselines.figures import Outcome
-from experiments.baselines.problem import Options, Problem
 
 Method = Literal["joint", "single", "fine_tuning", "ewc", "replay", "packnet"]
 _PLAIN = ("joint", "single")
@@ -41,15 +41,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 
 @app.command()
 def baseline(
-    config: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A run's TOML file, as `eidetic train` reads it.")
-    ],
+    config: Annotated[str, typer.Argument(metavar="NAME", help="An experiment, or a run's TOML file.")],
     method: Annotated[Method, typer.Option(help="What the network is compared with.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The JSON file that is written.")],
     seed: Annotated[int, typer.Option(help="Decides every random number.")] = 0,
     memory: Annotated[
         int | None,
-        typer.Option(metavar="K", min=1, help="Of replay: examples kept of each task; default: CONFIG's."),
+        typer.Option(metavar="K", min=1, help="Of replay: examples kept of each task; default: NAME's."),
     ] = None,
     strength: Annotated[
         float | None, typer.Option(min=0, help="Of EWC's penalty; default: chosen on validation data.")
@@ -58,13 +56,13 @@ def baseline(
         Path | None, typer.Option(metavar="FOLDER", help="Where data sets lie, instead of EIDETIC_DATA.")
     ] = None,
 ) -> None:
-    """Learn the tasks of CONFIG by another method, with the same trunk, data and recipe.
+    """Learn the tasks of NAME by another method, with the same trunk, data and recipe.
 
     A FILE that is there already is left as it is, if it holds the same.
     """
     if data is not None:
         os.environ["EIDETIC_DATA"] = str(data)
-    settings = read_config(config)
+    settings = configuration(config, seed)
     options = Options(memory, strength)
     asked = {
         "method": method,
@@ -124,7 +122,7 @@ def _learns(method: str) -> Callable[[Problem, Options, Listener], Outcome]:
     if method in _PLAIN:
         return getattr(bounds, method)  # type: ignore[no-any-return]
     try:
-        return getattr(import_module("experiments.baselines.continual"), method)  # type: ignore[no-any-return]
+        return getattr(import_module("eideticnet.experiments.baselines.continual"), method)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{method} needs {error.name}; `make .venv-baselines/installed` makes an environment that has it"
@@ -148,4 +146,4 @@ def _line(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(menu="experiments.baselines.__main__", name="python -m experiments.baselines")
+    main(menu="eideticnet.experiments.baselines.__main__", name="python -m eideticnet.experiments.baselines")

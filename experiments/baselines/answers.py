@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from experiments.baselines.problem import Problem
+from eideticnet.experiments.baselines.problem import Problem
 
 Logits = Callable[[Tensor], Tensor]
 """Of normalised inputs (N, *shape) logits (N, C) of all tasks' classes."""

@@ -6,11 +6,11 @@ from torch import nn
 
 from eideticnet.data.interleaving import interleaved
 from eideticnet.data.rows import Loader
+from eideticnet.experiments.baselines.answers import found, given
+from eideticnet.experiments.baselines.figures import Accuracies, Outcome, multiply_adds, size
+from eideticnet.experiments.baselines.plain import fit
+from eideticnet.experiments.baselines.problem import Options, Problem
 from eideticnet.network import Listener
-from experiments.baselines.answers import found, given
-from experiments.baselines.figures import Accuracies, Outcome, multiply_adds, size
-from experiments.baselines.plain import fit
-from experiments.baselines.problem import Options, Problem
 
 
 def joint(problem: Problem, options: Options, report: Listener) -> Outcome:

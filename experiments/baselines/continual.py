@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from eideticnet.data.rows import Rows
 from eideticnet.errors import ConfigError
+from eideticnet.experiments.baselines.answers import Scope, found, given
+from eideticnet.experiments.baselines.converging import Converging, share_right
+from eideticnet.experiments.baselines.figures import Accuracies, Outcome, multiply_adds
+from eideticnet.experiments.baselines.nets import Net, Packed
+from eideticnet.experiments.baselines.plain import headed
+from eideticnet.experiments.baselines.problem import Options, Problem
 from eideticnet.network import Listener
 from eideticnet.seeding import derive, seeded
-from experiments.baselines.answers import Scope, found, given
-from experiments.baselines.converging import Converging, share_right
-from experiments.baselines.figures import Accuracies, Outcome, multiply_adds
-from experiments.baselines.nets import Net, Packed
-from experiments.baselines.plain import headed
-from experiments.baselines.problem import Options, Problem
 
 STRENGTHS = (1e2, 1e4, 1e6)
 """Of EWC's penalty, of which validation data chooses one."""

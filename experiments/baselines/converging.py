@@ -10,10 +10,10 @@ from avalanche.training.plugins import SupervisedPlugin
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from eideticnet.experiments.baselines.answers import Scope
 from eideticnet.learn.states import Kept
 from eideticnet.learn.training import LAST_PHASE, MEASURED, Event, Training, device_of
 from eideticnet.network import Listener
-from experiments.baselines.answers import Scope
 
 BATCH = 1024
 """Rows of which accuracy is measured at a time."""

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from eideticnet.experiments.baselines.answers import Answer
+from eideticnet.experiments.baselines.plain import example, headed
+from eideticnet.experiments.baselines.problem import Problem
 from eideticnet.learn.training import device_of
-from experiments.baselines.answers import Answer
-from experiments.baselines.plain import example, headed
-from experiments.baselines.problem import Problem
 
 
 @dataclass

@@ -9,7 +9,7 @@ from avalanche.models.packnet import PackNetModel
 from torch import Tensor, nn
 
 from eideticnet.errors import ConfigError
-from experiments.baselines.figures import size
+from eideticnet.experiments.baselines.figures import size
 
 
 class Net(nn.Module):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from eideticnet.__main__ import main
+from eideticnet.experiments.baselines.answers import Scope
 from eideticnet.users_code import forget
-from experiments.baselines.answers import Scope
 from tests.support.clone import ROOT
 from tests.support.user_project import CONFIG, Result, write_project
 
@@ -25,7 +25,7 @@ def learn(tmp_path, monkeypatch, capsys):
         forget(all_of_it=True)
         command = [config, "--method", method, "--out", out, *more]
         with pytest.raises(SystemExit) as end:
-            main(command, "experiments.baselines.__main__", "baselines")
+            main(command, "eideticnet.experiments.baselines.__main__", "baselines")
         told = capsys.readouterr()
         result = Result(int(end.value.code or 0), told.out, told.err)
         assert not check or result.returncode == 0, result
@@ -110,7 +110,17 @@ def learn_in(tmp_path):
 
     def call(method, *more, check=True):
         out = tmp_path / f"{method}.json"
-        command = [python, "-m", "experiments.baselines", config, "--method", method, "--out", out, *more]
+        command = [
+            python,
+            "-m",
+            "eideticnet.experiments.baselines",
+            config,
+            "--method",
+            method,
+            "--out",
+            out,
+            *more,
+        ]
         ended = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
         assert not check or ended.returncode == 0, ended
         return json.loads(out.read_text()) if check else ended
