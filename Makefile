@@ -26,7 +26,7 @@ export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
 # ONNX Runtime's official builds report usage to their maker unless told not to
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: setup serve report test test-all test-gpu types check format docs loadtest clean FORCE
+.PHONY: setup serve report experiments test test-all test-gpu types check format docs loadtest clean FORCE
 
 setup: $(VENV)/installed
 
@@ -79,6 +79,11 @@ test-all: setup types
 test-gpu: setup
 	EIDETIC_GPU=1 $(PY) -m pytest -m gpu
 
+# The paper's experiments that are made for a CPU, each from where it was. EIDETIC_DATA names the folder of data.
+EXPERIMENTS ?= mnist5 cifar10_5 cifar10_5_conv mnist5_memory mnist5_k0 mnist5_scores cifar10_5_scores steps pmnist10 grid_pmnist
+experiments: setup
+	@for name in $(EXPERIMENTS); do $(EIDETIC) experiment $$name || exit; done
+
 # mypy does not follow pyproject's package-dir, but it follows links.
 types: FORCE | setup
 	@rm -rf $(TYPES) && mkdir $(TYPES)
@@ -108,7 +113,7 @@ docs: setup types
 
 # The continual methods that networks are compared with come from Avalanche, in an environment of its own.
 BASELINES := .venv-baselines/bin/python -m pip --disable-pip-version-check install -q $(CONSTRAINTS)
-.venv-baselines/installed: experiments/baselines/requirements.txt requirements/constraints.txt
+.venv-baselines/installed: experiments/baselines/requirements.txt requirements/constraints.txt pyproject.toml
 	$(PYTHON) -m venv .venv-baselines
 	$(if $(TORCH_INDEX),$(BASELINES) --no-deps --index-url $(TORCH_INDEX) torch torchvision==0.28.0)
 	$(BASELINES) -r $< -e '.[cpu,train,experiments]'

@@ -16,6 +16,7 @@ from typer.cli import get_docs_for_click
 
 from eideticnet.contract.bundle import Bundle
 from eideticnet.contract.parts import json_schema
+from eideticnet.experiments import tables
 from eideticnet.inputs import ImageInput, Inputs
 from eideticnet.learn.pruning import Pruning
 from eideticnet.menu import SECTIONS, command
@@ -128,6 +129,7 @@ def pages() -> dict[str, str]:
         "configuration.md": configuration(),
         "cli.md": command_line(),
         "../export/archive/bundle.schema.json": schema,
+        **tables.pages(),
     }
 
 

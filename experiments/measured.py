@@ -63,7 +63,8 @@ class MultiplyAdds(Table):
 class Measured(Table):
     """One run. ``oracle``: the task is given. ``task``: it is found. ``routed``: task and class are.
     ``saw``: which data of earlier tasks the router learned from, ``all``, ``memory K`` or ``none``.
-    ``seconds`` are the processor's on a CPU, else the clock's; ``frozen`` is a share of all neurons."""
+    ``seconds`` are those of a ``clock``, the processor's on a CPU, else the wall's; ``frozen`` and
+    ``neurons`` are shares of all neurons."""
 
     oracle: Accuracy
     task: Accuracy
@@ -77,6 +78,7 @@ class Measured(Table):
     frozen: float
     neurons: dict[str, float]
     doubts: dict[str, str]
+    clock: str
     device: str
     threads: int
 
@@ -123,6 +125,7 @@ def measure(
         frozen=sum(mine.values()),
         neurons=mine,
         doubts=history.read(net).doubts,
+        clock="wall" if net.device.type != "cpu" else "processor",
         device=device,
         threads=torch.get_num_threads(),
     )
