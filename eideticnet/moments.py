@@ -24,12 +24,14 @@ from eideticnet.data.rows import Rows
 from eideticnet.errors import DataError
 from eideticnet.inputs import Inputs
 from eideticnet.program import INPUT, Program, Step
+from eideticnet.rules import with_taps
+from eideticnet.rules.taps import side_by_side
 from eideticnet.seeding import seeded
 from eideticnet.trace.tracing import trace
 
 Of = Literal["input", "patches", "first"]
-"""What random features are of: the whole input, patches of an image, or the features of the first task's
-block, which is frozen when the second one comes."""
+"""What random features are of: the whole input, patches of an image, or what the layers of the first task's
+block give, which is frozen when the second one comes."""
 FEATURES = 1024
 """How many random features there are by default."""
 MOST_FEATURES = 1 << 15
@@ -39,6 +41,8 @@ WIDEST = 4096
 random features of whole photographs tell is little."""
 SPREAD = 0.3
 """Standard deviation of the random biases, where inputs and projections have about 1."""
+SLEEPING = 1e-3
+"""Share of the mean variance that a feature is taken to have at least."""
 PATCH = 5
 """Rows and columns of a patch."""
 GRID = 6
@@ -160,17 +164,13 @@ def _source(of: Of, first: Block | None) -> Callable[[Tensor], Tensor]:
         return lambda x: x
     assert first is not None, "there is a first task"
     device = next(iter(first.layers.state_dict().values())).device
-    value = _penultimate(first.program)
+    taps = with_taps(first.program).steps[-1]
 
     def read(x: Tensor) -> Tensor:
-        return together([first], x.to(device), keep=(value,))[first.owner][value].cpu()
+        values = together([first], x.to(device), keep=taps.inputs)[first.owner]
+        return side_by_side(taps, [values[name] for name in taps.inputs if name in values]).cpu()
 
     return read
-
-
-def _penultimate(program: Program) -> str:
-    """The value that a task's head reads."""
-    return program.steps[-1].inputs[0]
 
 
 def _neurons(features: int, of: Of, shape: Sequence[int]) -> int:
@@ -191,15 +191,21 @@ def _places(shape: Sequence[int]) -> list[int]:
 def _projection(
     rows: Rows, neurons: int, of: Of, read: Callable[[Tensor], Tensor], *names: object
 ) -> Moments:
-    """Random weights for values brought to mean 0 and variance 1, as the first task's data has them; all
-    pixels of a channel have one mean."""
+    """Random weights for values brought to mean 0 and variance 1, as the first task's data has them: the
+    numbers of an input in the mean, each feature of the first task's by itself. All pixels of a channel have
+    one mean."""
     count, total, square = 0, torch.zeros(()), torch.zeros(())
     for x, _ in rows.batches(*names):
         x = read(rows.inputs.normalise(x.cpu()))
         x = (x.movedim(1, -1).flatten(0, -2) if of == "patches" else x.flatten(1)).double()
-        count, total, square = count + len(x), total + x.sum(0), square + x.square().sum()
+        squares = x.square().sum(0) if of == "first" else x.square().sum()
+        count, total, square = count + len(x), total + x.sum(0), square + squares
     mean = total / count
-    variance = square / count / len(mean) - mean.square().mean()
+    if of == "first":  # its layers' features have scales of their own, and may wake up later
+        variance = square / count - mean.square()
+        variance = variance.clamp_min(SLEEPING * variance.mean())
+    else:
+        variance = square / count / len(mean) - mean.square().mean()
     patch = (PATCH, PATCH) if of == "patches" else ()
     with seeded(*names):
         weight = torch.randn(neurons, len(mean), *patch, dtype=torch.double)
@@ -222,7 +228,9 @@ def program_of(moments: Moments, inputs: Inputs, first: Block | None) -> tuple[P
     if moments.of != "first":
         return Program(own.steps, count), group
     assert first is not None, "there is a first task"
-    steps = [renamed(step, _penultimate(first.program)) for step in own.steps[:-1]]
+    projection, relu = (renamed(step) for step in own.steps[:-1])
+    taps = with_taps(first.program).steps[-1]
+    steps = [replace(projection, rule="taps", inputs=taps.inputs, options=taps.options), relu]
     head = replace(first.program.steps[-1], inputs=(steps[-1].name,))
     group = f"{PREFIX}{group}"
     groups = {**first.program.groups, group: len(moments.bias)}
@@ -247,13 +255,13 @@ def _traced(of: Of, shape: tuple[int, ...]) -> Program:
     return trace(nn.Sequential(trunk), torch.zeros(2, *shape))
 
 
-def renamed(step: Step, source: str = INPUT) -> Step:
-    """The step under names that no trunk's can be, reading ``source`` in the place of the input."""
+def renamed(step: Step) -> Step:
+    """The step under names that no trunk's can be."""
     runs = tuple(replace(run, group=f"{PREFIX}{run.group}") for run in step.features.runs)
     return replace(
         step,
         name=f"{PREFIX}{step.name}",
-        inputs=tuple(source if name == INPUT else f"{PREFIX}{name}" for name in step.inputs),
+        inputs=tuple(name if name == INPUT else f"{PREFIX}{name}" for name in step.inputs),
         features=replace(step.features, runs=runs),
         layer=None if step.layer is None else f"{PREFIX}{step.layer}",
     )

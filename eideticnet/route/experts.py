@@ -69,9 +69,12 @@ def product(trained: Block, closed: Block, weights: tuple[float, float]) -> Bloc
     program, group = _side_by_side(trained.program, closed)
     projection = closed.layers.get_submodule(attribute(_own_group(closed)))
     if closed.reads:  # a layer sees what its owner has there, which these features are not of
-        own = program.features[program.layers[group].inputs[0]].columns(trained.widths[trained.owner])
-        kept = projection.state_dict()
-        projection = layer(F.pad(kept["weight"], (0, own)), kept["bias"])
+        (first,), kept = closed.reads, projection.state_dict()
+        read = [program.features[name] for name in program.layers[group].inputs]
+        parts = kept["weight"].split([of.columns(closed.widths[first]) for of in read], 1)
+        own = [of.columns(trained.widths[trained.owner]) for of in read]
+        padded = [F.pad(part, (0, count)) for part, count in zip(parts, own, strict=True)]
+        projection = layer(torch.cat(padded, 1), kept["bias"])
     widths: dict[str, Mapping[str, int]] = {o: {**trained.widths[o], group: 0} for o in trained.reads}
     count = closed.own[_own_group(closed)]
     widths[trained.owner] = {**trained.widths[trained.owner], group: count}

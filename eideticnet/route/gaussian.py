@@ -43,6 +43,8 @@ def router_block(
     ridge = shrinkage * within.trace() / len(within)
     weight = torch.linalg.solve(within + ridge * torch.eye(len(within), dtype=torch.double), means.T).T
     bias = -0.5 * (weight * means).sum(1)
+    if moments.of != "input":  # of which every version has given what is common to all classes, too
+        weight, bias = weight - weight.mean(0), bias - bias.mean()
     program, group = program_of(moments, inputs, first)
     own = {**dict.fromkeys(program.groups, 0), group: len(moments.bias), HEAD: len(means)}
     layers = {group: layer(moments.weight, moments.bias), HEAD: layer(weight.float(), bias.float())}

@@ -15,12 +15,17 @@ class TapsRule(LinearRule, name="taps"):
     """A Linear over several values side by side, each averaged over what are not its features."""
 
     def run(self, step: Step, layer: nn.Module | None, inputs: list[Tensor], training: bool) -> Tensor:
-        pairs = zip(inputs, step.options["dims"], strict=True)
-        flat = [x if x.ndim == 2 else x.movedim(dim, 1).flatten(2).mean(2) for x, dim in pairs]
-        if "rows" in step.options:
-            each = zip(flat, step.options["rows"], strict=True)
-            flat = [x if n == 1 else x.unflatten(0, (-1, n)).mean(1) for x, n in each]
-        return super().run(step, layer, [torch.cat(flat, 1)], training)
+        return super().run(step, layer, [side_by_side(step, inputs)], training)
+
+
+def side_by_side(step: Step, inputs: list[Tensor]) -> Tensor:
+    """What a Linear with taps reads (N, columns)."""
+    pairs = zip(inputs, step.options["dims"], strict=True)
+    flat = [x if x.ndim == 2 else x.movedim(dim, 1).flatten(2).mean(2) for x, dim in pairs]
+    if "rows" in step.options:
+        each = zip(flat, step.options["rows"], strict=True)
+        flat = [x if n == 1 else x.unflatten(0, (-1, n)).mean(1) for x, n in each]
+    return torch.cat(flat, 1)
 
 
 def tapped(program: Program, values: list[str]) -> Program:

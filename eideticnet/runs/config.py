@@ -202,7 +202,7 @@ class Config(_Section):
     moments: int = Field(0, ge=0)
     """Random features whose class sums are kept of each task."""
     moments_of: Of = "input"
-    """What these features are of: the input, patches of an image, or the first task's features."""
+    """What these features are of: the input, patches of an image, or the first task's layers."""
     router_data: Literal["all", "kept"] = "all"
     """What the router learns from: all tasks' data, or the last one's and what is kept of the others."""
     probes: Literal["real", "synthetic"] = "synthetic"

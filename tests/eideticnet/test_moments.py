@@ -13,6 +13,7 @@ from eideticnet.data.rows import Rows
 from eideticnet.moments import Moments, gather
 from eideticnet.program import HEAD
 from eideticnet.route.gaussian import TRIED, found_shrinkage, router_block, without_least
+from eideticnet.rules import with_taps
 from tests.support.example_counts import examples
 from tests.support.small_networks import LIGHT, QUICK, names, task_data, task_loader, trained
 from tests.support.small_trunks import TRUNKS
@@ -31,9 +32,11 @@ def known_tasks(count=3):
 
 
 def features_of_the_first(net, x):
+    """What each layer gives that another one or the head reads, side by side, in the mean over positions."""
     block = net.learned.block("t0")
-    value = block.program.steps[-1].inputs[0]
-    return together([block], net.inputs.normalise(x), keep=(value,))["t0"][value]
+    read = with_taps(block.program).steps[-1].inputs
+    values = together([block], net.inputs.normalise(x), keep=read)["t0"]
+    return torch.cat([values[name] for name in read], 1)
 
 
 # -- of the first task's features ----------------------------------------------------------

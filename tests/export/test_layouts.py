@@ -57,7 +57,7 @@ def assert_same_logits(net, x):
             assert len(paged) == len(nested) == len(owners(net))
             for ours, theirs in zip(paged, nested, strict=True):
                 assert ours.shape == theirs.shape
-                assert torch.allclose(ours, theirs, rtol=0, atol=EXPORTED)
+                assert torch.allclose(ours, theirs, rtol=EXPORTED / 10, atol=EXPORTED)
 
 
 @pytest.mark.parametrize(
