@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,8 @@ class MaskedMlp(nn.Module):
     def __init__(self, inputs: int, hidden: Sequence[int]) -> None:
         super().__init__()
         widths = zip((inputs, *hidden), hidden, strict=False)
-        self.layers, self.heads = nn.ModuleList(nn.Linear(*pair) for pair in widths), nn.ModuleList()
+        self.layers: Any = nn.ModuleList(nn.Linear(*pair) for pair in widths)
+        self.heads: Any = nn.ModuleList()
         self.owners = [torch.full((width,), FREE) for width in hidden]
         for place, layer in enumerate(self.layers):
             for weight in layer.parameters():

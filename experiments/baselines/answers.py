@@ -11,9 +11,9 @@ from torch import Tensor
 from eideticnet.experiments.baselines.problem import Problem
 
 Logits = Callable[[Tensor], Tensor]
-"""Of normalised inputs (N, *shape) logits (N, C) of all tasks' classes."""
+"""Of raw inputs (N, *shape) logits (N, C) of all tasks' classes."""
 Answer = Callable[[Tensor, int], Tensor]
-"""Of normalised inputs (N, *shape) of a task, by its place, classes (N,) numbered within that task; any other
+"""Of raw inputs (N, *shape) of a task, by its place, classes (N,) numbered within that task; any other
 number where another task's class is answered."""
 
 

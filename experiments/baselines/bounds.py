@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from functools import partial
+
+from torch import Tensor, nn
 
 from eideticnet.data.interleaving import interleaved
 from eideticnet.data.rows import Loader
@@ -20,8 +22,9 @@ def joint(problem: Problem, options: Options, report: Listener) -> Outcome:
     loader = interleaved(parts, [span.start for span in problem.spans])
     net = _fit(problem, "joint", problem.classes, loader, report)
     told, untold = Accuracies(), Accuracies()
-    told.measure(problem, tasks, given(problem, net))
-    untold.measure(problem, tasks, found(problem, net))
+    logits = partial(_logits, problem, net)
+    told.measure(problem, tasks, given(problem, logits))
+    untold.measure(problem, tasks, found(problem, logits))
     return Outcome(told, untold, size(net), 0, multiply_adds(problem, net), "all")
 
 
@@ -31,8 +34,12 @@ def single(problem: Problem, options: Options, report: Listener) -> Outcome:
     told = Accuracies()
     for task, (name, span, data) in enumerate(zip(problem.names, problem.spans, problem.data, strict=True)):
         nets.append(_fit(problem, name, len(span), data.train, report))
-        told.measure(problem, task + 1, lambda x, task: nets[task](x).argmax(1))
+        told.measure(problem, task + 1, lambda x, task: _logits(problem, nets[task], x).argmax(1))
     return Outcome(told, None, sum(map(size, nets)), 0, multiply_adds(problem, nets[-1]), "none")
+
+
+def _logits(problem: Problem, net: nn.Module, x: Tensor) -> Tensor:
+    return net(problem.config.input.normalise(x))  # type: ignore[no-any-return]
 
 
 def _fit(problem: Problem, name: str, classes: int, loader: Loader, report: Listener) -> nn.Module:

@@ -7,9 +7,10 @@ PackNet, which has to know the task, has the first alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,23 +20,26 @@ from avalanche.training.determinism.rng_manager import RNGManager
 from avalanche.training.plugins import EWCPlugin, ReplayPlugin, SupervisedPlugin
 from avalanche.training.storage_policy import ClassBalancedBuffer
 from avalanche.training.templates import SupervisedTemplate
-from torch.utils.data import DataLoader, TensorDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from eideticnet.data.pairs import as_tensor
 from eideticnet.data.rows import Rows
 from eideticnet.errors import ConfigError
 from eideticnet.experiments.baselines.answers import Scope, found, given
-from eideticnet.experiments.baselines.converging import Converging, share_right
+from eideticnet.experiments.baselines.converging import Batches, Converging, share_right
 from eideticnet.experiments.baselines.figures import Accuracies, Outcome, multiply_adds
 from eideticnet.experiments.baselines.nets import Net, Packed
 from eideticnet.experiments.baselines.plain import headed
 from eideticnet.experiments.baselines.problem import Options, Problem
+from eideticnet.learn.training import MEASURED
 from eideticnet.network import Listener
 from eideticnet.seeding import derive, seeded
 
 STRENGTHS = (1e2, 1e4, 1e6)
 """Of EWC's penalty, of which validation data chooses one."""
 _ANSWERS = {"given": given, "found": found}
-Parts = Sequence[TensorDataset]
+Pairs = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def replay(problem: Problem, options: Options, report: Listener) -> Outcome:
         policy = ClassBalancedBuffer(total, adaptive_size=False, total_num_classes=problem.classes)
         plugin = ReplayPlugin(total, storage_policy=policy)
         best.append(_teach(problem, kind, report, [plugin], partial(_kept, policy)))
-        kept = sum(t.nbytes for part in _kept(policy) for t in part.tensors)
+        kept = sum(x.nbytes + y.nbytes for x, y in _kept(policy))
     return _outcome(problem, best, f"memory {memory}", kept)
 
 
@@ -101,7 +105,7 @@ def _teach(
     kind: str,
     report: Listener,
     plugins: Sequence[SupervisedPlugin[Any]],
-    memory: Callable[[], Parts] = list,
+    memory: Callable[[], Pairs] = list,
     kind_of_net: type[Net] = Net,
 ) -> Taught:
     """Learn all tasks in turn. Which ``kind`` of answers is wanted decides over which classes; ``memory`` is
@@ -109,7 +113,9 @@ def _teach(
     config, training = problem.config, problem.config.training.build(problem.config.threads)
     RNGManager.set_random_seeds(derive(problem.seed, kind) % 2**32)
     with seeded(problem.seed, kind):
-        net = kind_of_net(*headed(problem.trunk(), problem.classes, config.input)).to(problem.device)
+        net = kind_of_net(config.input, *headed(problem.trunk(), problem.classes, config.input)).to(
+            problem.device
+        )
     owners = [task for task, span in enumerate(problem.spans) for _ in span]
     scope = Scope(torch.tensor(owners) * (kind == "given"), training.label_smoothing)
     told = Converging(training, scope, lambda event: report(replace(event, task=f"{event.task}, {kind}")))
@@ -125,39 +131,55 @@ def _teach(
     )
     accuracies, tasks = Accuracies(), len(problem.data)
     for task in range(tasks):
-        mine = _tensors(problem, task, problem.train(task))
-        told.begin(problem.names[task], [mine, *memory()], left=tasks - task - 1)
         net.at(task)
-        strategy.train(_experience(mine), eval_streams=[])
+        kept, mine = memory(), partial(_labelled, problem, task, problem.train(task))
+        measured: list[Batches] = [mine, partial(iter, kept)] if kept else [mine]
+        told.begin(problem.names[task], measured, problem.augment(task), left=tasks - task - 1)
+        data = _Numbered(problem.data[task].train.dataset, problem.spans[task].start)
+        strategy.train(_experience(data), eval_streams=[])
         net.learned()
         net.eval()
         accuracies.measure(problem, task + 1, lambda x, of: _ANSWERS[kind](problem, net.at(of))(x, of))
     return Taught(net, accuracies, _validated(problem, net, scope))
 
 
-def _tensors(problem: Problem, task: int, rows: Rows) -> TensorDataset:
-    """All rows of a task, as one pass gives them, normalised, labels numbered through."""
-    x, y = rows.tensors or tuple(torch.cat(part) for part in zip(*rows.batches("all"), strict=True))
-    return TensorDataset(problem.config.input.normalise(x), y + problem.spans[task].start)
+class _Numbered(Dataset[tuple[Tensor, int]]):
+    """A task's rows one by one, labels numbered through; batches are augmented, where they are."""
+
+    def __init__(self, data: Any, start: int) -> None:
+        self._data = TensorDataset(*data.tensors) if isinstance(data, TensorDataset) else data
+        self.targets = [int(self._data[row][1]) + start for row in range(len(self._data))]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        return as_tensor("x", self._data[row][0]), self.targets[row]
 
 
-def _experience(part: TensorDataset) -> Any:
+def _experience(part: _Numbered) -> Any:
     """An experience of Avalanche. What is kept of others comes with task labels, so all rows have one."""
-    targets = DataAttribute(part.tensors[1].tolist(), "targets")
+    targets = DataAttribute(part.targets, "targets")
     labels = DataAttribute([0] * len(part), "targets_task_labels", use_in_getitem=True)
     dataset = AvalancheDataset([part], data_attributes=[targets, labels])
     return benchmark_from_datasets(train=[dataset]).train_stream[0]
 
 
-def _kept(policy: ClassBalancedBuffer) -> Parts:
-    """The examples, as tensors; nothing before the first task is learned."""
-    pairs = [batch[:2] for batch in DataLoader(policy.buffer, 1024)] if len(policy.buffer) else []
-    return [TensorDataset(*(torch.cat(part) for part in zip(*pairs, strict=True)))] if pairs else []
+def _labelled(problem: Problem, task: int, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
+    """A pass over enough of the rows to tell accuracy, always the same, labels numbered through."""
+    every = -(-rows.count // MEASURED)
+    for x, y in islice(rows.batches(problem.seed, "accuracy"), 0, None, every):
+        yield x, y + problem.spans[task].start
+
+
+def _kept(policy: ClassBalancedBuffer) -> Pairs:
+    """The examples, in batches; nothing before the first task is learned."""
+    return [(x, y) for x, y, *_ in DataLoader(policy.buffer, 1024)] if len(policy.buffer) else []
 
 
 def _validated(problem: Problem, net: Net, scope: Scope) -> float:
     shares = [
-        share_right(net.at(task), _tensors(problem, task, rows), scope)
+        share_right(net.at(task), partial(_labelled, problem, task, rows), scope)
         for task in range(len(problem.data))
         if (rows := problem.validation(task)) is not None
     ]

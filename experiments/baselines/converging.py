@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from avalanche.training.plugins import SupervisedPlugin
-from torch import nn
-from torch.utils.data import TensorDataset
+from torch import Tensor, nn
 
 from eideticnet.experiments.baselines.answers import Scope
 from eideticnet.learn.states import Kept
-from eideticnet.learn.training import LAST_PHASE, MEASURED, Event, Training, device_of
+from eideticnet.learn.training import LAST_PHASE, Event, Training, device_of
 from eideticnet.network import Listener
 
-BATCH = 1024
-"""Rows of which accuracy is measured at a time."""
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+"""A pass over raw inputs (N, *shape) and labels (N,) among all classes, always the same one."""
 
 
 class Converging(SupervisedPlugin):  # type: ignore[misc]
@@ -28,9 +27,11 @@ class Converging(SupervisedPlugin):  # type: ignore[misc]
         super().__init__()
         self.training, self.scope, self.report = training, scope, report
 
-    def begin(self, task: str, parts: Sequence[TensorDataset], *, left: int) -> None:
-        """What comes now, and how many tasks are ``left`` after it."""
-        self.task, self.parts, self.left = task, parts, left
+    def begin(
+        self, task: str, parts: Sequence[Batches], augment: Callable[[Tensor], Tensor], *, left: int
+    ) -> None:
+        """What comes now, how its training batches are changed, and how many tasks are ``left`` after it."""
+        self.task, self.parts, self.augment, self.left = task, parts, augment, left
 
     def before_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._begin(strategy, "train", self.training.patience)
@@ -38,8 +39,16 @@ class Converging(SupervisedPlugin):  # type: ignore[misc]
     def _begin(self, strategy: Any, phase: str, patience: int) -> None:
         self.phase, self.patience = phase, patience
         strategy.optimizer = self.training.optimizer_of(strategy.model.parameters())
+        self.rates = [group["lr"] for group in strategy.optimizer.param_groups]
         self.epochs, self.flat, self.losses = 0, 0, list[float]()
         self.best, self.kept = self._accuracy(strategy.model), Kept(strategy.model)
+
+    def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
+        for group, rate in zip(strategy.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.training.rate(self.epochs)
+
+    def before_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        strategy.mbatch[0] = self.augment(strategy.mbatch[0])
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
         self.losses.append(strategy.loss.item())
@@ -68,13 +77,10 @@ class Converging(SupervisedPlugin):  # type: ignore[misc]
 
 
 @torch.no_grad()
-def share_right(model: nn.Module, part: TensorDataset, scope: Scope) -> float:
-    """Of all rows, or of as many as tell it well enough, which are always the same."""
+def share_right(model: nn.Module, batches: Batches, scope: Scope) -> float:
+    """Of all rows of a pass."""
     model.eval()
-    device, count = device_of(model), len(part)
-    rows = torch.arange(0, count, -(-count // MEASURED))
-    right = 0
-    for some in rows.split(BATCH):
-        x, y = (t.to(device) for t in part[some])
-        right += int(scope.right(model(x), y).sum())
-    return right / len(rows)
+    device, parts = device_of(model), list[Tensor]()
+    for x, y in batches():
+        parts.append(scope.right(model(x.to(device)), y.to(device)))
+    return float(torch.cat(parts).double().mean())

@@ -45,9 +45,8 @@ def _mean(shares: Mapping[str, float]) -> float:
 @torch.no_grad()
 def _shares(problem: Problem, task: int, answer: Answer) -> dict[str, float]:
     """Of each class of a task that has test inputs, the share of them that is answered rightly."""
-    rows, inputs = problem.test(task), problem.config.input
-    batches = ((inputs.normalise(x.to(problem.device)), y) for x, y in rows.batches())
-    parts = [(answer(x, task).cpu() == y, y) for x, y in batches]
+    rows = problem.test(task)
+    parts = [(answer(x.to(problem.device), task).cpu() == y, y) for x, y in rows.batches()]
     right, y = (torch.cat(each) for each in zip(*parts, strict=True))
     return {str(rows.classes[c]): float(right[y == c].double().mean()) for c in y.unique().tolist()}
 

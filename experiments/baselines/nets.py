@@ -10,18 +10,23 @@ from torch import Tensor, nn
 
 from eideticnet.errors import ConfigError
 from eideticnet.experiments.baselines.figures import size
+from eideticnet.inputs import Inputs
 
 
 class Net(nn.Module):
-    """A trunk and a head: normalised x (N, *shape) to logits (N, C) of all classes."""
+    """A trunk and a head: raw x (N, *shape) to logits (N, C) of all classes."""
 
-    def __init__(self, trunk: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, inputs: Inputs, trunk: nn.Module, head: nn.Linear) -> None:
         super().__init__()
+        self.inputs = inputs
         self.trunk: Any
         self.trunk, self.head = trunk, head
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.trunk(x))  # type: ignore[no-any-return]
+        return self.head(self._features(self.inputs.normalise(x)))  # type: ignore[no-any-return]
+
+    def _features(self, x: Tensor) -> Tensor:
+        return self.trunk(x)  # type: ignore[no-any-return]
 
     def at(self, task: int) -> Net:
         """The net as that task's inputs run through it."""
@@ -42,18 +47,18 @@ class Packed(Net):
     """Each task keeps an equal share of the trunk's weights, the largest ones (Mallya and Lazebnik 2018), and
     its own classes of the head; biases are the first task's."""
 
-    def __init__(self, trunk: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, inputs: Inputs, trunk: nn.Module, head: nn.Linear) -> None:
         try:
             packed = PackNetModel(trunk)
         except ValueError as error:
             raise ConfigError(f"packnet: {error}; it takes linear and convolutional layers alone") from None
-        super().__init__(packed, head)
+        super().__init__(inputs, packed, head)
         packed._auto_adapt = False  # to classes, of which it has none
         self.task: Tensor
         self.register_buffer("task", torch.zeros(1, dtype=torch.long))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.trunk(x, self.task))  # type: ignore[no-any-return]
+    def _features(self, x: Tensor) -> Tensor:
+        return self.trunk(x, self.task)  # type: ignore[no-any-return]
 
     def at(self, task: int) -> Packed:
         self.task.fill_(task)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -10,11 +10,13 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from eideticnet.data.pairs import as_tensor
 from eideticnet.data.rows import Loader, Rows
 from eideticnet.errors import ConfigError
 from eideticnet.runs.config import Config
 from eideticnet.runs.run import made, opened, usable
 from eideticnet.runs.sources import TaskData
+from eideticnet.users_code import import_callable
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Problem:
     def trunk(self) -> nn.Module:
         """A new one, with weights from the random numbers in use."""
         return made("trunk", self.config.trunk.target, self.config.trunk.arguments)
+
+    def augment(self, task: int) -> Callable[[Tensor], Tensor]:
+        """What a training batch of raw inputs (N, *shape) goes through, by the numbers in use."""
+        named = self.config.tasks[task]
+        if named.augment is None:
+            return lambda x: x
+        change = import_callable(f"task {named.name!r}: augment", named.augment)
+        return lambda x: as_tensor("x", change(x, **named.augment_arguments))
 
     def train(self, task: int) -> Rows:
         """Raw inputs and labels from 0 of one task."""
