@@ -64,7 +64,8 @@ class Measured(Table):
     """One run. ``oracle``: the task is given. ``task``: it is found. ``routed``: task and class are.
     ``saw``: which data of earlier tasks the router learned from, ``all``, ``memory K`` or ``none``.
     ``seconds`` are those of a ``clock``, the processor's on a CPU, else the wall's; ``frozen`` and
-    ``neurons`` are shares of all neurons."""
+    ``neurons`` are shares of all neurons; ``within_budget``: of tasks that had more than a plan's share,
+    training accuracy before and after they were pruned to that."""
 
     oracle: Accuracy
     task: Accuracy
@@ -78,7 +79,8 @@ class Measured(Table):
     frozen: float
     neurons: dict[str, float]
     doubts: dict[str, str]
-    clock: str
+    within_budget: dict[str, tuple[float, float]] = {}
+    clock: str = "processor"
     device: str
     threads: int
 
@@ -103,6 +105,7 @@ def measure(
     cost, layers, owners = net.capacity().arithmetic, net.capacity(), [t.name for t in net.tasks]
     neurons = sum(row["total"] for row in layers.values())
     mine = {name: sum(row.get(name, 0) for row in layers.values()) / max(neurons, 1) for name in owners}
+    past = history.read(net)
     kept = [t.memory for t in net.tasks if t.memory is not None]
     sums = net.learned.moments
     return Measured(
@@ -124,7 +127,12 @@ def measure(
         seconds={name: round(value, 1) for name, value in seconds.items()},
         frozen=sum(mine.values()),
         neurons=mine,
-        doubts=history.read(net).doubts,
+        doubts=past.doubts,
+        within_budget={
+            name: (curve.steps[0].accuracy, curve.after)
+            for name, curve in past.pruning.items()
+            if curve.after is not None
+        },
         clock="wall" if net.device.type != "cpu" else "processor",
         device=device,
         threads=torch.get_num_threads(),
