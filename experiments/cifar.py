@@ -55,7 +55,7 @@ def ten(classes: Sequence[int], part: str = "train", images: int | None = None) 
     return first_of(*_read(CIFAR10, part), classes, images)
 
 
-def hundred(classes: Sequence[int], part: str = "train", images: int | None = None) -> Rows:
+def hundred(classes: Sequence[int] = range(100), part: str = "train", images: int | None = None) -> Rows:
     """CIFAR-100 with its fine labels, likewise."""
     return first_of(*_read(CIFAR100, part), classes, images)
 

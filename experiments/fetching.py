@@ -98,6 +98,14 @@ def _fetched(source: Published, why: str) -> Path:
         return _unpacked(file) if source.archive else file
 
 
+@contextmanager
+def kept(name: str) -> Iterator[Path]:
+    """Where in the user's cache something lies that takes long to make, for one process at a time."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eideticnet" / name
+    with _alone_in(cache):
+        yield cache / "made"
+
+
 def _unpacked(file: Path) -> Path:
     """The folder beside an archive that holds all that is in it."""
     folder, partial = file.with_name(f"{file.name}.unpacked"), file.with_name(f"{file.name}.partial")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +24,8 @@ class Table(BaseModel):
 
 
 class Accuracy(Table):
-    """Shares that are right: of each class of each task, means over a task's classes, and their mean."""
+    """Shares that are right: of each class of each task, means over a task's classes, and their mean; a task
+    that was pretrained elsewhere has no part in that, but is one of those among which one is found."""
 
     mean: float
     tasks: dict[str, float]
@@ -101,7 +102,8 @@ def measure(
             "learned; nothing is published of this run"
         )
     assert net.learned.routing is not None, "the run is complete"
-    oracle, routed, task = _accuracies(net, answers(net, tests))
+    begun = [task.name for task in config.tasks if task.pretrained]
+    oracle, routed, task = _accuracies(net, answers(net, tests), begun)
     cost, layers, owners = net.capacity().arithmetic, net.capacity(), [t.name for t in net.tasks]
     neurons = sum(row["total"] for row in layers.values())
     mine = {name: sum(row.get(name, 0) for row in layers.values()) / max(neurons, 1) for name in owners}
@@ -159,8 +161,10 @@ def saw(config: Config, router: str) -> str:
     return "none" if sums_alone else "all"
 
 
-def _accuracies(net: EideticNetwork, found: Mapping[str, tuple[Tensor, Tensor]]) -> list[Accuracy]:
-    """Task given, task and class found, task found."""
+def _accuracies(
+    net: EideticNetwork, found: Mapping[str, tuple[Tensor, Tensor]], apart: Sequence[str] = ()
+) -> list[Accuracy]:
+    """Task given, task and class found, task found; means without the tasks ``apart``."""
     shares: list[dict[str, dict[str, float]]] = [{}, {}, {}]
     for task in net.tasks:
         right, y = found[task.name]
@@ -168,12 +172,13 @@ def _accuracies(net: EideticNetwork, found: Mapping[str, tuple[Tensor, Tensor]])
             if bool((y == c).any()):
                 for kind, share in zip(shares, right[y == c].double().mean(0).tolist(), strict=True):
                     kind.setdefault(task.name, {})[name] = share
-    return [_mean_of(kind) for kind in shares]
+    return [_mean_of(kind, apart) for kind in shares]
 
 
-def _mean_of(classes: dict[str, dict[str, float]]) -> Accuracy:
+def _mean_of(classes: dict[str, dict[str, float]], apart: Sequence[str]) -> Accuracy:
     tasks = {name: sum(of.values()) / len(of) for name, of in classes.items()}
-    return Accuracy(mean=sum(tasks.values()) / len(tasks), tasks=tasks, classes=classes)
+    counted = [share for name, share in tasks.items() if name not in apart] or list(tasks.values())
+    return Accuracy(mean=sum(counted) / len(counted), tasks=tasks, classes=classes)
 
 
 def _size(module: nn.Module) -> int:

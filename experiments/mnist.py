@@ -26,10 +26,13 @@ SHA256 = {
 PARTS = {"train": "train", "test": "t10k"}
 
 
-def load(classes: Sequence[int], part: str = "train", images: int | None = None) -> Rows:
+def load(
+    classes: Sequence[int], part: str = "train", images: int | None = None, square: bool = False
+) -> Rows:
     """Raw pixels (N, 784) from 0 to 255 of the first ``images`` of each class, by default of all, and labels
-    (N,) numbered in the order of ``classes``."""
-    return first_of(*read(part), classes, images)
+    (N,) numbered in the order of ``classes``; ``square``: pixels (N, 1, 28, 28)."""
+    x, y = first_of(*read(part), classes, images)
+    return (x.reshape(-1, 1, 28, 28) if square else x), y
 
 
 def permuted(permutation: int, part: str = "train", images: int | None = None) -> Rows:

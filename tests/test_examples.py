@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from eideticnet import EideticNetwork
+from eideticnet.block import together
 from tests.support.forked import eidetic, script
 from tests.support.own_ports import with_own_ports
 from tests.support.served_process import changed
@@ -91,3 +93,48 @@ def test_plain_onnx_runtime_gives_the_networks_answers(digits_run, tmp_path):
     assert answers["task"].tolist() == expected.task.tolist()
     assert answers["label"].tolist() == expected.label.tolist()
     assert np.allclose(answers["task_probs"], expected.task_probs, rtol=0, atol=EXPORTED)
+
+
+ADDED = """
+[[tasks]]
+name = "dogs"
+classes = ["Beagle", "Pug"]
+data = "dogs.npz"
+"""
+
+
+@pytest.mark.slow
+def test_a_model_of_hugging_face_is_the_first_task_that_later_ones_read(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 32}
+    model = transformers.ViTModel(transformers.ViTConfig(**sizes, image_size=16, patch_size=8)).eval()
+    model.save_pretrained(tmp_path / "tiny")
+    source = (EXAMPLES / "pretrained.py").read_text()
+    text = textwrap.dedent(
+        "\n".join(line for line in source.split('"""')[1].splitlines() if line[:4] == "    ")
+    )
+    text = text.replace("google/vit-base-patch16-224-in21k", str(tmp_path / "tiny")).replace("224", "16")
+    text = text.replace("pictures/cats", "cats.npz").replace("4096", "64")
+    (tmp_path / "pets.toml").write_text(f"{text}\n[training]\nmax_epochs = 2\n")
+    (tmp_path / "dogs.toml").write_text(ADDED)
+    (tmp_path / "pretrained.py").write_text(source)
+    rng, x = np.random.default_rng(0), {}
+    for place, name in enumerate(("cats", "dogs")):
+        x[name] = rng.random((40, 3, 16, 16), np.float32) / 2
+        x[name][:, place] += 0.5
+        np.savez(tmp_path / f"{name}.npz", x=x[name], y=np.arange(40) % 2)
+    for command in (["train", "pets.toml"], ["add-task", "runs/pets", "dogs.toml"]):
+        ended = eidetic(*command, cwd=tmp_path).end()
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    net, rows = EideticNetwork.load(tmp_path / "runs/pets"), torch.from_numpy(x["cats"])
+    assert not any(net.learned.block("t1").own.values()), "it has a head and nothing else"
+    assert net.learned.router().reads == ("t0",)
+    first = net.learned.block("t0")
+    value = first.program.steps[-1].inputs[0]
+    features = together([first], net.inputs.normalise(rows), keep=(value,))["t0"][value]
+    with torch.no_grad():
+        expected = model((rows - 0.5) / 0.5).last_hidden_state[:, 0]
+    assert torch.allclose(features, expected, atol=1e-5)
+    found = net(torch.cat([rows, torch.from_numpy(x["dogs"])])).task
+    assert float((found == torch.arange(2).repeat_interleave(40)).double().mean()) > 0.9

@@ -163,6 +163,8 @@ class TaskConfig(_Section):
     """Earlier tasks to build on, or by layer; without, all."""
     pretrained: str | None = None
     """A `module:callable` that returns the trunk with the weights that the first task starts from."""
+    pretrained_arguments: dict[str, Any] = {}
+    """What that callable is called with."""
 
     def made_of(self) -> dict[str, Any]:
         """All of it, wherever the code lies."""

@@ -389,7 +389,9 @@ def _learn(
         training=config.training.build(config.threads),
         when_full=config.when_full,
         reads=task.reads,
-        pretrained=made("pretrained", task.pretrained, {}) if task.pretrained else None,
+        pretrained=made("pretrained", task.pretrained, task.pretrained_arguments)
+        if task.pretrained
+        else None,
         probes=data.first_inputs(PROBES) if config.probes == "real" else None,
         memory=config.memory,
         moments=config.moments,

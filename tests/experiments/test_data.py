@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from eideticnet.errors import ConfigError, DataError
-from eideticnet.experiments import augmenting, cifar, fetching, imagenette, mnist
+from eideticnet.experiments import augmenting, cifar, fetching, imagenette, mnist, pretraining
 from eideticnet.experiments.fetching import Published, found
 from eideticnet.seeding import seeded
 from tests.support.data_sets import write_cifar, write_imagenette, write_mnist
@@ -201,3 +201,25 @@ def test_images_are_shifted_and_turned_by_the_numbers_of_a_name_alone(shape):
         for image, whole in zip(augmenting.shift(x, 1, 9.0).view(images.shape), padded, strict=True):
             places = [whole[:, a : a + 7, b : b + 7] for a in range(3) for b in range(3)]
             assert sum(torch.equal(image, place) for place in places) == 1
+
+
+def test_a_trunk_is_pretrained_once_and_goes_on_where_that_was_interrupted(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "BATCH", 8)
+    x, y = 255 * torch.rand(24, 3, 16, 16), torch.arange(24)
+    whole = pretraining.pretrained(x, y, tmp_path / "whole", 2)
+    moved, calls = pretraining._moved, []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return moved(*arguments)
+
+    monkeypatch.setattr(pretraining, "_moved", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretraining.pretrained(x, y, tmp_path / "parts", 2)
+    again = pretraining.pretrained(x, y, tmp_path / "parts", 2).state_dict()
+    assert len(calls) == 8
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.state_dict().items())
+    pretraining.pretrained(x, y, tmp_path / "parts", 2)
+    assert len(calls) == 8, "it is trained already"
