@@ -28,8 +28,8 @@ WANTED = {
     "cifar10_5.conv.routed": ("cifar10_5_conv", ROUTED),
     "cifar10_5.conv.joint": ("cifar10_5_conv", JOINT),
     "mnist5.k0.routed": ("mnist5_k0", ROUTED),
-    "mnist5.k0.cheap": ("mnist5_k0_cheap", ROUTED),
-    "mnist5.k0.cheap.madds": ("mnist5_k0_cheap", MADDS),
+    "mnist5.k0.cheap": ("mnist5_k0", ROUTED),
+    "mnist5.k0.cheap.madds": ("mnist5_k0", MADDS),
     "cifar10_5.pretrained.routed": ("cifar10_5_pretrained", ROUTED),
     "cifar10_5.pretrained.k0.routed": ("cifar10_5_pretrained_k0", ROUTED),
 }
