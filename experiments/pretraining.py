@@ -37,7 +37,7 @@ def pretrained(x: Tensor, y: Tensor, file: Path, epochs: int = EPOCHS) -> nn.Seq
     learned lies in ``file``."""
     torch.manual_seed(0)
     model = nn.Sequential(convnet(3, WIDTHS, pool_every=1), nn.Linear(WIDTHS[-1], CLASSES))
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM, weight_decay=DECAY, nesterov=True)
     steps = epochs * (len(x) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps, pct_start=0.25)
