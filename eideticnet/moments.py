@@ -103,10 +103,12 @@ def _prefix(of: Of) -> str:
     return "" if of == "input" else f"{of}."
 
 
-def check_of(of: object) -> None:
-    """Raise ``DataError`` for what no random features are of."""
+def check_of(of: object, features: int) -> None:
+    """Raise ``DataError`` for what no random features are of, and where there are to be none."""
     if of not in get_args(Of):
         raise DataError(f"moments_of={of!r}: use {', '.join(get_args(Of))}")
+    if of != "input" and not features:
+        raise DataError(f"moments_of={of!r} without a number: set moments={FEATURES} or so, too")
 
 
 def check_features(known: Moments | None, inputs: Inputs, features: int, of: Of) -> None:

@@ -198,7 +198,7 @@ class EideticNetwork(OnTheHub):
         expected("pruning", pruning, Pruning, type(None))
         known_when_full(when_full)
         memory, moments = whole(memory, "memory", least=0), whole(moments, "moments", least=0)
-        check_of(moments_of)
+        check_of(moments_of, moments)
         if moments:
             check_features(self.learned.moments, self.inputs, moments, moments_of)
         if not isinstance(self.metadata, dict):

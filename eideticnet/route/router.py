@@ -182,7 +182,7 @@ def kind_of(
         return routing.router
     gone = any(task.name not in data for task in learned.current())
     suited = inputs.dtype == "float32" and math.prod(inputs.shape) <= WIDEST
-    suited = suited or (learned.moments is not None and learned.moments.of == "first")
+    suited = suited or (learned.moments is not None and learned.moments.of != "input")
     return "experts" if gone and suited and validation and not without_moments(learned, data) else "taps"
 
 

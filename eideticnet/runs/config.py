@@ -27,7 +27,7 @@ from eideticnet.files import read_regular
 from eideticnet.inputs import Inputs
 from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.training import MOST_THREADS, Training
-from eideticnet.moments import Of
+from eideticnet.moments import Of, check_of
 from eideticnet.names import class_names, same, task_name
 from eideticnet.route.options import Auto, Routing
 from eideticnet.runs.problems import validate
@@ -223,6 +223,7 @@ class Config(_Section):
     """The table `[router_pruning]`, with the keys of `[pruning]`; without, the default pruning."""
 
     def check(self) -> None:
+        check_of(self.moments_of, self.moments)
         if self.router_pruning and not self.routing.pruned:
             raise ConfigError(
                 "[routing] pruned = false, but [router_pruning] says how; leave one of them out"

@@ -120,6 +120,8 @@ def test_sums_of_other_features_are_not_added_to_those_that_were_kept():
         net.train_task("next", task_loader(7), names(2), training=QUICK, pruning=LIGHT, moments=40)
     with pytest.raises(DataError, match=r"moments_of='last': use input, patches, first"):
         net.train_task("next", task_loader(7), names(2), moments=40, moments_of="last")
+    with pytest.raises(DataError, match="moments_of='first' without a number"):
+        net.train_task("next", task_loader(7), names(2), moments_of="first")
     with pytest.raises(DataError, match=r"needs images \(channels, height, width\) of 5x5 or more"):
         trained(0, router=False).train_task("a", task_loader(0), names(2), moments=9, moments_of="patches")
     assert len(net.tasks) == 1
