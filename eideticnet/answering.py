@@ -17,9 +17,10 @@ from eideticnet.arithmetic import Capacity, arithmetic
 from eideticnet.checkpoint import Parts
 from eideticnet.data.pairs import asked, for_each
 from eideticnet.data.rows import Loader, Rows
-from eideticnet.decision import Output, answer, decide
+from eideticnet.decision import Output
 from eideticnet.errors import DataError, NotReadyError
 from eideticnet.inputs import Ids, Inputs, refuse
+from eideticnet.label_space import respond
 from eideticnet.learned import ROUTER, Learned, Task
 from eideticnet.names import expected
 from eideticnet.pages.laying import laid
@@ -72,6 +73,12 @@ class Answering(nn.Module):
         """The tasks learned so far, in order; an answer's ``task`` is an index into them."""
         return self.learned.current()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes of a shared label space, in the order in which they were learned, which
+        never changes; an answer's ``label`` is an index into them. Empty where each task has its own."""
+        return self.learned.classes
+
     def task(self, name: str, revision: int | None = None) -> Task:
         """The task called ``name``; ``DataError`` that lists the known ones if there is none."""
         tasks = self.tasks if revision is None else self.learned.tasks
@@ -122,7 +129,7 @@ class Answering(nn.Module):
         if threshold is not None:
             least = for_each("threshold", threshold, least, (0, inf))
         heads, router = learned.votes(x)
-        out = answer(heads, decide(fitted, heads, router), pins, least)
+        out = respond(fitted, heads, router, pins, least, learned.labels)
         lost = out.label_probs.isnan().any(1) | (pins < 0) & out.task_probs.isnan().any(1)
         refuse(x, lost, "holds numbers too large for the network to answer; give smaller ones")
         return out
@@ -135,9 +142,10 @@ class Answering(nn.Module):
     def names(self, out: Output) -> list[Named]:
         """What ``out`` says of each row, by name."""
         expected("out", out, Output)
-        tasks = self.tasks
+        learned, tasks = self.learned, self.tasks
+        classes = [learned.classes or task.classes for task in tasks]
         pairs = zip(out.task.tolist(), out.label.tolist(), strict=True)
-        return [Named(None, None) if t < 0 else Named(tasks[t].name, tasks[t].classes[i]) for t, i in pairs]
+        return [Named(None, None) if t < 0 else Named(tasks[t].name, classes[t][i]) for t, i in pairs]
 
     @in_full_precision()
     def task_logits(self, x: Tensor, name: str, revision: int | None = None) -> Tensor:

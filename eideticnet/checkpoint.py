@@ -30,6 +30,7 @@ from eideticnet.errors import CheckpointError, ConfigError
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
+from eideticnet.label_space import LabelSpace
 from eideticnet.learned import Learned, Task
 from eideticnet.moments import Moments
 from eideticnet.program import Program
@@ -38,6 +39,8 @@ from eideticnet.slots import Page, check_pages
 from eideticnet.users_code import nearest
 
 SCHEMA = 2
+SHARED = 3
+"""The schema of a network whose tasks share one label space, which readers of 2 don't know."""
 MANIFEST = "network.json"
 _TENSOR_FILE = re.compile(
     r"(t\d+|router|probes|memory|moments)-[0-9a-f]{16}\.safetensors(\.partial)?|network\.json\.partial"
@@ -132,7 +135,7 @@ def _write_tensors(net: Parts, learned: Learned, program: Program, folder: Path)
         for t in learned.tasks
     ]
     return {
-        "schema": SCHEMA,
+        "schema": SCHEMA if learned.label_space == "separate" else SHARED,
         "seed": net.seed,
         "inputs": net.inputs.to_json(),
         "program": program.to_json(),
@@ -212,7 +215,8 @@ def _load(folder: Path) -> tuple[Parts, str]:
         inputs, seed = Inputs.from_json(manifest["inputs"]), int(manifest["seed"])
         routing = manifest["routing"] and FittedRouting.from_json(manifest["routing"])
         pages = [Page.from_json(page) for page in manifest.get("pages", ())]  # none before pages were laid
-        learned = Learned(tasks, blocks, manifest["answering"], routing, moments, pages)
+        space: LabelSpace = "shared" if manifest["schema"] == SHARED else "separate"
+        learned = Learned(tasks, blocks, manifest["answering"], routing, moments, pages, space)
         own = {task.owner: learned.block(task.owner) for task in tasks}
         check_pages(pages, {o: b.widths[o] for o, b in own.items()}, {o: b.reads for o, b in own.items()})
         _check_digests(manifest, learned.digests(inputs, program), folder / MANIFEST)
@@ -291,8 +295,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != SCHEMA:
-        raise CheckpointError(f"{path} has schema {schema!r}; this version reads schema {SCHEMA}")
+    if schema not in (SCHEMA, SHARED):
+        raise CheckpointError(
+            f"{path} has schema {schema!r}; this version reads schema {SCHEMA} and {SHARED}"
+        )
     return manifest  # type: ignore[no-any-return]
 
 

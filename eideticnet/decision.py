@@ -1,8 +1,8 @@
 """From the logits of all heads and of the router to one answer for each input.
 
 The router and the rule only choose the task: the label is always the argmax over the chosen
-head's own logits. Written with tensor operations alone, so the same code runs eagerly and in an
-exported graph.
+head's own logits, unless tasks share one label space (``label_space.py``). Written with tensor
+operations alone, so the same code runs eagerly and in an exported graph.
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ class FittedRouting:
 
 class Output(NamedTuple):
     """``task`` and ``label`` (N,) are indices, both -1 for "none of mine"; ``task_probs`` (N, T);
-    ``label_probs`` and ``logits`` (N, C_max) are the chosen head's, zero past its own classes."""
+    ``label_probs`` and ``logits`` (N, C_max) are the chosen head's, zero past its own classes.
+
+    In a shared label space ``label`` is an index into ``net.classes``, of which ``label_probs`` (N, K)
+    are the probabilities."""
 
     task: Tensor
     label: Tensor
@@ -113,17 +116,31 @@ def decide(
     """Probability of each task, (N, T), whose greatest is the decision. ``heads``: T tensors
     (N, C_t); ``router_logits`` (N, sum of C_t), None where the router is "none";
     ``temperature`` instead of the fitted one."""
-    temperature = fitted.temperature if temperature is None else temperature
-    temperatures = fitted.head_temperatures or (1.0,) * len(heads)
-    labels = [F.log_softmax(h / t, 1) for h, t in zip(heads, temperatures, strict=True)]
-    if router_logits is None:
-        scores = -torch.stack([_entropy(log_p) for log_p in labels], 1) / temperature
-    else:
-        counts = [head.shape[1] for head in heads]
-        scores = task_log_probabilities(router_logits, counts) / temperature
+    labels = label_log_probabilities(fitted, heads)
+    scores = task_scores(fitted, labels, router_logits, temperature)
     if fitted.decision == "joint":
         scores = scores + torch.stack([log_p.amax(1) for log_p in labels], 1)
     return F.softmax(scores, 1)
+
+
+def label_log_probabilities(fitted: FittedRouting, heads: Sequence[Tensor]) -> list[Tensor]:
+    """Log of the probabilities (N, C_t) that each head gives its classes, as a decision looks at them."""
+    temperatures = fitted.head_temperatures or (1.0,) * len(heads)
+    return [F.log_softmax(h / t, 1) for h, t in zip(heads, temperatures, strict=True)]
+
+
+def task_scores(
+    fitted: FittedRouting,
+    labels: Sequence[Tensor],
+    router_logits: Tensor | None,
+    temperature: float | None = None,
+) -> Tensor:
+    """The log-probability of each task (N, T), up to a number that is the same for all; without a router by
+    the entropy of ``labels``, the heads' log-probabilities."""
+    temperature = fitted.temperature if temperature is None else temperature
+    if router_logits is None:
+        return -torch.stack([_entropy(log_p) for log_p in labels], 1) / temperature
+    return task_log_probabilities(router_logits, [log_p.shape[1] for log_p in labels]) / temperature
 
 
 def _entropy(log_probs: Tensor) -> Tensor:
@@ -138,13 +155,10 @@ def answer(heads: Sequence[Tensor], task_probs: Tensor, task: Tensor, threshold:
     ``heads``: T tensors (N, C_t). ``task`` (N,) int64 pins a row to a task, -1 routes it.
     ``threshold`` (N,): a routed row whose best task has less probability is "none of mine".
     """
-    widest = max(head.shape[1] for head in heads)
-    padded = torch.stack([_pad(head, widest) for head in heads], 1)
-    own = torch.tensor([[c < h.shape[1] for c in range(widest)] for h in heads], device=task.device)
+    grid, own = side_by_side(heads)
     routed = task < 0
     chosen = torch.where(routed, task_probs.argmax(1), task)
-    logits = padded.gather(1, chosen[:, None, None].expand(-1, 1, widest)).squeeze(1)
-    masked = logits.masked_fill(~own[chosen], -torch.inf)
+    logits, masked = read(grid, own, chosen)
     unknown = routed & (task_probs.amax(1) < threshold)
     none = torch.full_like(task, -1)
     return Output(
@@ -154,6 +168,20 @@ def answer(heads: Sequence[Tensor], task_probs: Tensor, task: Tensor, threshold:
         F.softmax(masked, 1),
         logits,
     )
+
+
+def side_by_side(heads: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """What all heads say (N, T, C_max), zero past their own classes, and which are their own (T, C_max)."""
+    widest = max(head.shape[1] for head in heads)
+    padded = torch.stack([_pad(head, widest) for head in heads], 1)
+    own = [[c < h.shape[1] for c in range(widest)] for h in heads]
+    return padded, torch.tensor(own, device=padded.device)
+
+
+def read(grid: Tensor, own: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits (N, C_max) of the ``chosen`` (N,) heads, past their own classes zero, and minus infinity."""
+    logits = grid.gather(1, chosen[:, None, None].expand(-1, 1, grid.shape[2])).squeeze(1)
+    return logits, logits.masked_fill(~own[chosen], -torch.inf)
 
 
 def _pad(logits: Tensor, width: int) -> Tensor:

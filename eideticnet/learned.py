@@ -18,11 +18,13 @@ from eideticnet.decision import FittedRouting
 from eideticnet.errors import DamagedError
 from eideticnet.hashing import json_hash
 from eideticnet.inputs import Inputs
+from eideticnet.label_space import Labels, LabelSpace, distinct
 from eideticnet.moments import Moments
 from eideticnet.program import HEAD, Program
 from eideticnet.slots import Page
 
 ROUTER = "router"
+_PARTS = ("tasks", "answering", "routing", "moments", "pages", "label_space")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Learned(nn.Module):
 
     ``answering`` says which revision of a task answers, by its name; the last one where it is silent.
     ``routing`` is None until a rule for just these tasks was fitted; ``moments`` are those kept for
-    routers to come. ``pages``: where the first tasks lie, as far as that was settled.
+    routers to come. ``pages``: where the first tasks lie, as far as that was settled. ``label_space``:
+    whether a name that several tasks share is one class; then two that read alike are a ``DataError``.
     """
 
     def __init__(
@@ -68,10 +71,14 @@ class Learned(nn.Module):
         routing: FittedRouting | None = None,
         moments: Moments | None = None,
         pages: Sequence[Page] = (),
+        label_space: LabelSpace = "separate",
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
         self.answering = dict(answering or {})
+        self.label_space = label_space
+        shared = self.tasks if label_space == "shared" else ()
+        self.classes = distinct((task.name, task.classes) for task in shared)
         self.routing = routing
         self.moments = moments
         self.pages = tuple(pages)
@@ -88,31 +95,47 @@ class Learned(nn.Module):
     def with_task(self, task: Task, block: Block, moments: Moments | None = None) -> Learned:
         """One task more; the router, which knew nothing of it, goes back to the free pool."""
         answering = {name: r for name, r in self.answering.items() if name != task.name}
-        blocks = (*self._task_blocks(), block)
-        moments = moments or self.moments
-        return Learned((*self.tasks, task), blocks, answering, moments=moments, pages=self.pages)
+        blocks, moments = (*self._task_blocks(), block), moments or self.moments
+        return self._with(
+            tasks=(*self.tasks, task), blocks=blocks, answering=answering, routing=None, moments=moments
+        )
 
     def with_router(self, block: Block | None, routing: FittedRouting | None) -> Learned:
         """The same tasks with this router; ``block`` is None for a rule that needs none, both are where
         none is fitted."""
         blocks = self._task_blocks() if block is None else [*self._task_blocks(), block]
-        return Learned(self.tasks, blocks, self.answering, routing, self.moments, self.pages)
+        return self._with(blocks=blocks, routing=routing)
 
     def with_routing(self, routing: FittedRouting) -> Learned:
         """The same tasks and router with another rule."""
         return self.with_router(self.router(), routing)
 
     def with_answering(self, task: Task) -> Learned:
-        """The same, with this revision answering for its task; the router stays, for the classes
-        are the same."""
-        blocks = [self.block(owner) for owner in self.blocks]
-        answering = {**self.answering, task.name: task.revision}
-        return Learned(self.tasks, blocks, answering, self.routing, self.moments, self.pages)
+        """The same, with this revision answering for its task; the router stays where the classes are the
+        same."""
+        learned = self._with(answering={**self.answering, task.name: task.revision})
+        now = next(each for each in self.current() if each.name == task.name)
+        return learned if now.classes == task.classes else learned.with_router(None, None)
 
     def with_pages(self, pages: Sequence[Page]) -> Learned:
         """The same, with the tasks in these pages."""
-        blocks = [self.block(owner) for owner in self.blocks]
-        return Learned(self.tasks, blocks, self.answering, self.routing, self.moments, pages)
+        return self._with(pages=pages)
+
+    def with_label_space(self, label_space: LabelSpace) -> Learned:
+        """The same tasks, without a router for now, answering in this label space."""
+        return self.with_router(None, None)._with(label_space=label_space)
+
+    def _with(self, **changes: Any) -> Learned:
+        same = {"blocks": [self.block(owner) for owner in self.blocks]}
+        same |= {key: getattr(self, key) for key in _PARTS}
+        return Learned(**{**same, **changes})
+
+    @property
+    def labels(self) -> Labels | None:
+        """The label space that tasks share, if they do."""
+        if self.label_space == "separate":
+            return None
+        return Labels.of(self.classes, (task.classes for task in self.current()))
 
     def revisions(self, name: str) -> tuple[Task, ...]:
         """All revisions of a task, the first one first."""

@@ -144,8 +144,9 @@ def gather(
     of: Of = "input",
     first: Block | None = None,
 ) -> Moments:
-    """``known`` and the sums over ``rows`` of one more task; the first one decides the projection. ``first``
-    is the block of the first task, where features are of its features."""
+    """``known`` and the sums over ``rows`` of one more task; the first one decides the projection. Of a task
+    that is known those of the classes that it has got since. ``first`` is the block of the first task, where
+    features are of its features."""
     names, inputs = (*seed, "moments"), rows.inputs
     check_features(known, inputs, features, of)
     read = _source(of, first)
@@ -153,7 +154,11 @@ def gather(
         known = _projection(rows, _neurons(features, of, inputs.shape), of, read, *names)
     products = known.products.clone()
     sums = torch.zeros(len(rows.classes), len(products) + 1, dtype=torch.double)
+    had = known.sums.get(task, sums[:0])
+    sums[: len(had)] = had
     for x, y in rows.batches(*names):
+        if len(had):
+            x, y = x[y >= len(had)], y[y >= len(had)]
         z = known.features(read(inputs.normalise(x.cpu())))
         products += (z.T @ z).double()
         sums.index_add_(0, y.cpu(), F.pad(z, (0, 1), value=1.0).double())

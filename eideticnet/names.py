@@ -92,4 +92,9 @@ def _checked(name: str, what: str) -> str:
 
 def same(a: str, b: str) -> bool:
     """Whether two names read alike: é may be one code point or two."""
-    return unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b)
+    return same_form(a) == same_form(b)
+
+
+def same_form(name: str) -> str:
+    """A name in the form that all which read alike have."""
+    return unicodedata.normalize("NFC", name)

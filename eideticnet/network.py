@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil, inf
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from eideticnet.checkpoint import Parts
 from eideticnet.data.memory import choose_examples
 from eideticnet.data.pairs import fitting
-from eideticnet.data.repeats import check_apart
+from eideticnet.data.repeats import check_apart, named
 from eideticnet.data.rows import Loader
-from eideticnet.decision import FittedRouting
+from eideticnet.decision import FittedRouting, check_choice
 from eideticnet.errors import BusyError, DataError
 from eideticnet.hub import OnTheHub
 from eideticnet.inputs import Inputs
+from eideticnet.label_space import LabelSpace, distinct
 from eideticnet.learn.journal import Journal
 from eideticnet.learn.learning import (
     BlockPlan,
@@ -76,6 +77,10 @@ class EideticNetwork(OnTheHub):
     With ``planned_tasks`` a task may own an equal share of the neurons that are free for it and for those
     of the plan that are still to come: what one leaves is for them. A task beyond the plan may own all
     that is free.
+
+    In a ``"shared"`` label space a name that several tasks have is one class, and an answer adds up what they
+    say of it; in ``"separate"`` ones two tasks may both have a "yes". A server's clients rely on it, so no
+    version replaces one of the other kind; before the first is exported ``answer_in`` changes it.
     """
 
     def __init__(
@@ -86,11 +91,14 @@ class EideticNetwork(OnTheHub):
         inputs: Inputs | None = None,
         seed: int = 0,
         planned_tasks: int | None = None,
+        label_space: LabelSpace = "separate",
     ) -> None:
+        check_choice("label_space", label_space, get_args(LabelSpace))
         planned = None if planned_tasks is None else whole(planned_tasks, "planned_tasks", least=1)
         with able_to_learn():
             self._begin(trunk, example_input, inputs, seed)
         self.planned_tasks = planned
+        self.learned = self.learned.with_label_space(label_space)
 
     def _begin(self, trunk: nn.Module, example_input: Tensor, inputs: Inputs | None, seed: int) -> None:
         super().__init__()
@@ -150,7 +158,7 @@ class EideticNetwork(OnTheHub):
         with the same bits; ``journal.remove()`` once the network is saved.
         """
         name = self._check_new(name)
-        task = Task(name, self._next_owner(), class_names(classes, name), self._probes(probes))
+        task = Task(name, self._next_owner(), self._classes(classes, name), self._probes(probes))
         memory, moments = self._check_kept(memory, pruning, when_full, moments, moments_of)
         expected("pretrained", pretrained, nn.Module, type(None))
         job = self._task_job(task, loader, training, report, journal)
@@ -161,6 +169,7 @@ class EideticNetwork(OnTheHub):
         self,
         name: str,
         loader: Loader,
+        classes: Sequence[str] | None = None,
         *,
         pruning: Pruning | None = Pruning(),
         training: Training = Training(),
@@ -168,6 +177,7 @@ class EideticNetwork(OnTheHub):
         reads: Reads = None,
         probes: Tensor | None = None,
         memory: int = 0,
+        moments: int = 0,
         report: Listener = lambda event: None,
         journal: Journal | None = None,
     ) -> Task:
@@ -175,13 +185,31 @@ class EideticNetwork(OnTheHub):
 
         The new revision has a block and a head of its own and answers from now on; the old one stays
         as it is, to the last bit, and can be made to answer again by ``answer_with``.
+
+        It may have more ``classes``: those that it has, in their order, then the new ones. Of these no
+        ``memory`` and ``moments`` were kept: examples are chosen anew, sums are added.
         """
-        memory, _ = self._check_kept(memory, pruning, when_full)
+        of: Of = "input" if self.learned.moments is None else self.learned.moments.of
+        memory, moments = self._check_kept(memory, pruning, when_full, moments, of)
         old = self.learned.revisions(self.task(name).name)[-1]
+        names = old.classes if classes is None else self._classes(classes, name)
+        if names[: len(old.classes)] != old.classes:
+            raise DataError(
+                f"task {name!r}: classes {list(names)} don't begin with those that it has, "
+                f"{list(old.classes)}; add new ones behind these"
+            )
+        kept = old.memory if names == old.classes else None
         probes = self._probes(old.probes if probes is None else probes)
-        task = Task(name, self._next_owner(), old.classes, probes, old.revision + 1, old.memory)
+        task = Task(name, self._next_owner(), names, probes, old.revision + 1, kept)
         job = self._task_job(task, loader, training, report, journal)
-        return self._add(task, job, pruning, when_full, reads, memory=memory)
+        return self._add(task, job, pruning, when_full, reads, None, memory, moments, of)
+
+    def _classes(self, given: Any, task: str) -> tuple[str, ...]:
+        """The names of a task's classes, which have to be such as the label space can have beside others."""
+        names, learned = class_names(given, task), self.learned
+        if learned.label_space == "shared":
+            distinct([*((t.label, t.classes) for t in learned.tasks), (task, names)])
+        return names
 
     def _task_job(
         self, task: Task, loader: Loader, training: Training, report: Listener, journal: Journal | None
@@ -272,6 +300,13 @@ class EideticNetwork(OnTheHub):
         self.learned = self.learned.with_answering(self.task(name, revision))
 
     @alone
+    def answer_in(self, label_space: LabelSpace) -> None:
+        """Answer in this label space from now on, see the class. The router has to be fitted again."""
+        check_choice("label_space", label_space, get_args(LabelSpace))
+        if label_space != self.learned.label_space:
+            self.learned = self.learned.with_label_space(label_space)
+
+    @alone
     def widen(self, by: float | Mapping[str, int]) -> None:
         """Add free neurons: ``by`` times as many as there are in each group, or the given number in those
         that are named. No task changes."""
@@ -329,12 +364,13 @@ class EideticNetwork(OnTheHub):
         for rows in held_out.values():
             rows.look()
         if kind != "none":
-            check_apart({name: rows.seen[0] for name, rows in data.items()})
+            under = {name: named(*rows.seen, self.task(name).classes) for name, rows in data.items()}
+            check_apart({name: rows.seen[0] for name, rows in data.items()}, under if self.classes else None)
         doubt_whose(self.learned, data, self.device)
         block, program, judge = None, self.program, None
         seed = f"{ROUTER}{len(self.learned.tasks)}"
         if held_out:
-            rest = validation_job(self.tasks, held_out)
+            rest = validation_job(self.learned, held_out)
             judge = self._job(ROUTER, seed, *rest, training, report)
         asked = routing.router_pruning
         decides = judge if asked is not None and len(held_out) == len(self.tasks) else None
@@ -342,7 +378,7 @@ class EideticNetwork(OnTheHub):
             block = moments_router(self.learned, data, self.inputs, self.seed, routing, decides)
             block = block.to(self.device)
         if kind not in ("moments", "none"):
-            mixed, objective = router_job(self.tasks, data, self.inputs, training.label_smoothing)
+            mixed, objective = router_job(self.learned, data, self.inputs, training.label_smoothing)
             job = self._job(ROUTER, seed, mixed, objective, training, report, journal)
             job = replace(job, held_out=decides)
             plan, pruning = router_plan(self.learned, program, kind, routing, when_full)

@@ -88,7 +88,7 @@ METHOD_FLOORS = (
     {"contract", "errors", "files", "program", "seeding", "signals"},
     {"columns", "hashing", "models", "slots"},
     {"decision", "names", "rules", "turns", "users_code"},
-    {"block", "inputs"},
+    {"block", "inputs", "label_space"},
     {"bounds", "data"},
     {"trace"},
     {"moments"},

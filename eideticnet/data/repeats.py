@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from itertools import combinations
 from typing import Any
@@ -42,17 +42,31 @@ def found_in(keys: Keys, others: Keys) -> int:
     return int(np.isin(keys, others).sum())
 
 
-def check_apart(tasks: Mapping[str, Keys]) -> None:
+def named(keys: Keys, labels: Tensor, classes: Sequence[str]) -> Keys:
+    """A number (N,) for each row, the same for equal inputs under equal names."""
+    names = [blake2b(name.encode(), digest_size=8).digest() for name in classes]
+    found: Keys = keys ^ np.frombuffer(b"".join(names), np.uint64)[labels.numpy()]
+    return found
+
+
+def check_apart(tasks: Mapping[str, Keys], under_names: Mapping[str, Keys] | None = None) -> None:
     """``DataError`` if all inputs of a task, or nearly, are another's too, which no router can tell apart;
-    ``DataWarning`` if many are."""
+    ``DataWarning`` if many are. Where tasks share their labels those under one name, as ``named`` numbers
+    them, are the same row twice and need not be told apart."""
     if len(tasks) < 2:
         return
     distinct, times = np.unique(np.concatenate([np.unique(k) for k in tasks.values()]), return_counts=True)
-    shared = {name: keys[np.isin(keys, distinct[times > 1])] for name, keys in tasks.items()}
-    for one, other in combinations([name for name, keys in shared.items() if len(keys)], 2):
-        counts = {a: (found_in(shared[a], shared[b]), len(tasks[a])) for a, b in ((one, other), (other, one))}
+    inside = {name: np.isin(keys, distinct[times > 1]) for name, keys in tasks.items()}
+    for one, other in combinations([name for name, mine in inside.items() if mine.any()], 2):
+        counts = dict[str, tuple[int, int]]()
+        for a, b in ((one, other), (other, one)):
+            repeated = np.isin(tasks[a][inside[a]], tasks[b][inside[b]])
+            if under_names is not None:
+                repeated &= ~np.isin(under_names[a][inside[a]], under_names[b][inside[b]])
+            counts[a] = int(repeated.sum()), len(tasks[a])
         name, (count, rows) = max(counts.items(), key=lambda item: item[1][0] / item[1][1])
-        found = f"tasks {one!r} and {other!r} hold the same inputs ({count} of {rows} rows of {name!r})"
+        how = "" if under_names is None else " under other names of classes"
+        found = f"tasks {one!r} and {other!r} hold the same inputs{how} ({count} of {rows} rows of {name!r})"
         if count >= NEARLY_ALL * rows:
             raise DataError(
                 f"{found}, and no router can tell them apart; give each its own data, or ask by task, with "

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from eideticnet.decision import FittedRouting, decide
+from eideticnet.label_space import Labels, respond, share
 
 BINS = 15
 ROUNDING = 1e-5
@@ -24,30 +25,50 @@ def calibrate(
     task: Tensor,
     label: Tensor,
     false_rejections: float,
+    labels: Labels | None = None,
 ) -> FittedRouting:
     """``fitted`` with temperatures and threshold for these validation outputs.
 
     ``heads``: T tensors (N, C_t); ``router_logits`` (N, sum of C_t); ``task`` and ``label`` (N,)
-    are the truth. A head without validation data of its own keeps its temperature.
+    are the truth. A head without validation data of its own keeps its temperature. What is calibrated is
+    the task's probability, with ``labels`` of a shared space the class's.
     """
-    before = decide(fitted, heads, router_logits)
+    votes = heads, router_logits, labels
+    truth = task if labels is None else labels.numbered(task, label)
+    before = _sureness(fitted, *votes, truth)
     if fitted.decision != "hard":
         own = [(head[task == t], label[task == t]) for t, head in enumerate(heads)]
         fitted = replace(fitted, head_temperatures=tuple(head_temperature(h, y) for h, y in own))
 
     def nll(temperature: float) -> Tensor:
-        probs = decide(fitted, heads, router_logits, temperature)
-        return F.nll_loss(probs.clamp_min(1e-12).log(), task)
+        probs = (
+            decide(fitted, heads, router_logits, temperature)
+            if labels is None
+            else share(fitted, heads, router_logits, labels, temperature).classes
+        )
+        return F.nll_loss(probs.clamp_min(1e-12).log(), truth)
 
     fitted = replace(fitted, temperature=best_temperature(nll))
-    after = decide(fitted, heads, router_logits)
-    right = [probs.argmax(1) == task for probs in (before, after)]
-    errors = (
-        expected_calibration_error(before.amax(1), right[0]),
-        expected_calibration_error(after.amax(1), right[1]),
-    )
-    threshold = threshold_for(after.amax(1), false_rejections) * (1 - ROUNDING) if false_rejections else 0.0
+    after = _sureness(fitted, *votes, truth)
+    errors = expected_calibration_error(*before), expected_calibration_error(*after)
+    threshold = threshold_for(after[0], false_rejections) * (1 - ROUNDING) if false_rejections else 0.0
     return replace(fitted, threshold=threshold, false_rejections=false_rejections, calibration_error=errors)
+
+
+def _sureness(
+    fitted: FittedRouting,
+    heads: Sequence[Tensor],
+    router_logits: Tensor | None,
+    labels: Labels | None,
+    truth: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """How sure each answer is, and whether it is the ``truth``, a task or a class of ``labels``; all (N,)."""
+    if labels is None:
+        probs = decide(fitted, heads, router_logits)
+        return probs.amax(1), probs.argmax(1) == truth
+    route, always = torch.full_like(truth, -1), torch.zeros(len(truth))
+    out = respond(fitted, heads, router_logits, route, always, labels)
+    return labels.sure(out, fitted.decision), out.label == truth
 
 
 def head_temperature(logits: Tensor, y: Tensor) -> float:

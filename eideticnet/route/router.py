@@ -19,6 +19,7 @@ from eideticnet.data.rows import Loader, Rows, batches
 from eideticnet.decision import RouteByLabel, RouterKind
 from eideticnet.errors import DataError, DataWarning
 from eideticnet.inputs import Inputs
+from eideticnet.label_space import RouteByName
 from eideticnet.learn.learning import BlockPlan, Room, WhenFull, free, with_room
 from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.reading import owners_of
@@ -78,13 +79,14 @@ def _right(learned: Learned, task: Task, rows: Rows, device: torch.device) -> tu
 
 
 def router_job(
-    tasks: Sequence[Task], data: Mapping[str, Rows], inputs: Inputs, label_smoothing: float
+    learned: Learned, data: Mapping[str, Rows], inputs: Inputs, label_smoothing: float
 ) -> tuple[Loader, RouteByLabel]:
     """One loader over the data of all tasks, labels numbered through, and what to learn from it.
 
     A task without a loader comes from its memory; then every class is drawn as often as any other,
     so that few examples count as much as many.
     """
+    tasks = learned.current()
     missing = [t.name for t in tasks if t.name not in data and t.memory is None]
     if missing:
         raise DataError(
@@ -94,15 +96,23 @@ def router_job(
     counts = [len(t.classes) for t in tasks]
     parts = [data[t.name] if t.name in data else _kept(t, inputs) for t in tasks]
     balance = None if all(t.name in data for t in tasks) else counts
-    return interleaved(parts, _offsets(tasks), balance), RouteByLabel(counts, label_smoothing)
+    return interleaved(parts, _offsets(tasks), balance), _objective(learned, label_smoothing)
 
 
-def validation_job(tasks: Sequence[Task], validation: Mapping[str, Rows]) -> tuple[Loader, RouteByLabel]:
+def validation_job(learned: Learned, validation: Mapping[str, Rows]) -> tuple[Loader, RouteByLabel]:
     """The same over the validation data there is."""
+    tasks = learned.current()
     pairs = zip(tasks, _offsets(tasks), strict=True)
     known = [(validation[task.name], offset) for task, offset in pairs if task.name in validation]
     parts, offsets = zip(*known, strict=True)
-    return interleaved(parts, offsets), RouteByLabel([len(t.classes) for t in tasks])
+    return interleaved(parts, offsets), _objective(learned)
+
+
+def _objective(learned: Learned, label_smoothing: float = 0.0) -> RouteByLabel:
+    labels = learned.labels
+    if labels is not None:
+        return RouteByName(labels, label_smoothing)
+    return RouteByLabel([len(t.classes) for t in learned.current()], label_smoothing)
 
 
 def _offsets(tasks: Sequence[Task]) -> list[int]:
@@ -117,9 +127,17 @@ def _kept(task: Task, inputs: Inputs) -> Rows:
 
 
 def without_moments(learned: Learned, data: Mapping[str, Rows]) -> list[str]:
-    """The tasks whose moments neither were kept nor can be summed over their ``data``."""
+    """The tasks whose moments neither were kept nor can be summed over their ``data``; nor can those of the
+    fewer classes that an earlier revision has."""
     kept = {} if learned.moments is None else learned.moments.sums
-    return [task.name for task in learned.current() if task.name not in kept and task.name not in data]
+    lacking = [task for task in learned.current() if not has_moments(learned, task)]
+    return [t.name for t in lacking if t.name not in data or len(kept.get(t.name, ())) > len(t.classes)]
+
+
+def has_moments(learned: Learned, task: Task) -> bool:
+    """Whether moments were kept of just the classes that the task has."""
+    kept = {} if learned.moments is None else learned.moments.sums
+    return task.name in kept and len(kept[task.name]) == len(task.classes)
 
 
 def moments_router(
@@ -143,7 +161,7 @@ def moments_router(
     moments, first = learned.moments, learned.block(learned.tasks[0].owner)
     of = "input" if moments is None else moments.of
     for task in learned.current():
-        if moments is None or task.name not in moments.sums:
+        if not has_moments(learned, task):
             count = FEATURES if moments is None else len(moments.products)
             moments = gather(moments, task.name, data[task.name], count, seed, task.owner, of=of, first=first)
     assert moments is not None, "there is a task"
@@ -207,7 +225,8 @@ def calibrated(
     columns = [torch.cat(column).cpu() for column in zip(*votes, strict=True)]
     count = len(learned.current())
     heads, router = columns[:count], columns[count] if len(columns) > count else None
-    return learned.with_routing(calibrate(learned.routing, heads, router, task_of, label, false_rejections))
+    fitted = calibrate(learned.routing, heads, router, task_of, label, false_rejections, learned.labels)
+    return learned.with_routing(fitted)
 
 
 def router_plan(

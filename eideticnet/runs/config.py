@@ -25,6 +25,7 @@ from pydantic import (
 from eideticnet.errors import ConfigError, EideticError
 from eideticnet.files import read_regular
 from eideticnet.inputs import Inputs
+from eideticnet.label_space import LabelSpace, distinct
 from eideticnet.learn.pruning import Pruning
 from eideticnet.learn.training import MOST_THREADS, Training
 from eideticnet.moments import Of, check_of
@@ -43,7 +44,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 SOURCES = ("data", "test", "augment", "pretrained")
 ROUTERS = ("routing", "router_pruning", "router_data")
 """What a router depends on, beside the tasks."""
-CHANGEABLE = {"name", "tasks", "planned_tasks", "device", "threads", "when_full", *ROUTERS}
+CHANGEABLE = {"name", "tasks", "planned_tasks", "device", "threads", "when_full", "label_space", *ROUTERS}
 """What may change while a run goes on: no task that is learned depends on it."""
 
 
@@ -213,6 +214,8 @@ class Config(_Section):
     """What becomes of a task when a layer has no free neuron."""
     planned_tasks: int | None = Field(None, ge=1)
     """The number of tasks that share the trunk's neurons equally, and for which pages are laid."""
+    label_space: LabelSpace = "separate"
+    """Whether each task has its own labels, or a name that tasks share is one class; fixed once exported."""
     training: _Table[TrainingTable] = TrainingTable()
     """The table `[training]`."""
     pruning: _Table[Pruning] = Pruning()
@@ -238,6 +241,8 @@ class Config(_Section):
             raise ConfigError(
                 f"planned_tasks = {self.planned_tasks}, for {len(self.tasks)} [[tasks]]; plan as many"
             )
+        if self.label_space == "shared":
+            distinct((task.name, task.classes) for task in self.tasks)
         known: list[str] = []
         for task in self.tasks:
             if any(same(task.name, name) for name in known):

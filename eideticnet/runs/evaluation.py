@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from eideticnet.data.rows import Loader
+from eideticnet.decision import Output
 from eideticnet.errors import DataError
 from eideticnet.network import EideticNetwork
 from eideticnet.route.calibration import expected_calibration_error
@@ -16,8 +17,9 @@ from eideticnet.route.calibration import expected_calibration_error
 
 @dataclass(frozen=True)
 class TaskReport:
-    """``oracle``: the task is given. ``routed``: the network finds task and class. ``found``: it
-    finds the task. Each is the mean over the task's classes of the share that is right."""
+    """``oracle``: the task is given. ``routed``: the network finds task and class; in a shared label space
+    the class, whichever task says it. ``found``: it finds the task. Each is the mean over the task's
+    classes of the share that is right."""
 
     oracle: float
     routed: float
@@ -52,25 +54,40 @@ def mean_over_classes(right: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def calibration_error(net: EideticNetwork, loaders: Mapping[str, Loader]) -> float:
-    """Expected calibration error of ``task_probs`` over all of ``loaders``: by how much the
-    probability of the task chosen differs from how often it is the right one."""
+    """Expected calibration error over all of ``loaders``: by how much the probability of the task chosen, in
+    a shared label space of the class, differs from how often it is the right one."""
     net.eval()
     confidence, right = [], []
     data = net.rows(loaders)
     if not data:
         raise DataError("calibration_error: give the loader of a task at least")
     for index, task in enumerate(net.tasks):
-        for x, _ in data[task.name].batches(task.name) if task.name in data else ():
-            probs = net(x.to(net.device)).task_probs.cpu()
-            confidence.append(probs.amax(1))
-            right.append(probs.argmax(1) == index)
+        for x, y in data[task.name].batches(task.name) if task.name in data else ():
+            sure, is_right = judged(net, net(x.to(net.device)), index, y)
+            confidence.append(sure)
+            right.append(is_right)
     return expected_calibration_error(torch.cat(confidence), torch.cat(right))
+
+
+def judged(net: EideticNetwork, out: Output, task: int, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How sure the network is of a task, in a shared label space of a class, and whether it is the right one,
+    (N,) each; ``y`` (N,) are the labels of the inputs, all of one ``task``."""
+    labels, routing = net.learned.labels, net.learned.routing
+    if labels is None or routing is None:
+        probs = out.task_probs.cpu()
+        return probs.amax(1), probs.argmax(1) == task
+    truth = labels.numbered(torch.full_like(y.cpu(), task), y.cpu())
+    return labels.sure(out, routing.decision).cpu(), out.label_probs.argmax(1).cpu() == truth
 
 
 def _right(net: EideticNetwork, task: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Which of a batch's answers are right (N, 3), in the order of ``TaskReport``."""
     x, y = x.to(net.device), y.to(net.device)
     out = net(x)
-    found = out.task == task
+    found, labels = out.task == task, net.learned.labels
+    if labels is None:
+        routed = found & (out.label == y)
+    else:
+        routed = out.label == labels.numbered(torch.full_like(y, task), y)
     oracle = net.task_logits(x, net.tasks[task].name).argmax(1) == y
-    return torch.stack([oracle, found & (out.label == y), found], 1), y
+    return torch.stack([oracle, routed, found], 1), y

@@ -24,7 +24,7 @@ from eideticnet.learn.training import BUDGET, LAST_PHASE, Event
 from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 from eideticnet.route.options import Routing
-from eideticnet.runs.evaluation import TaskReport, mean_over_classes
+from eideticnet.runs.evaluation import TaskReport, judged, mean_over_classes
 from eideticnet.runs.machine import made_with, where
 
 BINS = 10
@@ -83,7 +83,8 @@ class Bin(BaseModel):
 
 class RoutedAnswers(BaseModel):
     """Where held-out inputs were sent. ``confusion[i][j]`` counts inputs of task i that were answered
-    as task j, or as none of them in the last column; ``bins`` of equal width over 0 to 1."""
+    as task j, or as none of them in the last column; ``bins`` of equal width over 0 to 1, in a shared
+    label space of the class."""
 
     tasks: list[str]
     confusion: list[list[int]]
@@ -245,12 +246,13 @@ def measure_routing(net: EideticNetwork, data: Mapping[str, Loader]) -> RoutedAn
     sums = torch.zeros(3, BINS, dtype=torch.float64)
     for name, rows in net.rows(data).items():
         index = names.index(name)
-        for x, _ in rows.batches(name):
+        for x, y in rows.batches(name):
             out = net(x.to(net.device))
             confusion[index] += torch.bincount(out.task.cpu() % (len(names) + 1), minlength=len(names) + 1)
-            confidence, likeliest = out.task_probs.cpu().double().max(1)
+            sure, right = judged(net, out, index, y)
+            confidence = sure.double()
             place = (confidence * BINS).long().clamp(0, BINS - 1)
-            weights = (torch.ones_like(confidence), confidence, (likeliest == index).double())
+            weights = (torch.ones_like(confidence), confidence, right.double())
             sums += torch.stack([torch.bincount(place, w, BINS) for w in weights])
     count = sums[0].clamp(min=1)
     bins = zip(sums[0].tolist(), (sums[1] / count).tolist(), (sums[2] / count).tolist(), strict=True)

@@ -19,7 +19,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from eideticnet.checkpoint import MANIFEST, meant
-from eideticnet.data.repeats import check_apart
 from eideticnet.errors import BudgetWarning, CapacityError, ConfigError, DataError
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
@@ -31,12 +30,13 @@ from eideticnet.learn.reading import check_path
 from eideticnet.learn.training import Event
 from eideticnet.learned import ROUTER, Task
 from eideticnet.network import PROBES, EideticNetwork, Listener
+from eideticnet.route.router import has_moments
 from eideticnet.runs.config import ROUTERS, Config, TaskConfig
 from eideticnet.runs.evaluation import evaluate
 from eideticnet.runs.history import Recorder, read
 from eideticnet.runs.problems import differences, validate
 from eideticnet.runs.progress import Display
-from eideticnet.runs.sources import TaskData, open_task
+from eideticnet.runs.sources import TaskData, check_all_apart, open_task
 from eideticnet.users_code import blamed, call, unlocated
 
 ENOUGH = 200
@@ -63,7 +63,7 @@ def begin(config: Config) -> EideticNetwork:
     low, _ = inputs.bounds()
     example = torch.full((2, *inputs.shape), low).to(DTYPES[inputs.dtype])
     with blamed(what):
-        net = EideticNetwork(trunk, example, inputs=inputs, seed=config.seed)
+        net = EideticNetwork(trunk, example, inputs=inputs, seed=config.seed, label_space=config.label_space)
     record(net, config)
     return net
 
@@ -109,6 +109,7 @@ def continued(net: EideticNetwork, config: Config, folder: Path) -> Config:
         )
     if any(getattr(begun, key) != getattr(config, key) for key in ROUTERS):
         net.learned = net.learned.with_router(None, None)  # to be fitted again
+    net.answer_in(config.label_space)
     count, before = len(config.tasks), net.metadata
     added = () if any(differences(begun.made_of(count), config.made_of(count))) else begun.tasks[count:]
     config = record(net, config.model_copy(update={"tasks": (*config.tasks, *added)}))
@@ -154,7 +155,7 @@ def open_data(net: EideticNetwork, config: Config) -> dict[str, TaskData]:
         text = "; ".join([*map(str, problems), *map(str, missing), *needs])
         raise DataError(text) from (*problems, *missing)[0].__cause__
     if config.routing.router != "none":
-        check_apart({name: data.keys for name, data in found.items()})
+        check_all_apart(found, shared=config.label_space == "shared")
     return found
 
 
@@ -206,11 +207,10 @@ def _share_files(one: TaskConfig, other: TaskConfig) -> bool:
 
 def _is_dispensable(net: EideticNetwork, task: Task, config: Config) -> bool:
     """Whether a router can do without the data of a task that is learned already."""
-    kind, moments = config.routing.router, net.learned.moments
-    has_moments = moments is not None and task.name in moments.sums
+    kind, kept = config.routing.router, has_moments(net.learned, task)
     if kind in ("moments", "none"):
-        return has_moments or kind == "none"
-    return task.memory is not None and (has_moments or kind != "experts")
+        return kept or kind == "none"
+    return task.memory is not None and (kept or kind != "experts")
 
 
 def with_tasks(net: EideticNetwork, config: Config, new: tuple[TaskConfig, ...], source: Path) -> Config:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BufferedReader
+from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from eideticnet.data.pairs import as_tensor, pair
-from eideticnet.data.repeats import MANY, NEARLY_ALL, Keys, found_in
+from eideticnet.data.repeats import MANY, NEARLY_ALL, Keys, check_apart, found_in, named
 from eideticnet.data.rows import Loader, Rows, batches
 from eideticnet.errors import DataError, DataWarning, RowError
 from eideticnet.files import open_regular
@@ -49,7 +50,13 @@ class TaskData:
     test: Loader
     validation: Loader | None = None
     keys: Keys = field(kw_only=True)
-    """Of all inputs of the source of the training data, as ``keys_of`` numbers them."""
+    """Of all inputs of the source of the training data, as ``keys_of`` numbers them;"""
+    under_names: Keys = field(kw_only=True)
+    """the same as ``named`` does;"""
+    learned: Keys = field(kw_only=True)
+    """those that are trained on;"""
+    held_out: Keys = field(kw_only=True)
+    """and those of the held-out data."""
 
     def first_inputs(self, count: int) -> Tensor:
         """The first training inputs (count, *shape), in the order of the source."""
@@ -73,7 +80,7 @@ def open_task(
     equal seeds, where the task names no test data; ``validation`` is split off the rest. A folder of
     images may hold those of ``others``, other tasks' classes, too."""
     dataset, seen = _open(task, task.data, task.arguments, inputs, others)
-    keys = seen.keys
+    keys, under_names = seen.keys, named(*seen, task.classes)
     if task.test is not None:
         test, held = _open(task, task.test, task.test_arguments, inputs, others, every_class=False)
     else:
@@ -96,7 +103,24 @@ def open_task(
         seen = seen.take(train_rows)
     _check_enough(task, seen, held)
     train = _shuffled(task, dataset, batch_size)
-    return TaskData(train, DataLoader(test, 256), apart, keys=keys)
+    mine = {"keys": keys, "under_names": under_names, "learned": seen.keys, "held_out": held.keys}
+    return TaskData(train, DataLoader(test, 256), apart, **mine)
+
+
+def check_all_apart(tasks: Mapping[str, TaskData], *, shared: bool) -> None:
+    """As ``check_apart``. In a ``shared`` label space the rows of one class may stand in several tasks, but
+    it is said where one learns what another is tested with."""
+    under_names = {name: data.under_names for name, data in tasks.items()}
+    check_apart({name: data.keys for name, data in tasks.items()}, under_names if shared else None)
+    for one, other in permutations(tasks, 2) if shared else ():
+        rows = len(tasks[one].held_out)
+        if (count := found_in(tasks[one].held_out, tasks[other].learned)) >= MANY * rows:
+            warnings.warn(
+                f"task {one!r}: {count} of {rows} test rows are training rows of task {other!r}, so accuracy "
+                "is not that on new inputs; name `test` data that no task learns",
+                DataWarning,
+                stacklevel=2,
+            )
 
 
 def _shuffled(task: TaskConfig, dataset: Dataset[Any], batch_size: int) -> DataLoader[Any]:

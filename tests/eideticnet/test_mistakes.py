@@ -404,6 +404,7 @@ STORED = {
     "probes": "synthetic",
     "when_full": "refuse",
     "planned_tasks": None,
+    "label_space": "separate",
     "router_pruning": PRUNED,
     "training": {
         "optimizer": "sgd",
