@@ -59,9 +59,13 @@ def is_finished(config: Config, folder: Path) -> bool:
 
 def written(folder: Path) -> dict[str, Any]:
     """What stands in the file of figures, if there is one."""
+    return _read(folder / FIGURES)
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / FIGURES).read_text())
-    except (FileNotFoundError, ValueError):
+        found = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):  # of a disk that was full
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -99,5 +103,4 @@ class _Told(Display):
 
 
 def _seconds(folder: Path) -> dict[str, float]:
-    file = folder / SECONDS
-    return json.loads(file.read_text()) if file.exists() else {}
+    return {name: float(spent) for name, spent in _read(folder / SECONDS).items()}

@@ -37,10 +37,12 @@ class Published(_Table):
 
 
 class Paper(Published):
-    """Where it stands, and what it says of single settings, by their names."""
+    """Where it stands, what it says of single settings, by their names, and what it cites of others: their
+    accuracies with the task given."""
 
     where: str = ""
     settings: dict[str, Published] = {}
+    cited: dict[str, float] = {}
 
 
 class Experiment(_Table):
@@ -121,6 +123,9 @@ def read(name: str) -> Plan:
     if not NAME.fullmatch(name):
         raise ConfigError(f"{file}: name = {name!r}: use up to 64 letters, digits, _ . and -")
     plan = Plan(name, file, raw, experiment)
+    folders = [setting.folder for setting in plan.settings]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise ConfigError(f"{file}: [experiment.sweep] has two settings that are called {twice[0]!r}")
     for setting in plan.settings:
         plan.config(setting, experiment.seeds[0])
     return plan

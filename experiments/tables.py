@@ -103,6 +103,8 @@ def _section(plan: Plan, result: Result | None) -> Iterator[str]:
         yield from _paper_row(plan, setting)
     for method in experiment.baselines:
         yield _baseline(method, result)
+    for name, oracle in experiment.paper.cited.items():
+        yield f"| {name}, as the paper cites it | {oracle:.2f} | | | | | | | |"
     yield ""
     for setting in plan.settings:
         yield from _details(plan, setting, result)

@@ -205,7 +205,7 @@ class Recorder:
             now, first = _answers(self.net, rows), self._first.get(task)
             oracle[task] = float(mean_over_classes(now.logits.argmax(1) == now.y, now.y))
             if task != name and first is not None and first.inputs == now.inputs:
-                drift.setdefault(task, largest_change(first.logits, now.logits))
+                drift.setdefault(task, _drift(first.logits, now.logits))
             else:  # learned just now, or on other rows, whose logits can't be compared
                 self._first[task], self._days[task] = now, now.day(where(self.net))
         at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -228,6 +228,13 @@ class Recorder:
         for event in (e for e in self._events if e.phase == BUDGET):
             curve = curve.model_copy(update={"budget": event.neurons, "after": event.accuracy})
         return curve
+
+
+def _drift(before: Tensor, after: Tensor) -> float:
+    """Largest |change|; where no number changed but its bits did, as -0 and 0 differ, the least there is."""
+    if tensor_hash(before) == tensor_hash(after):
+        return 0.0
+    return largest_change(before, after) or torch.finfo(torch.float32).tiny
 
 
 def largest_change(before: Tensor, after: Tensor) -> float:
