@@ -38,10 +38,10 @@ class Converging(SupervisedPlugin):  # type: ignore[misc]
 
     def _begin(self, strategy: Any, phase: str, patience: int) -> None:
         self.phase, self.patience = phase, patience
-        strategy.optimizer = self.training.optimizer_of(strategy.model.parameters())
-        self.rates = [group["lr"] for group in strategy.optimizer.param_groups]
         self.epochs, self.flat, self.losses = 0, 0, list[float]()
         self.best, self.kept = self._accuracy(strategy.model), Kept(strategy.model)
+        strategy.optimizer = self.training.optimizer_of(strategy.model.parameters())
+        self.rates = [group["lr"] for group in strategy.optimizer.param_groups]
 
     def before_training_epoch(self, strategy: Any, **kwargs: Any) -> None:
         for group, rate in zip(strategy.optimizer.param_groups, self.rates, strict=True):

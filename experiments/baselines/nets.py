@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
-from avalanche.models.packnet import PackNetModel
+from avalanche.models.packnet import PackNetModel, PackNetModule
 from torch import Tensor, nn
 
 from eideticnet.errors import ConfigError
 from eideticnet.experiments.baselines.figures import size
 from eideticnet.inputs import Inputs
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 class Net(nn.Module):
@@ -43,15 +46,40 @@ class Net(nn.Module):
         return size(self), 0
 
 
+class _Norms(PackNetModule):  # type: ignore[misc]
+    """A norm for each task: Avalanche's PackNet takes none, and no later task may change an earlier one's."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self._fresh = [copy.deepcopy(norm)]  # no module of this one
+        self.norms = nn.ModuleList([norm])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norms[self.active_task](x)  # type: ignore[no-any-return]
+
+    def _prune(self, prune_proportion: float) -> None:
+        """They belong to one task as they are."""
+
+    def _freeze_pruned(self) -> None:
+        self.norms.requires_grad_(False)
+
+    def _activate_task(self, task_id: int) -> None:
+        while len(self.norms) <= task_id:
+            self.norms.append(copy.deepcopy(self._fresh[0]))
+
+
 class Packed(Net):
-    """Each task keeps an equal share of the trunk's weights, the largest ones (Mallya and Lazebnik 2018), and
-    its own classes of the head; biases are the first task's."""
+    """Each task keeps an equal share of the trunk's weights, the largest ones (Mallya and Lazebnik 2018), its
+    own norms, and its own classes of the head; biases are the first task's."""
 
     def __init__(self, inputs: Inputs, trunk: nn.Module, head: nn.Linear) -> None:
+        for path, norm in [*trunk.named_modules()]:
+            if isinstance(norm, NORMS):
+                trunk.set_submodule(path, _Norms(norm))
         try:
             packed = PackNetModel(trunk)
         except ValueError as error:
-            raise ConfigError(f"packnet: {error}; it takes linear and convolutional layers alone") from None
+            raise ConfigError(f"packnet: {error}; it takes linear layers, convolutions and norms") from None
         super().__init__(inputs, packed, head)
         packed._auto_adapt = False  # to classes, of which it has none
         self.task: Tensor

@@ -12,7 +12,7 @@ from eideticnet.__main__ import main
 from eideticnet.experiments.baselines.answers import Scope
 from eideticnet.users_code import forget
 from tests.support.clone import ROOT
-from tests.support.user_project import CONFIG, Result, write_project
+from tests.support.user_project import CONFIG, TRUNK, Result, write_project
 
 
 @pytest.fixture
@@ -125,11 +125,14 @@ def learn_in(tmp_path):
         assert not check or ended.returncode == 0, ended
         return json.loads(out.read_text()) if check else ended
 
+    call.folder = tmp_path
     return call
 
 
 @pytest.mark.slow
 def test_packnet_forgets_nothing_and_has_to_be_told_the_task(learn_in):
+    trunk = learn_in.folder / "my_trunk.py"
+    trunk.write_text(TRUNK.replace("nn.ReLU()", "nn.BatchNorm1d(width), nn.ReLU()", 1))
     result = learn_in("packnet")
     (first, later), (again, second) = result["given"]["matrix"]
     assert (first, later) == (again, None)
