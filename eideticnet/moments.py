@@ -159,6 +159,8 @@ def gather(
     for x, y in rows.batches(*names):
         if len(had):
             x, y = x[y >= len(had)], y[y >= len(had)]
+            if not len(y):
+                continue
         z = known.features(read(inputs.normalise(x.cpu())))
         products += (z.T @ z).double()
         sums.index_add_(0, y.cpu(), F.pad(z, (0, 1), value=1.0).double())

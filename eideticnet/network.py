@@ -159,6 +159,7 @@ class EideticNetwork(OnTheHub):
         """
         name = self._check_new(name)
         task = Task(name, self._next_owner(), self._classes(classes, name), self._probes(probes))
+        check_of(moments_of, moments)
         memory, moments = self._check_kept(memory, pruning, when_full, moments, moments_of)
         expected("pretrained", pretrained, nn.Module, type(None))
         job = self._task_job(task, loader, training, report, journal)
@@ -226,7 +227,6 @@ class EideticNetwork(OnTheHub):
         expected("pruning", pruning, Pruning, type(None))
         known_when_full(when_full)
         memory, moments = whole(memory, "memory", least=0), whole(moments, "moments", least=0)
-        check_of(moments_of, moments)
         if moments:
             check_features(self.learned.moments, self.inputs, moments, moments_of)
         if not isinstance(self.metadata, dict):

@@ -85,6 +85,21 @@ def test_they_stay_true_when_the_network_is_widened_and_the_first_task_is_learne
     assert net(x).task_probs.shape == (len(x), 4)
 
 
+def test_a_task_that_gets_a_class_more_adds_its_sums():
+    net, (x, y) = remembering(2), task_data(0, 3)
+    before = net.learned.moments.sums["task 0"]
+    apart = torch.cat(
+        [torch.arange(len(x))[y < 2], torch.arange(len(x))[y == 2]]
+    )  # batches of old rows alone
+    loader = [(x[rows], y[rows]) for rows in apart.split(8)]
+    net.revise_task("task 0", loader, names(3), training=QUICK, pruning=LIGHT, when_full="widen", moments=40)
+    sums = net.learned.moments.sums["task 0"]
+    assert torch.equal(sums[:2], before)
+    assert int(sums[2, -1]) == int((y == 2).sum())
+    net.fit_router(routing=Routing("moments"))
+    assert net(x).task_probs.shape == (len(x), 2)
+
+
 def test_whole_numbers_have_moments_of_the_first_tasks_features():
     class Tokens(nn.Module):
         def __init__(self):
