@@ -108,7 +108,8 @@ def _baselines(plan: Plan, seeds: Sequence[int], out: Path) -> Iterator[tuple[st
         for seed in seeds:
             file = out / results.BASELINES / method / f"seed-{seed}.json"
             command = [python, "-m", "eideticnet.experiments.baselines", _called(plan), "--method", method]
-            if not file.exists():
+            if results.baseline(plan, file, seed) is None:
+                file.unlink(missing_ok=True)  # of another configuration
                 yield f"{method}/seed-{seed}", [*command, "--seed", str(seed), "--out", str(file)]
 
 

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from eideticnet.checkpoint import MANIFEST
 from eideticnet.experiments.measured import measure, remains
+from eideticnet.experiments.settings import fingerprint
 from eideticnet.files import write_whole
-from eideticnet.hashing import file_hash, json_hash
+from eideticnet.hashing import file_hash
 from eideticnet.learn.threads import using
 from eideticnet.learn.training import Event
 from eideticnet.network import EideticNetwork
@@ -30,7 +31,7 @@ OFTEN = 60.0
 
 def go_on(config: Config, folder: Path, source: Path, console: Console) -> None:
     """Learn what is not learned yet of the run in ``folder``, then measure it."""
-    asked = _asked(config)
+    asked = fingerprint(config)
     with run.alone_in(folder, console.print):
         if run.exists(folder):
             net = EideticNetwork.load(folder)
@@ -54,24 +55,21 @@ def is_finished(config: Config, folder: Path) -> bool:
     manifest, told = folder / MANIFEST, written(folder)
     if not told or not manifest.exists():
         return False
-    return (told.get("of"), told.get("asked")) == (file_hash(manifest), _asked(config))
+    return (told.get("of"), told.get("asked")) == (file_hash(manifest), fingerprint(config))
 
 
 def written(folder: Path) -> dict[str, Any]:
     """What stands in the file of figures, if there is one."""
-    return _read(folder / FIGURES)
+    return read_json(folder / FIGURES)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """What a file holds, if it is there and whole."""
     try:
         found = json.loads(file.read_text())
     except (FileNotFoundError, ValueError):  # of a disk that was full
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _asked(config: Config) -> str:
-    return json_hash(config.model_dump(mode="json", exclude={"device", "threads"}))
 
 
 class _Told(Display):
@@ -103,4 +101,4 @@ class _Told(Display):
 
 
 def _seconds(folder: Path) -> dict[str, float]:
-    return {name: float(spent) for name, spent in _read(folder / SECONDS).items()}
+    return {name: float(spent) for name, spent in read_json(folder / SECONDS).items()}

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from eideticnet.errors import ConfigError
 from eideticnet.experiments.measured import Measured, Table
-from eideticnet.experiments.one import FIGURES, is_finished, written
-from eideticnet.experiments.settings import Plan, Setting
+from eideticnet.experiments.one import FIGURES, is_finished, read_json, written
+from eideticnet.experiments.settings import Plan, Setting, fingerprint_of_baseline
 from eideticnet.files import write_whole
 
 FOLDER = Path(__file__).parent / "results"
@@ -76,7 +76,7 @@ def gather(plan: Plan, out: Path) -> Result:
         versions=_versions(),
         device=", ".join(devices),
         runs=runs,
-        baselines={m.name: dict(_told(m)) for m in methods},
+        baselines={m.name: dict(_told(plan, m)) for m in methods},
     )
     return result.model_copy(update={"chosen": _best(result)}) if experiment.select else result
 
@@ -107,9 +107,18 @@ def _runs(plan: Plan, out: Path, setting: Setting) -> Iterator[tuple[str, Measur
             yield str(seed), Measured(**written(folder)["figures"])
 
 
-def _told(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for file in sorted(folder.glob("seed-*.json"), key=lambda f: int(f.stem[5:])):
-        yield file.stem[5:], json.loads(file.read_text())
+def _told(plan: Plan, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    seeds = (int(file.stem.removeprefix("seed-")) for file in folder.glob("seed-*.json"))
+    for seed in sorted(seeds):
+        if told := baseline(plan, folder / f"seed-{seed}.json", seed):
+            yield str(seed), told
+
+
+def baseline(plan: Plan, file: Path, seed: int) -> dict[str, Any] | None:
+    """What a baseline wrote there, if that is of the configuration as it is now."""
+    told = read_json(file)
+    asked = fingerprint_of_baseline(plan.config(plan.settings[0], seed))
+    return told if told and told.get("fingerprint", asked) == asked else None
 
 
 def _portable(plan: Plan) -> dict[str, Any]:

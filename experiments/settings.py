@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from eideticnet.errors import ConfigError
-from eideticnet.runs.config import NAME, ROUTERS, Config, read_config, read_toml, settled
+from eideticnet.hashing import json_hash
+from eideticnet.runs.config import CHANGEABLE, NAME, ROUTERS, Config, read_config, read_toml, settled
 from eideticnet.runs.problems import validate
 from eideticnet.users_code import nearest
 
@@ -138,6 +139,18 @@ def configuration(name: str, seed: int) -> Config:
         return read_config(file)
     plan = read(name)
     return plan.config(plan.settings[0], seed)
+
+
+def fingerprint(config: Config, without: Collection[str] = ()) -> str:
+    """SHA-256 of all that is asked of a run, except ``without`` and what it runs on. A key with its default
+    counts as one that is not there, so further keys change nothing."""
+    left_out = {"name", "device", "threads", *without}
+    return json_hash(config.model_dump(mode="json", exclude=left_out, exclude_defaults=True))
+
+
+def fingerprint_of_baseline(config: Config) -> str:
+    """The same, of what networks without a router of ours depend on; their seed is told beside it."""
+    return fingerprint(config, {"seed", *CHANGEABLE} - {"tasks"})
 
 
 def names() -> list[str]:

@@ -23,9 +23,8 @@ from eideticnet.errors import ConfigError, MissingExtraError
 from eideticnet.experiments.baselines import bounds
 from eideticnet.experiments.baselines.figures import Outcome
 from eideticnet.experiments.baselines.problem import Options, Problem
-from eideticnet.experiments.settings import configuration
+from eideticnet.experiments.settings import configuration, fingerprint_of_baseline
 from eideticnet.files import write_whole
-from eideticnet.hashing import json_hash
 from eideticnet.learn.threads import using
 from eideticnet.network import Listener
 from eideticnet.runs.progress import Display
@@ -68,7 +67,7 @@ def baseline(
         "method": method,
         "seed": seed,
         "options": asdict(options),
-        "configuration": json_hash(settings.made_of(len(settings.tasks))),
+        "fingerprint": fingerprint_of_baseline(settings),
     }
     with stoppable(f"{out} is not written"), Display() as display:
         if _is_there(out, asked):

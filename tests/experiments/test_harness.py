@@ -17,6 +17,8 @@ from eideticnet.runs import history
 from tests.support.data_sets import write_experiment, write_imagenette, write_mnist
 from tests.support.waiting import until
 
+ONE = settings.Setting("", {}), 0
+
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
@@ -166,13 +168,36 @@ def test_what_a_router_saw_is_told_by_what_it_was_given(here):
     assert saw(calibrated, "moments") == "all"  # its probabilities are fitted on all tasks' validation data
 
 
-def test_what_a_baseline_wrote_is_taken_into_the_result(here):
+def test_what_a_baseline_wrote_is_taken_into_the_result_while_its_configuration_is_the_same(here):
     file = write_experiment(here)
-    out = here / "out"
-    (out / "baselines/joint").mkdir(parents=True)
-    (out / "baselines/joint/seed-0.json").write_text(json.dumps({"given": {"mean": 0.5}}))
-    result = results.gather(settings.read(str(file)), out)
-    assert result.baselines == {"joint": {"0": {"given": {"mean": 0.5}}}}
+    plan = settings.read(str(file))
+    told = {"given": {"mean": 0.5}, "fingerprint": settings.fingerprint_of_baseline(plan.config(*ONE))}
+    folder = here / "out/baselines/joint"
+    folder.mkdir(parents=True)
+    (folder / "seed-0.json").write_text(json.dumps(told))
+    assert results.gather(plan, here / "out").baselines == {"joint": {"0": told}}
+    file.write_text(file.read_text().replace('router = "linear"', 'router = "taps"'))
+    assert results.gather(settings.read(str(file)), here / "out").baselines["joint"]  # which has no router
+    file.write_text(file.read_text().replace("max_epochs = 3", "max_epochs = 4"))
+    assert results.gather(settings.read(str(file)), here / "out").baselines == {"joint": {}}
+
+
+def test_a_run_is_finished_by_the_configuration_that_it_was_measured_with(here):
+    file = write_experiment(here)
+    one(file)
+    out = here / "runs/experiments/tiny"
+    text = file.read_text()
+    for change in (text + "\n# a word", text.replace("[trunk]", 'when_full = "refuse"\n[trunk]')):
+        file.write_text(change)
+        assert results.gather(settings.read(str(file)), out).runs
+    file.write_text(text.replace('router = "linear"', 'router = "none"\ndecision = "entropy"'))
+    plan = settings.read(str(file))
+    assert not results.gather(plan, out).runs
+    one(file)  # the router alone is new
+    (run,) = results.gather(plan, out).runs[""].values()
+    assert (run.router, run.saw) == ("none", "none")
+    (out / "seed-0/figures.json").write_text("{")  # as a full disk leaves it
+    assert not results.gather(plan, out).runs
 
 
 def test_a_result_names_nothing_of_the_machine_but_its_chip_and_is_read_as_it_was_written(here):
