@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eideticnet.data.rows import Loader
 from eideticnet.errors import DamagedError
+from eideticnet.experiments.settings import clock_of
 from eideticnet.network import EideticNetwork
 from eideticnet.runs import history
 from eideticnet.runs.config import Config
@@ -135,7 +136,7 @@ def measure(
             for name, curve in past.pruning.items()
             if curve.after is not None
         },
-        clock="wall" if net.device.type != "cpu" else "processor",
+        clock=clock_of(net.device.type)[0],
         device=device,
         threads=torch.get_num_threads(),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from eideticnet.checkpoint import MANIFEST
 from eideticnet.experiments.measured import measure, remains
-from eideticnet.experiments.settings import fingerprint
+from eideticnet.experiments.settings import clock_of, fingerprint
 from eideticnet.files import write_whole
 from eideticnet.hashing import file_hash
 from eideticnet.learn.threads import using
@@ -80,7 +79,7 @@ class _Told(Display):
         super().__init__(console)
         self._net, self._file = net, folder / SECONDS
         self._spent = _seconds(folder)
-        self._clock: Callable[[], float] = time.process_time if device == "cpu" else time.monotonic
+        _, self._clock = clock_of(device)
         self._last, self._said = self._clock(), time.monotonic()
 
     def event(self, event: Event) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,11 @@ def fingerprint(config: Config, without: Collection[str] = ()) -> str:
 def fingerprint_of_baseline(config: Config) -> str:
     """The same, of what networks without a router of ours depend on; their seed is told beside it."""
     return fingerprint(config, {"seed", *CHANGEABLE} - {"tasks"})
+
+
+def clock_of(device: str) -> tuple[str, Callable[[], float]]:
+    """What seconds are told by, since a CPU may be busy with other things and a GPU works beside it."""
+    return ("processor", time.process_time) if device == "cpu" else ("wall", time.monotonic)
 
 
 def names() -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -23,7 +22,7 @@ from eideticnet.errors import ConfigError, MissingExtraError
 from eideticnet.experiments.baselines import bounds
 from eideticnet.experiments.baselines.figures import Outcome
 from eideticnet.experiments.baselines.problem import Options, Problem
-from eideticnet.experiments.settings import configuration, fingerprint_of_baseline
+from eideticnet.experiments.settings import clock_of, configuration, fingerprint_of_baseline
 from eideticnet.files import write_whole
 from eideticnet.learn.threads import using
 from eideticnet.network import Listener
@@ -98,7 +97,8 @@ def _is_there(out: Path, asked: dict[str, Any]) -> bool:
 def _run(problem: Problem, options: Options, method: str, report: Listener) -> dict[str, Any]:
     """The result as JSON has it."""
     quietly = nullcontext() if method in _PLAIN else warnings.catch_warnings(action="ignore")
-    start = time.perf_counter()
+    name, clock = clock_of(problem.config.device)
+    start = clock()
     with using(problem.config.threads or torch.get_num_threads()), quietly:  # Avalanche warns of itself
         outcome = _learns(method)(problem, options, report)
     return {
@@ -110,7 +110,8 @@ def _run(problem: Problem, options: Options, method: str, report: Listener) -> d
         "multiply_adds": outcome.multiply_adds,
         "data_seen": outcome.seen,
         "notes": outcome.notes,
-        "seconds": time.perf_counter() - start,
+        "seconds": clock() - start,
+        "clock": name,
         "device": problem.config.device,
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **_versions()},

@@ -63,6 +63,7 @@ BASELINE = {
     "network_bytes": 1_000_000,
     "memory_bytes": 20_000,
     "seconds": 3.0,
+    "clock": "processor",
 }
 
 
