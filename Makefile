@@ -23,8 +23,16 @@ CODE := $(TYPES)/eideticnet handlers benchmarks
 # torch and matplotlib keep caches in /tmp or in the user's home otherwise, and leave them there
 export TORCHINDUCTOR_CACHE_DIR := $(CURDIR)/$(VENV)/cache
 export MPLCONFIGDIR := $(CURDIR)/$(VENV)/cache/matplotlib
+# Processes that tests start read what others have compiled
+unexport PYTHONDONTWRITEBYTECODE
 # ONNX Runtime's official builds report usage to their maker unless told not to
 export ORT_DISABLE_TELEMETRY := 1
+
+# Types are checked on one core; asked for both, make lets tests run beside that
+ifeq ($(filter check test,$(MAKECMDGOALS)),check test)
+MAKEFLAGS += --jobs=2
+unexport MAKEFLAGS
+endif
 
 .PHONY: setup serve report experiments test test-all test-gpu types check format docs loadtest clean FORCE
 
@@ -36,7 +44,9 @@ $(VENV)/installed: pyproject.toml setup.py requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(CONSTRAINTS) pip
 	$(if $(TORCH_INDEX),$(PIP) install -q $(CONSTRAINTS) --no-deps --index-url $(TORCH_INDEX) torch)
-	$(PIP) install -q $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,loadtest,experiments,docs,dev]'
+	$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,loadtest,experiments,docs,dev]'
+	@# pip compiles on one core, and all that nobody imports too; what can't be compiled is for other Pythons
+	@$(PY) -m compileall -qq -j 0 -x '/tests/|/transformers/models/' $(VENV)/lib || true
 	@touch $@
 
 # Training goes on where it stopped and does nothing when it is complete, so it is always asked.

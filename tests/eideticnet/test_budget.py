@@ -27,7 +27,7 @@ from eideticnet.runs import history
 from eideticnet.runs.history import Recorder
 from eideticnet.runs.report import render
 from tests.support.example_counts import examples
-from tests.support.small_networks import LIGHT, QUICK, names, task_loader, trained
+from tests.support.small_networks import LIGHT, QUICK, names, task_loader, trained, untrained
 from tests.support.small_trunks import FEATURES, Mlp, Residual
 from tests.support.user_project import CONFIG, TASKS
 
@@ -36,7 +36,9 @@ NEVER = Pruning(step=0.5, threshold=0.0, recovery_epochs=0)
 
 
 def network(planned=None, widths=(24, 20)):
-    return EideticNetwork(Mlp(widths), torch.zeros(2, FEATURES), planned_tasks=planned)
+    net = untrained(widths)
+    net.planned_tasks = planned
+    return net
 
 
 def learn(net, number, pruning=LIGHT, **options):
@@ -240,7 +242,7 @@ def test_a_plan_lies_in_the_checkpoint_and_in_no_digest(tmp_path):
 @pytest.mark.parametrize("wrong", [0, -1, 2.5, "5"])
 def test_a_plan_is_a_number_of_tasks(wrong):
     with pytest.raises(DataError, match="planned_tasks"):
-        network(wrong)
+        EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES), planned_tasks=wrong)
 
 
 # -- in a configuration ----------------------------------------------------------------------------

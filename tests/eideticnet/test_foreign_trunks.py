@@ -18,7 +18,7 @@ def loader(seed, size):
     return batches(x + y[:, None, None, None], y, 8)
 
 
-SLOW = {"mobilenet", "swin"}  # what they do is in "separable" in the zoo, and in test_windows
+SLOW = {"resnet", "mobilenet", "swin"}  # what they do is in the zoo, and in test_windows
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from eideticnet.learn.described import described
 from tests.support.example_counts import examples
 from tests.support.forked import Forked
 from tests.support.killed_jobs import OPTIMIZERS, STEPS, killed, learn
-from tests.support.small_networks import names, task_loader
-from tests.support.small_trunks import FEATURES, Mlp
+from tests.support.small_networks import names, task_loader, untrained
+from tests.support.small_trunks import Mlp
 
 ROOT = Path(__file__).parents[2]
 PRUNINGS = {
@@ -178,7 +178,7 @@ def test_a_journal_of_another_job_is_not_used(change, tmp_path):
 def test_other_data_or_another_seed_is_another_job(tmp_path):
     lines = []
     for seed, rows in ((0, 48), (1, 48), (0, 64)):
-        net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES), seed=seed)
+        net = untrained((8, 8), seed=seed)
         journal = Journal(tmp_path / "journal", interval=0.0, say=lines.append)
         quick = Training(patience=1, settle_patience=1, max_epochs=1)
         loader = task_loader(1, rows=rows)
@@ -295,7 +295,7 @@ def test_another_optimizer_or_frozen_weights_are_another_job(kind, tmp_path):
         changes[1]["pretrained"].load_state_dict(pretrained.state_dict())
     lines = []
     for options in (changes[0], changes[0], changes[1]):
-        net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+        net = untrained((8, 8))
         optimizer = options.get("optimizer", torch.optim.Adam)
         net.train_task(
             "t",
@@ -362,7 +362,7 @@ def test_an_optimizer_that_can_not_be_stored_goes_on_at_the_start_of_a_phase(opt
             if len(seen) == stop_at:
                 raise Stop
 
-        net = EideticNetwork(Mlp((16, 12)), torch.zeros(2, FEATURES))
+        net = untrained((16, 12))
         training = Training(optimizer, patience=1, settle_patience=2, max_epochs=3)
         net.train_task(
             "t",

@@ -11,7 +11,7 @@ from eideticnet.program import HEAD
 from tests.support.example_counts import examples
 from tests.support.layer_zoo import ZOO
 from tests.support.masked_twin import masked_logits
-from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
+from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained, untrained
 from tests.support.small_trunks import FEATURES, TRUNKS, Mlp, Residual
 from tests.support.zoo_networks import add, zoo_inputs, zoo_net
 
@@ -178,7 +178,7 @@ def test_only_the_first_task_and_only_the_same_trunk_can_be_pretrained():
     net = trained(1)
     with pytest.raises(DataError, match="only the first task"):
         learn(net, 1, pretrained=Mlp((24, 20)))
-    net = EideticNetwork(Mlp((24, 20)), torch.zeros(2, FEATURES))
+    net = untrained((24, 20))
     for other in (Mlp((24, 21)), mlp(FEATURES, (24, 20)), Residual((24, 20))):
         with pytest.raises(DataError, match="not the trunk"):
             learn(net, 0, pretrained=other)

@@ -13,8 +13,8 @@ from eideticnet.learn.training import Classify
 from eideticnet.models import mlp
 from eideticnet.seeding import seeded
 from tests.support.example_counts import examples
-from tests.support.small_networks import QUICK, names, task_data, task_loader, trained
-from tests.support.small_trunks import FEATURES, Mlp, Residual
+from tests.support.small_networks import QUICK, names, task_data, task_loader, trained, untrained
+from tests.support.small_trunks import FEATURES, Residual
 
 
 @given(
@@ -58,7 +58,7 @@ def test_taylor_ranks_over_the_whole_block():
     assert (len(keep["a"]), len(keep["b"])) == (100, 35)
 
 
-def untrained(widths):
+def untaught(widths):
     torch.manual_seed(0)  # a block that nobody teaches takes its weights from the process's numbers
     net = EideticNetwork(mlp(FEATURES, widths), torch.zeros(2, FEATURES))
     job = net._job("t", "t0", task_loader(3, 3), Classify(3), QUICK, lambda event: None)
@@ -73,7 +73,7 @@ def pruned(block, job, score, step):
 @examples(3, 8)
 @given(widths=st.lists(st.integers(2, 40), min_size=2, max_size=3), step=st.floats(0.15, 0.4))
 def test_no_layer_is_emptied_first_by_the_hybrid_score(widths, step):
-    job, block = untrained(widths)
+    job, block = untaught(widths)
     while sum(block.own.values()) > len(widths):
         block = pruned(block, job, "hybrid", step)
         left = {g: n / w for (g, n), w in zip(block.own.items(), widths, strict=True) if n > 1}
@@ -84,7 +84,7 @@ def test_no_layer_is_emptied_first_by_the_hybrid_score(widths, step):
 def test_taylor_and_weight_norms_take_more_of_one_layer_and_the_hybrid_the_same_share_of_each():
     spread = {}
     for score in ("taylor", "l2", "hybrid"):
-        job, block = untrained((8, 80))
+        job, block = untaught((8, 80))
         while sum(block.own.values()) > 40:
             block = pruned(block, job, score, 0.1)
         left = [block.own["1"] / 8, block.own["3"] / 80]
@@ -93,7 +93,7 @@ def test_taylor_and_weight_norms_take_more_of_one_layer_and_the_hybrid_the_same_
 
 
 def test_random_scores_are_seeded_and_drawn_anew_at_each_width():
-    job, block = untrained((12, 12))
+    job, block = untaught((12, 12))
     first, again = (importance(job, block, "random") for _ in range(2))
     assert all(torch.equal(first[g], again[g]) for g in first)
     smaller = block.shrink({g: torch.arange(11) for g in block.own})
@@ -101,7 +101,7 @@ def test_random_scores_are_seeded_and_drawn_anew_at_each_width():
 
 
 def test_shrinking_keeps_the_function_where_removed_neurons_did_nothing():
-    net = EideticNetwork(Residual((12, 10)), torch.zeros(2, FEATURES))
+    net = untrained((12, 10), Residual)
     block = Block(net.program, "t0", (), {"t0": {**net.program.groups, "task_head": 3}}).double().eval()
     with torch.no_grad():
         for name in ("outer__0", "task_head"):
@@ -117,7 +117,7 @@ def test_shrinking_keeps_the_function_where_removed_neurons_did_nothing():
 @pytest.mark.parametrize("score", SCORES)
 def test_what_is_left_still_reaches_the_accuracy_less_the_threshold(score):
     events = []
-    net = EideticNetwork(Mlp((24, 24)), torch.zeros(2, FEATURES))
+    net = untrained((24, 24))
     pruning = Pruning(score=score, step=0.2, threshold=0.05, recovery_epochs=2)
     net.train_task("a", task_loader(1, 3), names(3), pruning=pruning, training=QUICK, report=events.append)
     converged = max(e.accuracy for e in events if e.phase == "train")
@@ -143,14 +143,14 @@ def test_the_earlier_tasks_neurons_are_never_candidates(score):
 
 
 def test_a_layer_may_have_a_least_width_of_its_own():
-    net = EideticNetwork(Mlp((24, 20)), torch.zeros(2, FEATURES))
+    net = untrained((24, 20))
     pruning = Pruning(threshold=0.999, step=0.5, min_width={"layers.0": 7})
     net.train_task("a", task_loader(1), names(2), training=QUICK, pruning=pruning)
     assert net.learned.block("t0").own == {"layers.0": 7, "layers.4": 1}
 
 
 def test_a_layer_of_a_group_stands_for_the_group():
-    program = EideticNetwork(Residual((12, 10)), torch.zeros(2, FEATURES)).program
+    program = untrained((12, 10), Residual).program
     assert Pruning(min_width={"outer.0": 4, "stem": 2}).limits(program).least == {"stem": 4, "inner.0": 1}
 
 
@@ -177,7 +177,7 @@ def test_the_learning_rate_is_scaled_while_pruning_recovers_and_put_back(schedul
         return made[-1]
 
     training = Training(optimizer, patience=1, settle_patience=1, max_epochs=2)
-    net = EideticNetwork(Mlp((12, 12)), torch.zeros(2, FEATURES))
+    net = untrained((12, 12))
     pruning = Pruning(threshold=0.0, recovery_epochs=5, step=0.9, lr_factor=0.25, schedule=schedule)
     net.train_task("a", task_loader(1, 4), names(4), training=training, pruning=pruning, report=events.append)
     assert sorted(set(rates)) == pytest.approx(sorted({0.4, 0.1 * faster}))

@@ -7,13 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eideticnet import EideticNetwork, Pruning
+from eideticnet import Pruning
 from eideticnet.learn import pruning
 from eideticnet.learn.schedules import SCHEDULES
 from eideticnet.learn.scores import SCORES
 from tests.support.example_counts import examples
-from tests.support.small_networks import QUICK, names, task_loader
-from tests.support.small_trunks import FEATURES, Mlp
+from tests.support.small_networks import QUICK, names, task_loader, untrained
 
 
 class Sizes:
@@ -137,7 +136,7 @@ def test_a_bisection_makes_fewer_trials_than_constant_steps():
 )
 def test_a_tasks_pruning_ends_with_any_recovery(schedule, score, reached, least):
     """The real blocks and scores, a recovery that says what it likes."""
-    net = EideticNetwork(Mlp((16, 12)), torch.zeros(2, FEATURES))
+    net = untrained((16, 12))
     calls = []
 
     def recover(*_):

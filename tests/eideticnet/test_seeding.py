@@ -19,12 +19,11 @@ from eideticnet.errors import UnsupportedError
 from eideticnet.learn.threads import number, using
 from eideticnet.seeding import _random_functions, derive, seeded
 from tests.support.example_counts import often
-from tests.support.small_networks import LIGHT, QUICK, names, task_data
+from tests.support.small_networks import LIGHT, QUICK, names, task_data, untrained
 from tests.support.small_trunks import FEATURES, Mlp
 from tests.support.waiting import until
 
 BRIEF = replace(QUICK, max_epochs=1)
-TRUNK = Mlp((8, 8))
 
 
 class Noisy(Dataset):
@@ -64,7 +63,7 @@ LOADERS = {
 
 def learned(loader, seed=0):
     """Everything random about a network of one task and a router: weights, dropout, orders, what is kept."""
-    net = EideticNetwork(TRUNK, torch.zeros(2, FEATURES), seed=seed)
+    net = untrained((8, 8), seed=seed)
     net.train_task("t", loader, names(2), training=BRIEF, pruning=LIGHT, memory=4, moments=8)
     net.fit_router({"t": loader}, training=BRIEF, routing=Routing("moments"))
     moments = net.learned.routing_digest()
@@ -96,7 +95,7 @@ def drawing_all_the_time():
         thread.join()
 
 
-@pytest.mark.parametrize("kind", often(LOADERS, ["batches", "a plain loader", "noise", "noise of a fork"]))
+@pytest.mark.parametrize("kind", often(LOADERS, ["a plain loader", "noise", "noise of a fork"]))
 def test_a_thread_that_draws_and_seeds_changes_nothing(kind):
     quiet = alone(kind)
     with drawing_all_the_time():
@@ -104,7 +103,7 @@ def test_a_thread_that_draws_and_seeds_changes_nothing(kind):
 
 
 def test_networks_that_are_trained_in_threads_are_those_that_are_trained_one_after_another():
-    kinds = [*LOADERS.values(), lambda: SHARED, lambda: SHARED]
+    kinds = [LOADERS["batches"], LOADERS["noise of a fork"], lambda: SHARED, lambda: SHARED]
     expected = [learned(make(), seed) for seed, make in enumerate(kinds)]
     found = {}
 
@@ -119,7 +118,7 @@ def test_networks_that_are_trained_in_threads_are_those_that_are_trained_one_aft
     assert [found[seed] for seed in range(len(kinds))] == expected
 
 
-@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("kind", often(LOADERS, ["a plain loader", "noise of a fork"]))
 def test_training_neither_moves_nor_seeds_the_generator_around_it(kind):
     trunk = Mlp((8, 8))
     torch.manual_seed(3)
@@ -329,7 +328,7 @@ def test_a_network_learns_the_same_where_the_caller_has_no_gradients_or_another_
     x, y = task_data(0)
 
     def learned(around):
-        net = EideticNetwork(Mlp((12, 12)), torch.zeros(2, FEATURES))
+        net = untrained((12, 12))
         with around():
             loaders = {name: batches(x + i, y) for i, name in enumerate("ab")}
             for name, loader in loaders.items():
@@ -350,7 +349,7 @@ def test_a_network_learns_the_same_where_the_caller_has_no_gradients_or_another_
 
 def test_what_a_report_leaves_behind_changes_nothing():
     def learned(report=lambda event: None):
-        net = EideticNetwork(Mlp((12, 12)), torch.zeros(2, FEATURES))
+        net = untrained((12, 12))
         pruning = Pruning("taylor", step=0.5, threshold=0.99, recovery_epochs=1)
         loader = batches(*task_data(0))
         net.train_task("a", loader, names(2), training=QUICK, pruning=pruning, report=report)

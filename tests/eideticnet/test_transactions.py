@@ -19,7 +19,17 @@ from eideticnet import (
     batches,
 )
 from tests.support.example_counts import examples
-from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_data, task_loader, trained
+from tests.support.small_networks import (
+    LIGHT,
+    QUICK,
+    fit,
+    held_out,
+    names,
+    task_data,
+    task_loader,
+    trained,
+    untrained,
+)
 from tests.support.small_trunks import FEATURES, Mlp
 
 
@@ -132,7 +142,7 @@ def test_an_empty_loader_is_refused():
 
 
 def test_no_free_neuron_is_refused_unless_the_caller_wants_to_reuse_features():
-    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    net = untrained((8, 8))
     net.train_task("all", task_loader(0), names(2), pruning=None, training=QUICK)
     with pytest.raises(CapacityError, match=r"no free neuron in layers\.0, layers\.4"):
         net.train_task("next", task_loader(1), names(2), training=QUICK)
@@ -149,7 +159,7 @@ def test_no_free_neuron_is_refused_unless_the_caller_wants_to_reuse_features():
 
 
 def test_a_router_as_wide_as_the_trunk_stands_beside_it_and_takes_no_capacity():
-    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    net = untrained((8, 8))
     net.train_task("all", task_loader(0), names(2), pruning=None, training=QUICK)
     net.fit_router({"all": task_loader(0)}, routing=Routing(pruning=None), training=QUICK)
     assert net.capacity()["layers.0"] == {"total": 8, "all": 8, "free": 0, "router": 8}
@@ -213,7 +223,7 @@ def test_the_order_of_classes_is_seeded_whatever_generator_the_loader_has():
         loader = torch.utils.data.DataLoader(
             torch.utils.data.TensorDataset(x, y), 16, shuffle=True, generator=generator
         )
-        net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+        net = untrained((8, 8))
         net.train_task("t", loader, names(2), training=QUICK, pruning=Pruning(step=0.5, threshold=0.3))
         digests.add(net.digests()["t"])
     assert len(digests) == 1
@@ -221,14 +231,14 @@ def test_the_order_of_classes_is_seeded_whatever_generator_the_loader_has():
 
 @pytest.mark.parametrize("rows", [33, 49])
 def test_a_single_row_left_over_at_the_end_of_an_epoch_does_no_harm_to_a_batch_norm(rows):
-    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    net = untrained((8, 8))
     net.train_task("t", task_loader(0, rows=rows), names(2), training=QUICK, pruning=LIGHT)
     net.fit_router({"t": task_loader(0, rows=rows)}, training=QUICK, when_full="reuse")
 
 
 def test_batches_of_one_row_alone_are_refused_for_a_batch_norm():
     x, y = task_data(0)
-    net = EideticNetwork(Mlp((8, 8)), torch.zeros(2, FEATURES))
+    net = untrained((8, 8))
     with pytest.raises(DataError, match="two rows or more"):
         net.train_task("t", batches(x, y, 1), names(2), training=QUICK)
 

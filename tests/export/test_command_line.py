@@ -19,10 +19,10 @@ from eideticnet.export.archive.reader import read_archive
 from eideticnet.menu import app
 from eideticnet.runs.history import History, read
 from eideticnet.serving.show import task_table
-from tests.support.archived_networks import add_task, archived, normalised
+from tests.support.archived_networks import archived, grown, normalised
 from tests.support.eidetic_command import EIDETIC, interrupted
 from tests.support.forked import eidetic
-from tests.support.small_networks import LIGHT, QUICK, fit, task_loader
+from tests.support.small_networks import LIGHT, QUICK, task_loader
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,11 +30,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory):
     """Two tasks; a third one added."""
-    folder, net = tmp_path_factory.mktemp("versions"), normalised(2)
-    old = archived(net, folder / "old", "1.0")
-    add_task(net)
-    fit(net)
-    return old, archived(net, folder / "new", "2.0")
+    folder, (old, new, _) = tmp_path_factory.mktemp("versions"), grown()
+    return archived(old, folder / "old", "1.0"), archived(new, folder / "new", "2.0")
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +147,7 @@ def test_no_command_replaces_a_file_that_it_reads(versions, tmp_path, which):
 def test_apply_does_not_replace_the_archive_that_it_starts_from(versions, tmp_path):
     """The new archive has the old one's name and version, and so its place in the store."""
     old, _ = versions
-    net, stored = normalised(2), tmp_path / old.name
-    add_task(net)
-    fit(net)
-    new = archived(net, tmp_path / "new", "1.0")
+    stored, new = tmp_path / old.name, archived(grown()[1], tmp_path / "new", "1.0")
     stored.write_bytes(old.read_bytes())
     assert module("delta", new, "--against", stored, "--out", tmp_path / "net.delta").returncode == 0
     result = module("apply", stored, tmp_path / "net.delta", "--store", tmp_path)

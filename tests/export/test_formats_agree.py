@@ -84,18 +84,23 @@ def routed(routing):
     return net
 
 
-@pytest.mark.parametrize("format", FORMATS)
+ROUTINGS = [
+    Routing("linear", "joint"),
+    Routing("taps", "joint"),
+    Routing("moments", "hard"),
+    Routing("experts", "joint"),
+    Routing("none", "entropy"),
+    Routing("block", "joint", false_rejections=0.3),
+]
+
+
 @pytest.mark.parametrize(
-    "routing",
-    [
-        pytest.param(Routing("linear", "joint"), marks=pytest.mark.slow),
-        Routing("taps", "joint"),
-        pytest.param(Routing("moments", "hard"), marks=pytest.mark.slow),
-        Routing("experts", "joint"),
-        pytest.param(Routing("none", "entropy"), marks=pytest.mark.slow),
-        Routing("block", "joint", false_rejections=0.3),
-    ],
-    ids=lambda r: f"{r.router}-{r.decision}",
+    ("routing", "format"),
+    often(
+        product(ROUTINGS, FORMATS),
+        [*product(ROUTINGS[1::2], ["onnx"]), (ROUTINGS[3], "torchscript"), (ROUTINGS[5], "pt2")],
+    ),
+    ids=lambda value: f"{value.router}-{value.decision}" if isinstance(value, Routing) else value,
 )
 def test_every_router_and_decision_is_in_the_graph(routing, format, tmp_path):
     net = routed(routing)

@@ -29,7 +29,7 @@ from eideticnet.moments import gather
 from eideticnet.pages import laying
 from eideticnet.serving.deploys.policy import Policy, Refused, enforce
 from tests.support.archived_networks import LATER, add_task, archived, normalised, with_past
-from tests.support.example_counts import examples
+from tests.support.example_counts import examples, often
 from tests.support.layer_zoo import ZOO
 from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from tests.support.small_trunks import TRUNKS
@@ -247,7 +247,7 @@ def followers(graph, kind):
 
 
 @pytest.mark.parametrize("layout", [Body, dense, PagedBody])
-@pytest.mark.parametrize("kind", ["convolutions", "dense", pytest.param("residual", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", often(["convolutions", "dense", "residual"], ["convolutions"]))
 def test_no_batch_norm_is_left_after_a_convolution_that_nobody_else_reads(kind, layout):
     net = zoo_net(kind)
     graph = to_onnx(layout(net).eval(), example(net), owners(net)).graph

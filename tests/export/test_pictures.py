@@ -8,10 +8,9 @@ import pytest
 
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.writer import write_archive
-from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.errors import ExportError
 from eideticnet.export.proof.verify import verify
-from tests.support.archived_networks import normalised
+from tests.support.archived_networks import bundled, normalised
 from tests.support.pictures import IMAGE, network
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +29,7 @@ def usual(net, tmp_path_factory):
 def archive(net, folder, version, **options):
     bundle = folder / version
     bundle.mkdir()
-    write_bundle(net, bundle, name="colours", model_version=version, **options)
+    bundled(net, bundle, name="colours", model_version=version, **options)
     write_archive(bundle, ROOT / "handlers", folder / f"colours-{version}.mar")
     return folder / f"colours-{version}.mar"
 

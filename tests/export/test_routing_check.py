@@ -1,6 +1,5 @@
 """By which inputs, and how, the routing of a new version is judged."""
 
-import copy
 import io
 import json
 import re
@@ -23,8 +22,8 @@ from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.export.proof.doubts import wilson_interval
 from eideticnet.export.proof.verify import verify
 from eideticnet.menu import app
-from tests.support.archived_networks import add_task, archived, edited, normalised
-from tests.support.small_networks import LIGHT, QUICK, fit, names, task_data
+from tests.support.archived_networks import archived, edited, grown, normalised
+from tests.support.small_networks import LIGHT, QUICK, names, task_data
 from tests.support.small_trunks import FEATURES
 
 WELL = replace(QUICK, max_epochs=12)
@@ -266,11 +265,8 @@ def test_a_version_that_calls_everything_none_of_its_own_is_refused(tmp_path):
 
 
 def test_a_newcomer_is_judged_by_the_inputs_of_the_version_that_it_is_to_replace(tmp_path):
-    net = normalised(2)
+    net, later, _ = grown()
     old = archived(net, tmp_path / "old", validation=real(tmp_path / "real.npz"))
-    later = copy.deepcopy(net)
-    add_task(later)
-    fit(later)
     new = archived(later, tmp_path / "new", "2.0", validation=real(tmp_path / "other.npz", 250))
     found = verify(new, old, max_drop=1.0).routing
     assert found.source == f"{old}: validation.safetensors"

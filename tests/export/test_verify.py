@@ -1,6 +1,5 @@
 """One archive may replace another only where every earlier task stands in it unchanged."""
 
-import copy
 from contextlib import suppress
 
 import numpy as np
@@ -347,11 +346,8 @@ def test_too_few_real_inputs_are_no_measurement(pair, tmp_path):
 
 
 def test_real_inputs_travel_in_the_archive_where_that_is_permitted(tmp_path):
-    net = normalised(2)
+    net, later, _ = grown()
     kept = archived(net, tmp_path / "old", validation=routing_file(tmp_path / "real.npz", 2))
-    later = copy.deepcopy(net)
-    add_task(later)
-    fit(later)
     found = verify(archived(later, tmp_path / "new", "2.0"), kept, max_drop=1.0).routing
     assert (found.status, found.source) == ("kept", f"{kept}: validation.safetensors")
 

@@ -10,6 +10,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import onnx
 import torch
@@ -19,6 +20,8 @@ from eideticnet import EideticNetwork, Inputs
 from eideticnet.export.archive.contents import MANIFEST, manifest
 from eideticnet.export.archive.members import write_members
 from eideticnet.export.archive.writer import write_archive
+from eideticnet.export.bundle import graph_file
+from eideticnet.export.bundle.graph_file import onnx_body
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.export.graph.digest import digests
 from eideticnet.export.graph.lanes import lane_digests
@@ -100,9 +103,26 @@ def archived(net: EideticNetwork, folder: Path, version: str = "1.0", **options:
     """The network's archive in the new folder ``folder``."""
     bundle = folder / "bundle"
     bundle.mkdir(parents=True)
-    write_bundle(net, bundle, name="net", model_version=version, **options)
+    bundled(net, bundle, name="net", model_version=version, **options)
     write_archive(bundle, HANDLERS, folder / f"net-{version}.mar")
     return folder / f"net-{version}.mar"
+
+
+def bundled(net: EideticNetwork, folder: Path, **options: Any) -> None:
+    """``write_bundle``; bundles of the same network share what torch exported for the first one."""
+    with patch.object(graph_file, "onnx_body", _exported_once):
+        write_bundle(net, folder, **options)
+
+
+_BODIES = dict[object, bytes]()
+
+
+def _exported_once(net: EideticNetwork, form: graph_file.Form) -> onnx.ModelProto:
+    pages = repr(net.pages()) if form.layout == "paged" else ""
+    key = form, pages, *net.digests().items(), net.learned.routing_digest()
+    if key not in _BODIES:
+        _BODIES[key] = onnx_body(net, form).SerializeToString()
+    return onnx.load_model_from_string(_BODIES[key])
 
 
 def reclaim(bundle: dict[str, Any], model: onnx.ModelProto) -> None:

@@ -50,6 +50,13 @@ def trained(
     return copy.deepcopy(_trained(tasks, tuple(widths), trunk, router, seed, tuple(options.items())))
 
 
+def untrained(
+    widths: Sequence[int], trunk: Callable[[Sequence[int]], nn.Module] = Mlp, *, seed: int = 0
+) -> EideticNetwork:
+    """A network that has learned nothing yet, of a trunk that is traced once."""
+    return trained(0, widths, trunk, router=False, seed=seed)
+
+
 @cache
 def _trained(
     tasks: int,

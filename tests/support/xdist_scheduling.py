@@ -9,6 +9,12 @@ from xdist.scheduler import LoadFileScheduling
 _SHARED = {
     "servers": {"serving": ["client", "grpc", "open_inference", "openapi", "payloads", "served"]},
     "servers to harm": {"faults": ["clients", "fuzz", "processes"]},
+    "archives of networks with a past": {
+        "export": [
+            *("command_line", "delta", "dishonest", "hostile_pages"),
+            *("older_and_stranger", "releases", "routing_check", "verify"),
+        ],
+    },
     "networks of the zoo": {
         "eideticnet": ["arithmetic", "disturbances", "every_layer", "life", "values"],
         "export": ["layouts"],
