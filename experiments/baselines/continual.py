@@ -8,6 +8,7 @@ PackNet, which has to know the task, has the first alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from eideticnet.data.pairs import as_tensor
 from eideticnet.data.rows import Rows
-from eideticnet.errors import ConfigError
+from eideticnet.errors import ConfigError, DivergedError
 from eideticnet.experiments.baselines.answers import Scope, found, given
 from eideticnet.experiments.baselines.converging import Batches, Converging, share_right
 from eideticnet.experiments.baselines.figures import Accuracies, Outcome, multiply_adds
@@ -64,12 +65,19 @@ def ewc(problem: Problem, options: Options, report: Listener) -> Outcome:
         raise ConfigError("ewc: give --strength, or set validation = 0.1 in the TOML to have it chosen")
     best, notes, kept = list[Taught](), list[str](), 0
     for kind in _ANSWERS:
-        plugins = [EWCPlugin(strength) for strength in strengths]
-        tried = [_teach(problem, kind, report, [plugin]) for plugin in plugins]
-        chosen = max(range(len(tried)), key=lambda i: tried[i].validated)
+        tried = dict[float, Taught]()
+        for strength in strengths:
+            plugin = EWCPlugin(strength)
+            with suppress(DivergedError):  # as the strongest may
+                tried[strength] = _teach(problem, kind, report, [plugin])
+                kept = _bytes(plugin.saved_params) + _bytes(plugin.importances)
+        if not tried:
+            raise DivergedError(f"ewc: no strength of {strengths} converges; lower the learning rate")
+        chosen = max(tried, key=lambda strength: tried[strength].validated)
         best.append(tried[chosen])
-        notes.append(f"strength {strengths[chosen]:g} with the task {kind}, of {len(strengths)}")
-        kept = sum(_bytes(of) for of in (plugins[0].saved_params, plugins[0].importances))
+        notes.append(
+            f"strength {chosen:g} with the task {kind}, of {', '.join(map('{:g}'.format, strengths))}"
+        )
     return _outcome(problem, best, "none", kept, notes)
 
 

@@ -9,6 +9,7 @@ import torch
 from avalanche.training.plugins import SupervisedPlugin
 from torch import Tensor, nn
 
+from eideticnet.errors import DivergedError
 from eideticnet.experiments.baselines.answers import Scope
 from eideticnet.learn.states import Kept
 from eideticnet.learn.training import LAST_PHASE, Event, Training, device_of
@@ -51,6 +52,10 @@ class Converging(SupervisedPlugin):  # type: ignore[misc]
         strategy.mbatch[0] = self.augment(strategy.mbatch[0])
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        if not torch.isfinite(strategy.loss):
+            raise DivergedError(
+                f"{self.task}: the loss became {strategy.loss.item()}; lower the learning rate"
+            )
         self.losses.append(strategy.loss.item())
 
     def after_training_epoch(self, strategy: Any, **kwargs: Any) -> None:

@@ -39,6 +39,8 @@ class Problem:
         """Its data is opened, and looked at to the last row."""
         if any(task.pretrained for task in config.tasks):
             raise ConfigError("a baseline starts from random weights; leave out `pretrained`")
+        if config.label_space == "shared":
+            raise ConfigError('baselines count each task\'s classes apart; leave label_space = "shared" out')
         config = config.model_copy(update={"seed": seed})
         return cls(config, [opened(task, config) for task in config.tasks])
 
