@@ -9,7 +9,7 @@ from typing import Any
 
 from eideticnet.experiments import results, settings
 from eideticnet.experiments.measured import Accuracy, Measured
-from eideticnet.experiments.pictures import lines
+from eideticnet.experiments.pictures import compared, curves, lines
 from eideticnet.experiments.results import Result
 from eideticnet.experiments.settings import Plan, Published, Setting
 
@@ -68,13 +68,15 @@ def pages() -> dict[str, str]:
     plans = sorted(map(settings.read, settings.names()), key=lambda plan: plan.experiment.select)
     known = {plan.name: _result(plan) for plan in plans}
     parts = [INTRODUCTION, *("\n".join(_section(plan, known[plan.name])) for plan in plans)]
-    pictures = {picture(result.name): lines(result) for result in known.values() if result and _drawn(result)}
+    drawn = [result for result in known.values() if result and _drawn(result)]
+    pictures = {picture(result.name): lines(result) for result in drawn}
+    pictures |= {picture(r.name, "_compared"): compared(r, NAMES) for r in drawn if len(curves(r)) > 1}
     return {"experiments.md": "\n".join(parts), **pictures}
 
 
-def picture(name: str) -> str:
-    """Where the picture of an experiment lies in ``docs``."""
-    return f"images/experiment_{name}.svg"
+def picture(name: str, kind: str = "") -> str:
+    """Where a picture of an experiment lies in ``docs``."""
+    return f"images/experiment_{name}{kind}.svg"
 
 
 def _drawn(result: Result) -> bool:
@@ -258,3 +260,5 @@ def _told(result: Result) -> Iterator[str]:
         f"earlier tasks were compared {compared} times, and {changed or 'none'} differed.\n"
     )
     yield f"![The accuracy of each task stays what it was]({picture(result.name)})\n"
+    if len(curves(result)) > 1:
+        yield f"![What other methods keep of earlier tasks]({picture(result.name, '_compared')})\n"

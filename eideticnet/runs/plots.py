@@ -88,7 +88,7 @@ def lanes(history: History, colours: Mapping[str, str]) -> str:
     low = min(0.9, int(10 * min(every)) / 10)
     height = 44 * len(tasks) + 44
     with style.context(LOOK):
-        figure, axes = _figure(height, left=32, right=42, bottom=40, top=4)
+        figure, axes = figure_of(height, left=32, right=42, bottom=40, top=4)
         for row, task in enumerate(tasks):
             _lane(axes, row, task, history, low, colours[task])
         axes.set_xlim(-0.4, len(moments) - 0.6)
@@ -101,7 +101,7 @@ def lanes(history: History, colours: Mapping[str, str]) -> str:
         axes.set_xlabel("task learned (number; R = router)")
         axes.set_yticks([])
         axes.spines[["left", "bottom"]].set_visible(False)
-        return _svg(figure, "lanes")
+        return svg_of(figure, "lanes")
 
 
 def _lane(axes: Axes, row: int, task: str, history: History, low: float, colour: str) -> None:
@@ -140,7 +140,7 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
     names = [shorten(name, 20) for name in table]
     left = 14 + 0.62 * size * max(map(len, names))
     with style.context(LOOK):
-        figure, axes = _figure(pitch * len(table) + 50, left=left, right=46, bottom=38, top=4)
+        figure, axes = figure_of(pitch * len(table) + 50, left=left, right=46, bottom=38, top=4)
         for row, layer in enumerate(table.values()):
             _bar(axes, row, layer, colours, size, (WIDTH - left - 46) / 100)
         axes.set_yticks(range(len(table)), names, fontsize=size)
@@ -148,7 +148,7 @@ def capacity(table: Mapping[str, Mapping[str, int]], colours: Mapping[str, str])
         axes.set_xlim(0, 100)
         axes.set_xlabel("share of the neurons (%)")
         axes.spines[["left", "bottom"]].set_visible(False)
-        return _svg(figure, "capacity")
+        return svg_of(figure, "capacity")
 
 
 def _bar(
@@ -187,7 +187,7 @@ def pruning(curve: Curve, name: str, colour: str) -> str:
         return ""
     chosen, target = sum(curve.chosen.values()), 100 * curve.target
     with style.context(LOOK):
-        figure, axes = _figure(200, left=38, right=8, bottom=38, top=22, width=PANEL)
+        figure, axes = figure_of(200, left=38, right=8, bottom=38, top=22, width=PANEL)
         axes.plot(sizes, [100 * a for _, a in steps], "-", color=colour, lw=2)
         good = [(n, 100 * a) for n, a in steps if a >= curve.target]
         bad = [(n, 100 * a) for n, a in steps if a < curve.target]
@@ -197,7 +197,7 @@ def pruning(curve: Curve, name: str, colour: str) -> str:
         _size_axis(axes, sizes)
         _accuracy_axis(axes, min(target, *(100 * a for _, a in steps)))
         _mark_chosen(axes, chosen, dict(steps).get(chosen), target)
-        return _svg(figure, name)
+        return svg_of(figure, name)
 
 
 def _size_axis(axes: Axes, sizes: Sequence[int]) -> None:
@@ -239,7 +239,7 @@ def reliability(routing: RoutedAnswers) -> str:
     filled = [(i, b) for i, b in enumerate(routing.bins) if b.count]
     width = 100 / len(routing.bins)
     with style.context(LOOK):
-        figure, upper = _figure(330, left=44, right=12, bottom=112, top=10)
+        figure, upper = figure_of(330, left=44, right=12, bottom=112, top=10)
         lower = figure.add_axes((44 / WIDTH, 38 / 330, (WIDTH - 56) / WIDTH, 56 / 330))
         most = max(b.count for _, b in filled)
         upper.plot([0, 100], [0, 100], color=INK, lw=1, ls=(0, (4, 3)), zorder=3)
@@ -262,10 +262,10 @@ def reliability(routing: RoutedAnswers) -> str:
         upper.set_axisbelow(True)
         lower.set_yticks([])
         lower.set_xlabel("router's confidence (%)")
-        return _svg(figure, "reliability")
+        return svg_of(figure, "reliability")
 
 
-def _figure(
+def figure_of(
     height: float, *, left: float, right: float, bottom: float, top: float, width: float = WIDTH
 ) -> tuple[Figure, Axes]:
     """A figure with one pair of axes, everything in points."""
@@ -277,7 +277,7 @@ def _figure(
     return figure, axes
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_of(figure: Figure, name: str) -> str:
     """The figure as an ``svg`` element whose ids no other figure of the page has."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))

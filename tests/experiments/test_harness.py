@@ -14,6 +14,7 @@ from eideticnet.errors import ConfigError
 from eideticnet.experiments import mnist, results, settings
 from eideticnet.experiments.measured import Measured, forgotten, saw
 from eideticnet.runs import history
+from tests.support.cuda import needs_cuda
 from tests.support.data_sets import write_experiment, write_imagenette, write_mnist
 from tests.support.waiting import until
 
@@ -255,6 +256,19 @@ def test_every_experiment_that_comes_with_the_package_can_be_read(name):
         assert len(told.oracle_by_class) in (0, classes)
         assert len(told.routed_by_class) in (0, classes)
         assert len(told.oracle_by_task) in (0, len(plan.config(plan.settings[0], 0).tasks))
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_forgets_nothing_and_goes_on_there(here):
+    needs_cuda()
+    file = write_experiment(here)
+    one(file, "seed-0", "--device", "cuda")
+    write_experiment(here, tasks=3)
+    one(file, "seed-0", "--device", "cuda")
+    (run,) = results.gather(settings.read(str(file)), here / "runs/experiments/tiny").runs[""].values()
+    assert (run.forgetting.changed, run.clock) == ([], "wall")
+    assert run.device == torch.cuda.get_device_name()
+    assert run.forgetting.compared == 3 + 5
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 
 from eideticnet.experiments import results, settings, tables
 from eideticnet.experiments.measured import Measured
+from eideticnet.experiments.pictures import curves
 from eideticnet.experiments.results import Result
 from tests.support.data_sets import write_experiment
 
@@ -146,3 +147,14 @@ def test_every_committed_result_can_be_read_and_is_that_of_an_experiment():
                 assert run.forgetting.changed == []
                 assert all(len(set(line[line.count(None) :])) == 1 for line in run.forgetting.lines.values())
         assert json.loads(file.read_text())["device"]
+
+
+def test_other_methods_are_drawn_beside_the_network_after_each_task(shown):
+    forgets = BASELINE | {"given": {"mean": 0.5, "matrix": [[0.9, None], [0.2, 0.8]]}}
+    pages, lines = shown(baselines={"replay": {"0": forgets}, "joint": {"0": BASELINE}})
+    result = results.read(results.FOLDER / "tiny.json")
+    expected = {"EideticNet": [0.9, 0.85], "replay": [0.9, 0.5]}  # joint training has no order
+    assert {name: pytest.approx(curve) for name, curve in curves(result).items()} == expected
+    assert "images/experiment_tiny_compared.svg" in pages
+    assert any("(images/experiment_tiny_compared.svg)" in line for line in lines)
+    assert ">replay</text>" in pages["images/experiment_tiny_compared.svg"]
