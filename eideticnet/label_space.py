@@ -120,7 +120,7 @@ def share(
 
 def _spread(values: Tensor, places: Tensor, labels: Labels) -> Tensor:
     """``values`` (N, M) added up at their ``places``, (M,) or (N, M), in (N, K)."""
-    nothing = values.new_zeros(len(values), len(labels.names))
+    nothing = values.new_zeros(values.shape[0], len(labels.names))
     return nothing.scatter_add(1, places.expand_as(values), values)
 
 

@@ -13,7 +13,11 @@ from pydantic import ConfigDict, Field, model_validator
 
 from eideticnet.contract.parts import AS_GIVEN, WHOLE, ByName, Closed, Many, Maybe, Open, as_json
 
-SCHEMA = "1.5.0"
+SCHEMA = "1.6.0"
+SEPARATE = "1.5.0"
+"""That of bundles whose tasks have labels of their own, in which nothing is new."""
+SHARED = 6
+"""The minor version since which tasks may share their labels."""
 LONGEST_NAME = 200
 _END = r"$(?!\n)"  # some engines let $ pass over a final newline
 _NUMBER = r"(0|[1-9][0-9]{0,5})"
@@ -258,6 +262,9 @@ handler's runtime as a folder."""
     """What a server accepts."""
     tasks: Annotated[Many[BundledTask], Field(min_length=1)]
     """The tasks in the order of the graph's task indices."""
+    classes: Annotated[Many[Name], Field(min_length=1)] = ()
+    """Names of the classes of the label space that tasks share, in an order that later versions keep; left \
+out where each task has its own labels; since 1.6.0."""
     superseded: Many[BundledTask] = ()
     """Revisions that no longer answer and stay in the graph, described like tasks; since 1.2.0."""
     routing: RoutingRule = RoutingRule()
@@ -269,6 +276,14 @@ handler's runtime as a folder."""
     def minor(self) -> int:
         """The minor version of the schema that it was written with."""
         return int(self.schema_version.split(".")[1])
+
+    def numbers(self, task: int) -> tuple[int, ...]:
+        """What an answer's label is for each class of the task of that index."""
+        mine = self.tasks[task].classes
+        if not self.classes:
+            return tuple(range(len(mine)))
+        places = {name: number for number, name in enumerate(self.classes)}
+        return tuple(places[name] for name in mine)
 
     @property
     def held(self) -> list[BundledTask]:
@@ -286,9 +301,22 @@ handler's runtime as a folder."""
             problem = problem or names_problem([(task.name, task.classes)])
         if not problem and (again := twice(task.owner for task in self.held)):
             problem = f"two tasks have the owner {again!r}"
+        problem = problem or self._shared_problem()
         if problem := problem or _image_problem(self.input):
             raise ValueError(problem)
         return self
+
+    def _shared_problem(self) -> str:
+        """What is wrong with the classes of a shared label space; "" if nothing is."""
+        if not self.classes:
+            return ""
+        if self.minor < SHARED:
+            return f"classes are shared since schema 1.{SHARED}.0, and this is {self.schema_version}"
+        if again := twice(self.classes):
+            return f"two classes are named {again!r}"
+        mine = {name for task in self.held for name in task.classes}
+        strange = sorted(mine.symmetric_difference(self.classes))
+        return f"classes and those of the tasks differ in {strange[0]!r}" if strange else ""
 
     def _lacks(self) -> str:
         """What a proof needs and this lacks; "" if nothing, or if it is older than proofs."""

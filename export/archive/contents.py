@@ -18,7 +18,7 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from eideticnet.contract.bundle import Bundle
+from eideticnet.contract.bundle import SHARED, Bundle
 from eideticnet.contract.parts import Closed, Many
 from eideticnet.export.archive.contract import checked, parse_json, read_bundle
 from eideticnet.export.archive.labeled_inputs import LabeledInputs, real_inputs
@@ -60,7 +60,8 @@ def check_contents(members: Mapping[str, bytes], *, revoked: bool = False) -> tu
     _check_sums(bundle, members)
     _check_manifest(parse_json(members[MANIFEST], MANIFEST), bundle)
     _check_config(members[CONFIG], bundle)
-    check_released({n: data for n, data in members.items() if is_handler(n)}, revoked=revoked)
+    handler = {n: data for n, data in members.items() if is_handler(n)}
+    check_released(handler, revoked=revoked, minor=0 if not bundle.classes else SHARED)
     _check_graphs(bundle, members)
     if VALIDATION in members:
         validation(bundle, members[VALIDATION])

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load as load_tensors
 
-from eideticnet.contract.bundle import BundledTask, Input
+from eideticnet.contract.bundle import Bundle, BundledTask, Input
 from eideticnet.export.errors import ArchiveError, InputsError
 from eideticnet.files import LARGEST, open_regular
 
@@ -125,6 +125,27 @@ def check_indices(real: LabeledInputs, tasks: Sequence[BundledTask]) -> None:
     if real.label is not None:
         classes = np.array([len(task.classes) for task in tasks])
         _check_range(real, "label", real.label, classes[real.task], "the classes of its own task")
+
+
+def right(real: LabeledInputs, task: Array, label: Array, bundle: Bundle) -> Array:
+    """Which rows (N,) are answered as ``real`` says, whose tasks are known, by ``task`` and ``label`` (N,).
+    Where labels are shared it is the class that counts, or that the task knows it."""
+    assert real.task is not None
+    found: Array = np.zeros(len(task), bool)
+    for number in range(len(bundle.tasks)):
+        rows = real.task == number
+        mine = task[rows] == number if not bundle.classes else np.isin(label[rows], bundle.numbers(number))
+        found[rows] = (
+            mine if real.label is None else mine & (label[rows] == numbered(real.label[rows], number, bundle))
+        )
+    return found
+
+
+def numbered(label: Array, task: int, bundle: Bundle) -> Array:
+    """Each ``label`` (N,) of this task as a version answers it; -2 of a class that it does not know."""
+    places = np.array([*bundle.numbers(task), -2])
+    found: Array = places[np.minimum(label, len(places) - 1)]
+    return found
 
 
 def _check_range(real: LabeledInputs, name: str, values: Array, ends: Array, where: str) -> None:

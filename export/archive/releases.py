@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import eidetic_runtime
+from eideticnet.contract.bundle import SCHEMA
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import whole_file
 
@@ -25,6 +26,8 @@ RELEASES = Path(__file__).with_name("handlers.json")
 HANDLERS = Path(__file__).parents[2] / "handlers"
 """In a clone, and in an installation."""
 HANDLER, RUNTIME = "eidetic_handler.py", "eidetic_runtime"
+_FIRST_READS = 5
+"""The minor version of the schema that releases read which don't say."""
 _NAME = re.compile(rf"eidetic_[^/]*\.py|{RUNTIME}/[^/]*\.py")
 
 
@@ -42,15 +45,22 @@ def handler_files(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in sorted((flat | inner).items())}
 
 
-def check_released(files: Mapping[str, bytes], listed: Path = RELEASES, *, revoked: bool = False) -> None:
-    """Raise ``ArchiveError`` unless ``files`` are the handler of one release, whole and unchanged, and none
-    that was revoked, unless ``revoked`` ones will do."""
+def check_released(
+    files: Mapping[str, bytes], listed: Path = RELEASES, *, revoked: bool = False, minor: int = 0
+) -> None:
+    """Raise ``ArchiveError`` unless ``files`` are the handler of one release, whole and unchanged, that reads
+    bundles of this ``minor`` version of the schema, and none that was revoked, unless ``revoked`` will do."""
     found, releases = _sums(files), _read(listed)
     for release in releases:
         if release["files"] == found:
             if "revoked" in release and not revoked:
                 why = f"its handler was revoked: {release['revoked']}"
                 raise ArchiveError(f"{why}; run eidetic export again, with today's")
+            if (reads := release.get("reads", _FIRST_READS)) < minor:
+                raise ArchiveError(
+                    f"its handler reads bundles of schema 1.{reads}, and this one needs 1.{minor}: run "
+                    "eidetic export again, with today's"
+                )
             return
     known = {(name, digest) for release in releases for name, digest in release["files"].items()}
     strange = sorted(name for name, digest in found.items() if (name, digest) not in known)
@@ -68,7 +78,8 @@ def release(folder: Path, version: str, listed: Path = RELEASES) -> bool:
     if any(_sums(files) == known["files"] for known in releases):
         check_released(files, listed)
         return False
-    _write([*releases, {"version": version, "files": _sums(files)}], listed)
+    reads = int(SCHEMA.split(".")[1])
+    _write([*releases, {"version": version, "reads": reads, "files": _sums(files)}], listed)
     return True
 
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from eideticnet import EideticNetwork, Task
-from eideticnet.export.archive.labeled_inputs import LabeledInputs
+from eideticnet.contract.bundle import Bundle
+from eideticnet.export.archive.labeled_inputs import LabeledInputs, right
 from eideticnet.export.bundle.trial_inputs import trial_inputs
 from eideticnet.export.errors import ExportError
 from eideticnet.export.graph.session import Array, Run
@@ -101,7 +102,8 @@ class Reference:
             owner = pinned.task.owner
             mine = finite[owner] & pinned.rows
             expected = self.logits[owner][mine]
-            found = pinned.answers["logits"][mine, : expected.shape[1]], pinned.answers["label"][mine]
+            logits, label = pinned.answers["logits"][mine], pinned.answers["label"][mine]
+            found = logits[:, : expected.shape[1]], self._own(pinned.task, label)
             allowed = tolerance * _largest(expected) + rounding[owner][mine]
             if wrong := _difference(*found, expected, allowed, "logits", "labels"):
                 return f"task {pinned.task.name!r}, {wrong}"
@@ -112,8 +114,24 @@ class Reference:
         # a score is a difference of two logits, and a probability moves by at most half of what scores do
         parts = [tolerance * _largest(v[rows]) + rounding[owner][rows] for owner, v in self.logits.items()]
         allowed = np.maximum.reduce(parts) * 2 / min(1.0, fitted.temperature, *fitted.head_temperatures)
-        found, expected = (routed["task_probs"][rows], routed["task"][rows]), self.routed["task_probs"][rows]
-        return _difference(*found, expected, allowed, "probabilities of tasks", "tasks")
+        adds = self.net.classes and fitted.decision == "joint"
+        told = [("task_probs", "task", "tasks"), *([("label_probs", "label", "classes")] if adds else [])]
+        for probs, choice, what in told:
+            # whoever says most of a class is not the likeliest task
+            chosen = self.routed[probs][rows].argmax(1) if adds and choice == "task" else routed[choice][rows]
+            found = routed[probs][rows], chosen
+            wrong = _difference(*found, self.routed[probs][rows], allowed, f"probabilities of {what}", what)
+            if wrong:
+                return wrong
+        return ""
+
+    def _own(self, task: Task, label: Array) -> Array:
+        """Which of the task's own classes each ``label`` (N,) is; -1 for none."""
+        if (labels := self.net.learned.labels) is None:
+            return label
+        own = np.full(len(labels.names), -1)
+        own[list(labels.places[self.net.tasks.index(task)])] = range(len(task.classes))
+        return own[label]
 
     @cached_property
     def _rounding(self) -> dict[str, Array]:
@@ -172,11 +190,12 @@ def _clear(values: Array, allowed: Array) -> Array:
 
 
 def agreement(
-    net: EideticNetwork, run: Run, real: LabeledInputs | None, batch: int = _BATCH
+    net: EideticNetwork, bundle: Bundle, run: Run, real: LabeledInputs | None, batch: int = _BATCH
 ) -> dict[str, Any]:
     """Compare the eager network in float32 with its exported graph, on real inputs or else the probes.
 
-    ``same_task`` and ``same_label`` are shares of all rows; a label is the same if the task is too.
+    ``same_task`` and ``same_label`` are shares of all rows; a label is the same if the task is too, but where
+    labels are shared.
     ``accuracy`` of both (task and, where known, label are right) where the tasks are known. Largest
     differences: of ``task_probs``, and of ``logits`` with each row pinned to the network's own choice."""
     x = np.concatenate([t.probes.numpy() for t in net.tasks]) if real is None else real.x
@@ -184,7 +203,7 @@ def agreement(
     routed = _run(run, x, None, batch)
     pinned = _run(run, x, expected["task"], batch)
     same_task = routed["task"] == expected["task"]
-    same_label = same_task & (routed["label"] == expected["label"])
+    same_label = (routed["label"] == expected["label"]) & (same_task | bool(net.classes))
     report: dict[str, Any] = {
         "inputs": PROBES if real is None else real.source,
         "rows": len(x),
@@ -197,7 +216,10 @@ def agreement(
         },
     }
     if real is not None and real.task is not None:
-        report["accuracy"] = {"network": _right(real, expected), "graph": _right(real, routed)}
+        report["accuracy"] = {
+            "network": _right(real, expected, bundle),
+            "graph": _right(real, routed, bundle),
+        }
     return report
 
 
@@ -233,8 +255,5 @@ def _joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _right(real: LabeledInputs, found: dict[str, Array]) -> float:
-    right = found["task"] == real.task
-    if real.label is not None:
-        right = right & (found["label"] == real.label)
-    return float(right.mean())
+def _right(real: LabeledInputs, found: dict[str, Array], bundle: Bundle) -> float:
+    return float(right(real, found["task"], found["label"], bundle).mean())

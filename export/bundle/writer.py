@@ -20,6 +20,7 @@ from eidetic_runtime.contract import MAX_PIXELS, usual_pixels
 from eideticnet import EideticNetwork, Task
 from eideticnet.contract.bundle import (
     SCHEMA,
+    SEPARATE,
     Bundle,
     BundledPage,
     BundledTask,
@@ -100,14 +101,14 @@ def write_bundle(
     for given in (kept, real if real is not kept else None):
         if given is not None:
             check_indices(given, bundle.tasks)
-            _refuse_mixed_up(net, given, bundle.tasks)
+            _refuse_mixed_up(net, given, bundle)
     with filled(folder), evaluating(net):
         form = Form(format, "nested", precision)
         said = _write_graphs(Reference.of(net), folder, bundle, form, layout, prefixes)
         bundle = bundle.model_copy(update=said)
         if bundle.layout == "dense" or precision != "float32":
             run, limit = runner(format, folder / bundle.model), bundle.limits.max_batch
-            found = agreement(net, run, real, *([limit] if limit else []))
+            found = agreement(net, bundle, run, real, *([limit] if limit else []))
             bundle = bundle.model_copy(update={"accuracy": found})
         (folder / "probes.safetensors").write_bytes(save_tensors({t.owner: t.probes for t in net.tasks}))
         if kept is not None:
@@ -126,10 +127,10 @@ def check_names(name: str, model_version: str) -> None:
             )
 
 
-def _refuse_mixed_up(net: EideticNetwork, real: LabeledInputs, tasks: Sequence[BundledTask]) -> None:
+def _refuse_mixed_up(net: EideticNetwork, real: LabeledInputs, bundle: Bundle) -> None:
     """``InputsError`` where the network answers worse than chance: nothing could be judged by such inputs."""
     answers = eager(net, real.x)
-    for doubt in doubts(real, answers["task"], answers["label"], tasks):
+    for doubt in doubts(real, answers["task"], answers["label"], bundle):
         if doubt.certain:
             raise InputsError(doubt.reason)
 
@@ -153,7 +154,7 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
     answering, capacity = net.tasks, net.capacity()
     spent = capacity.arithmetic
     return Bundle(
-        schema=SCHEMA,
+        schema=SCHEMA if net.classes else SEPARATE,
         name=name,
         model_version=model_version,
         format=format,
@@ -168,6 +169,7 @@ def describe(net: EideticNetwork, name: str, model_version: str, format: Format,
         input=Input(**net.inputs.to_json()),
         limits=limits,
         tasks=_tasks(net, answering),
+        **({"classes": net.classes} if net.classes else {}),
         superseded=_tasks(net, [t for t in net.learned.tasks if t not in answering]),
         routing=RoutingRule(
             rule=routing.decision, **routing.to_json(), **_doubt(read(net).doubts.get(ROUTER))

@@ -46,6 +46,9 @@ class TailRule:
     router: bool
     temperature: float
     head_temperatures: tuple[float, ...]
+    places: tuple[tuple[int, ...], ...] = ()
+    classes: int = 0
+    """Of a shared label space: what its label is for each task's classes, and how many there are."""
 
     @classmethod
     def of(cls, bundle: Bundle) -> TailRule:
@@ -59,27 +62,40 @@ class TailRule:
             routing.router != "none",
             float(routing.temperature),
             tuple(map(float, routing.head_temperatures)),
+            *(() if not bundle.classes else (_places(bundle), len(bundle.classes))),
         )
 
     @property
     def widest(self) -> int:
         return max(self.counts)
 
+    @property
+    def adds(self) -> bool:
+        """Whether what tasks say of one class is added up."""
+        return bool(self.places) and self.decision == "joint"
+
     def first(self, tasks: int) -> TailRule:
         """The rule of the first ``tasks`` tasks."""
-        return replace(self, heads=self.heads[:tasks], counts=self.counts[:tasks])
+        mine = {key: getattr(self, key)[:tasks] for key in ("heads", "counts", "places")}
+        return replace(self, **mine)
+
+
+def _places(bundle: Bundle) -> tuple[tuple[int, ...], ...]:
+    return tuple(bundle.numbers(task) for task in range(len(bundle.tasks)))
 
 
 def attach(body: onnx.ModelProto, rule: TailRule) -> onnx.ModelProto:
     """A whole graph: ``body``, whose outputs are logits, with the tail that routes and answers."""
     signature = f"int64[batch] {PINNED}, float[batch] {THRESHOLD}"
-    steps = [*_grid(rule, "all"), *_scores(rule), *_choice(), *_reading(rule), *_unknown()]
+    steps = [*_grid(rule, "all"), *_scores(rule), *_choice(rule), *_reading(rule)]
+    steps += [*_sureness(rule), *_unknown()]
     return _joined(body, rule, signature, OUTPUTS, steps)
 
 
 def attach_pinned(body: onnx.ModelProto, rule: TailRule) -> onnx.ModelProto:
     """A graph for pinned requests alone: no router, no probabilities of tasks. It fails at a row
     that is pinned to none of ``rule``'s tasks."""
+    rule = replace(rule, decision="hard")  # nothing is added up
     refuse = ["zero_task = Constant <value_int = 0> ()", f"free = Less ({PINNED}, zero_task)"]
     refuse += [f"tasks = Constant <value_int = {len(rule.counts)}> ()"]
     refuse += [f"chosen = Where (free, tasks, {PINNED})", "task = Identity (chosen)"]
@@ -147,42 +163,106 @@ def _scores(rule: TailRule) -> list[str]:
         steps += ["by_task = Div (entropy, uniform)"]
     steps += ["routed_scores = Div (by_task, temperature)"]
     terms += ["routed_scores"]
-    if rule.decision == "joint":
+    if rule.decision == "joint" and not rule.adds:
         steps += ["surest = ReduceMax <keepdims = 0> (label_log, last)"]
         steps += ["scores = Add (routed_scores, surest)"]
         terms = ["scores"]
     return [*steps, f"task_probs = Softmax <axis = 1> ({terms[0]})"]
 
 
-def _choice() -> list[str]:
-    """``chosen`` (N,): the pinned task, else the likeliest."""
+def _choice(rule: TailRule) -> list[str]:
+    """``chosen`` (N,): the pinned task, else the likeliest, or of those that are added up the one which says
+    most of the class."""
+    best = "best_task = ArgMax <axis = 1, keepdims = 0> (task_probs)"
     return [
-        "best_task = ArgMax <axis = 1, keepdims = 0> (task_probs)",
+        *(_sums() if rule.adds else [best]),
         "zero_task = Constant <value_int = 0> ()",
         f"routed = Less ({PINNED}, zero_task)",
         f"chosen = Where (routed, best_task, {PINNED})",
     ]
 
 
+def _sums() -> list[str]:
+    """What tasks that share their labels say together: ``mixed`` (N, K), its ``best_class``, and the
+    ``best_task``, which says most of it."""
+    return [
+        "label_p = Exp (label_log)",
+        "weights = Unsqueeze (task_probs, last)",
+        "parts = Mul (label_p, weights)",
+        "flat = Reshape (parts, flat_shape)",
+        *_added("flat", "all_numbers", "mixed"),
+        "best_class = ArgMax <axis = 1, keepdims = 0> (mixed)",
+        "wanted = Unsqueeze (best_class, after_rows)",
+        "is_wanted = Equal (numbers, wanted)",
+        "gives = And (is_wanted, own)",
+        "given = Where (gives, parts, minus_one)",
+        "most = ReduceMax <keepdims = 0> (given, last)",
+        "best_task = ArgMax <axis = 1, keepdims = 0> (most)",
+    ]
+
+
+def _added(values: str, places: str, sums: str) -> list[str]:
+    """``values`` (N, M) added up at their ``places``, (M,) or (N, M), in (N, K)."""
+    return [
+        f"{sums}_rows = Shape <start = 0, end = 1> ({values})",
+        f"{sums}_shape = Concat <axis = 0> ({sums}_rows, class_count)",
+        f"{sums}_before = Expand (zero, {sums}_shape)",
+        f"{sums}_size = Shape ({values})",
+        f"{sums}_places = Expand ({places}, {sums}_size)",
+        f'{sums} = ScatterElements <axis = 1, reduction = "add"> ({sums}_before, {sums}_places, {values})',
+    ]
+
+
 def _reading(rule: TailRule) -> list[str]:
-    """What the chosen head says."""
+    """What the chosen head says: ``best_label`` (N,), and the outputs ``label_probs`` and ``logits``."""
+    own, probabilities = ("own_label", "own_probs") if rule.places else ("best_label", "label_probs")
     padded = set(rule.counts) != {rule.widest}
     masked = "masked" if padded else "logits"
     steps = [
         "index = Unsqueeze (chosen, first)",
         f"{masked} = GatherND <batch_dims = 1> (grid, index)",
-        f"label_probs = Softmax <axis = 1> ({masked})",
-        f"best_label = ArgMax <axis = 1, keepdims = 0> ({masked})",
+        f"{probabilities} = Softmax <axis = 1> ({masked})",
+        f"{own} = ArgMax <axis = 1, keepdims = 0> ({masked})",
     ]
     if padded:
         steps += ["mine = Gather <axis = 0> (own, chosen)", "logits = Where (mine, masked, zero)"]
+    return [*steps, *_numbered(rule)] if rule.places else steps
+
+
+def _numbered(rule: TailRule) -> list[str]:
+    """The same among the classes that tasks share, where what they say together may be the answer to a row
+    that is routed."""
+    label, probs = ("own_class", "own_share") if rule.adds else ("best_label", "label_probs")
+    steps = [
+        "mine_numbers = Gather <axis = 0> (numbers, chosen)",
+        "own_column = Unsqueeze (own_label, first)",
+        "own_number = GatherElements <axis = 1> (mine_numbers, own_column)",
+        f"{label} = Squeeze (own_number, first)",
+        *_added("own_probs", "mine_numbers", probs),
+    ]
+    if rule.adds:
+        steps += [
+            "best_label = Where (routed, best_class, own_class)",
+            "routed_rows = Unsqueeze (routed, first)",
+            "label_probs = Where (routed_rows, mixed, own_share)",
+        ]
     return steps
+
+
+def _sureness(rule: TailRule) -> list[str]:
+    """``likeliest`` (N,): how likely the task is, or the class, or one of the tasks that know the class."""
+    if rule.places and not rule.adds:
+        return [
+            "knowing = Gather <axis = 0> (known, best_label)",
+            "told = Mul (task_probs, knowing)",
+            "likeliest = ReduceSum <keepdims = 0> (told, first)",
+        ]
+    return [f"likeliest = ReduceMax <keepdims = 0> ({'mixed' if rule.adds else 'task_probs'}, first)"]
 
 
 def _unknown() -> list[str]:
     """``task`` and ``label``: -1 where nothing is likely enough."""
     return [
-        "likeliest = ReduceMax <keepdims = 0> (task_probs, first)",
         f"unsure = Less (likeliest, {THRESHOLD})",
         "unknown = And (routed, unsure)",
         "none = Constant <value_int = -1> ()",
@@ -210,6 +290,25 @@ def _tables(rule: TailRule) -> dict[str, Array]:
         "uniform": uniform,
         "temperature": np.array(rule.temperature, np.float32),
         "head_temperatures": np.array(rule.head_temperatures, np.float32)[:, None],
+        **(_numbers(rule) if rule.places else {}),
+    }
+
+
+def _numbers(rule: TailRule) -> dict[str, Array]:
+    """Constants of labels that tasks share."""
+    numbers = np.zeros((len(rule.places), rule.widest), np.int64)
+    known = np.zeros((rule.classes, len(rule.places)), np.float32)
+    for task, places in enumerate(rule.places):
+        numbers[task, : len(places)] = places
+        known[list(places), task] = 1
+    return {
+        "numbers": numbers,
+        "all_numbers": numbers.flatten(),
+        "known": known,
+        "class_count": np.array([rule.classes]),
+        "flat_shape": np.array([0, -1]),
+        "after_rows": np.array([1, 2]),
+        "minus_one": np.array(-1.0, np.float32),
     }
 
 
@@ -220,7 +319,8 @@ def _joined(
     types = {
         **dict.fromkeys(("task", "label"), "int64[batch]"),
         "task_probs": f"float[batch, {len(rule.counts)}]",
-        **dict.fromkeys(("label_probs", "logits"), f"float[batch, {rule.widest}]"),
+        "label_probs": f"float[batch, {rule.classes or rule.widest}]",
+        "logits": f"float[batch, {rule.widest}]",
     }
     results = ", ".join(f"{types[name]} {name}" for name in outputs)
     tail = onnx.parser.parse_graph(f"tail ({signature}) => ({results}) {{ {' '.join(steps)} }}")

@@ -14,9 +14,9 @@ from torch.jit._trace import TracerWarning
 
 from eideticnet import EideticNetwork
 from eideticnet.data.draws import tracing
-from eideticnet.decision import answer, decide
 from eideticnet.export.errors import ExportError
 from eideticnet.export.lowering.body import example, owners
+from eideticnet.label_space import respond
 
 
 class AnswerModule(nn.Module):
@@ -26,7 +26,7 @@ class AnswerModule(nn.Module):
         super().__init__()
         self.body = body
         assert net.learned.routing is not None
-        self.fitted = net.learned.routing
+        self.fitted, self.labels = net.learned.routing, net.learned.labels
         self.owners = owners(net)
         self.heads = [self.owners.index(task.owner) for task in net.tasks]
 
@@ -34,7 +34,7 @@ class AnswerModule(nn.Module):
         logits = self.body(x)
         heads = [logits[i] for i in self.heads]
         router = None if self.fitted.router == "none" else logits[-1]
-        return tuple(answer(heads, decide(self.fitted, heads, router), task, threshold))
+        return tuple(respond(self.fitted, heads, router, task, threshold, self.labels))
 
 
 def _examples(net: EideticNetwork, rows: int = 3) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,15 +7,15 @@ Imports neither torch nor eideticnet.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from statistics import NormalDist
 
 import numpy as np
 
-from eideticnet.contract.bundle import BundledTask
-from eideticnet.export.archive.labeled_inputs import Array, LabeledInputs
+from eideticnet.contract.bundle import Bundle
+from eideticnet.export.archive.labeled_inputs import Array, LabeledInputs, numbered
 
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
 _OTHERS = 30
@@ -46,34 +46,47 @@ def distinct(x: Array) -> int:
     return len({sha256(row.tobytes()).digest() for row in x})
 
 
-def doubts(real: LabeledInputs, task: Array, label: Array, tasks: Sequence[BundledTask]) -> Iterator[Doubt]:
-    """What is doubtful about ``real``, to which a version of these ``tasks`` answered ``task`` and ``label``
-    (N,), -1 where it answered none. Nothing where it does not say which tasks its rows are of."""
+def doubts(real: LabeledInputs, task: Array, label: Array, bundle: Bundle) -> Iterator[Doubt]:
+    """What is doubtful about ``real``, to which the version of ``bundle`` answered ``task`` and ``label``
+    (N,), -1 where it answered none. Nothing where it does not say which tasks its rows are of.
+
+    Where labels are shared a task is found where a class of it is answered."""
     if real.task is None:
         return
-    known = real.task < len(tasks)
+    tasks = bundle.tasks
     for index, described in enumerate(tasks):
-        rows, others = real.task == index, known & (real.task != index)
-        found = rows & (task == index)
+        rows, others = real.task == index, np.isin(real.task, _strangers(bundle, index))
+        mine = task == index if not bundle.classes else np.isin(label, bundle.numbers(index))
+        found = rows & mine
         count, right = int(rows.sum()), int(found.sum())
         if not count:
             continue
         where = f"{real.source}: of the {count} rows of task {described.name!r} (number {index})"
-        chance, why = 1 / len(tasks), f"no more than by guessing among {len(tasks)} tasks"
-        attracted = float((task[others] == index).mean()) if others.sum() >= _OTHERS else 0.0
+        choices = (1, len(tasks), "tasks")
+        if bundle.classes:
+            choices = len(described.classes), len(bundle.classes), "classes"
+        chance, why = choices[0] / choices[1], "no more than by guessing among {1} {2}".format(*choices)
+        attracted = float(mine[others].mean()) if others.sum() >= _OTHERS else 0.0
         if attracted > chance:
             chance, why = attracted, f"and {attracted:.0%} of the rows of other tasks are"
-        if len(tasks) > 1 and (doubt := _at_chance(right, count, chance)) is not None:
+        if choices[0] < choices[1] and (doubt := _at_chance(right, count, chance)) is not None:
             what = f"{where} {right} are found to be of it, {why}"
             yield Doubt(index, f"{what}: are tasks swapped, or inputs not in raw units?", doubt)
         elif real.label is not None and right:
-            given, said = real.label[found], label[found]
-            same, classes = int((given == said).sum()), len(described.classes)
+            given, said = numbered(real.label[found], index, bundle), label[found]
+            same, classes = int((given == said).sum()), len(bundle.classes or described.classes)
             chance = _agreement_by_chance(given, said, classes)
             if classes > 1 and (doubt := _at_chance(same, right, chance)) is not None:
                 what = f"{where} {right} are found, and {same} of these have the label answered"
                 why = f"no more than by guessing ({chance:.0%})"
                 yield Doubt(index, f"{what}, {why}: are labels shifted?", doubt)
+
+
+def _strangers(bundle: Bundle, index: int) -> list[int]:
+    """The other tasks, or those that share no class with the one of this index."""
+    tasks = bundle.tasks
+    mine = set() if not bundle.classes else set(tasks[index].classes)
+    return [i for i, task in enumerate(tasks) if i != index and mine.isdisjoint(task.classes)]
 
 
 def _at_chance(right: int, rows: int, chance: float) -> bool | None:

@@ -7,7 +7,7 @@ pinned to its task, same batch, same thread count, bits compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,12 +60,24 @@ def changed_promises(old: OpenVersion, new: OpenVersion) -> Iterator[str]:
     for name, classes in held.items():  # whichever revision of it answers
         if name not in holds:
             yield f"task {name!r} no longer answers"
-        elif holds[name] != classes:
+        elif holds[name][: len(classes)] != classes:
             yield f"task {name!r} answers with the classes {holds[name]}, and with {classes} before"
     first, firsts = list(held), list(holds)[: len(held)]
     if firsts != first and set(first) <= set(holds):
         yield f"tasks answer in another order: {first} were first, now {firsts}"
+    yield from _changed_labels(old.bundle.classes, new.bundle.classes)
     yield from _changed_limits(old.bundle.limits, new.bundle.limits)
+
+
+def _changed_labels(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+    if bool(old) != bool(new):
+        was, now = ("shared" if classes else "separate" for classes in (old, new))
+        yield (
+            f"the label space is {now}, and was {was}: it is part of the input contract since the first "
+            f'export; export a network with label_space = "{was}", or under another name'
+        )
+    elif new[: len(old)] != old:
+        yield f"classes were numbered {list(old)}, and are {list(new)}"
 
 
 def _changed_limits(old: Limits, new: Limits) -> Iterator[str]:

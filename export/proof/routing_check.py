@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from eideticnet.contract.bundle import Bundle
 from eideticnet.export.archive.contents import VALIDATION, validation
-from eideticnet.export.archive.labeled_inputs import LabeledInputs, check_indices
+from eideticnet.export.archive.labeled_inputs import LabeledInputs, check_indices, right
 from eideticnet.export.graph.session import session
 from eideticnet.export.graph.tail import PINNED, THRESHOLD, X
 from eideticnet.export.proof.doubts import distinct, doubts, wilson_interval
@@ -28,7 +29,8 @@ _BATCH = 256
 @dataclass(frozen=True)
 class TaskRouting:
     """``kind``: accuracy (task and, where known, label are right) where tasks are known, else the
-    share of the rows that the old version routed here and the new one does too. ``interval``: Wilson's
+    share of the rows that the old version routed here and the new one does too. Where labels are shared it is
+    the class that counts, whichever task says it. ``interval``: Wilson's
     for ``new``, 95 %. ``distinct``: the rows that differ from each other."""
 
     name: str
@@ -76,8 +78,9 @@ def check_routing(
         return RoutingCheck("not measured", bound, reasons=[reason])
     check_indices(real, new.bundle.tasks)
     was, now = (_route(version, real.x) for version in (old, new))
-    tasks = [_of_task(i, t.name, real, was, now) for i, t in enumerate(old.bundle.tasks)]
-    doubtful = [doubt.reason for doubt in doubts(real, was["task"], was["label"], old.bundle.tasks)]
+    answers = [(was, old.bundle), (now, new.bundle)]
+    tasks = [_of_task(i, t.name, real, answers) for i, t in enumerate(old.bundle.tasks)]
+    doubtful = [doubt.reason for doubt in doubts(real, was["task"], was["label"], old.bundle)]
     few = [t for t in tasks if t.distinct < ENOUGH]
     dropped = [t for t in tasks if t.rows >= ENOUGH and t.drop > bound]
     reasons = [
@@ -111,23 +114,16 @@ def _route(version: OpenVersion, x: Array) -> dict[str, Array]:
 
 
 def _of_task(
-    index: int, name: str, real: LabeledInputs, was: dict[str, Array], now: dict[str, Array]
+    index: int, name: str, real: LabeledInputs, answers: list[tuple[dict[str, Array], Bundle]]
 ) -> TaskRouting:
     if real.task is None:
-        rows = was["task"] == index
-        before, right = int(rows.sum()), int((now["task"][rows] == index).sum())
+        (was, bundle), (now, _) = answers
+        rows, what = was["task"] == index, "task" if not bundle.classes else "label"
+        before, kept = int(rows.sum()), int((now[what][rows] == was[what][rows]).sum())
     else:
         rows = real.task == index
-        before, right = (int(_right(real, version, rows).sum()) for version in (was, now))
+        before, kept = (int(right(real, a["task"], a["label"], b)[rows].sum()) for a, b in answers)
     count = int(rows.sum())
     kind: Literal["accuracy", "agreement"] = "agreement" if real.task is None else "accuracy"
-    shares = (before / count, right / count) if count else (0.0, 0.0)
-    return TaskRouting(name, count, kind, *shares, wilson_interval(right, count), distinct(real.x[rows]))
-
-
-def _right(real: LabeledInputs, found: dict[str, Array], rows: Array) -> Array:
-    assert real.task is not None
-    right: Array = found["task"][rows] == real.task[rows]
-    if real.label is not None:
-        right = right & (found["label"][rows] == real.label[rows])
-    return right
+    shares = (before / count, kept / count) if count else (0.0, 0.0)
+    return TaskRouting(name, count, kind, *shares, wilson_interval(kept, count), distinct(real.x[rows]))

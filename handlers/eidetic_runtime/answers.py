@@ -85,7 +85,7 @@ def _row(
     known = bundle["tasks"][task] if task >= 0 else None
     return {
         "task": known["name"] if known else None,
-        "label": known["classes"][label] if known else None,
+        "label": _classes(task, bundle)[label] if known else None,
         "unknown": known is None,
         "pinned": request.task >= 0,
         "task_probability": sure,
@@ -94,9 +94,15 @@ def _row(
     }
 
 
+def _classes(task: int, bundle: dict[str, Any]) -> Sequence[str]:
+    """The names that labels are indices into: the task's own, or those that all tasks share."""
+    found: Sequence[str] = bundle.get("classes") or bundle["tasks"][task]["classes"]
+    return found
+
+
 def _told(task: int, i: int, outputs: Outputs, request: Request, bundle: dict[str, Any]) -> dict[str, Any]:
     """What ``top_k`` and ``probabilities`` ask for; of classes nothing where the task is unknown."""
-    classes = bundle["tasks"][task]["classes"] if task >= 0 else []
+    classes = _classes(task, bundle) if task >= 0 else []
     probabilities = outputs["label_probs"][i, : len(classes)]
     told: dict[str, Any] = {}
     if request.top_k:

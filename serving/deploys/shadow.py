@@ -44,12 +44,13 @@ class Comparison:
     label_difference: float = 0.0
     tasks: dict[str, Compared] = field(default_factory=dict)
 
-    def add(self, old: Answer, new: Answer) -> None:
-        """Count one request's two answers."""
+    def add(self, old: Answer, new: Answer, shared: bool = False) -> None:
+        """Count one request's two answers. Where labels are ``shared`` one of another task is another answer
+        only if the label is another, too."""
         task = self.tasks.setdefault(str(old.task), Compared())
         another_task, another_label = old.task != new.task, old.label != new.label
         self.requests, task.requests = self.requests + 1, task.requests + 1
-        self.changed += another_task or another_label
+        self.changed += another_label or (another_task and not shared)
         task.task_changed += another_task
         task.label_changed += another_label and not another_task
         if another_task:
@@ -85,7 +86,7 @@ def shadow(prober: Prober, old: Archive, new: str, policy: ShadowPolicy) -> Comp
     found = Comparison()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for pair in pool.map(both, questions):
-            found.add(*pair)
+            found.add(*pair, shared=bool(old.bundle.classes))
     return found
 
 

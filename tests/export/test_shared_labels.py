@@ -1,0 +1,246 @@
+"""Networks whose tasks share one label space: graphs, archives, proofs and what a server answers."""
+
+import json
+from functools import cache
+from itertools import product
+from unittest.mock import patch
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eidetic_runtime.answers import answers
+from eideticnet import EideticNetwork, Routing, batches
+from eideticnet.contract.bundle import SCHEMA
+from eideticnet.export.archive.reader import read_archive, read_files
+from eideticnet.export.archive.releases import RELEASES, check_released, handler_files
+from eideticnet.export.bundle.writer import write_bundle
+from eideticnet.export.errors import ArchiveError
+from eideticnet.export.graph.session import session
+from eideticnet.export.proof.verify import verify
+from eideticnet.models import mlp
+from tests.support.archived_networks import archived, edited
+from tests.support.example_counts import examples, often
+from tests.support.exported_networks import graph_of
+from tests.support.small_networks import LIGHT, QUICK, trained
+from tests.support.small_trunks import FEATURES
+from tests.support.tolerances import EXPORTED
+
+KINDS = "abcdef"
+CENTRES = 3 * torch.randn(len(KINDS), FEATURES, generator=torch.Generator().manual_seed(5))
+ROUTINGS = [Routing(), Routing("taps", "hard"), Routing("none", "entropy")]
+FORMS = [
+    ("onnx", "nested"),
+    ("onnx", "paged"),
+    ("onnx", "dense"),
+    ("torchscript", "nested"),
+    ("pt2", "nested"),
+]
+
+
+def rows(kinds, seed=0, count=36):
+    y = torch.arange(count) % len(kinds)
+    centres = CENTRES[[KINDS.index(kind) for kind in kinds]]
+    return centres[y] + torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(seed)), y
+
+
+@cache
+def network(tasks=("abc", "cd", "dea"), label_space="shared", routing=ROUTINGS[0], grown=""):
+    """``grown``: the classes of a revision of the first task, learned last."""
+    net = EideticNetwork(mlp(FEATURES, (32, 24)), torch.zeros(2, FEATURES), label_space=label_space)
+    loaders = {kinds: batches(*rows(kinds, i), 12) for i, kinds in enumerate(tasks)}
+    for kinds, loader in loaders.items():
+        net.train_task(kinds, loader, list(kinds), training=QUICK, pruning=LIGHT)
+    if grown:
+        loaders[tasks[0]] = batches(*rows(grown, 9), 12)
+        net.revise_task(tasks[0], loaders[tasks[0]], list(grown), training=QUICK, pruning=LIGHT)
+    validation = {name: batches(*loader.dataset.tensors, 12) for name, loader in loaders.items()}
+    net.fit_router(loaders, routing=routing, training=QUICK, validation=validation)
+    return net
+
+
+@cache
+def exported(folder, **options):
+    folder.mkdir()
+    routing = options.pop("routing")
+    write_bundle(network(routing=routing), folder, name="net", model_version="1.0", **options)
+    return graph_of(folder, json.loads((folder / "bundle.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("routing", "form"),
+    often(product(ROUTINGS, FORMS), [*product(ROUTINGS, FORMS[:1]), *product(ROUTINGS[:1], FORMS[3:4])]),
+    ids=lambda p: getattr(p, "decision", p),
+)
+def test_every_form_of_a_graph_answers_with_the_class_that_the_network_does(routing, form, tmp_path):
+    run = exported(tmp_path / "bundle", routing=routing, format=form[0], layout=form[1])
+    net = network(routing=routing)
+    x, _ = rows(KINDS, 3, 60)
+    clear = (net(x).label_probs.topk(2, 1).values.diff(dim=1).abs() > 1e-4).flatten()
+    clear &= (net(x).task_probs.topk(2, 1).values.diff(dim=1).abs() > 1e-4).flatten()
+    x = x[clear]
+    pins, threshold = torch.arange(len(x)) % 4 - 1, torch.linspace(0, 1, len(x))
+    expected = net(x, pins, threshold)._asdict()
+    found = run(x.numpy(), pins.numpy(), threshold.numpy())
+    assert len(x) > 20
+    for name, value in expected.items():
+        assert found[name].shape == value.shape
+        assert np.allclose(found[name], value, rtol=0, atol=0 if name in ("task", "label") else EXPORTED)
+
+
+@examples(5, 20)
+@given(seed=st.integers(0, 10_000), scale=st.floats(0.01, 10))
+def test_any_input_gets_the_class_that_the_network_gives_it(whole, seed, scale):
+    (_, run), net = whole, network()
+    x = scale * torch.randn(12, FEATURES, generator=torch.Generator().manual_seed(seed))
+    best = net(x).label_probs.topk(2, 1).values
+    x = x[best[:, 0] - best[:, 1] > EXPORTED]
+    if len(x):
+        found = run(x.numpy(), np.full(len(x), -1), np.zeros(len(x), np.float32))
+        assert found["label"].tolist() == net(x).label.tolist()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "bundle"
+    return folder, exported(folder, routing=ROUTINGS[0])
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory):
+    """Two tasks; a third one whose classes overlap; the first one with a class more."""
+    folder = tmp_path_factory.mktemp("versions")
+    nets = network(("abc", "cd")), network(), network(grown="abcf")
+    return [archived(net, folder / str(i), f"{i}.0", prefixes=[1, 2]) for i, net in enumerate(nets)]
+
+
+def test_a_version_whose_tasks_overlap_or_grow_is_proven_and_its_classes_keep_their_numbers(versions):
+    assert [read_archive(path).bundle.classes for path in versions] == [
+        tuple("abcd"),
+        tuple("abcde"),
+        tuple("abcdef"),
+    ]
+    for old, new in ((0, 1), (1, 2), (0, 2)):
+        found = verify(versions[new], versions[old])
+        assert (found.verdict, found.reasons) == ("proven", [])
+    assert "classes" in " ".join(verify(versions[1], versions[2]).reasons)
+
+
+def test_the_other_label_space_is_refused_by_the_proof(versions, tmp_path):
+    separate = archived(network(label_space="separate"), tmp_path / "separate", "9.0")
+    (reason,) = [r for r in verify(separate, versions[0]).reasons if "label space" in r]
+    assert "the label space is separate, and was shared" in reason
+    assert 'label_space = "shared"' in reason
+    (reason,) = [r for r in verify(versions[1], separate).reasons if "label space" in r]
+    assert "the label space is shared, and was separate" in reason
+
+
+def test_real_inputs_are_judged_by_their_class_whichever_task_says_it(versions, tmp_path):
+    """Of a class that two tasks have nobody can tell which of them an input is of."""
+    x = torch.cat([rows("abc", 30, 240)[0], rows("cd", 31, 240)[0]]).numpy()
+    label = np.concatenate([np.arange(240) % 3, np.arange(240) % 2])
+    task = np.repeat([0, 1], 240)
+    np.savez(tmp_path / "real.npz", x=x, task=task, label=label)
+    found = verify(versions[1], versions[0], tmp_path / "real.npz", max_drop=1.0).routing
+    run = session(read_graph(versions[0]))
+    answered = run({"x": x, "pinned_task": np.full(480, -1), "threshold": np.zeros(480, np.float32)})["label"]
+    truth = np.concatenate([[0, 1, 2], [2, 3]])[label + 3 * task]
+    for number, judged in enumerate(found.tasks):
+        assert judged.old == pytest.approx((answered == truth)[task == number].mean())
+    assert not any("swapped" in reason for reason in found.reasons)
+    np.savez(tmp_path / "real.npz", x=x)
+    agreed = verify(versions[0], versions[0], tmp_path / "real.npz").routing
+    assert {t.new for t in agreed.tasks if t.rows} == {1.0}
+
+
+def read_graph(path):
+    return onnx.load_model_from_string(read_files(path)[1]["model.onnx"])
+
+
+def test_a_prefix_answers_with_the_numbers_of_the_whole_graph(versions, tmp_path):
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    net = network(grown="abcf")
+    write_bundle(net, folder, name="net", model_version="1.0", prefixes=[1])
+    x = rows("abc", 3)[0]
+    found = session(onnx.load(folder / "prefix/1.onnx"))(
+        {"x": x.numpy(), "pinned_task": np.zeros(36, np.int64)}
+    )
+    expected = net(x, torch.zeros(36, dtype=torch.int64))
+    assert found["label"].tolist() == expected.label.tolist()
+    assert np.allclose(found["label_probs"], expected.label_probs, rtol=0, atol=EXPORTED)
+
+
+def without_a_class(bundle):
+    bundle["classes"].pop()
+
+
+def twice(bundle):
+    bundle["classes"][1] = bundle["classes"][0]
+
+
+def before_there_were_any(bundle):
+    bundle["schema"] = "1.5.0"
+
+
+def none(bundle):
+    bundle["classes"] = []
+
+
+@pytest.mark.parametrize("change", [without_a_class, twice, before_there_were_any, none])
+def test_classes_that_can_not_be_those_of_the_tasks_are_refused(change, versions, tmp_path):
+    with pytest.raises(ArchiveError, match="class"):
+        read_archive(edited(versions[0], tmp_path / "net.mar", bundle=change))
+
+
+def test_a_graph_that_answers_with_other_numbers_than_its_bundle_says_is_refused(versions, tmp_path):
+    def swapped(bundle):
+        bundle["classes"][:2] = bundle["classes"][1::-1]
+
+    forged = edited(versions[0], tmp_path / "net.mar", bundle=swapped)
+    assert any("does not route and answer" in r for r in verify(forged, versions[0]).reasons)
+
+
+def test_a_handler_from_before_labels_were_shared_is_refused_with_such_a_bundle():
+    """It would look the number of a class up among those of the task."""
+    *_, old = [each for each in json.loads(RELEASES.read_text()) if "reads" not in each]
+    todays = handler_files(RELEASES.parents[2] / "handlers")
+    check_released(todays, minor=int(SCHEMA.split(".")[1]))
+    with pytest.raises(ArchiveError, match=r"reads bundles of schema 1\.5, and this one needs 1\.6"):
+        _check(old, minor=6)
+    _check(old, minor=0)
+
+
+def _check(release, minor):
+    with patch("eideticnet.export.archive.releases._sums", lambda files: release["files"]):
+        check_released({}, minor=minor)
+
+
+def test_a_separate_network_is_exported_as_ever(tmp_path):
+    write_bundle(trained(2), tmp_path, name="net", model_version="1.0")
+    bundle = json.loads((tmp_path / "bundle.json").read_text())
+    assert bundle["schema"] == "1.5.0"
+    assert "classes" not in bundle
+
+
+class Asked:
+    """A request of two rows, routed and told everything."""
+
+    def __init__(self, x, task=-1):
+        self.x, self.task, self.top_k, self.probabilities = x, task, 3, True
+        self.many, self.reply_to, self.field = True, None, "data"
+
+
+def test_an_answer_names_the_class_and_tells_the_probabilities_of_all(whole):
+    folder, run = whole
+    bundle, x = json.loads((folder / "bundle.json").read_text()), rows("ce", 4, 2)[0].numpy()
+    outputs = run(x, np.full(2, -1), np.zeros(2, np.float32))
+    (told,) = answers([Asked(x)], outputs, bundle)
+    for row, label, probs in zip(told["predictions"], outputs["label"], outputs["label_probs"], strict=True):
+        assert row["label"] == bundle["classes"][label]
+        assert row["label_probability"] == pytest.approx(probs.max())
+        assert list(row["label_probabilities"]) == bundle["classes"]
+        assert row["top"][0] == {"label": row["label"], "probability": row["label_probability"]}
