@@ -16,7 +16,7 @@ from benchmarks.report import interval, publish
 from eideticnet.experiments import results
 from eideticnet.experiments.results import Result
 
-ORACLE, ROUTED, JOINT, MADDS = "oracle", "routed", "joint", "madds"
+ORACLE, ROUTED, AMONG, JOINT, MADDS = "oracle", "routed", "among", "joint", "madds"
 WANTED = {
     "pmnist10.oracle": ("pmnist10", ORACLE),
     "mnist5.oracle": ("mnist5", ORACLE),
@@ -31,7 +31,9 @@ WANTED = {
     "mnist5.k0.cheap": ("mnist5_k0", ROUTED),
     "mnist5.k0.cheap.madds": ("mnist5_k0", MADDS),
     "cifar10_5.pretrained.routed": ("cifar10_5_pretrained", ROUTED),
+    "cifar10_5.pretrained.among": ("cifar10_5_pretrained", AMONG),
     "cifar10_5.pretrained.k0.routed": ("cifar10_5_pretrained_k0", ROUTED),
+    "cifar10_5.pretrained.k0.among": ("cifar10_5_pretrained_k0", AMONG),
 }
 """The experiment, and what of it."""
 
@@ -44,6 +46,7 @@ def by_seed(result: Result, what: str) -> dict[str, float]:
     return {
         seed: run.multiply_adds.share if what == MADDS else getattr(run, what).mean
         for seed, run in runs.items()
+        if what != AMONG or run.among is not None
     }
 
 

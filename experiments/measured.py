@@ -63,7 +63,8 @@ class MultiplyAdds(Table):
 
 
 class Measured(Table):
-    """One run. ``oracle``: the task is given. ``task``: it is found. ``routed``: task and class are.
+    """One run. ``oracle``: the task is given. ``task``: it is found. ``routed``: task and class are, and
+    ``among`` where the answer is none of a pretrained task's, if there is one.
     ``saw``: which data of earlier tasks the router learned from, ``all``, ``memory K`` or ``none``.
     ``seconds`` are those of a ``clock``, the processor's on a CPU, else the wall's; ``frozen`` and
     ``neurons`` are shares of all neurons; ``within_budget``: of tasks that had more than a plan's share,
@@ -72,6 +73,7 @@ class Measured(Table):
     oracle: Accuracy
     task: Accuracy
     routed: Accuracy
+    among: Accuracy | None = None
     forgetting: Forgetting
     router: str
     saw: str
@@ -115,6 +117,7 @@ def measure(
         oracle=oracle,
         task=task,
         routed=routed,
+        among=_mean_of(_among(net, tests, begun), ()) if begun else None,
         forgetting=forgetting,
         router=net.learned.routing.router,
         saw=saw(config, net.learned.routing.router),
@@ -174,6 +177,28 @@ def _accuracies(
                 for kind, share in zip(shares, right[y == c].double().mean(0).tolist(), strict=True):
                     kind.setdefault(task.name, {})[name] = share
     return [_mean_of(kind, apart) for kind in shares]
+
+
+@torch.no_grad()
+def _among(
+    net: EideticNetwork, tests: Mapping[str, Loader], apart: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Shares of each class where task and class are found among the tasks that are not ``apart``."""
+    found, rows, names = dict[str, dict[str, float]](), net.rows(tests), [t.name for t in net.tasks]
+    out_of = torch.tensor([name in apart for name in names], device=net.device)
+    for index, task in enumerate(net.tasks):
+        if task.name not in apart:
+            rights, labels = [], []
+            for x, y in rows[task.name].batches(task.name):
+                x = x.to(net.device)
+                chosen = net(x).task_probs.masked_fill(out_of, -1.0).argmax(1)
+                named = net.task_logits(x, task.name).argmax(1)
+                rights.append((chosen == index).cpu() & (named.cpu() == y))
+                labels.append(y)
+            right, y = torch.cat(rights).double(), torch.cat(labels)
+            known = [(c, name) for c, name in enumerate(task.classes) if bool((y == c).any())]
+            found[task.name] = {name: float(right[y == c].mean()) for c, name in known}
+    return found
 
 
 def _mean_of(classes: dict[str, dict[str, float]], apart: Sequence[str]) -> Accuracy:

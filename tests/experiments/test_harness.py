@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
@@ -120,6 +121,23 @@ def test_a_changed_logit_ends_the_run_and_publishes_nothing(here, capsys):
     assert eidetic("experiment", file, "--only", "seed-0") == 1
     assert "after '4 or 5' was learned, the logits of '0 or 1'" in capsys.readouterr().err
     assert forgotten(EideticNetwork.load(folder)).changed == ["0 or 1"]
+
+
+def test_a_task_that_was_pretrained_is_one_of_those_to_be_found_and_has_no_part_in_the_means(here):
+    file = write_experiment(here, tasks=3)
+    head, _, tasks = file.read_text().partition("[[tasks]]")
+    arguments = tomllib.loads(head)["trunk"]["arguments"]
+    given = ", ".join(f"{name} = {value}" for name, value in arguments.items())
+    start = f'pretrained = "eideticnet.models:mlp"\npretrained_arguments = {{ {given} }}'
+    file.write_text(f"{head}[[tasks]]\n{start}{tasks}")
+    one(file)
+    folder = here / "runs/experiments/tiny"
+    run = results.gather(settings.read(str(file)), folder).runs[""]["0"]
+    assert list(run.routed.tasks) == ["0 or 1", "2 or 3", "4 or 5"]
+    for told in (run.oracle, run.task, run.routed):
+        assert told.mean == pytest.approx(sum(list(told.tasks.values())[1:]) / 2)
+    assert list(run.among.tasks) == ["2 or 3", "4 or 5"]
+    assert run.routed.mean <= run.among.mean <= run.oracle.mean
 
 
 def test_a_run_on_another_machine_compares_from_the_day_that_it_went_on_there(here, monkeypatch):
