@@ -1,9 +1,8 @@
 """An experiment is made of runs that resume, and of nothing that a test set decided."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -15,6 +14,7 @@ from eideticnet.errors import ConfigError
 from eideticnet.experiments import mnist, results, settings
 from eideticnet.experiments.measured import Measured, forgotten, saw
 from eideticnet.runs import history
+from tests.support import forked
 from tests.support.cuda import needs_cuda
 from tests.support.data_sets import write_experiment, write_imagenette, write_mnist
 from tests.support.waiting import until
@@ -51,14 +51,12 @@ def digests(folder):
 def test_what_was_killed_goes_on_and_ends_with_the_same_bits(here):
     file = write_experiment(here, "seeds = [3]")
     one(file, "seed-3", "--out", "whole", "--seeds", "3")
-    command = [sys.executable, "-m", "eideticnet", "experiment", str(file), "--out", "broken"]
-    broken = here / "broken/seed-3"
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        until(lambda: (broken / "seconds.json").exists() or process.poll() is not None)
-        process.send_signal(signal.SIGTERM)
-        told = process.communicate()[0]
-    assert process.returncode == 128 + signal.SIGTERM, told
-    assert "the same command goes on with what is in broken" in told
+    broken, process = here / "broken/seed-3", forked.eidetic("experiment", file, "--out", "broken", cwd=here)
+    until((broken / "seconds.json").exists)
+    os.kill(process.pid, signal.SIGTERM)
+    ended = process.end()
+    assert ended.returncode == 128 + signal.SIGTERM, ended
+    assert "the same command goes on with what is in broken" in ended.stderr
     assert not (broken / "figures.json").exists()
     assert not eidetic("experiment", file, "--out", "broken")
     for mine, other in zip(digests(broken), digests(here / "whole/seed-3"), strict=True):

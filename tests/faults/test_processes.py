@@ -106,26 +106,31 @@ def unnoticed(server, kills):
     assert all(same(a.model_dump(), answers[0][0].model_dump()) for found in answers for a in found)
 
 
-def test_clients_that_may_retry_do_not_notice_that_workers_were_killed(server):
+@pytest.fixture
+def impatient(monkeypatch):
+    """Each try but the last ends after a second; half of their patience is a minute and a half."""
+    begin = Call.begin
+
+    def begun(call, last):
+        begin(call, last)
+        call.ends = call.ends if last else time.monotonic() + 1
+
+    monkeypatch.setattr(Call, "begin", begun)
+
+
+def test_clients_that_may_retry_do_not_notice_that_workers_were_killed(server, impatient):
     unnoticed(server, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_clients_that_may_retry_do_not_notice_thirty_times_that_workers_were_killed(server):
+def test_clients_that_may_retry_do_not_notice_thirty_times_that_workers_were_killed(server, impatient):
     unnoticed(server, 30)
 
 
 @pytest.mark.parametrize(("kind", "where"), [(Client, "inference"), (GrpcClient, "grpc_inference")])
-def test_a_request_that_is_never_answered_is_asked_again_within_its_time(server, kind, where, monkeypatch):
+def test_a_request_that_is_never_answered_is_asked_again_within_its_time(server, kind, where, impatient):
     """One worker takes requests and answers none: they wait a while for it, and go to the other."""
-    begin = Call.begin
-
-    def impatient(call, last):
-        begin(call, last)
-        call.ends = call.ends if last else time.monotonic() + 1
-
-    monkeypatch.setattr(Call, "begin", impatient)
     worker = psutil.Process(min(until(lambda: len(found := ready_workers(server)) == 2 and found)))
     worker.suspend()
     try:
