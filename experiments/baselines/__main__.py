@@ -127,6 +127,10 @@ def _learns(method: str) -> Callable[[Problem, Options, Listener], Outcome]:
         raise MissingExtraError(
             f"{method} needs {error.name}; `make .venv-baselines/installed` makes an environment that has it"
         ) from None
+    except RuntimeError as error:  # of torchvision, which Avalanche imports
+        raise MissingExtraError(
+            f"{method}: {error}; torch and torchvision have to come from one index (TORCH_INDEX)"
+        ) from None
 
 
 def _versions() -> dict[str, str]:
