@@ -23,7 +23,7 @@ class Choice(_Told):
     label: str
     """The class."""
     probability: Probability
-    """The task's own."""
+    """The task's own, or where labels are shared all tasks'."""
 
 
 class Answer(_Told):
@@ -42,15 +42,15 @@ class Answer(_Told):
     task_probability: Probability | None
     """The router's, of that task or its best guess; null where it was not asked."""
     label_probability: Probability | None
-    """The task's own, of that label; null for none of mine."""
+    """The task's own, of that label, where labels are shared all tasks'; null for none of mine."""
     model_version: str
     """The version that answered."""
     top: Many[Choice] = ()
-    """The likeliest labels of the task answered, the first one is the answer."""
+    """The likeliest labels of the task answered, or of all that tasks share; the first is the answer."""
     task_probabilities: dict[str, Probability] = Field(default_factory=dict)
     """The router's, of every task."""
     label_probabilities: dict[str, Probability] = Field(default_factory=dict)
-    """Those of all labels of the task answered."""
+    """Those of all labels of the task answered, or of all that tasks share."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:

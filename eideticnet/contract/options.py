@@ -18,7 +18,7 @@ class RequestOptions(Closed):
     task: str | None = None
     """Ask this task instead of finding the task."""
     threshold: Annotated[float, Field(ge=0, le=1), AS_GIVEN] | None = None
-    """Answer unknown where the router is less sure of the task than this."""
+    """Answer unknown where the router is less sure of the task, or of a shared label, than this."""
     top_k: Annotated[int, Field(ge=1)] | None = None
     """How many of the likeliest labels of the task answered to list."""
     probabilities: bool | None = None
