@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eidetic_runtime.answers import answers
 from eideticnet import EideticNetwork, Routing, batches
+from eideticnet.contract.answers import Answer
 from eideticnet.contract.bundle import SCHEMA
 from eideticnet.export.archive.reader import read_archive, read_files
 from eideticnet.export.archive.releases import RELEASES, check_released, handler_files
@@ -25,6 +25,7 @@ from eideticnet.models import mlp
 from tests.support.archived_networks import archived, edited
 from tests.support.example_counts import examples, often
 from tests.support.exported_networks import graph_of
+from tests.support.handler_worker import Worker
 from tests.support.small_networks import LIGHT, QUICK, trained
 from tests.support.small_trunks import FEATURES
 from tests.support.tolerances import EXPORTED
@@ -226,21 +227,32 @@ def test_a_separate_network_is_exported_as_ever(tmp_path):
     assert "classes" not in bundle
 
 
-class Asked:
-    """A request of two rows, routed and told everything."""
-
-    def __init__(self, x, task=-1):
-        self.x, self.task, self.top_k, self.probabilities = x, task, 3, True
-        self.many, self.reply_to, self.field = True, None, "data"
-
-
-def test_an_answer_names_the_class_and_tells_the_probabilities_of_all(whole):
+def test_a_worker_names_the_class_and_tells_the_probabilities_of_all(whole):
     folder, run = whole
-    bundle, x = json.loads((folder / "bundle.json").read_text()), rows("ce", 4, 2)[0].numpy()
-    outputs = run(x, np.full(2, -1), np.zeros(2, np.float32))
-    (told,) = answers([Asked(x)], outputs, bundle)
-    for row, label, probs in zip(told["predictions"], outputs["label"], outputs["label_probs"], strict=True):
-        assert row["label"] == bundle["classes"][label]
-        assert row["label_probability"] == pytest.approx(probs.max())
-        assert list(row["label_probabilities"]) == bundle["classes"]
+    worker, x = Worker(folder), rows("ceb", 4, 6)[0].numpy()
+    outputs = run(x, np.full(6, -1), np.zeros(6, np.float32))
+    routed, pinned, tensors = worker.ask(
+        [
+            {"instances": x.tolist(), "top_k": 3, "probabilities": True},
+            {"instances": x.tolist(), "task": "cd", "probabilities": True},
+            {
+                "inputs": [
+                    {"name": "x", "shape": [6, FEATURES], "datatype": "FP32", "data": x.flatten().tolist()}
+                ]
+            },
+        ]
+    )
+    classes = list(network().classes)
+    for row, label, probs in zip(
+        routed.body["predictions"], outputs["label"], outputs["label_probs"], strict=True
+    ):
+        assert row["label"] == classes[label]
+        assert list(row["label_probabilities"]) == classes
+        assert list(row["label_probabilities"].values()) == pytest.approx(probs.tolist(), abs=1e-5)
         assert row["top"][0] == {"label": row["label"], "probability": row["label_probability"]}
+        assert row["label"] in row["task"]
+    for row in pinned.body["predictions"]:
+        assert (row["task"], row["pinned"]) == ("cd", True)
+        assert {name for name, share in row["label_probabilities"].items() if share} == set("cd")
+        assert Answer.model_validate(row).label in "cd"
+    assert tensors.body["outputs"][1]["data"] == outputs["label"].tolist()
