@@ -34,7 +34,7 @@ def learn(net, name="new", classes=("a", "b"), **options):
     return net.train_task(name, task_loader(5), classes, **{"training": QUICK, "pruning": LIGHT} | options)
 
 
-@examples(60, 600)
+@examples(30, 600)
 @given(job=jobs())
 def test_whatever_train_task_accepts_is_saved_and_comes_back_equal_and_the_rest_is_refused_at_once(
     job, tmp_path_factory

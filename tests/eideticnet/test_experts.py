@@ -44,7 +44,7 @@ def halves(trunk):
 # -- the product ---------------------------------------------------------------------------
 
 
-@examples(8, 20)
+@examples(4, 20)
 @given(
     trunk=st.sampled_from(TRUNKS),
     weights=st.tuples(st.floats(0, 3), st.floats(0, 3)),
