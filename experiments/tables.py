@@ -213,6 +213,11 @@ def _details(plan: Plan, setting: Setting, result: Result | None) -> Iterator[st
     if not runs:
         return
     told = paper.settings.get(setting.name, paper if not setting.name else Published())
+    if among := [run.among.mean for run in runs if run.among is not None]:
+        yield (
+            "Means are without the pretrained task, which the network may answer with all the same. "
+            f"Where it may not, {_spread(among)} are routed.\n"
+        )
     names = list(runs[0].oracle.tasks)
     yield f"By task{f' ({setting.name})' if setting.name else ''}:\n"
     by_task = {
