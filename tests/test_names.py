@@ -15,7 +15,9 @@ FILES = subprocess.run(
 CODE = [name for name in FILES if name.endswith(".py") and not name.startswith("tests/")]
 PAGES = [name for name in FILES if name.endswith(".md") and name != "CHANGELOG.md"]
 FOLDERS = {"eideticnet.client": "serving/client", "eidetic_runtime": "handlers/eidetic_runtime"}
-FOLDERS |= {f"eideticnet.{part}": part for part in ("export", "serving", "loadtest", "handlers")}
+FOLDERS |= {
+    f"eideticnet.{part}": part for part in ("export", "serving", "loadtest", "handlers", "experiments")
+}
 OURS = ("eideticnet", "eidetic_runtime", "benchmarks", "experiments")
 QUOTED = re.compile(r"(?<!`)(?:``([^`\n]+)``|`([^`\n]+)`)(?!`)")
 
