@@ -390,8 +390,11 @@ STORED = {
             "arguments": {},
             "test": None,
             "test_arguments": {},
+            "augment": None,
+            "augment_arguments": {},
             "reads": None,
             "pretrained": None,
+            "pretrained_arguments": {},
         }
     ],
     "seed": 0,
@@ -401,6 +404,8 @@ STORED = {
     "validation": 0.0,
     "memory": 0,
     "moments": 0,
+    "moments_of": "input",
+    "router_data": "all",
     "probes": "synthetic",
     "when_full": "refuse",
     "planned_tasks": None,
@@ -416,6 +421,7 @@ STORED = {
         "settle_patience": 20,
         "max_epochs": 200,
         "label_smoothing": 0.0,
+        "lr_schedule": "constant",
     },
     "pruning": PRUNED,
     "routing": {
@@ -423,15 +429,34 @@ STORED = {
         "decision": "joint",
         "width": "trunk",
         "false_rejections": 0.0,
+        "shrinkage": 0.01,
+        "features": None,
         "pruned": True,
     },
 }
+
+
+LATER = {"augment", "augment_arguments", "moments_of", "router_data", "lr_schedule", "shrinkage", "features"}
+LATER |= {"label_space", "pretrained_arguments"}
+
+
+def _without(value, keys):
+    if isinstance(value, list):
+        return [_without(each, keys) for each in value]
+    return (
+        {k: _without(v, keys) for k, v in value.items() if k not in keys}
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def test_the_configuration_of_a_run_is_stored_and_read_as_ever():
     """A run that earlier releases began goes on: nothing that it is made of has changed."""
     found = validate(Config, STORED, "stored")
     assert found.model_dump(mode="json") == STORED
+    assert (
+        validate(Config, _without(STORED, LATER), "earlier") == found
+    )  # keys came later, and changed nothing
     assert found.made_of(1) == {k: v for k, v in STORED.items() if k not in CHANGEABLE or k == "tasks"}
     assert found.routing.build(found.router_pruning).pruning == Pruning(min_width={"fc1": 2}) == found.pruning
 
