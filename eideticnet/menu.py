@@ -31,7 +31,9 @@ SECTIONS = {
         "add-task": Entry("runs.commands", "train", "Learn further tasks on top of RUN, then its router."),
         "report": Entry("runs.commands", "train,report", "Show RUN as one HTML page."),
         "held-out": Entry("runs.commands", "train", "Write RUN's held-out inputs, for --routing-data."),
-        "experiment": Entry("experiments.commands", "train,experiments", "Run NAME, or go on with it."),
+        "experiment": Entry(
+            "experiments.commands", "train,experiments", "Run the experiment NAME, or go on with it."
+        ),
     },
     "Archives": {
         "export": Entry("export.commands", "train,export,cpu", "Export RUN and pack it into an archive."),

@@ -61,9 +61,10 @@ def experiment(
         Path, typer.Option("--results", metavar="FOLDER", help="Where NAME.json goes.")
     ] = RESULTS,
 ) -> None:
-    """Run an experiment, or go on where it was interrupted, and write its result.
+    """Run the experiment NAME, or go on with it.
 
-    Each setting and seed is a run in a process of one thread; what is complete is left as it is.
+    Each setting and seed is a run in a process of one thread; what is complete is left as it is. Then the
+    result is written.
     """
     plan = settings.read(name)
     out = out or RUNS / plan.name
