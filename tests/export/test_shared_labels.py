@@ -22,6 +22,7 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.graph.session import session
 from eideticnet.export.proof.verify import verify
 from eideticnet.models import mlp
+from eideticnet.serving.deploys.shadow import Comparison
 from tests.support.archived_networks import archived, edited
 from tests.support.example_counts import examples, often
 from tests.support.exported_networks import graph_of
@@ -256,3 +257,16 @@ def test_a_worker_names_the_class_and_tells_the_probabilities_of_all(whole):
         assert {name for name, share in row["label_probabilities"].items() if share} == set("cd")
         assert Answer.model_validate(row).label in "cd"
     assert tensors.body["outputs"][1]["data"] == outputs["label"].tolist()
+
+
+def test_a_copied_request_is_answered_otherwise_only_if_its_class_is_where_labels_are_shared():
+    said = {"unknown": False, "pinned": False, "task_probability": 0.5, "label_probability": 1.0}
+    old, task, label = (
+        Answer(task=t, label=c, model_version="1", **said)
+        for t, c in (("abc", "c"), ("cd", "c"), ("cd", "d"))
+    )
+    for shared, changed in ((True, 1), (False, 2)):
+        found = Comparison()
+        for new in (task, label):
+            found.add(old, new, shared=shared)
+        assert found.changed == changed
