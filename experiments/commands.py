@@ -17,7 +17,7 @@ from rich.console import Console
 from eideticnet.errors import ConfigError, EideticError
 from eideticnet.experiments import results, settings
 from eideticnet.experiments.fetching import data_in
-from eideticnet.experiments.one import go_on, is_finished
+from eideticnet.experiments.one import finished, go_on
 from eideticnet.experiments.settings import Plan, Setting
 from eideticnet.runs import run
 from eideticnet.signals import stoppable, unhurried
@@ -88,7 +88,7 @@ def experiment(
 
 
 def _is_finished(plan: Plan, setting: Setting, seed: int, out: Path) -> bool:
-    return is_finished(plan.config(setting, seed), results.folder_of(out, setting, seed))
+    return finished(plan.config(setting, seed), results.folder_of(out, setting, seed)) is not None
 
 
 def _run_all(orders: Mapping[str, Sequence[str]], device: str, jobs: int | None) -> list[str]:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 
 from eideticnet.checkpoint import MANIFEST
-from eideticnet.experiments.measured import measure, remains
+from eideticnet.experiments.measured import Measured, measure, remains
 from eideticnet.experiments.settings import clock_of, fingerprint
 from eideticnet.files import write_whole
 from eideticnet.hashing import file_hash
@@ -49,17 +50,18 @@ def go_on(config: Config, folder: Path, source: Path, console: Console) -> None:
         write_whole(folder / FIGURES, json.dumps(told, indent=1).encode())
 
 
-def is_finished(config: Config, folder: Path) -> bool:
-    """Whether ``folder`` holds the figures of just this run, as its checkpoint is now."""
-    manifest, told = folder / MANIFEST, written(folder)
+def finished(config: Config, folder: Path) -> Measured | None:
+    """The figures in ``folder``, if they are of just this run, as its checkpoint is now, and as this version
+    tells them."""
+    manifest, told = folder / MANIFEST, read_json(folder / FIGURES)
     if not told or not manifest.exists():
-        return False
-    return (told.get("of"), told.get("asked")) == (file_hash(manifest), fingerprint(config))
-
-
-def written(folder: Path) -> dict[str, Any]:
-    """What stands in the file of figures, if there is one."""
-    return read_json(folder / FIGURES)
+        return None
+    if (told.get("of"), told.get("asked")) != (file_hash(manifest), fingerprint(config)):
+        return None
+    try:
+        return Measured.model_validate(told.get("figures"))
+    except ValidationError:
+        return None
 
 
 def read_json(file: Path) -> dict[str, Any]:

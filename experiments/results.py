@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from eideticnet.errors import ConfigError
 from eideticnet.experiments.measured import Measured, Table
-from eideticnet.experiments.one import FIGURES, is_finished, read_json, written
+from eideticnet.experiments.one import FIGURES, finished, read_json
 from eideticnet.experiments.settings import Plan, Setting, fingerprint_of_baseline
 from eideticnet.files import write_whole
 
@@ -103,8 +103,8 @@ def _runs(plan: Plan, out: Path, setting: Setting) -> Iterator[tuple[str, Measur
     found = (out / setting.folder).glob(f"seed-*/{FIGURES}")
     for seed in sorted(int(file.parent.name.removeprefix("seed-")) for file in found):
         folder = folder_of(out, setting, seed)
-        if is_finished(plan.config(setting, seed), folder):
-            yield str(seed), Measured(**written(folder)["figures"])
+        if figures := finished(plan.config(setting, seed), folder):
+            yield str(seed), figures
 
 
 def _told(plan: Plan, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -214,8 +214,12 @@ def test_a_run_is_finished_by_the_configuration_that_it_was_measured_with(here):
     one(file)  # the router alone is new
     (run,) = results.gather(plan, out).runs[""].values()
     assert (run.router, run.saw) == ("none", "none")
-    (out / "seed-0/figures.json").write_text("{")  # as a full disk leaves it
-    assert not results.gather(plan, out).runs
+    figures = out / "seed-0/figures.json"
+    told = json.loads(figures.read_text())
+    del told["figures"]["routed"]  # as another version might tell them
+    for left in (json.dumps(told), "{"):  # the latter as a full disk leaves it
+        figures.write_text(left)
+        assert not results.gather(plan, out).runs
 
 
 def test_a_result_names_nothing_of_the_machine_but_its_chip_and_is_read_as_it_was_written(here):
