@@ -127,13 +127,20 @@ def check_indices(real: LabeledInputs, tasks: Sequence[BundledTask]) -> None:
         _check_range(real, "label", real.label, classes[real.task], "the classes of its own task")
 
 
+def known(real: LabeledInputs, task: int, bundle: Bundle) -> Array:
+    """Which rows (N,) of ``real``, whose tasks are known, are of this ``task`` and of a class that it has in
+    the version of ``bundle``: a later one may have learned more."""
+    assert real.task is not None
+    rows: Array = real.task == task
+    return rows if real.label is None else rows & (real.label < len(bundle.tasks[task].classes))
+
+
 def right(real: LabeledInputs, task: Array, label: Array, bundle: Bundle) -> Array:
     """Which rows (N,) are answered as ``real`` says, whose tasks are known, by ``task`` and ``label`` (N,).
     Where labels are shared it is the class that counts, or that the task knows it."""
-    assert real.task is not None
     found: Array = np.zeros(len(task), bool)
     for number in range(len(bundle.tasks)):
-        rows = real.task == number
+        rows = known(real, number, bundle)
         mine = task[rows] == number if not bundle.classes else np.isin(label[rows], bundle.numbers(number))
         found[rows] = (
             mine if real.label is None else mine & (label[rows] == numbered(real.label[rows], number, bundle))
@@ -142,9 +149,8 @@ def right(real: LabeledInputs, task: Array, label: Array, bundle: Bundle) -> Arr
 
 
 def numbered(label: Array, task: int, bundle: Bundle) -> Array:
-    """Each ``label`` (N,) of this task as a version answers it; -2 of a class that it does not know."""
-    places = np.array([*bundle.numbers(task), -2])
-    found: Array = places[np.minimum(label, len(places) - 1)]
+    """Each ``label`` (N,) of this task as a version answers it."""
+    found: Array = np.array(bundle.numbers(task))[label]
     return found
 
 

@@ -15,7 +15,7 @@ from statistics import NormalDist
 import numpy as np
 
 from eideticnet.contract.bundle import Bundle
-from eideticnet.export.archive.labeled_inputs import Array, LabeledInputs, numbered
+from eideticnet.export.archive.labeled_inputs import Array, LabeledInputs, known, numbered
 
 _NORMAL_95 = NormalDist().inv_cdf(0.975)
 _OTHERS = 30
@@ -55,7 +55,7 @@ def doubts(real: LabeledInputs, task: Array, label: Array, bundle: Bundle) -> It
         return
     tasks = bundle.tasks
     for index, described in enumerate(tasks):
-        rows, others = real.task == index, np.isin(real.task, _strangers(bundle, index))
+        rows, others = known(real, index, bundle), np.isin(real.task, _strangers(bundle, index))
         mine = task == index if not bundle.classes else np.isin(label, bundle.numbers(index))
         found = rows & mine
         count, right = int(rows.sum()), int(found.sum())

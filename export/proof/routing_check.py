@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from eideticnet.contract.bundle import Bundle
 from eideticnet.export.archive.contents import VALIDATION, validation
-from eideticnet.export.archive.labeled_inputs import LabeledInputs, check_indices, right
+from eideticnet.export.archive.labeled_inputs import LabeledInputs, check_indices, known, right
 from eideticnet.export.graph.session import session
 from eideticnet.export.graph.tail import PINNED, THRESHOLD, X
 from eideticnet.export.proof.doubts import distinct, doubts, wilson_interval
@@ -121,7 +121,7 @@ def _of_task(
         rows, what = was["task"] == index, "task" if not bundle.classes else "label"
         before, kept = int(rows.sum()), int((now[what][rows] == was[what][rows]).sum())
     else:
-        rows = real.task == index
+        rows = known(real, index, answers[0][1])
         before, kept = (int(right(real, a["task"], a["label"], b)[rows].sum()) for a, b in answers)
     count = int(rows.sum())
     kind: Literal["accuracy", "agreement"] = "agreement" if real.task is None else "accuracy"

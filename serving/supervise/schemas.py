@@ -68,7 +68,7 @@ def _object(bundle: Bundle, name: str, schema: Json) -> Json:
 def answer(bundle: Bundle) -> Json:
     """What is answered to one instance. Three cases: a task and label, or none, and what was asked for."""
     tasks = [task.name for task in bundle.tasks]
-    labels = sorted({label for task in bundle.tasks for label in task.classes})
+    labels = sorted(bundle.classes or {label for task in bundle.tasks for label in task.classes})
     schema, choice = json_schema(Answer), json_schema(Choice)
     del schema["$defs"]
     told = schema["properties"]

@@ -23,6 +23,7 @@ from eideticnet.export.graph.session import session
 from eideticnet.export.proof.verify import verify
 from eideticnet.models import mlp
 from eideticnet.serving.deploys.shadow import Comparison
+from eideticnet.serving.supervise.schemas import answer
 from tests.support.archived_networks import archived, edited
 from tests.support.example_counts import examples, often
 from tests.support.exported_networks import graph_of
@@ -156,6 +157,32 @@ def test_real_inputs_are_judged_by_their_class_whichever_task_says_it(versions, 
     np.savez(tmp_path / "real.npz", x=x)
     agreed = verify(versions[0], versions[0], tmp_path / "real.npz").routing
     assert {t.new for t in agreed.tasks if t.rows} == {1.0}
+
+
+@pytest.mark.parametrize("space", ["shared", "separate"])
+def test_real_inputs_of_a_class_that_the_old_version_did_not_know_hide_no_loss_of_those_that_it_knew(
+    space, versions, tmp_path
+):
+    """A revision has learned one class more, which the old version can only be wrong about."""
+    old, new = versions[1:]
+    if space == "separate":
+        nets = [network(("abc", "de"), "separate", grown=grown) for grown in ("", "abcf")]
+        old, new = (archived(net, tmp_path / str(i), f"{i}.0") for i, net in enumerate(nets))
+    x, label = rows("abcf", 30, 240)[0].numpy(), np.arange(240) % 4
+    known = label < 3
+    for name, kept in (("all", label >= 0), ("known", known)):
+        np.savez(tmp_path / name, x=x[kept], task=np.zeros(sum(kept), int), label=label[kept])
+    judged, alone = (verify(new, old, tmp_path / f"{n}.npz").routing.tasks[0] for n in ("all", "known"))
+    assert (judged.rows, judged) == (sum(known), alone)
+
+
+def test_a_server_describes_classes_of_which_the_revision_that_answers_knows_nothing(versions):
+    """Their probability is told, too: 0."""
+    bundle = read_archive(versions[2]).bundle
+    first = bundle.model_copy(update={"tasks": (*bundle.superseded, *bundle.tasks[1:])})
+    told = answer(first)["properties"]
+    assert list(told["label_probabilities"]["properties"]) == list("abcdef")
+    assert told["label"]["enum"] == [*"abcdef", None]
 
 
 def read_graph(path):
