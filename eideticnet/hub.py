@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,11 +13,14 @@ from typing import Any, Protocol, TypeVar
 
 from eideticnet.answering import Answering
 from eideticnet.checkpoint import MANIFEST
-from eideticnet.errors import CheckpointError, MissingExtraError
+from eideticnet.errors import CheckpointError, DataError, MissingExtraError
 from eideticnet.files import write_whole
+from eideticnet.hashing import json_hash
+from eideticnet.names import expected
 from eideticnet.users_code import TARGET, unlocated
 
 Network = TypeVar("Network", bound="OnTheHub")
+Found = TypeVar("Found")
 LIBRARY = "eideticnet"
 CARD = "README.md"
 FILES = ["*.safetensors", MANIFEST]
@@ -59,7 +63,7 @@ class OnTheHub(Answering):
 
         Only numbers and JSON are fetched and nothing of it is run. Every tensor is compared with the SHA-256
         of when it was frozen."""
-        if Path(name).is_dir():
+        if revision is None and Path(name).is_dir():
             return cls.load(name)
         with _hub(f"can't fetch {str(name)!r}") as hub:
             folder = hub.snapshot_download(str(name), revision=revision, allow_patterns=FILES, **download)
@@ -101,8 +105,9 @@ class OnTheHub(Answering):
         reports: Mapping[str, Accuracies] | None,
         more: Mapping[str, Any],
     ) -> None:
+        known = _recorded(self, _known) if reports is None else _checked(self, reports)
         with _hub("can't write a model card"):
-            text = card(self, name, _known(self) if reports is None else reports, more)
+            text = card(self, name, known, more)
         self.save(folder)
         try:
             if not path.exists() or _WRITTEN in path.read_text(errors="replace"):
@@ -155,13 +160,13 @@ def _about(net: Answering, name: str) -> Iterator[str]:
 
 
 def _table(net: Answering, reports: Mapping[str, Accuracies]) -> Iterator[str]:
-    digests, sources = net.digests(), _sources(net)
+    digests, sources = net.digests(), _recorded(net, _sources)
     yield "| task | classes | task given | task found | data | digest |\n|---|---|---|---|---|---|"
     for task in net.tasks:
         found = [f"{value:.4f}" for _, value in _metrics(reports[task.name])] if task.name in reports else []
         cells = [task.name, ", ".join(task.classes), *(found or ["not measured"] * 2)]
         cells += [sources.get(task.name, ""), digests[task.label][:16]]
-        yield "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        yield "| " + " | ".join(escape(cell, quote=False).replace("|", "\\|") for cell in cells) + " |"
     yield "\nAccuracies are means over a task's classes on held-out data. A digest is the SHA-256 of all that"
     yield "a task's logits depend on.\n"
 
@@ -186,8 +191,37 @@ def _sources(net: Answering) -> dict[str, str]:
 
 
 def _known(net: Answering) -> dict[str, Accuracies]:
-    """The accuracies that a run has recorded."""
-    return {name: SimpleNamespace(**report) for name, report in net.metadata.get("report", {}).items()}
+    """The accuracies that a run has recorded, unless the network has learned something since."""
+    if net.metadata.get("measured", now := state(net)) != now:
+        return {}
+    return {
+        name: SimpleNamespace(oracle=float(report["oracle"]), routed=float(report["routed"]))
+        for name, report in net.metadata.get("report", {}).items()
+    }
+
+
+def state(net: Answering) -> str:
+    """SHA-256 of all that accuracies depend on, beside the data."""
+    learned = net.learned
+    return json_hash([net.digests(), learned.routing_digest(), learned.label_space])
+
+
+def _recorded(net: Answering, read: Callable[[Answering], dict[str, Found]]) -> dict[str, Found]:
+    """What a run has left in ``net.metadata``; nothing where somebody keeps other things there."""
+    try:
+        return read(net)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def _checked(net: Answering, reports: Mapping[str, Accuracies]) -> Mapping[str, Accuracies]:
+    """``reports`` as they were given; ``DataError`` if they are none."""
+    expected("reports", reports, Mapping)
+    for name, report in reports.items():
+        net.task(name)
+        if not all(isinstance(getattr(report, key, None), float) for key in ("oracle", "routed")):
+            raise DataError(f"reports: {name!r} has {report!r}; give what `evaluate` returns")
+    return reports
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from eideticnet.checkpoint import MANIFEST, meant
 from eideticnet.errors import BudgetWarning, CapacityError, ConfigError, DataError
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
+from eideticnet.hub import state
 from eideticnet.inputs import DTYPES
 from eideticnet.learn.journal import Journal
 from eideticnet.learn.learning import Room
@@ -294,7 +295,8 @@ def complete(
             journal=journal,
         )
     reports = evaluate(net, {name: d.test for name, d in data.items()})
-    net.metadata = {**net.metadata, "report": {name: asdict(r) for name, r in reports.items()}}
+    told = {name: asdict(r) for name, r in reports.items()}
+    net.metadata = {**net.metadata, "report": told, "measured": state(net)}
     history.router_learned(reports, routing)
     net.save(folder)
     journal.remove()

@@ -6,8 +6,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, constants
 
-from eideticnet import CheckpointError, EideticNetwork, TaskReport
+from eideticnet import CheckpointError, DataError, EideticNetwork, Routing, TaskReport
 from eideticnet.errors import MissingExtraError
+from eideticnet.hub import state
 from tests.support import fake_hub
 from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_loader, trained
 
@@ -107,6 +108,54 @@ def test_a_card_says_that_examples_are_kept(tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "Holds training examples**: 4" in text
     assert "not measured" in text
+
+
+def test_a_card_tells_what_a_run_measured_until_the_network_learns_something(tmp_path):
+    net = trained(2)
+    recorded = {task.name: {"oracle": 0.875, "routed": 0.75, "found": 0.8} for task in net.tasks}
+    net.metadata = {"report": recorded, "measured": state(net)}
+    net.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text().count("| 0.8750 | 0.7500 |") == 2
+    net.fit_router(routing=Routing("none", "entropy"))
+    net.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text().count("| not measured | not measured |") == 2
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"config": "mine", "report": "good"},
+        {"config": {"tasks": 3}, "report": {"task 0": {}}},
+        {"config": {"tasks": [{"name": "task 0"}]}, "report": {"task 0": {"oracle": "high", "routed": 1}}},
+    ],
+)
+def test_a_card_does_not_stumble_over_what_its_user_keeps_in_the_metadata(metadata, tmp_path):
+    net = trained(1)
+    net.metadata = metadata
+    net.save_pretrained(tmp_path)
+    assert "| not measured | not measured |  |" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("reports", "message"),
+    [
+        (["task 0"], "reports"),
+        ({"task 0": 0.9}, "'task 0' has 0.9; give what `evaluate` returns"),
+        ({"task 7": TaskReport(1.0, 1.0, 1.0)}, "task 7"),
+    ],
+)
+def test_reports_that_are_none_are_refused_before_anything_is_written(reports, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        trained(1).save_pretrained(tmp_path, reports=reports)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_revision_is_asked_of_the_hub_and_no_folder(hub, tmp_path, monkeypatch):
+    net = trained(2)
+    net.push_to_hub("me/digits", token="hf_x")
+    monkeypatch.chdir(tmp_path)
+    trained(1).save("me/digits")
+    assert same(net, EideticNetwork.from_pretrained("me/digits", revision=hub.sha(0)))
 
 
 def test_a_card_that_someone_else_wrote_stays(tmp_path):
