@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -65,7 +66,7 @@ def _idx(path: Path) -> npt.NDArray[np.uint8]:
     """An array of bytes: its rank in the fourth byte, then its shape, then its numbers."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"can't read {path}: {error}; get it again") from None
     start = 4 + 4 * raw[3] if len(raw) > 3 else 4
     shape = [int.from_bytes(raw[i : i + 4], "big") for i in range(4, start, 4)]

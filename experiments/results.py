@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ _PACKAGES = ("torch", "numpy", "eideticnet")
 
 class Result(Table):
     """``runs[setting][seed]``, where a setting is "" if there is no sweep, and ``baselines[method][seed]``:
-    what that method's program wrote. ``chosen``: of a selection, the setting whose mean over the seeds is
-    best on the data that was held out of the training data."""
+    what that method's program wrote. ``chosen``: of a selection that is complete, the setting whose mean
+    over the seeds is best on the data that was held out of the training data."""
 
     name: str
     title: str
@@ -78,7 +79,7 @@ def gather(plan: Plan, out: Path) -> Result:
         runs=runs,
         baselines={m.name: dict(_told(plan, m)) for m in methods},
     )
-    return result.model_copy(update={"chosen": _best(result)}) if experiment.select else result
+    return result.model_copy(update={"chosen": _best(plan, result)}) if experiment.select else result
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -101,17 +102,21 @@ def read(file: Path) -> Result:
 def _runs(plan: Plan, out: Path, setting: Setting) -> Iterator[tuple[str, Measured]]:
     """Those that were made with the configuration as it is now."""
     found = (out / setting.folder).glob(f"seed-*/{FIGURES}")
-    for seed in sorted(int(file.parent.name.removeprefix("seed-")) for file in found):
+    for seed in _seeds(file.parent.name for file in found):
         folder = folder_of(out, setting, seed)
         if figures := finished(plan.config(setting, seed), folder):
             yield str(seed), figures
 
 
 def _told(plan: Plan, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    seeds = (int(file.stem.removeprefix("seed-")) for file in folder.glob("seed-*.json"))
-    for seed in sorted(seeds):
+    for seed in _seeds(file.stem for file in folder.glob("seed-*.json")):
         if told := baseline(plan, folder / f"seed-{seed}.json", seed):
             yield str(seed), told
+
+
+def _seeds(names: Iterable[str]) -> list[int]:
+    """Those that folders or files are called after, whatever else lies beside them."""
+    return sorted(int(found[1]) for name in names if (found := re.fullmatch(r"seed-(\d+)", name)))
 
 
 def baseline(plan: Plan, file: Path, seed: int) -> dict[str, Any] | None:
@@ -131,7 +136,11 @@ def _portable(plan: Plan) -> dict[str, Any]:
     return {**config.made_of(tasks), **keep}
 
 
-def _best(result: Result) -> str | None:
+def _best(plan: Plan, result: Result) -> str | None:
+    """The setting that is chosen, once all were run with all seeds."""
+    seeds = set(map(str, plan.experiment.seeds))
+    if any(seeds - result.runs.get(setting.name, {}).keys() for setting in plan.settings):
+        return None
     reached = {name: result.mean("oracle", name) or 0.0 for name in result.runs}
     return max(reached, key=lambda name: reached[name], default=None)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,8 @@ from eideticnet.runs.problems import validate
 from eideticnet.users_code import nearest
 
 FOLDER = Path(__file__).parent
+Method = Literal["joint", "single", "fine_tuning", "ewc", "replay", "packnet"]
+"""What a network may be compared with."""
 HELD_OUT = 0.1
 """Share of the training data by which settings are chosen (paper, section 4)."""
 
@@ -56,7 +58,7 @@ class Experiment(_Table):
     title: str
     base: str | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    baselines: tuple[str, ...] = ()
+    baselines: tuple[Method, ...] = ()
     sweep: dict[str, list[Any]] = {}
     select: bool = False
     tasks: int | None = Field(None, ge=1)
@@ -128,9 +130,19 @@ def read(name: str) -> Plan:
     folders = [setting.folder for setting in plan.settings]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise ConfigError(f"{file}: [experiment.sweep] has two settings that are called {twice[0]!r}")
-    for setting in plan.settings:
-        plan.config(setting, experiment.seeds[0])
+    for config in [plan.config(setting, experiment.seeds[0]) for setting in plan.settings]:
+        _check_baselines(experiment, config, file)
     return plan
+
+
+def _check_baselines(experiment: Experiment, config: Config, file: Path) -> None:
+    """``ConfigError`` if one of them lacks what it can't do without."""
+    for method, key, wanted in (("ewc", "validation", 0.1), ("replay", "memory", 200)):
+        if method in experiment.baselines and not getattr(config, key):
+            raise ConfigError(
+                f"{file}: [experiment] baselines: {method} needs {key} = {wanted} or so at the top; without, "
+                "leave it out"
+            )
 
 
 def configuration(name: str, seed: int) -> Config:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -22,14 +22,13 @@ from eideticnet.errors import ConfigError, MissingExtraError
 from eideticnet.experiments.baselines import bounds
 from eideticnet.experiments.baselines.figures import Outcome
 from eideticnet.experiments.baselines.problem import Options, Problem
-from eideticnet.experiments.settings import clock_of, configuration, fingerprint_of_baseline
+from eideticnet.experiments.settings import Method, clock_of, configuration, fingerprint_of_baseline
 from eideticnet.files import write_whole
 from eideticnet.learn.threads import using
 from eideticnet.network import Listener
 from eideticnet.runs.progress import Display
 from eideticnet.signals import stoppable
 
-Method = Literal["joint", "single", "fine_tuning", "ewc", "replay", "packnet"]
 _PLAIN = ("joint", "single")
 """These need no Avalanche."""
 _PACKAGES = ("torch", "numpy", "avalanche-lib")

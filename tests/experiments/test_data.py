@@ -1,5 +1,6 @@
 """Data sets come in the formats of their makers, from a folder or by a download that is checked."""
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -84,6 +85,11 @@ def test_what_is_wrong_with_data_is_said_with_its_file(tmp_path):
         mnist.load([1])
     images.rename(folder / "train-images-idx3-ubyte.gz")
     with pytest.raises(DataError, match=r"can't read .*train-images-idx3-ubyte.gz: Not a gzipped file"):
+        mnist.load([1])
+    packed = bytearray(gzip.compress(bytes(1000)))
+    packed[12] ^= 255
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(packed)
+    with pytest.raises(DataError, match=r"can't read .*train-images-idx3-ubyte.gz: .* get it again"):
         mnist.load([1])
     write_cifar(tmp_path)
     batch = tmp_path / "cifar-10-batches-bin/data_batch_2.bin"

@@ -94,8 +94,10 @@ def test_a_selection_reads_no_test_data_and_chooses_by_a_tenth_of_the_training_d
     file = write_experiment(here, text, tasks=3)
     for path in (here / "mnist").glob("t10k*"):
         path.unlink()
-    for run in ("step=0.4/seed-0", "step=0.6/seed-0"):
+    for run, chosen in (("step=0.4/seed-0", False), ("step=0.6/seed-0", True)):
         one(file, run)
+        result = results.gather(settings.read(str(file)), here / "runs/experiments/tiny")
+        assert (result.chosen is not None) == chosen, "nothing is, before all were run"
     result = results.gather(settings.read(str(file)), here / "runs/experiments/tiny")
     means = {name: result.mean("oracle", name) for name in result.runs}
     assert result.chosen == max(means, key=means.get)
@@ -192,7 +194,10 @@ def test_what_a_baseline_wrote_is_taken_into_the_result_while_its_configuration_
     told = {"given": {"mean": 0.5}, "fingerprint": settings.fingerprint_of_baseline(plan.config(*ONE))}
     folder = here / "out/baselines/joint"
     folder.mkdir(parents=True)
-    (folder / "seed-0.json").write_text(json.dumps(told))
+    for name in ("seed-0", "seed-0 (copy)", "seed-old"):
+        (folder / f"{name}.json").write_text(json.dumps(told))
+    (here / "out/seed-old").mkdir()
+    (here / "out/seed-old/figures.json").write_text("{}")
     assert results.gather(plan, here / "out").baselines == {"joint": {"0": told}}
     file.write_text(file.read_text().replace('router = "linear"', 'router = "taps"'))
     assert results.gather(settings.read(str(file)), here / "out").baselines["joint"]  # which has no router
@@ -244,6 +249,9 @@ def test_a_result_names_nothing_of_the_machine_but_its_chip_and_is_read_as_it_wa
         ('base = "tiny"', "base 'tiny' is based on itself"),
         ('base = "mnist"', "did you mean"),
         ("titel = 1", "did you mean 'title'"),
+        ('baselines = ["ewcc"]', "baselines"),
+        ('baselines = ["joint", "ewc"]', "ewc needs validation = 0.1"),
+        ('baselines = ["replay"]', "replay needs memory = 200"),
     ],
 )
 def test_what_is_wrong_with_an_experiment_is_said_before_anything_runs(here, capsys, text, words):

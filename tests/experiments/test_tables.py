@@ -71,7 +71,9 @@ BASELINE = {
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
     """The page's section of a small experiment, with runs of one setting, by its lines."""
-    plan = settings.read(str(write_experiment(tmp_path, SETTINGS + PAPER)))
+    file = write_experiment(tmp_path, SETTINGS + PAPER)
+    file.write_text(f"memory = 20\n{file.read_text()}")
+    plan = settings.read(str(file))
     monkeypatch.setattr(settings, "names", lambda: [str(plan.file)])
     monkeypatch.setattr(results, "FOLDER", tmp_path)
 
