@@ -153,6 +153,11 @@ def moments_router(
     ``validation`` they are pruned: as long as it finds the task as often there, less the threshold, ``step``
     of them go."""
     missing = without_moments(learned, data)
+    if more := [name for name in missing if name in data]:
+        raise DataError(
+            f"moments of {more} were kept for more classes than the revision that answers has: let a later "
+            "one answer, with answer_with, or fit another router"
+        )
     if missing:
         raise DataError(
             f"no moments were kept of {missing}: pass their loaders, learn tasks with "

@@ -266,6 +266,8 @@ def test_moments_of_added_classes_are_those_of_all_data_at_once():
     grown.answer_with("ab", revision=0)
     with pytest.raises(DataError, match="no moments"):
         grown.fit_router(routing=Routing("moments"))
+    with pytest.raises(DataError, match=r"moments of \['ab'\] were kept for more classes .* answer_with"):
+        grown.fit_router({"ab": batches(*rows("ab"), 12)}, routing=Routing("moments"))
 
 
 def test_before_it_is_exported_a_network_may_change_to_the_other_space():
