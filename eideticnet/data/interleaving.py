@@ -50,6 +50,9 @@ class Interleaved:
     size: int
     balance: Sequence[int] | None = None
 
+    def __len__(self) -> int:
+        return -(-sum(int(part.counts.sum()) for part in self.parts) // self.size)
+
     def __iter__(self) -> Iterator[Pair]:
         counts = torch.stack([part.counts.sum() for part in self.parts])
         if self.balance is None:

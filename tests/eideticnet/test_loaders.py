@@ -209,6 +209,7 @@ def test_however_long_loaders_are_each_row_comes_once_in_batches_of_one_size(len
     offsets = list(range(len(parts)))
     mixed = Rows("router", interleaved(parts, offsets), offsets, Inputs((1,)))
     given_ = list(mixed.batches(seed))
+    assert len(given_) == len(mixed.loader)
     assert sorted(torch.cat([x for x, _ in given_])[:, 0].tolist()) == list(range(start))
     assert torch.bincount(torch.cat([y for _, y in given_])).tolist() == lengths
     assert all(len(y) == mixed.loader.size for _, y in given_[:-1])
