@@ -25,6 +25,10 @@ LIBRARY = "eideticnet"
 CARD = "README.md"
 FILES = ["*.safetensors", MANIFEST]
 """All that is ever fetched: numbers and JSON, no code."""
+_OWN = [
+    f"{kind}-{16 * '[0-9a-f]'}.safetensors" for kind in ("t[0-9]*", "router", "probes", "memory", "moments")
+]
+"""Files that ``save`` writes, and no others that a repository holds."""
 _WRITTEN = "<!-- written by eideticnet -->"
 """In a card that may be replaced; one without it is its user's."""
 
@@ -91,7 +95,7 @@ class OnTheHub(Answering):
                     repo_id=repository,
                     folder_path=place,
                     allow_patterns=[*FILES, CARD],
-                    delete_patterns="*.safetensors",  # of earlier states; what is still used stays
+                    delete_patterns=_OWN,  # of earlier states; what is still used stays
                     commit_message=message,
                     revision=branch,
                 )

@@ -50,6 +50,18 @@ def test_another_task_sends_no_frozen_block_again_and_removes_what_went(hub):
     assert len(EideticNetwork.from_pretrained("me/digits").tasks) == 3
 
 
+def test_what_else_a_repository_holds_stays_there(hub):
+    net, others = trained(2), {"model.safetensors": b"mine", "teacher/weights-1.safetensors": b"mine, too"}
+    net.push_to_hub("me/digits", token="hf_x")
+    hub.repositories["me/digits"][-1] |= others
+    net.fit_router(routing=Routing("none", "entropy"))
+    net.push_to_hub("me/digits", token="hf_x")
+    after = hub.repositories["me/digits"][-1]
+    assert others.items() <= after.items()
+    assert not [path for path in after if path.startswith("router")]
+    assert same(net, EideticNetwork.from_pretrained("me/digits"))
+
+
 def test_only_numbers_and_json_are_fetched(hub):
     net = trained(1)
     net.push_to_hub("me/digits", token="hf_x")
