@@ -127,7 +127,8 @@ def _shuffled(task: TaskConfig, dataset: Dataset[Any], batch_size: int) -> DataL
     if not isinstance(dataset, TensorDataset):
         if task.augment:
             raise DataError(
-                f"task {task.name!r}: augment changes batches of (x, y), and data is a Dataset: let it"
+                f"task {task.name!r}: augment changes batches of (x, y), and data is a Dataset; let that "
+                "change its rows itself"
             )
         return DataLoader(dataset, batch_size, shuffle=True)
     x, y = dataset.tensors

@@ -16,7 +16,7 @@ X, Y = task_data(1, 3, 60)
 CLASSES = ("cod", "eel", "ray")
 CODE = """
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset
 
 def noisy(x, scale=0.01):
     return x.add_(scale * torch.randn(x.shape))
@@ -27,8 +27,15 @@ def fewer(x):
 def broken(x):
     return x + 1 / 0
 
+class Drawn(Dataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, row):
+        return torch.rand(6, generator=torch.Generator().manual_seed(row)), row % 3
+
 def dataset():
-    return TensorDataset(torch.rand(20, 6), torch.arange(20) % 3)
+    return Drawn()
 """
 
 
@@ -122,7 +129,7 @@ def test_a_change_that_fails_is_blamed_on_its_line(opened, augment, words):
 def test_a_change_that_is_not_there_or_not_for_these_rows_is_refused(opened):
     with pytest.raises(ConfigError, match="changing has no 'noise'; did you mean 'noisy'"):
         opened("changing:noise")
-    with pytest.raises(DataError, match="and data is a Dataset: let it"):
+    with pytest.raises(DataError, match="and data is a Dataset; let that"):
         opened(data="changing:dataset")
     assert TaskConfig(name="fish", classes=CLASSES, data="fish.npz").augment is None
 

@@ -172,7 +172,7 @@ def test_tasks_of_a_configuration_may_share_a_folder_of_training_or_of_test_pict
         {"name": n, "classes": c, "data": str(tmp_path / n), "test": str(tmp_path / "test")}
         for n, c in TASKS.items()
     ]
-    settings = {"name": "n", "trunk": {"target": "m:f"}, "input": {"shape": [90]}}
+    settings = {"name": "n", "trunk": {"target": "m:f"}, "input": INPUTS}
     for used in (tasks, [{**t, "data": t["test"], "test": None} for t in tasks]):
         config = Config.model_validate({**settings, "tasks": used})
         assert open_data(SimpleNamespace(tasks=(), inputs=INPUTS), config).keys() == TASKS.keys()
