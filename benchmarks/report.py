@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from eideticnet.runs.machine import processor
+from eideticnet.runs.machine import processor, versions
 
 RESULTS = Path(__file__).parent / "results"
 PLOTS = Path(__file__).parents[1] / "docs/images"
@@ -33,17 +31,6 @@ def device() -> str:
     return f"{processor()}, {os.cpu_count()} cores"
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def publish(
     bench: str, figures: dict[str, float], details: dict[str, Any] | None = None, *, where: str = ""
 ) -> None:
@@ -52,7 +39,7 @@ def publish(
     result: dict[str, Any] = {
         "bench": bench,
         "device": where or device(),
-        "versions": versions(),
+        "versions": versions(*_PACKAGES),
         "figures": {key: round(value, 6) for key, value in figures.items()},
     }
     RESULTS.mkdir(exist_ok=True)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from eideticnet.experiments.measured import Measured, Table
 from eideticnet.experiments.one import FIGURES, finished, read_json
 from eideticnet.experiments.settings import Plan, Setting, fingerprint_of_baseline
 from eideticnet.files import write_whole
+from eideticnet.runs.machine import versions
 
 FOLDER = Path(__file__).parent / "results"
 BASELINES = "baselines"
@@ -74,7 +73,7 @@ def gather(plan: Plan, out: Path) -> Result:
         selection=experiment.select,
         configuration=_portable(plan),
         sweep={setting.name: dict(setting.values) for setting in plan.settings if setting.name},
-        versions=_versions(),
+        versions={**versions(*_PACKAGES), "cores": str(os.cpu_count())},
         device=", ".join(devices),
         runs=runs,
         baselines={m.name: dict(_told(plan, m)) for m in methods},
@@ -143,13 +142,3 @@ def _best(plan: Plan, result: Result) -> str | None:
         return None
     reached = {name: result.mean("oracle", name) or 0.0 for name in result.runs}
     return max(reached, key=lambda name: reached[name], default=None)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "cores": str(os.cpu_count())}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from eideticnet.errors import DataError
+from eideticnet.names import whole
 
 
 class StreamTask(NamedTuple):
@@ -33,6 +34,7 @@ def stream_tasks(stream: Iterable[Any], batch_size: int = 64) -> Iterator[Stream
     if not isinstance(stream, Iterable):
         hint = "; its train_stream is one" if hasattr(stream, "train_stream") else ""
         raise DataError(f"stream is {type(stream).__name__}, no stream of experiences{hint}")
+    batch_size = whole(batch_size, "batch_size", least=1)
     for place, experience in enumerate(stream):
         number = getattr(experience, "current_experience", None)
         name = f"experience {place if number is None else number}"
@@ -52,7 +54,10 @@ def _labels(name: str, experience: Any, dataset: Any) -> list[int]:
     found = getattr(dataset, "targets", None) if given is None else given
     if found is None:
         raise DataError(f"{name} has neither classes_in_this_experience nor a dataset with targets")
-    return sorted({int(label) for label in found})
+    try:
+        return sorted({int(label) for label in found})
+    except (TypeError, ValueError):
+        raise DataError(f"{name} has classes {found!r:.40}; expected whole numbers") from None
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ class _Pairs:
     numbers: Mapping[int, int]
 
     def __call__(self, rows: Sequence[Sequence[Any]]) -> tuple[Any, Tensor]:
-        y = [int(row[1]) for row in rows]
+        try:
+            y = [int(row[1]) for row in rows]
+        except (TypeError, ValueError, IndexError):
+            raise DataError(f"{self.name}: its dataset's rows are not x, y and anything else") from None
         if strange := sorted({*y} - {*self.numbers}):
             known = ", ".join(map(str, self.numbers))
             raise DataError(f"{self.name}: a row has label {strange[0]}; its classes are {known}")

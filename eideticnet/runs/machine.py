@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -13,6 +15,15 @@ from eideticnet.network import EideticNetwork
 def made_with(net: EideticNetwork) -> dict[str, str]:
     """Versions, and where the network computes."""
     return {"python": platform.python_version(), "torch": torch.__version__, "device": _device(net)}
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Python's, and those of the ``packages`` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def where(net: EideticNetwork) -> str:

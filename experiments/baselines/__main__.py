@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +24,7 @@ from eideticnet.experiments.settings import Method, clock_of, configuration, fin
 from eideticnet.files import write_whole
 from eideticnet.learn.threads import using
 from eideticnet.network import Listener
+from eideticnet.runs.machine import versions
 from eideticnet.runs.progress import Display
 from eideticnet.signals import stoppable
 
@@ -113,7 +112,7 @@ def _run(problem: Problem, options: Options, method: str, report: Listener) -> d
         "clock": name,
         "device": problem.config.device,
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": versions(*_PACKAGES),
     }
 
 
@@ -130,16 +129,6 @@ def _learns(method: str) -> Callable[[Problem, Options, Listener], Outcome]:
         raise MissingExtraError(
             f"{method}: {error}; torch and torchvision have to come from one index (TORCH_INDEX)"
         ) from None
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _line(result: dict[str, Any]) -> str:

@@ -81,11 +81,16 @@ class Benchmark:
         (Benchmark(), "stream is Benchmark, no stream of experiences; its train_stream is one"),
         ([3], "experience 0 is int, without a dataset of rows"),
         ([Experience(4, [(0.0, 1)], None)], "experience 4 has neither classes_in_this_experience nor"),
+        ([Experience(0, [(0.0, 1)], ["cat"])], r"experience 0 has classes \['cat'\]; expected whole numbers"),
+        ([Experience(0, [(0.0, 1)], 2)], "experience 0 has classes 2; expected whole numbers"),
+        ([Experience(0, [(0.0,)], [1])], "experience 0: its dataset's rows are not x, y and anything else"),
     ],
 )
 def test_what_is_no_stream_is_said(stream, said):
     with pytest.raises(DataError, match=said):
-        list(stream_tasks(stream))
+        [list(task.loader) for task in stream_tasks(stream)]
+    with pytest.raises(DataError, match="batch_size"):
+        list(stream_tasks([], batch_size=0))
 
 
 def test_a_label_that_the_experience_does_not_name_is_said():
