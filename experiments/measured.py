@@ -64,7 +64,8 @@ class MultiplyAdds(Table):
 
 class Measured(Table):
     """One run. ``oracle``: the task is given. ``task``: it is found. ``routed``: task and class are, and
-    ``among`` where the answer is none of a pretrained task's, if there is one.
+    ``among`` where the answer is none of a pretrained task's, if there is one; ``named``: the class is right
+    by its name, whichever task says it, if tasks have classes of one name.
     ``saw``: which data of earlier tasks the router learned from, ``all``, ``memory K`` or ``none``.
     ``seconds`` are those of a ``clock``, the processor's on a CPU, else the wall's; ``frozen`` and
     ``neurons`` are shares of all neurons; ``within_budget``: of tasks that had more than a plan's share,
@@ -74,6 +75,7 @@ class Measured(Table):
     task: Accuracy
     routed: Accuracy
     among: Accuracy | None = None
+    named: Accuracy | None = None
     forgetting: Forgetting
     router: str
     saw: str
@@ -118,6 +120,7 @@ def measure(
         task=task,
         routed=routed,
         among=_mean_of(_among(net, tests, begun), ()) if begun else None,
+        named=_mean_of(_named(net, tests), begun) if _overlap(net) else None,
         forgetting=forgetting,
         router=net.learned.routing.router,
         saw=saw(config, net.learned.routing.router),
@@ -199,6 +202,24 @@ def _among(
             known = [(c, name) for c, name in enumerate(task.classes) if bool((y == c).any())]
             found[task.name] = {name: float(right[y == c].mean()) for c, name in known}
     return found
+
+
+def _overlap(net: EideticNetwork) -> bool:
+    """Whether tasks have classes of one name."""
+    names = [name for task in net.tasks for name in task.classes]
+    return len(set(names)) < len(names)
+
+
+@torch.no_grad()
+def _named(net: EideticNetwork, tests: Mapping[str, Loader]) -> dict[str, dict[str, float]]:
+    """Shares of each class whose name is answered, by whichever task."""
+    found, rows = dict[str, dict[str, list[bool]]](), net.rows(tests)
+    for task in net.tasks:
+        of = found.setdefault(task.name, {})
+        for x, y in rows[task.name].batches(task.name):
+            for said, label in zip(net.names(net(x.to(net.device))), y.tolist(), strict=True):
+                of.setdefault(task.classes[label], []).append(said.label == task.classes[label])
+    return {task: {name: sum(of) / len(of) for name, of in by.items()} for task, by in found.items()}
 
 
 def _mean_of(classes: dict[str, dict[str, float]], apart: Sequence[str]) -> Accuracy:

@@ -218,6 +218,11 @@ def _details(plan: Plan, setting: Setting, result: Result | None) -> Iterator[st
             "Means are without the pretrained task, which the network may answer with all the same. "
             f"Where it may not, {_spread(among)} are routed.\n"
         )
+    if named := [run.named.mean for run in runs if run.named is not None]:
+        yield (
+            f"Tasks have classes of one name{f' ({setting.name})' if setting.name else ''}. Counted by name, "
+            f"whichever task says it, {_spread(named)} are right.\n"
+        )
     names = list(runs[0].oracle.tasks)
     yield f"By task{f' ({setting.name})' if setting.name else ''}:\n"
     by_task = {

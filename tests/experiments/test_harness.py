@@ -141,6 +141,18 @@ def test_a_task_that_was_pretrained_is_one_of_those_to_be_found_and_has_no_part_
     assert run.routed.mean <= run.among.mean <= run.oracle.mean
 
 
+def test_where_tasks_have_classes_of_one_name_it_is_told_how_often_the_name_is_right(here):
+    file = write_experiment(here, 'sweep = { label_space = ["separate", "shared"] }')
+    file.write_text(file.read_text().replace('classes = ["2", "3"]', 'classes = ["2", "1"]'))
+    for space in ("separate", "shared"):
+        one(file, f"label_space={space}/seed-0")
+    runs = results.gather(settings.read(str(file)), here / "runs/experiments/tiny").runs
+    separate, shared = (runs[f"label_space={space}"]["0"] for space in ("separate", "shared"))
+    assert shared.named == shared.routed
+    for task, of in separate.routed.classes.items():
+        assert all(separate.named.classes[task][name] >= share for name, share in of.items())
+
+
 def test_a_run_on_another_machine_compares_from_the_day_that_it_went_on_there(here, monkeypatch):
     file = write_experiment(here)
     one(file)
