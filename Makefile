@@ -90,9 +90,10 @@ test-gpu: setup
 	EIDETIC_GPU=1 $(PY) -m pytest -m gpu
 
 # The paper's experiments that are made for a CPU, each from where it was. EIDETIC_DATA names the folder of data.
-EXPERIMENTS ?= mnist5 cifar10_5 cifar10_5_conv mnist5_memory mnist5_k0 mnist5_scores cifar10_5_scores steps pmnist10 grid_pmnist
+EXPERIMENTS ?= mnist5 cifar10_5 cifar10_5_conv mnist5_memory mnist5_k0 mnist5_scores cifar10_5_scores steps pmnist10 grid_pmnist \
+  pmnist_rates cifar10_5_pretrained cifar10_5_pretrained_k0 digits_grow
 experiments: setup
-	@for name in $(EXPERIMENTS); do $(EIDETIC) experiment $$name || exit; done
+	@for name in $(EXPERIMENTS); do $(EIDETIC) experiment $$name --results experiments/results || exit; done
 
 # mypy does not follow pyproject's package-dir, but it follows links.
 types: FORCE | setup

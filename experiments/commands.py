@@ -23,10 +23,10 @@ from eideticnet.runs import run
 from eideticnet.signals import stoppable, unhurried
 from eideticnet.users_code import nearest
 
-console = Console()
+console = Console(emoji=False)
 Job = tuple[Setting, int]
 RUNS = Path("runs/experiments")
-RESULTS = Path("experiments/results")
+RESULTS = RUNS / "results"
 OWN = ("joint", "single")
 """Baselines that need no other environment than this,"""
 AVALANCHE = Path(".venv-baselines/bin/python")
@@ -82,6 +82,8 @@ def experiment(
         failed = _run_all(orders, run.usable(plan.config(plan.settings[0], 0, device).device).type, jobs)
     result = results.gather(plan, out)
     if result.runs:
+        for line in results.told(result):
+            _say(line)
         _say(f"result: {results.write(result, store)}")
     if failed:
         raise EideticError(f"{len(failed)} of {len(orders)} runs failed: {', '.join(failed)}; see above")
@@ -182,9 +184,12 @@ def _seeds(given: str | None, plan: Plan) -> Sequence[int]:
     if given is None:
         return plan.experiment.seeds
     try:
-        return [int(part) for part in given.split(",")]
+        seeds = [int(part) for part in given.split(",")]
     except ValueError:
-        raise ConfigError(f"--seeds {given}: give whole numbers with commas, such as 0,1,2") from None
+        seeds = [-1]
+    if min(seeds) < 0:
+        raise ConfigError(f"--seeds {given}: give whole numbers from 0 with commas, such as 0,1,2")
+    return list(dict.fromkeys(seeds))
 
 
 def _say(line: str) -> None:

@@ -81,6 +81,15 @@ def gather(plan: Plan, out: Path) -> Result:
     return result.model_copy(update={"chosen": _best(plan, result)}) if experiment.select else result
 
 
+def told(result: Result) -> Iterator[str]:
+    """Accuracies of each setting in a line, as means over its seeds."""
+    for setting, of in result.runs.items():
+        known = ((what, result.mean(what, setting)) for what in ("oracle", "task", "routed"))
+        oracle, task, routed = (f"{100 * (value or 0.0):.2f}%" for _, value in known)
+        name = f"{setting}, " if setting else ""
+        yield f"{name}{len(of)} seeds: {oracle} with the task given, {task} find it, {routed} routed"
+
+
 def write(result: Result, folder: Path) -> Path:
     """Write the result's file; its path."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -19,17 +19,18 @@ The experiments of the paper, and what was found here. This page is generated fr
 the files in `experiments/results`; what has no such file says "not run".
 
 ```sh no-run
-pip install 'eideticnet[train,cpu,experiments]'
+pip install -c requirements/constraints.txt -e '.[train,cpu,experiments]'  # in a clone
 eidetic experiment mnist5 --data FOLDER --seeds 0,1,2
 ```
 
 An experiment is made of runs, one for each setting and seed, each in a process of one thread (`--device
 cuda` for a GPU). A run that is interrupted goes on when the command is given again, and ends with the same
 bits; `make experiments` goes through all that are made for a CPU. The result is written to
-`experiments/results/NAME.json`. Data comes from the folder that `--data` or `EIDETIC_DATA` names, which
-holds `mnist/train-images-idx3-ubyte.gz` and so on, `cifar-10-batches-bin`, `cifar-100-binary` or
-`imagenette2-160`, as their makers publish them. What is not there is downloaded into the user's cache, and
-its SHA-256 is compared.
+`runs/experiments/results/NAME.json`, or where `--results` says. Fine-tuning, EWC, PackNet and replay need
+`make .venv-baselines/installed` first, and are left out otherwise. Data comes from the folder that `--data`
+or `EIDETIC_DATA` names, which holds `mnist/train-images-idx3-ubyte.gz` and so on, `cifar-10-batches-bin`,
+`cifar-100-binary` or `imagenette2-160`, as their makers publish them. What is not there is downloaded into
+the user's cache, and its SHA-256 is compared.
 
 How to read the tables:
 
@@ -37,7 +38,8 @@ How to read the tables:
   standard deviation over seeds. Test data decides nothing: what is chosen is chosen on data that is held
   out of the training data.
 * **Task given** is the paper's oracle. **Task found** is how often the network finds it, **routed** how
-  often task and class are right.
+  often task and class are right; in a shared label space the class, whichever task says it.
+* **Seconds** are those of all tasks and of the router.
 * **Old data** is what an answer without a task id was made from. With `all` of it the network is
   *multi-task, routed*, and stands beside joint training only. With `memory K`, K examples of each earlier
   task are kept, and it stands beside replay of as many. With `none` it stands beside methods that keep
@@ -215,8 +217,8 @@ def _details(plan: Plan, setting: Setting, result: Result | None) -> Iterator[st
     told = paper.settings.get(setting.name, paper if not setting.name else Published())
     if among := [run.among.mean for run in runs if run.among is not None]:
         yield (
-            "Means are without the pretrained task, which the network may answer with all the same. "
-            f"Where it may not, {_spread(among)} are routed.\n"
+            "Means leave out the pretrained task, though the network may answer with it. "
+            f"If it may not, {_spread(among)} are routed.\n"
         )
     if named := [run.named.mean for run in runs if run.named is not None]:
         yield (

@@ -16,7 +16,7 @@ _COLOURS = {"proven": "green", "refused": "red", "not comparable": "yellow"}
 
 def show(proof: Proof) -> None:
     """The verdict, its reasons, and a row for each task."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     verdict = f"[bold {_COLOURS[proof.verdict]}]{proof.verdict}[/]"
     console.print(f"{verdict}: {escape(str(proof.new))} against {escape(str(proof.old))}", soft_wrap=True)
     for reason in proof.reasons:
@@ -60,7 +60,7 @@ NO_RANGE = (
 
 def show_build(bundle: Bundle) -> None:
     """What an export chose, how far it agrees with the network, and what to mind; often nothing."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     for name, doubt in doubted(bundle).items():
         console.print(f"warning: {name}: {doubt}", style="yellow", markup=False, soft_wrap=True)
     if measured := bundle.layout_measured:

@@ -114,7 +114,7 @@ def _show(found: dict[str, Any], out: Path) -> None:
     for part, f in found["parts"].items():
         counts = (str(f["requests"]), str(f["failures"]))
         table.add_row(part, *counts, *(f"{f[n]:.1f}" for n in ("p50_ms", "p99_ms", "max_ms")))
-    Console().print(table)
+    Console(emoji=False).print(table)
     for failure, count in found["failures"].items():
         print(f"failed {count} times: {failure}")
     for line in found["missed"]:

@@ -159,7 +159,7 @@ def serve(
 
 
 def _serve(home: Home, archives: list[Path], options: ServerOptions, replace: bool, run: str) -> int:
-    console = Console()
+    console = Console(emoji=False)
     with prepared(home, archives, options, replace=replace) as notes:
         for note in notes:
             console.print(note, markup=False)
@@ -206,7 +206,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
-        show_status(Console(), found)
+        show_status(Console(emoji=False), found)
     if found["running"] is None:
         raise typer.Exit(NOT_RUNNING)
 
@@ -311,7 +311,7 @@ def _carry_out(
     """Take the steps on the running server and show them; the report is kept however it ends, and its path
     printed."""
     with connect(home, find(home), timeouts) as server:
-        console, report, outcome = Console(stderr=True), DeployReport(what), "interrupted"
+        console, report, outcome = Console(stderr=True, emoji=False), DeployReport(what), "interrupted"
         try:
             with closing(steps(server)) as taken, heedless(), unhurried():
                 for step in taken:

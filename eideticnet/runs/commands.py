@@ -20,7 +20,7 @@ from eideticnet.runs.config import Config, read_config, read_tasks
 from eideticnet.runs.progress import Display, results
 from eideticnet.signals import stoppable
 
-console = Console()
+console = Console(emoji=False)
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 

@@ -20,7 +20,7 @@ class Display:
     ``train_task`` and ``fit_router``. ``total`` counts what is to be learned, if that is known."""
 
     def __init__(self, console: Console | None = None, total: int | None = None) -> None:
-        console = console or Console()
+        console = console or Console(emoji=False)
         self.console, doing = console, TextColumn("{task.description}", markup=False)
         columns = SpinnerColumn(), doing, BarColumn(20), TimeElapsedColumn()
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)

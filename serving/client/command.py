@@ -84,7 +84,7 @@ def predict(
             print(json_line(row, answer))
     else:
         versions = ", ".join(sorted({answer.model_version for answer in answers}))
-        Console().print(answer_table(answers, f"{target.model} {versions}: {file.name}"))
+        Console(emoji=False).print(answer_table(answers, f"{target.model} {versions}: {file.name}"))
 
 
 def _given(url: str, keys: Path | None, model: str) -> _Target:

@@ -62,7 +62,7 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_bits(here):
     assert not eidetic("experiment", file, "--out", "broken")  # and has nothing left to run
     for mine, other in zip(digests(broken), digests(here / "whole/seed-3"), strict=True):
         assert all(map(torch.equal, mine, other)) if isinstance(mine, list) else mine == other
-    result = results.read(here / "experiments/results/tiny.json")
+    result = results.read(here / "runs/experiments/results/tiny.json")
     (run,) = result.runs[""].values()
     assert run.forgetting.learned == ["0 or 1", "2 or 3", "router"]
     assert (run.forgetting.compared, run.forgetting.changed) == (3, [])
@@ -86,7 +86,7 @@ def test_each_setting_of_a_sweep_is_a_run_and_a_complete_one_is_left_as_it_is(he
     one(file, "score=l2/seed-0")
     assert not eidetic("experiment", file)
     assert (out / "score=l1/seed-0/figures.json").stat().st_mtime_ns == before
-    assert list(results.read(here / "experiments/results/tiny.json").runs) == ["score=l1", "score=l2"]
+    assert list(results.read(here / "runs/experiments/results/tiny.json").runs) == ["score=l1", "score=l2"]
 
 
 def test_a_selection_reads_no_test_data_and_chooses_by_a_tenth_of_the_training_data(here):
@@ -275,8 +275,9 @@ def test_what_is_wrong_with_an_experiment_is_said_before_anything_runs(here, cap
 def test_an_unknown_experiment_and_a_bad_seed_are_told_in_a_line(here, capsys):
     assert eidetic("experiment", "mnits5") == 1
     assert "there is no experiment 'mnits5'; did you mean 'mnist5'" in capsys.readouterr().err
-    assert eidetic("experiment", "mnist5", "--seeds", "1,x") == 1
-    assert "--seeds 1,x: give whole numbers with commas" in capsys.readouterr().err
+    for seeds in ("1,x", "0,-1"):
+        assert eidetic("experiment", "mnist5", "--seeds", seeds) == 1
+        assert f"--seeds {seeds}: give whole numbers from 0 with commas" in capsys.readouterr().err
     assert eidetic("experiment", "mnist5", "--data", "/no/such") == 1
     assert "/no/such: there is no such folder" in capsys.readouterr().err
     assert eidetic("experiment", write_experiment(here), "--device", "cuda:7") == 1
