@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from eideticnet.errors import ConfigError, EideticError
 from eideticnet.experiments import results, settings
@@ -20,10 +19,10 @@ from eideticnet.experiments.fetching import data_in
 from eideticnet.experiments.one import finished, go_on
 from eideticnet.experiments.settings import Plan, Setting
 from eideticnet.runs import run
+from eideticnet.runs.progress import console, say
 from eideticnet.signals import stoppable, unhurried
 from eideticnet.users_code import nearest
 
-console = Console(emoji=False)
 Job = tuple[Setting, int]
 RUNS = Path("runs/experiments")
 RESULTS = RUNS / "results"
@@ -82,9 +81,9 @@ def experiment(
         failed = _run_all(orders, run.usable(plan.config(plan.settings[0], 0, device).device).type, jobs)
     result = results.gather(plan, out)
     if result.runs:
-        for line in results.told(result):
-            _say(line)
-        _say(f"result: {results.write(result, store)}")
+        for line in results.summary(result):
+            say(line)
+        say(f"result: {results.write(result, store)}")
     if failed:
         raise EideticError(f"{len(failed)} of {len(orders)} runs failed: {', '.join(failed)}; see above")
 
@@ -106,7 +105,7 @@ def _baselines(plan: Plan, seeds: Sequence[int], out: Path) -> Iterator[tuple[st
     for method in plan.experiment.baselines:
         python = sys.executable if method in OWN else str(AVALANCHE)
         if method not in OWN and not AVALANCHE.exists():
-            _say(f"{method} is left out: `make .venv-baselines/installed` makes its environment")
+            say(f"{method} is left out: `make .venv-baselines/installed` makes its environment")
             continue
         for seed in seeds:
             file = out / results.BASELINES / method / f"seed-{seed}.json"
@@ -151,7 +150,7 @@ class _Children:
         with process:
             assert process.stdout is not None, "it is a pipe"
             for line in process.stdout:
-                _say(f"[{label}] {line.rstrip()}")
+                say(f"[{label}] {line.rstrip()}")
         with self._lock:
             self._living.discard(process)
         return process.returncode
@@ -190,7 +189,3 @@ def _seeds(given: str | None, plan: Plan) -> Sequence[int]:
     if min(seeds) < 0:
         raise ConfigError(f"--seeds {given}: give whole numbers from 0 with commas, such as 0,1,2")
     return list(dict.fromkeys(seeds))
-
-
-def _say(line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

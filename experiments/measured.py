@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eideticnet.data.rows import Loader
 from eideticnet.errors import DamagedError
 from eideticnet.experiments.settings import clock_of
+from eideticnet.learned import Task
 from eideticnet.network import EideticNetwork
 from eideticnet.runs import history
 from eideticnet.runs.config import Config
@@ -109,7 +110,8 @@ def measure(
     assert net.learned.routing is not None, "the run is complete"
     begun = [task.name for task in config.tasks if task.pretrained]
     oracle, routed, task = _accuracies(net, answers(net, tests), begun)
-    cost, layers, owners = net.capacity().arithmetic, net.capacity(), [t.name for t in net.tasks]
+    layers, owners = net.capacity(), [t.name for t in net.tasks]
+    cost = layers.arithmetic
     neurons = sum(row["total"] for row in layers.values())
     mine = {name: sum(row.get(name, 0) for row in layers.values()) / max(neurons, 1) for name in owners}
     past = history.read(net)
@@ -175,11 +177,15 @@ def _accuracies(
     shares: list[dict[str, dict[str, float]]] = [{}, {}, {}]
     for task in net.tasks:
         right, y = found[task.name]
-        for c, name in enumerate(task.classes):
-            if bool((y == c).any()):
-                for kind, share in zip(shares, right[y == c].double().mean(0).tolist(), strict=True):
-                    kind.setdefault(task.name, {})[name] = share
+        for kind, each in zip(shares, right.unbind(1), strict=True):
+            kind[task.name] = _by_class(task, each, y)
     return [_mean_of(kind, apart) for kind in shares]
+
+
+def _by_class(task: Task, right: Tensor, y: Tensor) -> dict[str, float]:
+    """The share of ``right`` (N,) in each of the task's classes that ``y`` (N,) holds."""
+    mine = ((name, right[y == c]) for c, name in enumerate(task.classes))
+    return {name: float(each.double().mean()) for name, each in mine if len(each)}
 
 
 @torch.no_grad()
@@ -198,9 +204,7 @@ def _among(
                 named = net.task_logits(x, task.name).argmax(1)
                 rights.append((chosen == index).cpu() & (named.cpu() == y))
                 labels.append(y)
-            right, y = torch.cat(rights).double(), torch.cat(labels)
-            known = [(c, name) for c, name in enumerate(task.classes) if bool((y == c).any())]
-            found[task.name] = {name: float(right[y == c].mean()) for c, name in known}
+            found[task.name] = _by_class(task, torch.cat(rights), torch.cat(labels))
     return found
 
 
@@ -213,13 +217,15 @@ def _overlap(net: EideticNetwork) -> bool:
 @torch.no_grad()
 def _named(net: EideticNetwork, tests: Mapping[str, Loader]) -> dict[str, dict[str, float]]:
     """Shares of each class whose name is answered, by whichever task."""
-    found, rows = dict[str, dict[str, list[bool]]](), net.rows(tests)
+    found, rows = dict[str, dict[str, float]](), net.rows(tests)
     for task in net.tasks:
-        of = found.setdefault(task.name, {})
+        rights, labels = list[bool](), list[int]()
         for x, y in rows[task.name].batches(task.name):
-            for said, label in zip(net.names(net(x.to(net.device))), y.tolist(), strict=True):
-                of.setdefault(task.classes[label], []).append(said.label == task.classes[label])
-    return {task: {name: sum(of) / len(of) for name, of in by.items()} for task, by in found.items()}
+            names = net.names(net(x.to(net.device)))
+            rights += [said.label == task.classes[c] for said, c in zip(names, y.tolist(), strict=True)]
+            labels += y.tolist()
+        found[task.name] = _by_class(task, torch.tensor(rights), torch.tensor(labels))
+    return found
 
 
 def _mean_of(classes: dict[str, dict[str, float]], apart: Sequence[str]) -> Accuracy:

@@ -81,7 +81,7 @@ def gather(plan: Plan, out: Path) -> Result:
     return result.model_copy(update={"chosen": _best(plan, result)}) if experiment.select else result
 
 
-def told(result: Result) -> Iterator[str]:
+def summary(result: Result) -> Iterator[str]:
     """Accuracies of each setting in a line, as means over its seeds."""
     for setting, of in result.runs.items():
         known = ((what, result.mean(what, setting)) for what in ("oracle", "task", "routed"))

@@ -10,17 +10,15 @@ from typing import Annotated, Literal
 
 import torch
 import typer
-from rich.console import Console
 
 from eideticnet.errors import ConfigError, DataWarning, EideticError, UnderfitWarning
 from eideticnet.learn.threads import using
 from eideticnet.network import EideticNetwork
 from eideticnet.runs import run
 from eideticnet.runs.config import Config, read_config, read_tasks
-from eideticnet.runs.progress import Display, results
+from eideticnet.runs.progress import Display, console, results, say
 from eideticnet.signals import stoppable
 
-console = Console(emoji=False)
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
 
 
@@ -36,7 +34,7 @@ def train(
     """
     settings = read_config(config)
     folder = _named(out) or settings.folder()
-    with stoppable(_goes_on(folder)), run.alone_in(folder, _say):
+    with stoppable(_goes_on(folder)), run.alone_in(folder, say):
         if run.exists(folder):
             net = EideticNetwork.load(folder)
             settings = run.continued(net, settings, folder)
@@ -59,25 +57,25 @@ def add_task(
     of, so it is looked up before anything is trained.
     """
     new = read_tasks(tasks)
-    with stoppable(_goes_on(folder)), run.alone_in(run.existing(folder), _say):
+    with stoppable(_goes_on(folder)), run.alone_in(run.existing(folder), say):
         net, settings = run.load(folder)
         old = ", ".join(f"{t.name} ({t.data})" for t in settings.tasks)
         settings = run.with_tasks(net, settings, new, tasks)
         if when_full is not None:
             settings = run.record(net, settings.model_copy(update={"when_full": when_full}))
-        _say(f"the router also needs the data of: {old}")
+        say(f"the router also needs the data of: {old}")
         _complete(net, settings, folder, folder)
 
 
 def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path) -> None:
     if run.is_complete(net, settings):
-        _say(f"{folder} is complete: {len(net.tasks)} tasks")
+        say(f"{folder} is complete: {len(net.tasks)} tasks")
         return
     with _keeping(folder):
         run.check(net, settings, source)
     data = run.open_data(net, settings)
     for name in run.changed_data(net, data):
-        _say(
+        say(
             f"warning: the data of task {name!r} is not what it was learned from: "
             "its figures may count rows as held out that it was trained on"
         )
@@ -89,7 +87,7 @@ def _complete(net: EideticNetwork, settings: Config, folder: Path, source: Path)
         run.complete(net, settings, data, folder, display)
     console.print(results(net, before))
     for line in run.doubts(net):
-        _say(line)
+        say(line)
 
 
 @contextmanager
@@ -122,7 +120,7 @@ def report(
     page = _named(out) or folder / "report.html"
     with stoppable("no report was written"):
         write_report(run.existing(folder), page)
-    _say(f"report: {page}")
+    say(f"report: {page}")
 
 
 def held_out(
@@ -136,7 +134,7 @@ def held_out(
     """
     with stoppable("nothing was written"):
         for line in run.write_held_out(*run.load(run.existing(folder)), out):
-            _say(line)
+            say(line)
 
 
 def _named(out: str | None) -> Path | None:
@@ -144,11 +142,6 @@ def _named(out: str | None) -> Path | None:
     if out is not None and not out.strip():
         raise ConfigError("--out is empty; name what to write, or leave it out")
     return None if out is None else Path(out)
-
-
-def _say(text: str) -> None:
-    """Print a line as it is: names may look like markup, and paths are not wrapped."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _goes_on(folder: Path) -> str:

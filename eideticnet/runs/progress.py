@@ -14,13 +14,20 @@ from eideticnet.learned import ROUTER
 from eideticnet.network import EideticNetwork
 from eideticnet.runs.history import read
 
+console = Console(emoji=False)
+"""Names may hold colons, which are no emojis."""
+
+
+def say(line: str, on: Console = console) -> None:
+    """Print a line as it is: names may look like markup, and paths are not wrapped."""
+    on.print(line, highlight=False, markup=False, soft_wrap=True)
+
 
 class Display:
     """Shows the events of training, one line a task: ``with Display() as display`` it is a ``report`` for
     ``train_task`` and ``fit_router``. ``total`` counts what is to be learned, if that is known."""
 
-    def __init__(self, console: Console | None = None, total: int | None = None) -> None:
-        console = console or Console(emoji=False)
+    def __init__(self, console: Console = console, total: int | None = None) -> None:
         self.console, doing = console, TextColumn("{task.description}", markup=False)
         columns = SpinnerColumn(), doing, BarColumn(20), TimeElapsedColumn()
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -42,7 +49,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Something that the user may want to know."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line, self.console)
 
     def __enter__(self) -> Display:
         self._progress.start()

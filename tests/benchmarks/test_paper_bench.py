@@ -6,26 +6,15 @@ import pytest
 
 from benchmarks import paper, report
 from eideticnet.experiments import results
-from eideticnet.experiments.results import Result
-from tests.experiments.test_tables import BASELINE, measured
+from tests.experiments.test_tables import BASELINE, RESULT
 
 
 @pytest.fixture
 def known(tmp_path, monkeypatch):
     """A folder with a result of MNIST-5 alone."""
     joint = {seed: BASELINE | {"found": {"mean": mean}} for seed, mean in (("0", 0.5), ("2", 0.9))}
-    result = Result(
-        name="mnist5",
-        title="",
-        shortened="",
-        selection=False,
-        configuration={},
-        sweep={},
-        versions={},
-        device="a chip",
-        runs={"": {"0": measured(0.0), "1": measured(0.02)}},
-        baselines={"joint": joint},
-    )
+    runs = {"": RESULT.runs["score=l1"]}
+    result = RESULT.model_copy(update={"name": "mnist5", "runs": runs, "baselines": {"joint": joint}})
     results.write(result, tmp_path)
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     monkeypatch.setattr(report, "RESULTS", tmp_path / "published")

@@ -15,7 +15,7 @@ from eideticnet.route.calibration import best_temperature
 from eideticnet.route.experts import REACH, product, weigh
 from tests.support.example_counts import examples
 from tests.support.small_networks import QUICK, held_out, names, task_loader, trained
-from tests.support.small_trunks import FEATURES, TRUNKS
+from tests.support.small_trunks import FEATURES, TRUNKS, Tokens
 
 EXPERTS = Routing("experts")
 
@@ -200,15 +200,6 @@ def test_by_default_experts_are_fitted_where_data_is_gone_and_they_can_be_weighe
     validation = data(net, 50) if with_validation else {}
     fitted(net, Routing(), loaders=data(net) if with_data else {}, validation=validation)
     assert net.learned.routing.router == expected
-
-
-class Tokens(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.table, self.last = nn.Embedding(10, 6), nn.Linear(6, 12)
-
-    def forward(self, x):
-        return self.last(self.table(x).mean(1)).relu()
 
 
 @pytest.mark.parametrize("kind", ["whole numbers", "wide"])

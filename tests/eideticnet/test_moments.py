@@ -16,7 +16,7 @@ from eideticnet.route.gaussian import TRIED, found_shrinkage, router_block, with
 from eideticnet.rules import with_taps
 from tests.support.example_counts import examples
 from tests.support.small_networks import LIGHT, QUICK, names, task_data, task_loader, trained
-from tests.support.small_trunks import TRUNKS
+from tests.support.small_trunks import TRUNKS, Tokens
 
 FIRST = {"moments": 40, "moments_of": "first"}
 
@@ -101,14 +101,6 @@ def test_a_task_that_gets_a_class_more_adds_its_sums():
 
 
 def test_whole_numbers_have_moments_of_the_first_tasks_features():
-    class Tokens(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.last = nn.Embedding(10, 6), nn.Linear(6, 12)
-
-        def forward(self, x):
-            return self.last(self.table(x).mean(1)).relu()
-
     x = torch.randint(10, (40, 3), generator=torch.Generator().manual_seed(0))
     net = EideticNetwork(Tokens(), x[:2], inputs=Inputs((3,), "int64", 0, 9))
     for name in "ab":

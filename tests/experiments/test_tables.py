@@ -68,6 +68,20 @@ BASELINE = {
 }
 
 
+RESULT = Result(
+    name="tiny",
+    title="Tiny",
+    shortened="",
+    selection=False,
+    configuration={},
+    sweep={},
+    versions={"torch": "2.13.0"},
+    device="a chip",
+    runs={"score=l1": {"0": measured(0.0), "1": measured(0.02)}},
+    baselines={"replay": {"0": BASELINE}},
+)
+
+
 @pytest.fixture
 def shown(tmp_path, monkeypatch):
     """The page's section of a small experiment, with runs of one setting, by its lines."""
@@ -78,19 +92,7 @@ def shown(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
 
     def show(**more):
-        result = Result(
-            name="tiny",
-            title="Tiny",
-            shortened="",
-            selection=False,
-            configuration={},
-            sweep={},
-            versions={"torch": "2.13.0"},
-            device="a chip",
-            runs={"score=l1": {"0": measured(0.0), "1": measured(0.02)}},
-            baselines={"replay": {"0": BASELINE}},
-        )
-        results.write(result.model_copy(update=more), tmp_path)
+        results.write(RESULT.model_copy(update=more), tmp_path)
         pages = tables.pages()
         return pages, pages["experiments.md"].splitlines()
 

@@ -46,6 +46,17 @@ class Functional(nn.Module):
         return x
 
 
+class Tokens(nn.Module):
+    """Whole numbers from 0 to 9 (N, S), through a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.last = nn.Embedding(10, 6), nn.Linear(6, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.table(x).mean(1)).relu()
+
+
 class Residual(nn.Module):
     """A stem and residual blocks: the summed values are one group of neurons."""
 
