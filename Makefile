@@ -44,7 +44,7 @@ $(VENV)/installed: pyproject.toml setup.py requirements/constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -q $(CONSTRAINTS) pip
 	$(if $(TORCH_INDEX),$(PIP) install -q $(CONSTRAINTS) --no-deps --index-url $(TORCH_INDEX) torch)
-	$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,loadtest,experiments,docs,dev]'
+	$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,ray,demo,sign,loadtest,experiments,docs,dev]'
 	@# pip compiles on one core, and all that nobody imports too; what can't be compiled is for other Pythons
 	@$(PY) -m compileall -qq -j 0 -x '/tests/|/transformers/models/' $(VENV)/lib || true
 	@touch $@
