@@ -44,7 +44,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-@app.post("/inference")  # type: ignore[untyped-decorator]
+@app.post("/inference")
 async def inference(request: Request) -> Response:
     """One instance in, one answer out."""
     json = request.headers["content-type"] == "application/json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +42,9 @@ def network(folder: Path) -> EideticNetwork:
     write_pictures(folder)
     data = {name: read_folder(folder, classes, INPUTS, _COLOURS) for name, classes in TASKS.items()}
     loaders = {name: batches(x, y, 8) for name, (x, y) in data.items()}
+    training = replace(QUICK, patience=4, max_epochs=8)  # which is what it takes to tell colours apart
     net = EideticNetwork(models.convnet(3, (6, 8), pool_every=1), data["warm"][0][:2], inputs=INPUTS, seed=0)
     for name, loader in loaders.items():
-        net.train_task(name, loader, TASKS[name], training=QUICK, pruning=LIGHT, when_full="reuse")
-    net.fit_router(loaders, training=QUICK, routing=Routing("block", "hard", LIGHT), when_full="reuse")
+        net.train_task(name, loader, TASKS[name], training=training, pruning=LIGHT, when_full="reuse")
+    net.fit_router(loaders, training=training, routing=Routing("block", "hard", LIGHT), when_full="reuse")
     return net
