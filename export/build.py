@@ -16,6 +16,7 @@ from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import Choice, check_names, write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import scratch_folder, whole_folder
+from eideticnet.export.triton import version_number, write_repository
 
 
 def build(
@@ -28,12 +29,13 @@ def build(
     serving: Mapping[str, Any] | None = None,
     replace: bool = False,
     repack: bool = False,
+    triton: bool = False,
     **options: Any,
 ) -> Path:
     """Write STORE/NAME-VERSION.mar, by default named like the folder ``run`` and with the number of
     tasks as version, and keep the bundle in the new folder ``keep``; ``serving`` and ``replace`` are
     ``write_archive``'s, and ``options`` are ``write_bundle``'s. ``repack``: lay the network's pages anew, for
-    this version and later ones.
+    this version and later ones. ``triton``: instead write the folder STORE/NAME of a Triton repository.
 
     Without a ``layout`` the archive has that of the last one of this name in ``store``, or is paged.
     ``ExportError`` says what is wrong with the network, or with what was asked."""
@@ -47,7 +49,9 @@ def build(
             net.learned = net.learned.with_pages(())
         model_version = model_version or f"{len(net.tasks)}.0"
         check_names(name, model_version)
-        archive = store / f"{name}-{model_version}.mar"
+        archive = store / (name if triton else f"{name}-{model_version}.mar")
+        if triton:
+            version_number(model_version)  # before any work is done
         if options.get("layout") is None:
             options["layout"] = usual_layout(net, store, name, options)
         paged = options["layout"] in ("paged", "lasting", "auto")
@@ -58,7 +62,10 @@ def build(
             if keep is not None:
                 folder = stack.enter_context(whole_folder(keep))
             write_bundle(net, folder, name=name, model_version=model_version, **options)
-            write_archive(folder, HANDLERS, archive, serving, replace=replace)
+            if triton:
+                write_repository(folder, archive, serving or {}, replace=replace)
+            else:
+                write_archive(folder, HANDLERS, archive, serving, replace=replace)
         if paged and net.pages() != known:  # last, so an export that fails leaves the run as it was
             _keep_pages(net, run, archive, anew=repack)
     except EideticError as error:

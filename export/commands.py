@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from eideticnet import __version__
+from eideticnet.export.archive.contents import BUNDLE
+from eideticnet.export.archive.contract import read_bundle
 from eideticnet.export.archive.delta import apply_delta, write_delta
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.releases import HANDLERS, RELEASES, release
 from eideticnet.export.archive.releases import revoke as revoke_release
-from eideticnet.export.errors import ArchiveError
+from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
 from eideticnet.export.proof.options import MaxDrop, RoutingData
 from eideticnet.export.proof.verify import MAX_DROP, NO_VERDICT, STATUS
@@ -41,7 +43,10 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a trained network.")],
     name: Annotated[str, typer.Option(help="The model's name; default: the run folder's.")] = "",
     model_version: Annotated[str, typer.Option(help="Default: the number of tasks, as N.0.")] = "",
-    format: Annotated[Literal["onnx", "torchscript", "pt2"], typer.Option(help="Graph format.")] = "onnx",
+    format: Annotated[
+        Literal["onnx", "torchscript", "pt2", "triton"],
+        typer.Option(help="Graph format; triton: the model's folder in a Triton repository, with ONNX."),
+    ] = "onnx",
     store: Store = Path("model_store"),
     bundle: Annotated[Path | None, typer.Option(help="Also keep the bundle in this new folder.")] = None,
     prefix: Annotated[
@@ -91,11 +96,13 @@ def export(
 ) -> None:
     """Export RUN and pack it into an archive.
 
-    It is STORE/NAME-VERSION.mar, whose path is printed. An archive that is there with other content
-    stays, unless --replace is given.
+    It is STORE/NAME-VERSION.mar, or of --format triton STORE/NAME, whose path is printed. What is there with
+    other content stays, unless --replace is given.
     """
     from eideticnet.export.build import build as export_run  # late: the other commands need no torch
 
+    if triton := format == "triton":
+        _refuse_for_triton(prefix=prefix, bucket=bucket, max_pixels=max_pixels, validation=validation)
     handler = {"device": device, "threads": threads} | ({"buckets": sorted(set(bucket))} if bucket else {})
     archive = export_run(
         run,
@@ -103,7 +110,8 @@ def export(
         name=name,
         model_version=model_version,
         keep=bundle,
-        format=format,
+        format="onnx" if triton else format,
+        triton=triton,
         prefixes=prefix,
         validation=validation,
         layout=layout,
@@ -116,7 +124,15 @@ def export(
         repack=repack,
     )
     typer.echo(archive)
-    show_build(read_archive(archive).bundle)
+    show_build(read_bundle((archive / BUNDLE).read_bytes()) if triton else read_archive(archive).bundle)
+
+
+def _refuse_for_triton(**options: Any) -> None:
+    """``ExportError`` for what is an option of our handler, which Triton does not run."""
+    for name, value in options.items():
+        if value:
+            said = f"--{name.replace('_', '-')} is for the handler in an archive"
+            raise ExportError(f"{said}, and Triton runs the graph alone: leave it out, or --format triton")
 
 
 @_stoppable

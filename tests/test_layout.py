@@ -111,7 +111,7 @@ EXPORT_FLOORS = (
     {"proof"},
     {"show"},
     {"lowering"},
-    {"bundle"},
+    {"bundle", "triton"},
     {"build"},
     {"commands"},
 )
