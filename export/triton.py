@@ -21,7 +21,7 @@ from eideticnet.export.errors import ExportError
 from eideticnet.export.files import scratch_folder
 
 CONFIG, GRAPH, TASKS, CLASSES = "config.pbtxt", "model.onnx", "tasks.txt", "classes.txt"
-_TYPES = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.INT64: "TYPE_INT64"}
+_TYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "TYPE_FP32", onnx.TensorProto.INT64: "TYPE_INT64"}
 _KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "cuda": "KIND_GPU"}
 _LARGEST = (1 << 31) - 1
 _WHOLE = re.compile(r"([1-9][0-9]{0,17})(\.0)*")
