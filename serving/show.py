@@ -19,12 +19,13 @@ from eideticnet.export.show import doubted
 from eideticnet.export.show import show as show_proof
 from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.deploys.deploy import DeployStep
-from eideticnet.serving.deploys.probes import as_json, example, write_example
+from eideticnet.serving.deploys.probes import as_json, write_example
 from eideticnet.serving.engine import HeldModel
 from eideticnet.serving.home.addresses import Ports
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Running, Starting
 from eideticnet.serving.home.state import State
+from eideticnet.serving.questions import example
 from eideticnet.serving.supervise.ports import moved
 
 

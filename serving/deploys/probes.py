@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,26 +25,11 @@ from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.errors import RequestError, ServingError, no_answer
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.key import Key
+from eideticnet.serving.questions import SHADOW, Question, example, questions, wrong
 
-SHADOW = {"eidetic-shadow": "1"}
-"""The header of the server's own probes, which are neither recorded nor counted."""
 PROBE_SECONDS = 5.0
 """How long one probe may take."""
 _PAUSE_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class Question:
-    """One instance ``x`` (*shape), and ``options`` of its request by name, as text. It travels as .npy,
-    which is a few times smaller than JSON, so every input fits that fits at all."""
-
-    x: npt.NDArray[Any]
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    def headers(self, content_type: str) -> dict[str, str]:
-        """What says how the body is to be read and answered."""
-        asked = {f"eidetic-{name}": quote(text, safe="") for name, text in self.options.items()}
-        return {"Content-Type": content_type, **asked}
 
 
 class ProbeError(ServingError):
@@ -95,7 +78,7 @@ class Prober(Closing):
 
     def check_all(self, archive: Archive) -> None:
         """One probe of every task, pinned to it, and a routed one."""
-        for question in _questions(archive):
+        for question in questions(archive):
             self._checked(archive, archive.version, question)
 
     def wait(self, archive: Archive, seconds: float) -> None:
@@ -112,29 +95,11 @@ class Prober(Closing):
 
     def _checked(self, archive: Archive, version: str, question: Question) -> None:
         answer = self.ask(archive.name, version, question)
-        classes = {task.name: task.classes for task in archive.tasks}
-        found, pinned = answer.task, question.options.get("task")
-        if answer.model_version != archive.version:
-            raise ProbeError(f"version {answer.model_version} answered, not {archive.version}")
-        if found is None and answer.unknown and pinned is None:
-            return
-        if found not in classes or answer.label not in classes[found] or pinned not in (None, found):
-            raise ProbeError(f"{archive.name} {archive.version} gave a wrong answer: {str(answer)[:300]}")
+        if problem := wrong(archive, question, answer):
+            raise ProbeError(problem)
 
     def close(self) -> None:
         self._http.close()
-
-
-def _questions(archive: Archive) -> Iterator[Question]:
-    yield Question(example(archive))
-    for task in archive.tasks:
-        yield Question(archive.probes[task.owner][0], {"task": task.name})
-
-
-def example(archive: Archive) -> npt.NDArray[Any]:
-    """An instance (*shape) that the model takes: the first task's first probe."""
-    found: npt.NDArray[Any] = archive.probes[archive.tasks[0].owner][0]
-    return found
 
 
 def write_example(archive: Archive, path: Path) -> Path:

@@ -10,8 +10,9 @@ from typing import Any
 
 from eideticnet.contract.answers import Answer
 from eideticnet.export.archive.reader import Archive
-from eideticnet.serving.deploys.probes import Prober, Question
+from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.deploys.recording import Recording, read
+from eideticnet.serving.questions import Question
 
 _AT_ONCE = 8
 

@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from eideticnet.export.archive.reader import read_archive
-from eideticnet.serving.deploys.probes import as_json, example
+from eideticnet.serving.deploys.probes import as_json
+from eideticnet.serving.questions import example
 from eideticnet.serving.processes.groups import end_group
 from eideticnet.serving.torchserve.settings import LOG4J2, config_properties, environment
 from tests.support.own_ports import own_ports

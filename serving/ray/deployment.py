@@ -1,0 +1,136 @@
+"""The one deployment of the application: each replica holds all models, and speaks HTTP itself.
+
+``user_config`` says what a replica holds, so bringing all of them to something new is Serve's own
+``reconfigure``, and a replica that starts later, on whichever node, holds the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from typing import Any
+
+import ray
+from ray import serve
+
+from eidetic_runtime.answers import encode
+from eidetic_runtime.reply import Reply, Row
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.ray.archives import fetched
+from eideticnet.serving.ray.desired import Desired
+from eideticnet.serving.ray.models import Held, Models, by_version
+from eideticnet.serving.ray.shelf import from_shelf
+from eideticnet.serving.ray.web import application
+
+log = logging.getLogger("eidetic.replica")
+
+NAME = "Eidetic"
+MOST_AT_ONCE = 64
+"""Requests that a replica may be answering, and as many may wait: one more gets a 503 at once."""
+_LARGEST_BATCH = 64
+
+Asked = tuple[Held, Row]
+
+
+@serve.deployment(
+    name=NAME,
+    max_ongoing_requests=MOST_AT_ONCE,
+    max_queued_requests=MOST_AT_ONCE,
+    health_check_period_s=5,
+    health_check_timeout_s=30,
+    graceful_shutdown_wait_loop_s=0.2,
+    graceful_shutdown_timeout_s=20,
+    ray_actor_options={"num_cpus": 1},
+)
+@serve.ingress()
+class Eidetic:
+    """A replica. ``models`` is what it holds, ``token`` the SHA-256 of the token that requests carry."""
+
+    def __init__(self) -> None:
+        self.models = Models(functools.partial(fetched, shelf=from_shelf))
+        self.token = ""
+        self._desired = Desired()
+        self._changing = asyncio.Lock()
+        self._answering = ThreadPoolExecutor(1, "answers")
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return application(self)
+
+    async def reconfigure(self, config: Any) -> None:
+        """Hold what a ``user_config`` says. One that can't be held leaves what there is, and is told of by
+        ``report``; without anything to go on with the replica does not start."""
+        desired = Desired.read(config)
+        await self._bring_to(desired)
+        if missing := sorted(desired.models.keys() - set(self.models.names())):
+            problems = [text for (name, _), text in self.models.problems.items() if name in missing]
+            raise ServingError("; ".join(problems))
+
+    async def _bring_to(self, desired: Desired) -> None:
+        async with self._changing:
+            await asyncio.to_thread(self.models.bring_to, desired)
+            self.token, self._desired = desired.token_sha256, desired
+
+    async def check_health(self) -> None:
+        """What could not be held is tried again: a store may answer by now."""
+        if self.models.problems and not self._changing.locked():
+            await self._bring_to(self._desired)
+
+    async def answer(self, held: Held, row: Row) -> Reply:
+        """The reply to one request, which is answered together with others that came meanwhile."""
+        held.waiting += 1
+        try:
+            reply: Reply = await self._answers((held, row))
+            return reply
+        finally:
+            held.waiting -= 1
+
+    @serve.batch(max_batch_size=_LARGEST_BATCH, batch_wait_timeout_s=0)
+    async def _answers(self, asked: list[Asked]) -> list[Reply]:
+        return await asyncio.get_running_loop().run_in_executor(self._answering, self._answered, asked)
+
+    def _answered(self, asked: list[Asked]) -> list[Reply]:
+        replies: list[Reply | None] = [None] * len(asked)
+        for held, places in by_version(asked):
+            try:
+                found, batch = held.answer([asked[place][1] for place in places])
+                self._answering.submit(held.model.telemetry.batch, batch)  # once these have been sent
+            except Exception as error:
+                log.exception("a batch failed")
+                found = [_failed(error)] * len(places)
+            for place, reply in zip(places, found, strict=True):
+                replies[place] = reply
+        return [reply for reply in replies if reply is not None]
+
+    def report(self) -> dict[str, Any]:
+        """What this replica holds, for who asks all of them."""
+        context = serve.get_replica_context()
+        return {
+            "replica": context.replica_id.unique_id,
+            "pid": os.getpid(),
+            "node": ray.get_runtime_context().get_node_id(),
+            "models": {
+                name: {
+                    "default": self.models.default(name),
+                    "versions": {
+                        version: {"sha256": held.sha256, "waiting": held.waiting}
+                        for version, held in self.models.versions(name).items()
+                    },
+                }
+                for name in self.models.names()
+            },
+            "problems": [[*key, text] for key, text in self.models.problems.items()],
+        }
+
+
+def _failed(error: Exception) -> Reply:
+    memory = isinstance(error, MemoryError)
+    status = HTTPStatus.INSUFFICIENT_STORAGE if memory else HTTPStatus.SERVICE_UNAVAILABLE
+    message = "the server has no memory left for this" if memory else "the server failed; its log knows why"
+    return Reply(encode({"error": {"kind": "internal", "field": "request", "message": message}}), status)
+
+
+app = Eidetic.bind()
