@@ -47,7 +47,9 @@ def _read(source: Source, shelf: Callable[[str], bytes | None]) -> bytes:
         raise ServingError(f"{source.archive} can't be read: {error}") from None
     except Exception as error:  # stores have errors of their own
         said = getattr(error, "strerror", None) or str(error).splitlines()[0:1] or [type(error).__name__]
-        raise Unavailable(f"{source.archive} can't be read: {said if isinstance(said, str) else said[0]}") from None
+        raise Unavailable(
+            f"{source.archive} can't be read: {said if isinstance(said, str) else said[0]}"
+        ) from None
 
 
 def _of_a_store(url: str) -> bytes:

@@ -133,4 +133,4 @@ def _failed(error: Exception) -> Reply:
     return Reply(encode({"error": {"kind": "internal", "field": "request", "message": message}}), status)
 
 
-app = Eidetic.bind()
+app = Eidetic.bind()  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ class _Part(BaseModel):
 
 
 class Source(_Part):
-    """Where an archive comes from (a path, or a URL that fsspec reads), and the SHA-256 that it has to have."""
+    """Where an archive comes from, a path or a URL that fsspec reads, and the SHA-256 that it must have."""
 
     archive: Annotated[str, Field(min_length=1)]
     sha256: Sha256

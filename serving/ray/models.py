@@ -65,7 +65,8 @@ class Held:
 
     @property
     def bundle(self) -> dict[str, Any]:
-        return self.model.bundle
+        found: dict[str, Any] = self.model.bundle
+        return found
 
     def answer(self, rows: list[Row]) -> tuple[list[Reply], Batch]:
         """One pass for all of ``rows``, as many as the archive allows in a batch; a bad one's its own
@@ -189,8 +190,8 @@ def load(data: bytes, source: Source, allow_torch: bool = False) -> Held:
         bundle = archive.bundle
         if bundle.format != "onnx" and not allow_torch:
             raise ServingError(
-                f"{source.file} holds {bundle.format}, which can run any code when it is loaded; ONNX archives "
-                "hold none. If you trust who made it: allow_torch"
+                f"{source.file} holds {bundle.format}, which can run any code when it is loaded; ONNX "
+                "archives hold none. If you trust who made it: allow_torch"
             )
         for name in ("bundle.json", bundle.model, *(prefix.file for prefix in bundle.prefixes)):
             write_whole(folder / name, members[name])

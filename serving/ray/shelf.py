@@ -43,5 +43,5 @@ def from_shelf(sha256: str) -> bytes | None:
         actor = ray.get_actor(_NAME, namespace=NAMESPACE)
     except ValueError:  # there is no such actor
         return None
-    found: bytes | None = ray.get(actor.get.remote(sha256), timeout=_ANSWER_SECONDS)
-    return found
+    found: Any = ray.get(actor.get.remote(sha256), timeout=_ANSWER_SECONDS)
+    return None if found is None else bytes(found)

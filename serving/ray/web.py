@@ -18,6 +18,8 @@ class Answering(Protocol):
 
 
 def application(replica: Answering) -> Any:
+    """The ASGI application of a replica."""
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             while True:

@@ -21,8 +21,8 @@ from eideticnet.contract.bundle import Bundle
 from eideticnet.contract.options import YEAR_10000, RequestOptions
 from eideticnet.contract.parts import json_schema
 from eideticnet.serving.deploys.probes import ProbeError, Prober
-from eideticnet.serving.questions import Question
 from eideticnet.serving.errors import RequestError
+from eideticnet.serving.questions import Question
 from tests.support.example_counts import examples
 from tests.support.handler_worker import Worker, make_bundle
 

@@ -13,8 +13,8 @@ from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
 from eideticnet.serving.deploys.probes import as_json
-from eideticnet.serving.questions import example
 from eideticnet.serving.errors import MOST_BYTES
+from eideticnet.serving.questions import example
 from tests.support.own_ports import with_own_ports
 from tests.support.served_process import Served, serving
 from tests.support.small_networks import LIGHT, QUICK

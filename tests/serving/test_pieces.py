@@ -16,8 +16,8 @@ from eideticnet.client.options import Options
 from eideticnet.client.payload import numbers
 from eideticnet.client.pieces import asking, run
 from eideticnet.serving.deploys.probes import Prober
-from eideticnet.serving.questions import Question
 from eideticnet.serving.errors import MOST_BYTES, RequestError, ServingError, too_large
+from eideticnet.serving.questions import Question
 from eideticnet.serving.torchserve.management import TorchServeManagement
 from tests.support import pictures
 from tests.support.example_counts import examples

@@ -14,8 +14,8 @@ import pytest
 
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.serving.deploys.probes import as_json
-from eideticnet.serving.questions import example
 from eideticnet.serving.processes.groups import end_group
+from eideticnet.serving.questions import example
 from eideticnet.serving.torchserve.settings import LOG4J2, config_properties, environment
 from tests.support.own_ports import own_ports
 from tests.support.waiting import PATIENCE
