@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eideticnet.answering import Named as Named
-    from eideticnet.data.rows import batches as batches
+    from eideticnet.data.plain import batches as batches
     from eideticnet.data.streams import StreamTask as StreamTask
     from eideticnet.data.streams import stream_tasks as stream_tasks
     from eideticnet.decision import FittedRouting as FittedRouting
@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "answering": "Named",
-    "data.rows": "batches",
+    "data.plain": "batches",
     "data.streams": "StreamTask stream_tasks",
     "decision": "FittedRouting Output",
     "errors": "BudgetWarning BusyError CapacityError CheckpointError ConfigError DamagedError DataError "

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler, WeightedRandomSampler
 
-from eideticnet.data.rows import Loader, Rows, batches
+from eideticnet.data.plain import batches
+from eideticnet.data.rows import Loader, Rows
 
 Pair = tuple[Tensor, Tensor]
 

@@ -17,20 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
-    RandomSampler,
-    Sampler,
     SequentialSampler,
-    TensorDataset,
     default_collate,
-    default_convert,
 )
 
 from eideticnet.data.draws import Draws
 from eideticnet.data.held import unmoved
 from eideticnet.data.pairs import as_tensor, pair
+from eideticnet.data.plain import DATASETS, is_plain
 from eideticnet.data.repeats import Keys, contradicted, keys_of
 from eideticnet.errors import DataError, DataWarning, EideticError, RowError
 from eideticnet.hashing import tensor_hash
@@ -47,19 +43,6 @@ LOOKS = 3
 """The number of passes within which a sampler that draws at random should show a rare class."""
 LONG = 10.0
 """Seconds that a loader may take for a pass whose end is not known, until that is told."""
-
-
-def batches(x: Any, y: Any, batch_size: int = 64, order: Sampler[int] | None = None) -> DataLoader[Any]:
-    """A loader over ``x`` (N, ...) and class indices ``y`` (N,), tensors or arrays, that takes each
-    batch in one indexing operation; shuffling, unless an ``order`` is given."""
-    x, y = as_tensor("x", x), as_tensor("y", y)
-    if len(x) != len(y) or not len(x):
-        raise DataError(f"batches: {len(x)} inputs and {len(y)} labels; give as many, and at least one")
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise DataError(f"batches: batch_size {batch_size!r} is no positive whole number")
-    dataset = TensorDataset(x, y)
-    sampler = BatchSampler(order or RandomSampler(dataset), batch_size, drop_last=False)
-    return DataLoader(dataset, sampler=sampler, batch_size=None)
 
 
 @dataclass(frozen=True)
@@ -112,7 +95,7 @@ class Rows:
         """All rows at once, as ``batches`` gives them, if the loader gives each row of two tensors once in
         every pass and as it stands; else None. Rows that have to be converted are converted for every
         caller."""
-        if not self._is_plain:
+        if not is_plain(self.loader):
             return None
         return self._fitting or self._converted()
 
@@ -122,7 +105,7 @@ class Rows:
     @cached_property
     def _fitting(self) -> tuple[Tensor, Tensor] | None:
         """The rows of a plain loader, if they need no conversion: the very tensors, looked at."""
-        if not self._is_plain:
+        if not is_plain(self.loader):
             return None
         given: tuple[Tensor, ...] = self.loader.dataset.tensors  # type: ignore[attr-defined]
         found = self._converted()
@@ -136,7 +119,7 @@ class Rows:
         """Look at all that the loader gives, so that what is wrong is said before anything is trained on it;
         with ``every_class`` also that there is no example of one."""
         seen = self.counts > 0
-        for again in range(1, LOOKS if every_class and not self._is_plain else 1):
+        for again in range(1, LOOKS if every_class and not is_plain(self.loader) else 1):
             if not bool(seen.all()):
                 seen[torch.cat([y.cpu() for _, y in self.batches("look", again)])] = True
         missing = [str(name) for name, some in zip(self.classes, seen.tolist(), strict=True) if not some]
@@ -199,7 +182,7 @@ class Rows:
     def fingerprint(self) -> str | None:
         """SHA-256 over all that a pass gives, batch by batch; None if a second one of the same names gives
         something else. What the loader counts is afterwards what it was, as far as that can be."""
-        if self._is_plain:
+        if is_plain(self.loader):
             return self._hash()
         with unmoved(self.loader):
             first = self._hash()
@@ -211,13 +194,9 @@ class Rows:
             digest.update("".join(map(tensor_hash, batch)).encode())
         return digest.hexdigest()
 
-    @property
-    def _is_plain(self) -> bool:
-        return isinstance(self.loader, DataLoader) and _is_plain(self.loader)
-
     def _given(self, *names: object) -> Iterator[Any]:
         """The loader's batches as they come; what it raises becomes a ``DataError``."""
-        draws, number = Draws(self.loader, *names, draws_elsewhere=not self._is_plain), 0
+        draws, number = Draws(self.loader, *names, draws_elsewhere=not is_plain(self.loader)), 0
         spent, ends = 0.0, _length(self.loader)
         try:
             with draws.its():
@@ -265,8 +244,8 @@ class Rows:
     def _place(self, number: int, batch: Any, row: int) -> str:
         """Where the row of a batch is in the dataset, if that can be told without reading it again."""
         found: Any = self.loader
-        dataset = getattr(found, "dataset", None)
-        rows: Any = dataset.tensors[0] if type(dataset) is TensorDataset else ()
+        dataset: Any = getattr(found, "dataset", None)
+        rows: Any = dataset.tensors[0] if type(dataset) in DATASETS else ()
         with suppress(Exception):  # a list may hold anything
             rows = [x for x, *_ in dataset] if isinstance(dataset, list | tuple) else rows
             wanted = as_tensor("x", batch[0])[row].nan_to_num()
@@ -281,21 +260,6 @@ class Rows:
     def _error(self, what: str) -> DataError:
         where = f", {self.source}" if self.source else ""
         return DataError(f"task {self.task!r}{where}: {what}")
-
-
-def _is_plain(loader: DataLoader[Any]) -> bool:
-    """Whether a pass gives each row of a pair of tensors once and unchanged, in any order."""
-    keys = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
-    if type(loader) is not DataLoader or type(loader.dataset) is not TensorDataset:
-        return False
-    if len(loader.dataset.tensors) != 2 or loader.collate_fn not in (default_collate, default_convert):
-        return False
-    if type(keys) is not BatchSampler or keys.drop_last:
-        return False
-    order, count = keys.sampler, len(loader.dataset)
-    if type(order) is RandomSampler and not order.replacement:
-        return order.num_samples == len(order.data_source) == count
-    return type(order) is SequentialSampler and len(order.data_source) == count
 
 
 def _length(loader: Loader) -> int:

@@ -15,7 +15,8 @@ from torch import Tensor
 from eideticnet.block import Block
 from eideticnet.data.held import unmoved
 from eideticnet.data.interleaving import interleaved
-from eideticnet.data.rows import Loader, Rows, batches
+from eideticnet.data.plain import batches
+from eideticnet.data.rows import Loader, Rows
 from eideticnet.decision import RouteByLabel, RouterKind
 from eideticnet.errors import DataError, DataWarning
 from eideticnet.inputs import Inputs

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from eideticnet.data.pairs import as_tensor, pair
+from eideticnet.data.plain import batches
 from eideticnet.data.repeats import MANY, NEARLY_ALL, Keys, check_apart, found_in, named
-from eideticnet.data.rows import Loader, Rows, batches
+from eideticnet.data.rows import Loader, Rows
 from eideticnet.errors import DataError, DataWarning, RowError
 from eideticnet.files import open_regular
 from eideticnet.inputs import Inputs
