@@ -19,7 +19,7 @@ from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import admit, opened, remove_unneeded
 from eideticnet.serving.processes.folder import clean_up
 from eideticnet.serving.processes.groups import end_group
-from eideticnet.serving.supervise import openapi
+from eideticnet.serving.supervise import described
 from eideticnet.serving.supervise.control import Control
 from eideticnet.serving.supervise.launch import ServerOptions
 from eideticnet.serving.supervise.metrics import WorkerMetrics, registry
@@ -89,7 +89,7 @@ def _ports_before(home: Home) -> Ports | None:
 def _up(stack: ExitStack, home: Home, options: ServerOptions, ports: Ports) -> Supervisor:
     watch = Watch(options.engine.name)
     workers = WorkerMetrics(home.metrics)
-    pages = {"/openapi.json": openapi.page(lambda: openapi.served(home, options.engine))}
+    pages = {"/openapi.json": described.page(lambda: described.served(home, options.engine))}
     stack.enter_context(
         Control(options.network.management_host, ports.control, watch, registry(watch, workers), pages)
     )

@@ -23,7 +23,7 @@ from eideticnet.export.graph.session import session
 from eideticnet.export.proof.verify import verify
 from eideticnet.models import mlp
 from eideticnet.serving.deploys.shadow import Comparison
-from eideticnet.serving.supervise.schemas import answer
+from eideticnet.serving.openapi.schemas import answer
 from tests.support.archived_networks import archived, edited
 from tests.support.example_counts import examples, often
 from tests.support.exported_networks import graph_of

@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 from schemathesis import openapi
 
-from eideticnet.serving.supervise.openapi import document, example, page
+from eideticnet.serving.openapi.document import document, example
+from eideticnet.serving.supervise.described import page
 from eideticnet.serving.torchserve.words import ERROR_SCHEMA
 from tests.support.pictures import picture
 
