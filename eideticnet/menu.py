@@ -51,6 +51,7 @@ SECTIONS = {
         "stop": Entry("serving.commands", "serve,cpu", "Stop the server."),
     },
     "Requests": {
+        "demo": Entry("serving.demo.commands", "demo,serve,cpu", "Show a page to try a running server."),
         "predict": Entry("client.command", "serve", "Show what a running server answers to FILE."),
         "record": Entry("serving.commands", "serve,cpu", "Write the requests that a server recorded to OUT."),
         "loadtest": Entry("loadtest.commands", "serve,loadtest", "Hold a running server to objectives."),

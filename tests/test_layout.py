@@ -53,7 +53,8 @@ MAY_IMPORT = {
             "tenacity",
             "opentelemetry",
             *("ray", "fsspec", "yaml"),
-        },
+        }
+        | {"fastapi", "gradio", "pandas", "PIL", "starlette", "uvicorn"},  # in serving/demo
     ),
     "loadtest": (
         {"serving"},
@@ -245,7 +246,7 @@ def test_the_project_speaks_of_itself_alone():
 FLOORS = (
     "openapi",
     *("errors", "key", "questions", "home", "processes", "engine", "torchserve", "ray", "client"),
-    *("default_engine", "deploys", "supervise", "show", "commands", "__main__"),
+    *("default_engine", "deploys", "supervise", "show", "commands", "demo", "__main__"),
 )
 # What chooses the engine: the server's, and the clients'.
 CHOICES = {"default_engine.py", "client/wire.py"}

@@ -98,7 +98,7 @@ def task_proofs(old: OpenVersion, new: OpenVersion, run: bool = True) -> tuple[l
     """For each revision of each task of ``old`` that ``new`` has what was seen, and a sentence for what is
     wrong. Without ``run`` the digests alone are compared."""
     held = {key: task for key, task in old.tasks().items() if key in new.tasks()}
-    runs = (session(old.graph), session(_with_heads(new))) if run else None
+    runs = (session(old.graph), session(with_heads(new))) if run else None
     proofs, problems = [], []
     for key, before in held.items():
         after = new.tasks()[key]
@@ -132,7 +132,7 @@ def label(key: Key) -> str:
     return f"task {name!r}" + (f", revision {revision}" if revision else "")
 
 
-def _with_heads(version: OpenVersion) -> onnx.ModelProto:
+def with_heads(version: OpenVersion) -> onnx.ModelProto:
     """The graph with each head's unpadded logits among its outputs, also of those that don't answer."""
     model = onnx.ModelProto()
     model.CopyFrom(version.graph)
@@ -155,10 +155,10 @@ def other_pages(old: Bundle, new: Bundle) -> bool:
 
 def other_layout(old: OpenVersion, new: OpenVersion) -> list[str]:
     """How far the answers of two layouts of the same tasks are apart, on the old version's probes."""
-    runs, apart, flips, count = (session(old.graph), session(_with_heads(new))), 0.0, 0, 0
+    runs, apart, flips, count = (session(old.graph), session(with_heads(new))), 0.0, 0, 0
     for task in old.bundle.tasks:
         x = np.ascontiguousarray(old.archive.probes[task.owner])
-        _, was, now = _run_both(old, new, (task.name, task.revision), runs, x)
+        _, was, now = both(old, new, (task.name, task.revision), runs, x)
         apart, count = max(apart, float(np.abs(now - was).max(initial=0))), count + len(x)
         flips += int((now.argmax(1) != was.argmax(1)).sum())
     claims = [{key: task.network_digest for key, task in version.tasks().items()} for version in (old, new)]
@@ -181,8 +181,8 @@ def _compare(
     probes = old.archive.probes[before.owner]
     equal, wrong, sizes = True, list[str](), sorted({1, len(probes)})
     for size in sizes:
-        said, was, head = _run_both(old, new, key, runs, np.ascontiguousarray(probes[:size]))
-        if _bits(was, old) != _bits(head, old):
+        said, was, head = both(old, new, key, runs, np.ascontiguousarray(probes[:size]))
+        if not same_bits(was, head, old):
             equal = False
             wrong.append(f"{label(key)}: the logits of its probes differ at batch size {size}")
         if after in new.bundle.tasks and said.tobytes() != head.tobytes():
@@ -190,7 +190,7 @@ def _compare(
     return equal, sizes, wrong
 
 
-def _run_both(
+def both(
     old: OpenVersion, new: OpenVersion, key: Key, runs: tuple[Run, Run], x: Array
 ) -> tuple[Array, Array, Array]:
     """What the new version answers if pinned to this task, and the logits of old and new head."""
@@ -202,9 +202,11 @@ def _run_both(
     return now["logits"][:, :classes], was["logits"][:, :classes], now[logits_name(after.owner)]
 
 
-def _bits(logits: Array, version: OpenVersion) -> bytes:
-    """In pages a later owner may turn -0.0 into 0.0."""
-    return (logits if version.values is None else logits + np.float32(0)).tobytes()
+def same_bits(before: Array, after: Array, version: OpenVersion) -> bool:
+    """Whether logits are the same. In pages a later owner may turn -0.0 into 0.0."""
+    paged = version.values is not None
+    one, other = (each + np.float32(0) if paged else each for each in (before, after))
+    return bool(one.tobytes() == other.tobytes())
 
 
 def _pinned(x: Array, task: int) -> dict[str, Array]:

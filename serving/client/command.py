@@ -38,7 +38,7 @@ HomeFolder = Annotated[
 
 
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """Where to send, with which key, and the model's name."""
 
     url: str
@@ -67,7 +67,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON for each instance.")] = False,
 ) -> None:
     """Show what a running server answers to FILE."""
-    target = _given(url, keys, model) if url else _served(home, model)
+    target = given(url, keys, model) if url else served(home, model)
     options: Options = {
         "task": task or None,
         "threshold": threshold,
@@ -87,7 +87,7 @@ def predict(
         Console(emoji=False).print(answer_table(answers, f"{target.model} {versions}: {file.name}"))
 
 
-def _given(url: str, keys: Path | None, model: str) -> _Target:
+def given(url: str, keys: Path | None, model: str) -> Target:
     """A server of which nothing is known here but its address. No key on the command line, where
     every user of the machine could read it."""
     file = os.environ.get("EIDETIC_KEYS", "")
@@ -95,11 +95,12 @@ def _given(url: str, keys: Path | None, model: str) -> _Target:
     model = model or os.environ.get("EIDETIC_MODEL", "")
     if not key or not model:
         raise ServingError("--url needs --keys FILE (or EIDETIC_KEY) and --name (or EIDETIC_MODEL)")
-    return _Target(url, key, model)
+    return Target(url, key, model)
 
 
-def _served(folder: Path, model: str) -> _Target:
+def served(folder: Path, model: str) -> Target:
+    """The server that runs in ``folder``; ``ServingError`` if there is none, or not the model."""
     home = Home(folder)
     running = find(home)
     model = State.load(home.state).only(model)
-    return _Target(running.inference, Path(running.keys), model, running.verify())
+    return Target(running.inference, Path(running.keys), model, running.verify())

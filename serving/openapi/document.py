@@ -1,7 +1,8 @@
 """An OpenAPI 3.1 document of the requests and answers of the models that are served.
 
 Made from their bundles alone: shapes, ranges, names, limits and options, with an example of every request
-that can be written down in JSON.
+that can be written down in JSON. For programs that show or ask a model each operation also has ``x-eidetic``:
+version, input contract, tasks with their classes, and threshold, as the bundle has them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from eideticnet.contract.bundle import Bundle
+from eideticnet.contract.parts import as_json
 from eideticnet.serving.openapi.schemas import answer, answers, error, form, options, request
 
 Json = dict[str, Any]
@@ -62,6 +64,12 @@ def _operation(bundle: Bundle) -> Json:
         "parameters": _parameters(bundle),
         "requestBody": {"required": True, "content": _content(bundle)},
         "responses": {"200": _answered(name), **{code: _failed(text) for code, text in _STATUS.items()}},
+        "x-eidetic": {
+            "version": bundle.model_version,
+            "input": as_json(bundle.input),
+            "tasks": [{"name": task.name, "classes": list(task.classes)} for task in bundle.tasks],
+            "threshold": bundle.routing.threshold,
+        },
     }
 
 
