@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from eideticnet.client.command import DEFAULT_HOME, HomeFolder
 from eideticnet.client.options import LONGEST
+from eideticnet.errors import MissingExtraError
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable
 from eideticnet.export.proof.options import MaxDrop, RoutingData
@@ -37,7 +39,7 @@ from eideticnet.serving.home.store import opened, remove_unneeded
 from eideticnet.serving.show import announce, heedless, show_status, show_step, status_json
 from eideticnet.serving.supervise.launch import ServerOptions, fitting
 from eideticnet.serving.supervise.ports import OPTIONS, check_hosts
-from eideticnet.serving.supervise.start import prepared, run_beside, started
+from eideticnet.serving.supervise.start import page_beside, prepared, run_beside, started
 from eideticnet.signals import heed, unhurried
 
 NOT_RUNNING = 3
@@ -108,6 +110,7 @@ def serve(
     startup_seconds: Annotated[float, _wait("How long starting may take.")] = 120.0,
     stop_seconds: StopSeconds = 10.0,
     silence_seconds: SilenceSeconds = 30.0,
+    demo: Annotated[bool, typer.Option("--demo", help="Also start the page of eidetic demo.")] = False,
     run: Run = "",
 ) -> None:
     """Serve archives until Ctrl-C or SIGTERM.
@@ -116,6 +119,8 @@ def serve(
     """
     if (tls_cert is None) != (tls_key is None):
         raise ServingError("--tls-cert and --tls-key go together")
+    if demo and find_spec("gradio") is None:
+        raise MissingExtraError("eidetic serve --demo needs gradio: pip install 'eideticnet[demo]'")
     engine, network = default_engine(java_heap), Network(host, management_host, tls_cert, tls_key)
     said = engine.check(network)
     check_hosts(network)
@@ -151,14 +156,16 @@ def serve(
     heed(signal.SIGINT)
     with heedless(), unhurried():
         try:
-            status = _serve(Home(home), archives, options, replace, run)
+            status = _serve(Home(home), archives, options, replace, demo, run)
         except KeyboardInterrupt:
             typer.echo("stopped")
         else:
             raise typer.Exit(status)
 
 
-def _serve(home: Home, archives: list[Path], options: ServerOptions, replace: bool, run: str) -> int:
+def _serve(
+    home: Home, archives: list[Path], options: ServerOptions, replace: bool, demo: bool, run: str
+) -> int:
     console = Console(emoji=False)
     with prepared(home, archives, options, replace=replace) as notes:
         for note in notes:
@@ -167,10 +174,12 @@ def _serve(home: Home, archives: list[Path], options: ServerOptions, replace: bo
         starting.start()
         with started(home, options) as supervisor:
             starting.stop()
-            if run:
-                return run_beside(supervisor, run)
-            announce(console, supervisor.server, supervisor.ports)
-            supervisor.run()
+            if not run:
+                announce(console, supervisor.server, supervisor.ports)
+            with page_beside(supervisor) if demo else nullcontext() as page:
+                if run:
+                    return run_beside(supervisor, run, page)
+                supervisor.run(beside=page or ())
     return 0
 
 

@@ -51,11 +51,12 @@ def demo(
         page = Page(place, described(place), store, Policy(routing_data, max_drop))
         at = listening(port)
         try:
-            serve(
-                page.blocks(),
-                STYLE,
-                at,
-                lambda address: typer.echo(f"open {address} in a browser; Ctrl-C stops the page"),
-            )
+            serve(page.blocks(), STYLE, at, _tell)
+        except KeyboardInterrupt:
+            typer.echo("stopped")
         finally:
             page.close()
+
+
+def _tell(address: str) -> None:
+    typer.echo(f"open {address} in a browser; Ctrl-C stops the page")

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -96,11 +97,33 @@ def _up(stack: ExitStack, home: Home, options: ServerOptions, ports: Ports) -> S
     return stack.enter_context(Supervisor(home, options, ports, watch, workers))
 
 
-def run_beside(supervisor: Supervisor, command: str) -> int:
-    """Run a shell command in a process group of its own while the server is watched; its exit status."""
+@contextmanager
+def page_beside(supervisor: Supervisor) -> Iterator[list[int]]:
+    """``eidetic demo`` for the server's first model, which ends with the block; its process."""
+    name = next(iter(supervisor.server.state().models))
+    command = [
+        sys.executable,
+        "-m",
+        "eideticnet",
+        "demo",
+        "--home",
+        str(supervisor.home.root),
+        "--name",
+        name,
+    ]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        yield [process.pid]
+    finally:
+        end_group(process)
+
+
+def run_beside(supervisor: Supervisor, command: str, others: Sequence[int] | None = None) -> int:
+    """Run a shell command in a process group of its own while the server is watched; its exit status. The
+    caller waits for the processes ``others``."""
     process = subprocess.Popen(command, shell=True, env=_told_about(supervisor), start_new_session=True)
     try:
-        supervisor.run(lambda: process.poll() is not None, [process.pid])
+        supervisor.run(lambda: process.poll() is not None, [process.pid, *(others or ())])
         return process.wait()
     finally:
         end_group(process)
