@@ -46,12 +46,14 @@ class Worker:
 @dataclass(frozen=True)
 class HeldVersion:
     """One version that an engine holds: its archive's name in the store, how many workers it is to have,
-    those that there are, and how many requests wait for them."""
+    those that there are, how many requests wait for them, and why a worker can't be had, where that is
+    known."""
 
     file: str
     wanted: int
     workers: tuple[Worker, ...] = ()
     pending: int = 0
+    problem: str = ""
 
     @property
     def ready(self) -> int:

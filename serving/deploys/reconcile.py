@@ -68,6 +68,8 @@ def _wait(server: Connection, name: str, version: Version) -> None:
             raise ServingError(f"{server.engine.name} let {name} {version.version} go while it was loading")
         if held.ready >= held.wanted:
             break
+        if held.problem:
+            raise ServingError(f"{name} {version.version} can't be held: {held.problem}")
         if time.monotonic() > deadline:
             what = f"{held.ready} of {held.wanted} workers of {name} {version.version} are ready"
             raise ServingError(f"{what} after {server.timeouts.ready:.0f} s")

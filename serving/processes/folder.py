@@ -100,7 +100,7 @@ def clean_up(home: Home) -> None:
     """End the processes and remove the folders of servers that are gone, and files that they had no time to
     finish; the caller holds the home's lock."""
     for folder in _folders(home):
-        _end(folder)
+        end_marked(folder)
         shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         remove_abandoned(home.root)
@@ -118,8 +118,8 @@ def _folders(home: Home) -> list[Path]:
     return found
 
 
-def _end(folder: Path) -> None:
-    """End the processes that belong to ``folder``."""
+def end_marked(folder: Path) -> None:
+    """End the processes that belong to ``folder``, in whichever group they are."""
     mark = f"{MARK}={folder}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

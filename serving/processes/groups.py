@@ -4,17 +4,27 @@ them."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
 
 STOP_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
+_PR_SET_PDEATHSIG = 1
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # bound before any fork
 _PROC = Path("/proc")
 _DEAD = "ZX"
+
+
+def die_with_parent() -> None:
+    """Before a child runs its program: let the kernel end it if its parent is killed and can't (Linux)."""
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:

@@ -12,27 +12,27 @@ from eideticnet.files import open_regular
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.ray.desired import Source
 
-SHELF = "ray"
+MEMORY = "ray"
 """The scheme of archives that lie in Ray's own memory: ``ray:FILE``."""
 LARGEST = 4 << 30
 """Bytes that an archive may have; a store that sends more is not heard to the end."""
 
 
-def fetched(source: Source, shelf: Callable[[str], bytes | None]) -> bytes:
-    """The archive of ``source``. ``shelf`` gives those that lie in Ray's memory, by their SHA-256.
+def fetched(source: Source, memory: Callable[[str], bytes | None]) -> bytes:
+    """The archive of ``source``. ``memory`` gives those that lie in Ray's, by their SHA-256.
 
     ``Unavailable`` where it can't be had now, ``ServingError`` where it is another one or a library lacks."""
-    data = _read(source, shelf)
+    data = _read(source, memory)
     found = sha256(data).hexdigest()
     if found != source.sha256:
         raise ServingError(f"{source.archive} has SHA-256 {found}; expected {source.sha256}")
     return data
 
 
-def _read(source: Source, shelf: Callable[[str], bytes | None]) -> bytes:
+def _read(source: Source, memory: Callable[[str], bytes | None]) -> bytes:
     scheme = urlsplit(source.archive).scheme
-    if scheme == SHELF:
-        data = shelf(source.sha256)
+    if scheme == MEMORY:
+        data = memory(source.sha256)
         if data is None:
             raise Unavailable(f"{source.archive} is not in Ray's memory yet; its server puts it there")
         return data

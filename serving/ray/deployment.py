@@ -1,7 +1,7 @@
 """The one deployment of the application: each replica holds all models, and speaks HTTP itself.
 
-``user_config`` says what a replica holds, so bringing all of them to something new is Serve's own
-``reconfigure``, and a replica that starts later, on whichever node, holds the same.
+A replica that starts, on whichever node, holds what its ``user_config`` says, or what a server keeps in the
+cluster's memory. That server tells those that run to look there again, and each looks by itself now and then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import functools
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any
 
@@ -20,10 +19,10 @@ from ray import serve
 from eidetic_runtime.answers import encode
 from eidetic_runtime.reply import Reply, Row
 from eideticnet.serving.errors import ServingError
+from eideticnet.serving.ray import memory
 from eideticnet.serving.ray.archives import fetched
 from eideticnet.serving.ray.desired import Desired
 from eideticnet.serving.ray.models import Held, Models, by_version
-from eideticnet.serving.ray.shelf import from_shelf
 from eideticnet.serving.ray.web import application
 
 log = logging.getLogger("eidetic.replica")
@@ -51,33 +50,52 @@ class Eidetic:
     """A replica. ``models`` is what it holds, ``token`` the SHA-256 of the token that requests carry."""
 
     def __init__(self) -> None:
-        self.models = Models(functools.partial(fetched, shelf=from_shelf))
-        self.token = ""
-        self._desired = Desired()
+        self.token, self._server = "", ""
+        self._desired: Desired | None = None
+        self.models = Models(functools.partial(fetched, memory=self._in_memory))
         self._changing = asyncio.Lock()
-        self._answering = ThreadPoolExecutor(1, "answers")
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __serve_build_asgi_app__(self) -> Any:
         return application(self)
 
     async def reconfigure(self, config: Any) -> None:
-        """Hold what a ``user_config`` says. One that can't be held leaves what there is, and is told of by
-        ``report``; without anything to go on with the replica does not start."""
-        desired = Desired.read(config)
-        await self._bring_to(desired)
-        if missing := sorted(desired.models.keys() - set(self.models.names())):
+        """Hold what ``config`` says. What can't be held leaves what there is, and is told of by ``report``;
+        a replica with nothing to go on with does not start."""
+        self._server = config.get("follow", "") if isinstance(config, dict) else ""
+        await self._bring_to(None if self._server else Desired.read(config))
+        assert self._desired is not None
+        if missing := sorted(self._desired.models.keys() - set(self.models.names())):
             problems = [text for (name, _), text in self.models.problems.items() if name in missing]
             raise ServingError("; ".join(problems))
 
-    async def _bring_to(self, desired: Desired) -> None:
-        async with self._changing:
-            await asyncio.to_thread(self.models.bring_to, desired)
-            self.token, self._desired = desired.token_sha256, desired
+    def look(self) -> None:
+        """Begin to hold what is in the cluster's memory by now."""
+        task = asyncio.get_running_loop().create_task(self._bring_to(None))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def check_health(self) -> None:
-        """What could not be held is tried again: a store may answer by now."""
-        if self.models.problems and not self._changing.locked():
-            await self._bring_to(self._desired)
+        """Look again, in case nobody could say so, and try again what could not be held: a store may answer by
+        now."""
+        if not self._changing.locked():
+            self.look()
+
+    async def _bring_to(self, desired: Desired | None) -> None:
+        """None stands for what is in the cluster's memory, or for what there is where no server is
+        followed."""
+        async with self._changing:
+            if desired is None:
+                found = await asyncio.to_thread(memory.desired, self._server) if self._server else None
+                desired = found or self._desired or Desired()
+            if desired == self._desired and not self.models.problems:
+                return
+            self.token = desired.token_sha256
+            await asyncio.to_thread(self.models.bring_to, desired)
+            self._desired = desired
+
+    def _in_memory(self, sha256: str) -> bytes | None:
+        return memory.archive(self._server, sha256) if self._server else None
 
     async def answer(self, held: Held, row: Row) -> Reply:
         """The reply to one request, which is answered together with others that came meanwhile."""
@@ -90,14 +108,13 @@ class Eidetic:
 
     @serve.batch(max_batch_size=_LARGEST_BATCH, batch_wait_timeout_s=0)
     async def _answers(self, asked: list[Asked]) -> list[Reply]:
-        return await asyncio.get_running_loop().run_in_executor(self._answering, self._answered, asked)
-
-    def _answered(self, asked: list[Asked]) -> list[Reply]:
+        """In the loop itself: what comes meanwhile is the next batch, where another thread would be given
+        one request at a time."""
         replies: list[Reply | None] = [None] * len(asked)
         for held, places in by_version(asked):
             try:
                 found, batch = held.answer([asked[place][1] for place in places])
-                self._answering.submit(held.model.telemetry.batch, batch)  # once these have been sent
+                asyncio.get_running_loop().call_soon(held.model.telemetry.batch, batch)
             except Exception as error:
                 log.exception("a batch failed")
                 found = [_failed(error)] * len(places)

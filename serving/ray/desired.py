@@ -1,7 +1,8 @@
-"""What every replica is to hold: the ``user_config`` of the deployment, as a ``serve.yaml`` may hold it too.
+"""What every replica is to hold: the ``user_config`` of the deployment, where a ``serve.yaml`` says it.
 
 ``{"models": {"digits": {"default": "5.0", "versions": {"5.0": {"archive": ..., "sha256": ...}}}},
-"token_sha256": ...}``
+"token_sha256": ...}``. A server of ``eidetic serve`` keeps the same in the cluster's memory instead, and
+``{"follow": SERVER}`` says so: Serve takes a replica out of the rotation while its ``user_config`` changes.
 """
 
 from __future__ import annotations
@@ -74,13 +75,20 @@ class Desired(_Part):
         models = {known: each for known, each in self.models.items() if known != name}
         return self.model_copy(update={"models": models | ({name: model} if model else {})})
 
+    def reopened(self) -> Desired:
+        """The same, with a default for every model: a server that was to stop, and was killed, is no more."""
+        closed = {name: each for name, each in self.models.items() if each.default == CLOSED}
+        models = {name: Wanted(default=next(iter(each.versions)), versions=each.versions) for name, each in closed.items()}
+        return self.model_copy(update={"models": {**self.models, **models}})
+
     def without(self, name: str, version: str) -> Desired:
-        """The same without a version. Where it was the default, another one is, if there is any."""
+        """The same without a version. Where it was the default, another one is, if there is any; a model that
+        takes no more work goes on so."""
         model = self.models.get(name)
         if model is None:
             return self
         left = {label: source for label, source in model.versions.items() if label != version}
         if not left:
             return self.with_model(name, None)
-        default = model.default if model.default in left else next(iter(left))
+        default = model.default if model.default in (CLOSED, *left) else next(iter(left))
         return self.with_model(name, Wanted(default=default, versions=left))

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +19,7 @@ from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Network, Ports
 from eideticnet.serving.processes.folder import MARK, PrivateFolder
-from eideticnet.serving.processes.groups import end_group
+from eideticnet.serving.processes.groups import die_with_parent, end_group
 from eideticnet.serving.processes.output import Output
 from eideticnet.serving.torchserve.settings import (
     HEAP_MEGABYTES,
@@ -41,8 +39,6 @@ _SOCKET = ".ts.sock.65535"
 """The longest name of a worker's socket."""
 _MOMENT_SECONDS = 1.0
 _PAUSE_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # bound before any fork
 
 
 class TorchServe:
@@ -94,7 +90,7 @@ class TorchServe:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         assert self._process.stdout is not None
         self._output = Output(self._process.stdout, log)
@@ -199,12 +195,6 @@ def _command(java_home: Path, home: Path, store: Path, heap: int) -> list[str]:
         str(store),
         "-ncs",
     ]
-
-
-def _die_with_parent() -> None:
-    """Let the kernel end TorchServe if this process is killed and can't clean up (Linux)."""
-    if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def wait_for_keys(server: TorchServe, seconds: float) -> dict[str, str]:

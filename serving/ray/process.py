@@ -1,0 +1,152 @@
+"""One host of Ray and its private folder: started, watched and removed together with all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from eideticnet.files import read_regular
+from eideticnet.serving.engine import EngineError, Setup
+from eideticnet.serving.errors import ServingError
+from eideticnet.serving.home.addresses import reachable
+from eideticnet.serving.home.files import LARGEST, write_whole
+from eideticnet.serving.home.running import Keys, Running
+from eideticnet.serving.key import Key
+from eideticnet.serving.processes.folder import MARK, PrivateFolder, end_marked
+from eideticnet.serving.processes.groups import die_with_parent, end_group
+from eideticnet.serving.processes.output import Output
+from eideticnet.serving.ray.management import RayManagement
+from eideticnet.serving.ray.settings import Settings, environment
+
+_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest name of a socket of Ray's, below its folder."""
+_SETTINGS = "host.json"
+_PAUSE_SECONDS = 0.05
+_MOMENT_SECONDS = 1.0
+
+
+class Host:
+    """Implements ``Process``: the host, and the tokens that it was given."""
+
+    def __init__(self, setup: Setup, address: str, most: int, keys: Keys) -> None:
+        self._setup, self._given = setup, keys
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: Output | None = None
+        self._folder = private_folder(setup.home.run, setup.room)
+        workers = int(setup.variables.get("EIDETIC_WORKERS", "1"))
+        try:
+            settings = Settings(
+                address=address,
+                folder=str(self._folder.path),
+                host=setup.network.host,
+                inference=setup.ports.inference,
+                grpc_inference=setup.ports.grpc_inference,
+                management_host=reachable(setup.network.management_host),
+                management=setup.ports.management,
+                store=str(setup.home.store.resolve()),
+                shared=not address,
+                workers=workers,
+                most=max(most, workers),
+                allow_torch=True,  # each archive was admitted
+                keys=keys,
+            )
+            self._start(settings)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, settings: Settings) -> None:
+        file = self._folder.path / _SETTINGS
+        settings.write(file, mode=0o600)
+        variables = {**self._setup.variables, MARK: str(self.folder)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "eideticnet.serving.ray.host", str(file)],
+            cwd=self._folder.path,
+            env=environment(self._folder.path, variables) if not settings.address else {**os.environ, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+        assert self._process.stdout is not None
+        self._output = Output(self._process.stdout, self._setup.home.logs / "ray.log")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def folder(self) -> Path:
+        return self._folder.real
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def ready(self, running: Running, seconds: float) -> None:
+        self._keys = Path(running.keys)
+        self._keys.parent.mkdir(parents=True, exist_ok=True)
+        self._write()
+        deadline = time.monotonic() + seconds
+        with RayManagement(running.management, Key(self._keys, "management")) as management:
+            while True:
+                try:
+                    management.models(_MOMENT_SECONDS)
+                    return
+                except EngineError as error:
+                    problem = str(error)
+                if not self.running:
+                    raise ServingError(f"Ray ended while starting:\n{self.last_words()}")
+                if time.monotonic() > deadline:
+                    raise ServingError(f"{problem} within {seconds:.0f} s; the end of its log:\n{self.last_words()}")
+                time.sleep(_PAUSE_SECONDS)
+
+    def tend(self) -> None:
+        """See that the files for clients hold the right tokens."""
+        with contextlib.suppress(ServingError, OSError):
+            header = read_regular(self._setup.home.header, LARGEST)
+            if (Keys.read(self._keys), header) == (self._given, self._line()):
+                return
+        self._write()
+
+    def _write(self) -> None:
+        self._given.write(self._keys, mode=0o600)
+        write_whole(self._setup.home.header, self._line(), mode=0o600)
+
+    def _line(self) -> bytes:
+        return f"Authorization: Bearer {self._given.inference}\n".encode()
+
+    def damaged(self) -> str:
+        if (self._folder.path / _SETTINGS).exists():
+            return ""
+        return f"{_SETTINGS} of Ray's folder {self.folder} is gone"
+
+    def last_words(self, seconds: float = _MOMENT_SECONDS) -> str:
+        if self._process is None or self._output is None:
+            return ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(seconds)
+            self._output.close()
+        return self._output.tail()
+
+    def stop(self) -> None:
+        """End all that was started here, and remove the private folder. May be called twice."""
+        try:
+            if self._process is not None:
+                end_group(self._process)
+                end_marked(self.folder)  # Ray's workers have groups of their own
+            if self._output is not None:
+                self._output.close()
+        finally:
+            self._folder.remove()
+
+
+def private_folder(root: Path, room: int) -> PrivateFolder:
+    """One in ``root`` that Ray can run in; else ``Unavailable``."""
+    return PrivateFolder(root, "Ray", _SOCKET.rpartition("/")[2], room)

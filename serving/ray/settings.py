@@ -1,0 +1,89 @@
+"""What the process that drives Ray is told, and the environment of it and of all that it starts."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from pydantic import Field
+
+from eideticnet.serving.home.files import JsonFile
+from eideticnet.serving.home.running import Keys
+
+APPLICATION = "eidetic"
+NODE = "127.0.0.2"
+"""The address of a node of this machine alone. (Ray takes 127.0.0.1 for that of its network card, and
+would listen there.)"""
+STORE_BYTES = 100 << 20
+"""Ray's memory for objects; requests never go through it."""
+_REPLICA_PORTS = 100
+_FIRST_PORTS = range(20_000, 29_900, _REPLICA_PORTS)
+_FOREIGN = ("RAY_",)
+
+
+class Settings(JsonFile):
+    """``address`` is that of a cluster, "" for a Ray of this machine, whose files lie in ``folder``.
+    ``inference`` and ``grpc_inference`` are ports at ``host``, ``management`` one at ``management_host``.
+    ``shared``: whether replicas can read the folder ``store``. There are ``workers`` replicas, and up to
+    ``most`` where requests wait."""
+
+    address: str
+    folder: str
+    host: str
+    inference: int
+    grpc_inference: int
+    management_host: str
+    management: int
+    store: str
+    shared: bool
+    workers: int
+    most: int
+    allow_torch: bool
+    keys: Keys = Field(repr=False)
+
+
+def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
+    """That of a Ray of this machine: its own files, ports and token, one thread for each library, and nothing
+    that others set for theirs."""
+    proxy = folder / "haproxy"
+    metrics, stats = _free_ports(2)
+    first = random.choice(_FIRST_PORTS)
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)},
+        **variables,
+        "OMP_NUM_THREADS": "1",
+        "ORT_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(folder),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_raylet_start_wait_time_s": "120",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # of the driver, which has no loop of its own
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + _REPLICA_PORTS),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 10_000),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 10_000 + _REPLICA_PORTS),
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        found = [held.enter_context(socket.socket()) for _ in range(count)]
+        for each in found:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in found]
