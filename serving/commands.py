@@ -21,7 +21,7 @@ from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable
 from eideticnet.export.proof.options import MaxDrop, RoutingData
 from eideticnet.export.proof.verify import MAX_DROP
-from eideticnet.serving.default_engine import HEAP_MEGABYTES, NAME, default_engine
+from eideticnet.serving.default_engine import DEFAULT, HEAP_MEGABYTES, NAME, Named, engine_named
 from eideticnet.serving.deploys.connection import Connection, Timeouts, connect
 from eideticnet.serving.deploys.deploy import DeployReport, DeployStep
 from eideticnet.serving.deploys.deploy import deploy as deploy_steps
@@ -84,6 +84,11 @@ def serve(
         ),
     ] = [],  # noqa: B006
     home: HomeFolder = DEFAULT_HOME,
+    engine: Annotated[Named, typer.Option(help="What answers; ray also on many machines.")] = DEFAULT,
+    address: Annotated[str, typer.Option(help="A Ray cluster; default: a Ray of this machine.")] = "",
+    most_workers: Annotated[
+        int, typer.Option(min=0, help="Ray may start so many where requests wait; default: WORKERS.")
+    ] = 0,
     record: Annotated[
         int, typer.Option(min=0, max=MOST_RECORDED, help="Each worker keeps its last N requests, in a ring.")
     ] = 0,
@@ -121,8 +126,9 @@ def serve(
         raise ServingError("--tls-cert and --tls-key go together")
     if demo and find_spec("gradio") is None:
         raise MissingExtraError("eidetic serve --demo needs gradio: pip install 'eideticnet[demo]'")
-    engine, network = default_engine(java_heap), Network(host, management_host, tls_cert, tls_key)
-    said = engine.check(network)
+    chosen = engine_named(engine, java_heap, address, most_workers)
+    network = Network(host, management_host, tls_cert, tls_key)
+    said = chosen.check(network)
     check_hosts(network)
     if keys is not None:
         if keys.is_dir():
@@ -134,12 +140,12 @@ def serve(
         except OSError as error:
             raise ServingError(f"--keys {keys} can't be written: {error.strerror}") from None
         check_writable(keys)
-    workers, notes = fitting(workers)
+    workers, notes = (workers, []) if address else fitting(workers)
     for note in [*notes, *said]:
         typer.echo(note, err=True)
     asked = zip(OPTIONS, (http_port, management_port, grpc_port, control_port), strict=True)
     options = ServerOptions(
-        engine=engine,
+        engine=chosen,
         network=network,
         ports={use: port for use, port in asked if port is not None},
         workers=workers,
@@ -170,7 +176,7 @@ def _serve(
     with prepared(home, archives, options, replace=replace) as notes:
         for note in notes:
             console.print(note, markup=False)
-        starting = console.status(f"starting {NAME}")
+        starting = console.status(f"starting {options.engine.name}")
         starting.start()
         with started(home, options) as supervisor:
             starting.stop()

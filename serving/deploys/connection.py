@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eideticnet.export.archive.reader import Archive
-from eideticnet.serving.default_engine import default_engine
+from eideticnet.serving.default_engine import engine_called
 from eideticnet.serving.deploys.probes import Prober
 from eideticnet.serving.engine import Engine, Management
 from eideticnet.serving.home.home import Home
@@ -70,7 +70,7 @@ def connect(
     home: Home, running: Running, timeouts: Timeouts = Timeouts(), engine: Engine | None = None
 ) -> Iterator[Connection]:
     """Clients of a running server with the tokens that it has, also when it has others later."""
-    engine = engine or default_engine()
+    engine = engine or engine_called(running.engine)
     with (
         engine.manage(home, running) as management,
         Prober(running.inference, Path(running.keys), verify=running.verify()) as prober,

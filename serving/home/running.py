@@ -33,7 +33,8 @@ class Keys(JsonFile):
 
 class Running(JsonFile):
     """``pid`` is the supervisor's, ``frontend`` the engine's and that of its process group, ``folder``
-    its private one. ``certificate`` is there where TLS is on."""
+    its private one. ``certificate`` is there where TLS is on. ``engine`` is what it is called, "" for that of
+    servers before there were several."""
 
     pid: int
     frontend: int
@@ -48,6 +49,7 @@ class Running(JsonFile):
     workers: int
     profile: Profile
     allow_torch: bool
+    engine: str = ""
 
     def verify(self) -> ssl.SSLContext | bool:
         return trust(self.certificate)

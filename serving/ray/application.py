@@ -1,7 +1,7 @@
 """The application on a cluster: what all of its replicas are to hold, and what they say that they do.
 
-That is written into the cluster's memory, where a replica that starts finds it, and those that run are told to
-look. What each of them holds is asked of each, so "all have swapped" is known and not supposed.
+That is written into the cluster's memory, where a replica that starts finds it, and those that run are told
+to look. What each of them holds is asked of each, so "all have swapped" is known and not supposed.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ class Application:
         """Let a version go everywhere."""
         with self._changing:
             self._apply(self._desired.without(name, version))
-        self._wait(lambda report: version not in _versions(report, name), f"{name} without {version}", seconds)
+        self._wait(
+            lambda report: version not in _versions(report, name), f"{name} without {version}", seconds
+        )
 
     def models(self, seconds: float) -> dict[str, HeldModel]:
         """What is held: of each version those replicas that have it are its workers."""
@@ -132,10 +134,12 @@ class Application:
             "import_path": _IMPORT_PATH,
             "deployments": [deployment],
         }
-        found = _get_global_client().get_serve_details().get("applications", {})
+        client = _get_global_client()
+        assert client is not None  # as it raises where Serve does not run
+        found = client.get_serve_details().get("applications", {})
         others = [app["deployed_app_config"] for name, app in found.items() if name != APPLICATION]
         schema = {"applications": [*filter(None, others), ours]}
-        _get_global_client().deploy_apps(ServeDeploySchema.model_validate(schema))
+        client.deploy_apps(ServeDeploySchema.model_validate(schema))
 
     def _reports(self, seconds: float) -> list[Report]:
         return [each for each in self._ask("report", seconds) if isinstance(each, dict)]

@@ -69,17 +69,17 @@ class Eidetic:
             problems = [text for (name, _), text in self.models.problems.items() if name in missing]
             raise ServingError("; ".join(problems))
 
-    def look(self) -> None:
+    async def look(self) -> None:
         """Begin to hold what is in the cluster's memory by now."""
         task = asyncio.get_running_loop().create_task(self._bring_to(None))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def check_health(self) -> None:
-        """Look again, in case nobody could say so, and try again what could not be held: a store may answer by
-        now."""
+        """Look again, in case nobody could say so, and try again what could not be held: a store may answer
+        by now."""
         if not self._changing.locked():
-            self.look()
+            await self.look()
 
     async def _bring_to(self, desired: Desired | None) -> None:
         """None stands for what is in the cluster's memory, or for what there is where no server is
@@ -122,7 +122,7 @@ class Eidetic:
                 replies[place] = reply
         return [reply for reply in replies if reply is not None]
 
-    def report(self) -> dict[str, Any]:
+    async def report(self) -> dict[str, Any]:
         """What this replica holds, for who asks all of them."""
         context = serve.get_replica_context()
         return {

@@ -78,7 +78,10 @@ class Desired(_Part):
     def reopened(self) -> Desired:
         """The same, with a default for every model: a server that was to stop, and was killed, is no more."""
         closed = {name: each for name, each in self.models.items() if each.default == CLOSED}
-        models = {name: Wanted(default=next(iter(each.versions)), versions=each.versions) for name, each in closed.items()}
+        models = {
+            name: Wanted(default=next(iter(each.versions)), versions=each.versions)
+            for name, each in closed.items()
+        }
         return self.model_copy(update={"models": {**self.models, **models}})
 
     def without(self, name: str, version: str) -> Desired:

@@ -1,7 +1,7 @@
-"""The process that drives Ray for a supervisor: it starts one here or joins a cluster, runs the application, and
-takes orders at the management port until it is told to end.
+"""The process that drives Ray for a supervisor: it starts one here or joins a cluster, runs the application,
+and takes orders at the management port until it is told to end.
 
-``python -m eideticnet.serving.ray.host SETTINGS``; what it starts is in its process group and carries its mark.
+``python -m eideticnet.serving.ray.host SETTINGS``; what it starts carries its mark.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ray import serve
 from eideticnet.errors import EideticError
 from eideticnet.serving.ray import memory
 from eideticnet.serving.ray.application import Application
-from eideticnet.serving.ray.settings import APPLICATION, NODE, STORE_BYTES, Settings
+from eideticnet.serving.ray.settings import APPLICATION, STORE_BYTES, Settings
 
 log = logging.getLogger("eidetic.host")
 
@@ -44,7 +44,6 @@ def cluster(settings: Settings) -> Iterator[None]:
             "include_dashboard": False,
             "object_store_memory": STORE_BYTES,
             "_temp_dir": settings.folder,
-            "_node_ip_address": NODE,
         }
     ray.init(**kwargs, log_to_driver=False, namespace=APPLICATION)
     try:

@@ -46,8 +46,8 @@ def put_archive(server: str, sha256: str, data: bytes) -> None:
     """``ServingError`` where it is too large."""
     if len(data) > LARGEST:
         raise ServingError(
-            f"an archive of {len(data) >> 20} MB is too large for Ray's memory ({LARGEST >> 20} MB): serve it "
-            "from a folder or an object store that all nodes can read (serve.yaml)"
+            f"an archive of {len(data) >> 20} MB is too large for Ray's memory ({LARGEST >> 20} MB): serve "
+            "it from a folder or an object store that all nodes can read (serve.yaml)"
         )
     if not _internal_kv_exists(_ARCHIVE + sha256, namespace=server):
         _internal_kv_put(_ARCHIVE + sha256, data, namespace=server)

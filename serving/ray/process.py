@@ -66,7 +66,9 @@ class Host:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "eideticnet.serving.ray.host", str(file)],
             cwd=self._folder.path,
-            env=environment(self._folder.path, variables) if not settings.address else {**os.environ, **variables},
+            env=environment(self._folder.path, variables)
+            if not settings.address
+            else {**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -104,7 +106,9 @@ class Host:
                 if not self.running:
                     raise ServingError(f"Ray ended while starting:\n{self.last_words()}")
                 if time.monotonic() > deadline:
-                    raise ServingError(f"{problem} within {seconds:.0f} s; the end of its log:\n{self.last_words()}")
+                    raise ServingError(
+                        f"{problem} within {seconds:.0f} s; the end of its log:\n{self.last_words()}"
+                    )
                 time.sleep(_PAUSE_SECONDS)
 
     def tend(self) -> None:

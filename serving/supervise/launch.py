@@ -118,4 +118,5 @@ def _described(home: Home, options: ServerOptions, ports: Ports, process: Proces
         workers=options.workers,
         profile=options.profile,
         allow_torch=options.allow_torch,
+        engine=options.engine.name,
     )
