@@ -22,6 +22,7 @@ from eideticnet.serving.errors import ServingError
 from eideticnet.serving.ray import memory
 from eideticnet.serving.ray.archives import fetched
 from eideticnet.serving.ray.desired import Desired
+from eideticnet.serving.ray.grpc import GrpcMethods
 from eideticnet.serving.ray.models import Held, Models, by_version
 from eideticnet.serving.ray.web import application
 
@@ -46,7 +47,7 @@ Asked = tuple[Held, Row]
     ray_actor_options={"num_cpus": 1},
 )
 @serve.ingress()
-class Eidetic:
+class Eidetic(GrpcMethods):
     """A replica. ``models`` is what it holds, ``token`` the SHA-256 of the token that requests carry."""
 
     def __init__(self) -> None:
