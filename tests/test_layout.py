@@ -52,7 +52,7 @@ MAY_IMPORT = {
             "google",
             "tenacity",
             "opentelemetry",
-            *("ray", "fsspec", "yaml"),
+            *("ray", "fsspec", "yaml", "starlette", "python_multipart"),
         }
         | {"fastapi", "gradio", "pandas", "PIL", "starlette", "uvicorn"},  # in serving/demo
     ),

@@ -157,9 +157,8 @@ def read(headers: Mapping[str, str], body: bytes) -> Wanted:
     parameters = fields.get("parameters")
     binary = isinstance(parameters, dict) and parameters.pop(_ALL_BINARY, False) is True
     outputs = _outputs(fields.pop("outputs", None), binary)
-    if not blobs and not isinstance(parameters, dict):
+    if not _filled(fields.get("inputs"), blobs) and not isinstance(parameters, dict):
         return Wanted((name, kind, {"body": text}), outputs)  # the model looks for names given twice
-    _fill(fields.get("inputs"), blobs)
     return Wanted((name, kind, {"body": fields}), outputs)
 
 
@@ -178,9 +177,10 @@ def _outputs(asked: Any, binary: bool) -> dict[str, bool]:
     return found
 
 
-def _fill(inputs: Any, blobs: bytes) -> None:
-    """Give each tensor its elements from ``blobs``, in which they lie one behind the other."""
-    at = 0
+def _filled(inputs: Any, blobs: bytes) -> bool:
+    """Give each tensor its elements from ``blobs``, in which they lie one behind the other; whether any got
+    some."""
+    at, filled = 0, False
     for tensor in inputs if isinstance(inputs, list) else []:
         size = _size(tensor)
         if size is None:
@@ -189,9 +189,10 @@ def _fill(inputs: Any, blobs: bytes) -> None:
         if type(size) is not int or not 0 <= size <= len(blobs) - at:
             raise _bad(name, f"has {_SIZE} {str(size)[:100]}; {len(blobs) - at} bytes are left")
         tensor["data"] = elements(name, tensor.get("datatype"), blobs[at : at + size])
-        at += size
+        at, filled = at + size, True
     if at < len(blobs):
         raise _bad("body", f"has {len(blobs) - at} bytes behind its tensors; expected none")
+    return filled
 
 
 def _size(tensor: Any) -> Any:
