@@ -40,6 +40,8 @@ SECTIONS = {
         "verify": Entry("export.commands", "export,cpu", "Prove that NEW forgets nothing."),
         "delta": Entry("export.commands", "export,cpu", "Write what NEW adds to another archive."),
         "apply": Entry("export.commands", "export,cpu", "Make the new archive from OLD and DELTA."),
+        "sign": Entry("export.commands", "export,cpu,sign", "Sign ARCHIVE."),
+        "verify-signature": Entry("export.commands", "export,cpu,sign", "Check who signed ARCHIVE."),
         "release-handlers": Entry("export.commands", "export,cpu", "Let archives carry these handlers."),
     },
     "Server": {

@@ -1,8 +1,9 @@
-"""The commands of archives: ``export RUN``, ``verify NEW --against OLD``, ``delta``, ``apply``."""
+"""The commands of archives: ``export RUN``, ``verify NEW --against OLD``, ``delta``, ``apply``, ``sign``."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,9 +13,11 @@ from eideticnet import __version__
 from eideticnet.export.archive.contents import BUNDLE
 from eideticnet.export.archive.contract import read_bundle
 from eideticnet.export.archive.delta import apply_delta, write_delta
-from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.reader import check_there, read_archive
 from eideticnet.export.archive.releases import HANDLERS, RELEASES, release
 from eideticnet.export.archive.releases import revoke as revoke_release
+from eideticnet.export.archive.signature import check_signature, fingerprint, read_trusted
+from eideticnet.export.archive.signature import sign as write_signature
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import check_writable, into_place, refuse_to_replace, scratch_folder, whole_file
 from eideticnet.export.proof.options import MaxDrop, RoutingData
@@ -23,6 +26,7 @@ from eideticnet.export.proof.verify import verify as prove
 from eideticnet.export.show import show, show_build
 from eideticnet.signals import stoppable
 
+PASSWORD = "EIDETIC_SIGNING_PASSWORD"
 _stoppable = stoppable("no file was left half-written")
 Store = Annotated[Path, typer.Option(help="Where the archive goes.")]
 Replace = Annotated[
@@ -204,6 +208,47 @@ def apply(
         refuse_to_replace(destination, old, delta)
         into_place(made, destination, replace=replace)
     typer.echo(destination)
+
+
+def sign(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The archive.")],
+    private_key: Annotated[
+        Path,
+        typer.Option(
+            help="PEM private key of an elliptic curve. An encrypted one is opened by what the "
+            f"environment has as {PASSWORD}."
+        ),
+    ],
+    certificate: Annotated[
+        Path | None,
+        typer.Option(help="PEM certificate of that key, and those between it and a trusted one."),
+    ] = None,
+) -> None:
+    """Sign ARCHIVE.
+
+    The signature is ARCHIVE.sig, in the format of OpenSSF's model-signing, and its path is printed. Keep it
+    beside the archive: serve and deploy take both.
+    """
+    read_archive(archive, revoked=True)
+    typer.echo(write_signature(archive, private_key, certificate, os.environ.get(PASSWORD, "")))
+
+
+def verify_signature(
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The archive.")],
+    public_key: Annotated[
+        list[Path],
+        typer.Option(help="PEM public key that is trusted, or a certificate. Several: any of them."),
+    ],
+    signature: Annotated[Path | None, typer.Option(help="Default: ARCHIVE.sig.")] = None,
+) -> None:
+    """Check who signed ARCHIVE.
+
+    That it is just as it was when somebody signed it who is trusted. Says who that is.
+    """
+    check_there(archive)
+    trusted = [pem for file in public_key for pem in read_trusted(file)]
+    signer = check_signature(archive, trusted, signature=signature)
+    typer.echo(f"{archive} is as {fingerprint(signer)} signed it")
 
 
 def release_handlers(

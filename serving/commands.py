@@ -17,6 +17,7 @@ from rich.console import Console
 from eideticnet.client.command import DEFAULT_HOME, HomeFolder
 from eideticnet.client.options import LONGEST
 from eideticnet.errors import MissingExtraError
+from eideticnet.export.archive.signature import read_trusted
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.files import check_writable
 from eideticnet.export.proof.options import MaxDrop, RoutingData
@@ -72,6 +73,14 @@ Run = Annotated[
 Port = Annotated[
     int | None, typer.Option(min=1, max=65535, help="Default: the one it had, the usual one, or a free one.")
 ]
+Signers = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="PEM",
+        help="From now on nothing is served here without a signature (eidetic sign) of this public key, or "
+        "of one that this certificate stands behind. Several: any will do. Earlier ones are forgotten.",
+    ),
+]
 MOST_RECORDED = 1_000_000
 """Instances of each worker, whose room on the disk is taken at once."""
 
@@ -107,6 +116,7 @@ def serve(
         bool,
         typer.Option("--allow-torch", help="Also archives of TorchScript and .pt2, which can run any code."),
     ] = False,
+    require_signature: Signers = [],  # noqa: B006
     replace: Annotated[
         bool,
         typer.Option("--replace", help="An archive that is new here replaces its model, without a proof."),
@@ -151,6 +161,7 @@ def serve(
         workers=workers,
         profile=profile,
         allow_torch=allow_torch,
+        trusted=_trusted(require_signature),
         record=record,
         keys=keys,
         startup_seconds=startup_seconds,
@@ -167,6 +178,10 @@ def serve(
             typer.echo("stopped")
         else:
             raise typer.Exit(status)
+
+
+def _trusted(files: list[Path]) -> tuple[str, ...]:
+    return tuple(pem for file in files for pem in read_trusted(file))
 
 
 def _serve(
@@ -250,6 +265,7 @@ def deploy(
     tolerate_not_comparable: Annotated[
         bool, typer.Option("--tolerate-not-comparable", help="Deploy although nothing can be proven.")
     ] = False,
+    require_signature: Signers = [],  # noqa: B006
     ready_seconds: ReadySeconds = 120.0,
     drain_seconds: DrainSeconds = 30.0,
 ) -> None:
@@ -261,7 +277,8 @@ def deploy(
     if max_shadow_changes is not None and shadow is None:
         raise ServingError("--max-shadow-changes needs --shadow FILE")
     shadowing = ShadowPolicy(shadow, max_shadow_changes) if shadow else None
-    policy = Policy(routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable, new_model)
+    accepted = routing_data, max_drop, accept_unmeasured_routing, tolerate_not_comparable, new_model
+    policy = Policy(*accepted, _trusted(require_signature))
     steps = partial(deploy_steps, source=archive, policy=policy, shadowing=shadowing, name=name)
     _carry_out("deploy", Home(home), Timeouts(ready_seconds, drain_seconds), steps)
 

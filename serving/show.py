@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from eideticnet.export.archive.reader import Archive
+from eideticnet.export.archive.signature import fingerprint
 from eideticnet.export.show import doubted
 from eideticnet.export.show import show as show_proof
 from eideticnet.serving.deploys.connection import Connection
@@ -149,7 +150,12 @@ def status_json(
             "versions": versions,
         }
     begun = {"pid": starting.pid, "since": starting.since} if starting else None
-    return {"running": running.model_dump() if running else None, "starting": begun, "models": models}
+    return {
+        "running": running.model_dump() if running else None,
+        "starting": begun,
+        "models": models,
+        "trusted": [fingerprint(pem) for pem in state.trusted],
+    }
 
 
 def show_status(console: Console, status: Mapping[str, Any]) -> None:
@@ -164,6 +170,8 @@ def show_status(console: Console, status: Mapping[str, Any]) -> None:
             default = "yes" if found["default"] else ""
             table.add_row(name, version, default, workers, str(found["queue"]), previous)
     console.print(table)
+    if trusted := status["trusted"]:
+        console.print(f"only archives signed by {' or '.join(trusted)} are served", highlight=False)
     running, starting = status["running"], status["starting"]
     where = "no server runs"
     if starting:

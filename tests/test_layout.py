@@ -31,6 +31,7 @@ MAY_IMPORT = {
             "onnxruntime",
             "onnxscript",
             "google",
+            "model_signing",
             "numpy",
             "safetensors",
             "yaml",

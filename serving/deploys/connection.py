@@ -49,12 +49,13 @@ class Connection:
         return replace(self, known=known)
 
     def archive(self, name: str, version: Version, *, revoked: bool = True) -> Archive:
-        """The archive of ``version`` of the model ``name``, if it is still the one that was admitted and its
-        format is allowed; ``revoked``: also one whose handler is no more."""
+        """The archive of ``version`` of the model ``name``, if it is still the one that was admitted, its
+        format is allowed, and its signer trusted; ``revoked``: also one whose handler is no more."""
         if self.known is not None and version in self.known:
             return self.known[version]
         store, torch = self.home.store, self.running.allow_torch
-        archive = opened(name, version, store, allow_torch=torch, revoked=revoked)
+        trusted = self.state().trusted
+        archive = opened(name, version, store, allow_torch=torch, revoked=revoked, trusted=trusted)
         if self.known is not None:
             self.known[version] = archive
         return archive

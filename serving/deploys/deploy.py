@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from eideticnet.export.archive.signature import check_signature
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.proof.verify import Proof
 from eideticnet.serving.deploys.connection import Connection
@@ -49,14 +50,17 @@ def deploy(
     ``Refused`` says why it may not; ``ServingError`` what failed. Then the old version answers as before.
     """
     with server.home.changing():
-        state = _settled(server)
-        stored = admit(source, server.home.store, allow_torch=server.running.allow_torch)
+        state = _settled(server).trusting(policy.trusted)
+        torch = server.running.allow_torch
+        stored = admit(source, server.home.store, allow_torch=torch, trusted=state.trusted)
         server = server.for_one_change({stored.version: stored.archive})
         try:
             model, version = stored.archive.name, stored.version
             if name and name != model:
                 raise ServingError(f"{source} is of model {model}, not of {name}")
             _check_new(state, model, version, policy, server.engine.name)
+            if policy.trusted:
+                _check_others(server, state, model)
             yield DeployStep("admit", f"{source.name} is sound: {model} {version.version}")
             old = state.models.get(model)
             if old is None:
@@ -130,6 +134,14 @@ def _check_new(state: State, name: str, version: Version, policy: Policy, engine
         f"{name} is served as version {version.version} already, from an archive with other bytes, and "
         f"{engine} can't hold two of one version: build the new one with another --model-version"
     )
+
+
+def _check_others(server: Connection, state: State, name: str) -> None:
+    """``ArchiveError`` unless the other models that are served are signed as all are to be from now on: none
+    of them could be started again."""
+    for other, model in state.models.items():
+        if other != name:
+            check_signature(server.home.store / model.default.file, state.trusted)
 
 
 def _take_over(

@@ -13,13 +13,15 @@ from eideticnet.serving.home.store import Stored
 @dataclass(frozen=True)
 class Policy:
     """What the operator accepts: by how much a task's routing may fall, as a fraction of 1, which things
-    that could not be shown, and a model that is new here."""
+    that could not be shown, and a model that is new here. ``trusted``: who must have signed what is served
+    from now on, see ``export/archive/signature.py``; those of before if empty."""
 
     routing_data: Path | None = None
     max_drop: float = MAX_DROP
     accept_unmeasured_routing: bool = False
     tolerate_not_comparable: bool = False
     new_model: bool = False
+    trusted: tuple[str, ...] = ()
 
 
 class Refused(ServingError):

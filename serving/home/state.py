@@ -7,6 +7,7 @@ Writing it is the commit of a deploy: before, the old version is the right one, 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,8 @@ class State(JsonFile):
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     models: dict[str, Model] = Field(default_factory=dict)
+    trusted: Many[str] = Field(default=(), exclude_if=lambda trusted: not trusted)
+    """Those, in PEM, of whom one must have signed whatever is served from now on; anybody's while empty."""
 
     @classmethod
     def load(cls, path: Path) -> State:
@@ -78,11 +81,11 @@ class State(JsonFile):
         """
         old = self.models.get(name)
         if old is None:
-            return State(models={**self.models, name: Model(default=version)})
+            return self._with({**self.models, name: Model(default=version)})
         previous = old.default if old.default.version != version.version else None
         earlier = {*old.earlier, old.default.sha256} - {version.sha256}
         model = Model(default=version, previous=previous, earlier=tuple(sorted(earlier)))
-        return State(models={**self.models, name: model})
+        return self._with({**self.models, name: model})
 
     def without(self, name: str) -> State:
         """No more of this model; ``ServingError`` if it is the last."""
@@ -91,7 +94,14 @@ class State(JsonFile):
                 f"{name} is the only model here, and a server serves one at least: deploy another one first, "
                 "or stop the server"
             )
-        return State(models={known: model for known, model in self.models.items() if known != name})
+        return self._with({known: model for known, model in self.models.items() if known != name})
+
+    def trusting(self, trusted: Sequence[str]) -> State:
+        """With these in place of those who are trusted so far, if there are any."""
+        return self.model_copy(update={"trusted": tuple(trusted)}) if trusted else self
+
+    def _with(self, models: dict[str, Model]) -> State:
+        return self.model_copy(update={"models": models})
 
     def files(self) -> set[str]:
         """The archives in the store that are needed."""

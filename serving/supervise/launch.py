@@ -34,7 +34,8 @@ def fitting(workers: int) -> tuple[int, list[str]]:
 @dataclass(frozen=True)
 class ServerOptions:
     """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept; after
-    ``silence_seconds`` without an answer the engine is started again. ``ports``: those asked for, by use."""
+    ``silence_seconds`` without an answer the engine is started again. ``ports``: those asked for, by use.
+    ``trusted``: as of ``Policy``."""
 
     engine: Engine = field(default_factory=default_engine)
     network: Network = field(default_factory=Network)
@@ -42,6 +43,7 @@ class ServerOptions:
     workers: int = 1
     profile: Profile = "throughput"
     allow_torch: bool = False
+    trusted: tuple[str, ...] = ()
     record: int = 0
     keys: Path | None = None
     startup_seconds: float = 120.0

@@ -54,9 +54,11 @@ def _adopted(home: Home, archives: Sequence[Path], options: ServerOptions, repla
     clean_up(home)
     WorkerMetrics(home.metrics).begin_anew()
     with home.changing():
-        state, notes = adopt(home, archives, allow_torch=options.allow_torch, replace=replace)
+        torch = options.allow_torch
+        state, notes = adopt(home, archives, allow_torch=torch, trusted=options.trusted, replace=replace)
         for name, model in state.models.items():  # before the engine is started for nothing
-            opened(name, model.default, home.store, allow_torch=options.allow_torch, revoked=False)
+            default, trusted = model.default, state.trusted
+            opened(name, default, home.store, allow_torch=torch, revoked=False, trusted=trusted)
         state.write(home.state)
         remove_unneeded(home.store, state)
     return notes
@@ -147,14 +149,20 @@ def _told_about(supervisor: Supervisor) -> dict[str, str]:
 
 
 def adopt(
-    home: Home, archives: Sequence[Path], *, allow_torch: bool = False, replace: bool = False
+    home: Home,
+    archives: Sequence[Path],
+    *,
+    allow_torch: bool = False,
+    trusted: Sequence[str] = (),
+    replace: bool = False,
 ) -> tuple[State, list[str]]:
-    """The state with ``archives`` in it, not yet written, and notes for the user.
+    """The state with ``archives`` in it, not yet written, and notes for the user. ``trusted`` ones take the
+    place of those of before.
 
     An archive that this home had before changes nothing: what was deployed since stays. Another archive of
     a model that is served takes its place only if ``replace`` says so, and then without a proof.
     """
-    before = state = State.load(home.state)
+    before = state = State.load(home.state).trusting(trusted)
     if not replace and not before.models and home.header.exists():
         raise ServingError(
             f"{home.state} is gone or names no model, though {home.root} has served: put it back, or begin "
@@ -162,7 +170,7 @@ def adopt(
         )
     notes, given = [], dict[str, Path]()
     for path in archives:
-        stored = admit(path, home.store, allow_torch=allow_torch)
+        stored = admit(path, home.store, allow_torch=allow_torch, trusted=state.trusted)
         name, version = stored.archive.name, stored.version
         if name in given:
             raise ServingError(

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.serving.conftest import versions  # noqa: F401 - archives that can be proven
 from tests.support.served_process import Served
 from tests.support.smallest_archive import small_archive, small_archives
 
