@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import os
+from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any
 
@@ -23,14 +24,16 @@ from eideticnet.serving.ray import memory
 from eideticnet.serving.ray.archives import fetched
 from eideticnet.serving.ray.desired import Desired
 from eideticnet.serving.ray.grpc import GrpcMethods
+from eideticnet.serving.ray.metrics import Told
 from eideticnet.serving.ray.models import Held, Models, by_version
-from eideticnet.serving.ray.web import application
+from eideticnet.serving.ray.web import MOST_WAITING, application
 
 log = logging.getLogger("eidetic.replica")
 
 NAME = "Eidetic"
-MOST_AT_ONCE = 64
-"""Requests that a replica may be answering, and as many may wait: one more gets a 503 at once."""
+_MORE = 64
+"""Requests beyond ``MOST_WAITING`` that still reach a replica, which says itself that it is full, where Ray
+would say so in a text of its own."""
 _LARGEST_BATCH = 64
 
 Asked = tuple[Held, Row]
@@ -38,8 +41,8 @@ Asked = tuple[Held, Row]
 
 @serve.deployment(
     name=NAME,
-    max_ongoing_requests=MOST_AT_ONCE,
-    max_queued_requests=MOST_AT_ONCE,
+    max_ongoing_requests=MOST_WAITING + _MORE,
+    max_queued_requests=_MORE,
     health_check_period_s=5,
     health_check_timeout_s=30,
     graceful_shutdown_wait_loop_s=0.2,
@@ -54,10 +57,12 @@ class Eidetic(GrpcMethods):
         self.token, self._server = "", ""
         self._desired: Desired | None = None
         self.models = Models(functools.partial(fetched, memory=self._in_memory))
+        self._told = Told(self.models)
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def __serve_build_asgi_app__(self) -> Any:
+    async def __serve_build_asgi_app__(self) -> Any:
+        self._begin(self._told.tell_forever())
         return application(self)
 
     async def reconfigure(self, config: Any) -> None:
@@ -72,7 +77,10 @@ class Eidetic(GrpcMethods):
 
     async def look(self) -> None:
         """Begin to hold what is in the cluster's memory by now."""
-        task = asyncio.get_running_loop().create_task(self._bring_to(None))
+        self._begin(self._bring_to(None))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -93,6 +101,7 @@ class Eidetic(GrpcMethods):
                 return
             self.token = desired.token_sha256
             await asyncio.to_thread(self.models.bring_to, desired)
+            self._told.keep()
             self._desired = desired
 
     def _in_memory(self, sha256: str) -> bytes | None:

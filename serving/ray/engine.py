@@ -18,11 +18,7 @@ from eideticnet.serving.home.running import Keys, Running
 from eideticnet.serving.key import Key
 from eideticnet.serving.ray.management import RayManagement
 from eideticnet.serving.ray.process import Host, private_folder
-
-_ERROR_SCHEMA: dict[str, Any] = {
-    "description": "What Ray Serve answers before a replica is asked.",
-    "type": "string",
-}
+from eideticnet.serving.ray.told import ERROR_SCHEMA
 
 
 def _new_keys() -> Keys:
@@ -35,7 +31,7 @@ class RayEngine:
     ``most`` replicas where requests wait, if that is more than were asked for."""
 
     name: ClassVar[str] = "Ray Serve"
-    error_schema: ClassVar[dict[str, Any]] = _ERROR_SCHEMA
+    error_schema: ClassVar[dict[str, Any]] = ERROR_SCHEMA
     address: str = ""
     most: int = 0
     keys: Keys = field(default_factory=_new_keys, repr=False)

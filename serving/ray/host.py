@@ -25,6 +25,7 @@ from ray import serve
 from eideticnet.errors import EideticError
 from eideticnet.serving.ray import memory
 from eideticnet.serving.ray.application import Application
+from eideticnet.serving.ray.grpc import GRPC_SERVICERS
 from eideticnet.serving.ray.settings import APPLICATION, STORE_BYTES, Settings
 
 log = logging.getLogger("eidetic.host")
@@ -48,7 +49,8 @@ def cluster(settings: Settings) -> Iterator[None]:
     ray.init(**kwargs, log_to_driver=False, namespace=APPLICATION)
     try:
         options = {"host": settings.host, "port": settings.inference}
-        serve.start(proxy_location="EveryNode", http_options=options)
+        grpc = {"port": settings.grpc_inference, "grpc_servicer_functions": GRPC_SERVICERS}
+        serve.start(proxy_location="EveryNode", http_options=options, grpc_options=grpc)
         yield
     finally:
         if not own:

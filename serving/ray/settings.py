@@ -18,6 +18,8 @@ from eideticnet.serving.home.files import JsonFile
 from eideticnet.serving.home.running import Keys
 
 APPLICATION = "eidetic"
+_LARGEST_MESSAGE = 8 << 20
+"""Bytes that gRPC reads at most; a smaller one that is too large is told how large it may be."""
 STORE_BYTES = 100 << 20
 """Ray's memory for objects; requests never go through it."""
 _REPLICA_PORTS = 100
@@ -66,6 +68,8 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of 127.0.0.1, where Ray would take the network's
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "eideticnet.serving.ray.gate:middlewares",
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(_LARGEST_MESSAGE),
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # of the driver, which has no loop of its own
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
