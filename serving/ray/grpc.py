@@ -176,9 +176,12 @@ def _inferred(request: Any, reply: Reply, response: Any, context: Any) -> Any:
     if missing := [name for name in names if name not in known and "error" not in body]:
         raise RefusedError(400, "outputs", f"names {missing[0][:100]!r}; expected some of {', '.join(known)}")
     tensors = protocol.chosen(body["outputs"], [name for name in names if name in known] or list(known))
-    outputs = [_tensor(tensor) for tensor in tensors]
     told = {name: body[name] for name in ("model_name", "model_version", "id")}
-    return response(**told, outputs=outputs)
+    if not request.raw_input_contents:
+        return response(**told, outputs=[_tensor(tensor) for tensor in tensors])
+    raw = [protocol.packed(tensor) for tensor in tensors]  # as the inputs came
+    shown = [{name: tensor[name] for name in ("name", "datatype", "shape")} for tensor in tensors]
+    return response(**told, outputs=shown, raw_output_contents=raw)
 
 
 def _tensor(tensor: dict[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Wanted:
             return refused(reply)
         told = json.loads(reply.body)
         tensors = chosen(told["outputs"], list(self.outputs))
-        blobs = [_packed(tensor) for tensor in tensors if self.outputs[tensor["name"]]]
+        blobs = [packed(tensor) for tensor in tensors if self.outputs[tensor["name"]]]
         head = encode({**told, "outputs": tensors})
         if not blobs:
             return Reply(head, headers=reply.headers)
@@ -126,16 +126,16 @@ def chosen(tensors: Sequence[Json], names: Sequence[str]) -> list[Json]:
     return found
 
 
-def _packed(tensor: Json) -> bytes:
+def packed(tensor: Json) -> bytes:
     """The elements of ``tensor`` as bytes, which its parameters count from then on."""
     data = tensor.pop("data")
     if tensor["datatype"] == "BYTES":
         texts = [text.encode() for text in data]
-        packed = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
+        found = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
     else:
-        packed = np.array(data, _TYPES[tensor["datatype"]]).tobytes()
-    tensor["parameters"] = {_SIZE: len(packed)}
-    return packed
+        found = np.array(data, _TYPES[tensor["datatype"]]).tobytes()
+    tensor["parameters"] = {_SIZE: len(found)}
+    return found
 
 
 def read(headers: Mapping[str, str], body: bytes) -> Wanted:
