@@ -130,8 +130,8 @@ BASELINES := .venv-baselines/bin/python -m pip --disable-pip-version-check insta
 	$(BASELINES) -r $< -e '.[cpu,train,experiments]'
 	@touch $@
 
-bench-serving: setup .venv-peers/installed
-	$(PY) -m benchmarks.serving
+bench-serving bench-ray: bench-%: setup .venv-peers/installed
+	$(PY) -m benchmarks.$*
 
 bench-%: setup
 	$(PY) -m benchmarks.$*

@@ -98,11 +98,12 @@ def load(
     *,
     due: Sequence[float] | None = None,
     stop: Callable[[], bool] | None = None,
+    patience: float = _STALLED_SECONDS,
 ) -> Load:
     """Send every request once; with ``stop``, over and over until it returns True. Closed loop: each
     connection sends its next one when it has its answer. With ``due``, seconds from the start in ascending
     order, open loop: a request is sent when it is due on any idle connection, and its latency counts from
-    when it was due."""
+    when it was due. ``TimeoutError`` where nothing comes for ``patience`` seconds."""
     count = len(requests) if due is None else len(due)
     size = 0 if stop else count
     found = _Answers([0] * size, [b""] * size, [0.0] * size, [0.0] * size)
@@ -123,11 +124,11 @@ def load(
             ended = stop is None and following == count
         if ended and len(idle) == connections:
             break
-        wait = _STALLED_SECONDS
+        wait = patience
         if due is not None and not ended:
             wait = max(0.0, due[following] - (clock() - start)) if idle else 0.01
         events = poll.poll(wait)
-        if not events and wait == _STALLED_SECONDS:
+        if not events and wait == patience:
             raise TimeoutError(f"no answer for {wait:.0f} s to {following - done} of {following} requests")
         for number, _ in events:
             connection = known[number]

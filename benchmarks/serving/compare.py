@@ -22,8 +22,10 @@ from benchmarks.serving.servers import ours, peer
 from eideticnet.export.archive.reader import read_archive
 
 ROUNDS = 7
-LATENCY = "latency"  # this server once more, with the other profile
+LATENCY, RAY = "latency", "ray"  # this server once more, with the other profile and on the other engine
+OURS = {"ours": (), LATENCY: ("--profile", "latency"), RAY: ("--engine", "ray")}
 WARM_SECONDS = 20.0  # until Java's compilers are mostly done; the peers get the same
+ALONE = "replica"  # that of Ray Serve, asked without the proxy before it
 console = Console(stderr=True)
 Names = tuple[list[str], list[list[str]]]
 Runs = dict[str, list[dict[str, float]]]
@@ -56,11 +58,11 @@ def servers(
     """This server and ``peers``, all running at once; only one at a time gets requests. Those in ``others``
     serve another network."""
     with ExitStack() as stack:
-        found = {"ours": stack.enter_context(ours(net.archive(), home)).target}
-        for name in peers:
-            if name == LATENCY:
-                other = home.with_name(f"{home.name}-latency")
-                found[name] = stack.enter_context(ours(net.archive(), other, "--profile", LATENCY)).target
+        found: dict[str, Target] = {}
+        for name in ("ours", *peers):
+            if name in OURS:
+                other = home.with_name(f"{home.name}-{name}")
+                found[name] = stack.enter_context(ours(net.archive(), other, *OURS[name])).target
                 continue
             found[name] = stack.enter_context(peer(name, others.get(name, net).graph, json=kind == JSON))
         for name, target in found.items():
@@ -99,7 +101,7 @@ def compare(
             requests = asked.requests(target, kind)
             with measured(count) as cpu:
                 seen = load(target.port, requests, connections)
-            wrong = asked.wrong(seen, names if name in ("ours", LATENCY) else None)
+            wrong = asked.wrong(seen, names if name in OURS or name == ALONE else None)
             if wrong:
                 raise SystemExit(f"{name}: {wrong} of {count} answers are wrong")
             if turn:

@@ -1,10 +1,13 @@
 """Archives of one network that learned one task more for each version; TorchServes that many tests ask."""
 
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from onnx import numpy_helper
 
@@ -14,8 +17,9 @@ from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
 from tests.support import pictures
 from tests.support.archived_networks import add_task, archived, edited, normalised
-from tests.support.bare_torchserve import started
+from tests.support.bare_torchserve import started, workers
 from tests.support.made_once import once
+from tests.support.served_process import Served
 from tests.support.small_networks import fit
 from tests.support.smallest_archive import FLAT
 from tests.support.waiting import PATIENCE
@@ -100,6 +104,40 @@ def open_server(archive):
     """One that speaks the Open Inference Protocol, which TorchServe decides when it starts."""
     with started([archive], variables={"TS_OPEN_INFERENCE_PROTOCOL": "oip"}) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def ray_server(archive, torchscript, colours, tmp_path_factory):
+    """``eidetic serve --engine ray`` of the same three."""
+    home, paths = (
+        tmp_path_factory.mktemp("on_ray") / "home",
+        [a.path for a in (archive, torchscript, colours)],
+    )
+    with Served(home, *paths, "--engine", "ray", "--allow-torch") as running:
+        yield running
+
+
+@pytest.fixture(scope="session", params=["torchserve", pytest.param("ray", marks=pytest.mark.slow)])
+def engine(request):
+    """Each engine, with the same archives: what is the same for clients of both."""
+    if request.param == "torchserve":
+        server = request.getfixturevalue("server")
+        ports, key = server.ports, server.keys()["inference"]
+        return Asked("torchserve", ports.inference_url, ports.grpc_inference, key, lambda: workers(server))
+    server = request.getfixturevalue("ray_server")
+    port = int(server.running["grpc_inference"].rpartition(":")[2])
+    return Asked("ray", server.running["inference"], port, server.keys()["inference"], server.replicas)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A server of some engine, as a client has it; ``workers`` are the processes that answer."""
+
+    name: str
+    url: str
+    grpc: int
+    key: str
+    workers: Callable[[], Sequence[psutil.Process]]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import random
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
@@ -14,18 +15,29 @@ from eideticnet.runs.images import read_image
 from tests.support.bare_torchserve import workers
 from tests.support.pictures import IMAGE, picture
 from tests.support.torchserve_grpc import INFERENCE, Caller
+from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 JSON, RAW, NPY, PNG = "application/json", "application/octet-stream", "application/x-npy", "image/png"
 
 
 @pytest.fixture(scope="module")
-def grpc(server):
-    caller = Caller(
-        f"{INFERENCE}.InferenceAPIsService", server.ports.grpc_inference, server.keys()["inference"]
-    )
+def grpc(engine):
+    caller = Caller(f"{INFERENCE}.InferenceAPIsService", engine.grpc, engine.key)
     yield caller
     caller.close()
+
+
+@pytest.fixture(scope="module")
+def http(engine):
+    headers = {"Authorization": f"Bearer {engine.key}"}
+    with httpx.Client(base_url=engine.url, headers=headers, timeout=PATIENCE, trust_env=False) as client:
+        yield client
+
+
+def by_query(engine):
+    """Where only TorchServe takes options."""
+    return [engine.name] if engine.name == "torchserve" else []
 
 
 def npy(array):
@@ -53,7 +65,7 @@ def same(one, other):
     return chosen[0] == chosen[1] and all(abs(one[n] - other[n]) < 1e-5 for n in numbers)
 
 
-def test_every_payload_gets_the_same_answer(http, grpc, x):
+def test_every_payload_gets_the_same_answer(engine, http, grpc, x):
     for row in x[::3]:
         _, expected = ask(http, as_json(row), JSON)
         found = [
@@ -62,7 +74,7 @@ def test_every_payload_gets_the_same_answer(http, grpc, x):
             http.post("/predictions/digits-onnx", files={"data": ("x.npy", npy(row))}).json(),
             http.post("/predictions/digits-onnx", files={"data": ("x", row.tobytes(), RAW)}).json(),
             http.post("/predictions/digits-onnx", data={"data": as_json(row).decode()}).json(),
-            ask(http, row.tobytes(), RAW, path="/invocations?model_name=", model="digits-onnx")[1],
+            *(ask(http, row.tobytes(), RAW, path="/invocations?model_name=")[1] for _ in by_query(engine)),
             *(json.loads(grpc("Predictions", model_name="digits-onnx", input=entries).prediction)
               for entries in ({"data": as_json(row)}, {"data": npy(row)},
                               {"body": row.tobytes(), "content_type": RAW.encode()})),
@@ -85,7 +97,7 @@ def test_many_instances_get_a_list_in_their_order(http, grpc, x):
             assert all(same(a, b) for a, b in zip(rows, alone, strict=True))
 
 
-def test_options_reach_the_network_from_every_place(http, grpc, x):
+def test_options_reach_the_network_from_every_place(engine, http, grpc, x):
     row, task = x[0], "4 or 5"
     options = {"task": task, "top_k": "1", "probabilities": "true"}
     headers = {"eidetic_task": "4%20or%205", "eidetic_top_k": "1", "eidetic_probabilities": "true"}
@@ -96,7 +108,7 @@ def test_options_reach_the_network_from_every_place(http, grpc, x):
         ask(http, as_json(row, task=task, top_k=1, probabilities=True), JSON)[1],
         ask(http, row.tobytes(), RAW, **headers)[1],
         http.post("/predictions/digits-onnx", **form).json(),
-        ask(http, row.tobytes(), RAW, path=query)[1],
+        *(ask(http, row.tobytes(), RAW, path=query)[1] for _ in by_query(engine)),
         json.loads(
             grpc("Predictions", model_name="digits-onnx", input={"data": as_json(row), **entries}).prediction
         ),
@@ -161,11 +173,11 @@ def test_a_bad_request_gets_its_own_status(http, request_, status, kind):
     assert set(answer["error"]) == {"kind", "field", "message"}
 
 
-def test_hundreds_of_good_and_bad_requests_of_every_payload_at_once_disturb_nobody(http, server, x):
+def test_hundreds_of_good_and_bad_requests_of_every_payload_at_once_disturb_nobody(http, engine, x):
     alone = [ask(http, as_json(row), JSON)[1] for row in x]
     shades = [picture(c, i) for i, c in enumerate(("red", "blue"))]
     seen = [ask(http, sent, PNG, "colours")[1] for sent in shades]
-    before = set(workers(server))
+    before = set(engine.workers())
 
     def send(i):
         rng = random.Random(i)
@@ -183,9 +195,10 @@ def test_hundreds_of_good_and_bad_requests_of_every_payload_at_once_disturb_nobo
 
     with concurrent.futures.ThreadPoolExecutor(24) as pool:
         assert all(pool.map(send, range(400)))
-    assert set(workers(server)) == before
+    assert set(engine.workers()) == before
 
 
+@pytest.mark.parametrize("engine", ["torchserve"], indirect=True)  # whose own it is
 def test_a_streaming_call_ends_after_one_answer_and_kills_no_worker(grpc, server, x):
     before = set(workers(server))
     for sent in (as_json(x[0]), b"bad"):

@@ -169,6 +169,11 @@ class Served:
     def workers(self) -> list[psutil.Process]:
         return workers(self.running["frontend"])
 
+    def replicas(self) -> list[psutil.Process]:
+        """Those of Ray Serve that run now."""
+        found = psutil.Process(self.running["frontend"]).children(recursive=True)
+        return [each for each in found if " ".join(each.cmdline()).startswith("ray::ServeReplica")]
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
