@@ -109,10 +109,7 @@ def open_server(archive):
 @pytest.fixture(scope="session")
 def ray_server(archive, torchscript, colours, tmp_path_factory):
     """``eidetic serve --engine ray`` of the same three."""
-    home, paths = (
-        tmp_path_factory.mktemp("on_ray") / "home",
-        [a.path for a in (archive, torchscript, colours)],
-    )
+    home, paths = tmp_path_factory.mktemp("on_ray") / "home", [archive.path, torchscript.path, colours.path]
     with Served(home, *paths, "--engine", "ray", "--allow-torch") as running:
         yield running
 

@@ -1,5 +1,5 @@
-"""TorchServe and Ray Serve, asked the same: the same bytes, since both hand a request to the same runtime; and
-what Ray Serve has beside it. (``test_payloads`` asks both far more.)"""
+"""TorchServe and Ray Serve, asked the same: the same bytes, since both hand a request to the same runtime;
+and what Ray Serve has beside it. (``test_payloads`` asks both far more.)"""
 
 import gzip
 import json
