@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,16 @@ class Ours:
 
 
 @contextmanager
-def ours(archive: Path, home: Path, *options: str) -> Iterator[Ours]:
-    """``eidetic serve``; ``started`` is when it was called (``time.perf_counter``)."""
+def ours(
+    archive: Path, home: Path, *options: str, variables: Mapping[str, str] | None = None
+) -> Iterator[Ours]:
+    """``eidetic serve`` in an environment of ``variables``, or of this process; ``started`` is when it was
+    called (``time.perf_counter``)."""
     command = [EIDETIC, "serve", str(archive), "--home", str(home), *options]
     started = time.perf_counter()
     with (home.parent / f"{home.name}.log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=BENCHMARKS.parent, stdout=log, stderr=log, start_new_session=True
+            command, cwd=BENCHMARKS.parent, env=variables, stdout=log, stderr=log, start_new_session=True
         )
     try:
         _wait(lambda: (home / "server.json").exists(), process)

@@ -23,9 +23,8 @@ from eideticnet.serving.engine import HeldModel, HeldVersion, Worker
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.state import CLOSED, Version
 from eideticnet.serving.ray import memory
-from eideticnet.serving.ray.archives import MEMORY
 from eideticnet.serving.ray.deployment import NAME
-from eideticnet.serving.ray.desired import Desired, Source, Wanted
+from eideticnet.serving.ray.desired import MEMORY, Desired, Source, Wanted
 from eideticnet.serving.ray.settings import APPLICATION, Settings
 
 log = logging.getLogger("eidetic.application")

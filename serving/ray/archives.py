@@ -10,10 +10,8 @@ from urllib.parse import urlsplit
 
 from eideticnet.files import open_regular
 from eideticnet.serving.errors import ServingError, Unavailable
-from eideticnet.serving.ray.desired import Source
+from eideticnet.serving.ray.desired import MEMORY, Source
 
-MEMORY = "ray"
-"""The scheme of archives that lie in Ray's own memory: ``ray:FILE``."""
 LARGEST = 4 << 30
 """Bytes that an archive may have; a store that sends more is not heard to the end."""
 

@@ -16,6 +16,9 @@ from eideticnet.contract.parts import told
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.state import CLOSED, Sha256
 
+MEMORY = "ray"
+"""The scheme of archives that lie in Ray's own memory: ``ray:FILE``."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -30,7 +33,7 @@ class Source(_Part):
     @property
     def file(self) -> str:
         """The archive's own name."""
-        return self.archive.rstrip("/").rpartition("/")[2]
+        return self.archive.removeprefix(f"{MEMORY}:").rstrip("/").rpartition("/")[2]
 
 
 class Wanted(_Part):

@@ -54,7 +54,7 @@ def cluster(settings: Settings) -> Iterator[None]:
         yield
     finally:
         if not own:
-            serve.delete(APPLICATION)
+            serve.delete(APPLICATION, _blocking=False)  # its replicas drain for half a minute
             memory.forget(APPLICATION)
         ray.shutdown()
 

