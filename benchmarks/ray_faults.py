@@ -1,5 +1,5 @@
-"""``python -m benchmarks.ray_faults``: what is lost when something of a Ray cluster is, with two nodes and two
-replicas: a replica, a node, the controller; and ten deploys.
+"""``python -m benchmarks.ray_faults``: what is lost when something of a Ray cluster is, with two nodes and
+two replicas: a replica, a node, the controller; and ten deploys.
 
 Half of the clients try again as ours do, half never, so that both are counted in the same seconds."""
 
@@ -30,13 +30,16 @@ from benchmarks.serving.servers import EIDETIC, Ours, ours
 from eideticnet.client import Client
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.running import Running
+from eideticnet.serving.key import Key
 from eideticnet.serving.processes.folder import MARK
+from eideticnet.serving.ray.management import RayManagement
 
 RETRIES, CLIENTS, WORKERS, DEPLOYS = 5, 3, 2, 10
 _STEADY_SECONDS, _WHOLE_SECONDS, _ANSWER_SECONDS = 3.0, 180.0, 30.0
 _BETWEEN_SECONDS = 0.01
 console = Console(stderr=True)
-Figures, Details = dict[str, float], dict[str, Any]
+Figures = dict[str, float]
+Details = dict[str, Any]
 
 
 @dataclass
@@ -53,11 +56,14 @@ class Served:
 
     def replicas(self) -> list[int]:
         """The processes of the replicas that hold the version that answers."""
-        command = [EIDETIC, "status", "--json", "--home", str(self.server.home)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-        versions = found.get("models", {}).get(self.model, {}).get("versions", {})
-        return [worker["pid"] for each in versions.values() for worker in each["workers"] if worker["ready"]]
+        running = self.running
+        try:
+            with RayManagement(running.management, Key(Path(running.keys), "management")) as management:
+                model = management.model(self.model)
+        except ServingError:
+            return []
+        held = model.versions.get(model.default) if model else None
+        return [worker.pid for worker in held.workers] if held else []
 
     def wait(self, whole: Callable[[list[int]], bool]) -> float:
         """Seconds until the replicas are as they should be."""
