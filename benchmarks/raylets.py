@@ -37,9 +37,9 @@ class Raylets:
 
     def add(self, ip: str) -> None:
         """Start the node ``ip`` with room for two replicas."""
-        head = ["--head", f"--port={self.address.rpartition(':')[2]}", f"--temp-dir={self.folder}"]
+        head: list[str] = ["--head", f"--port={self.address.rpartition(':')[2]}", f"--temp-dir={self.folder}"]
         head += ["--include-dashboard=false"]
-        command = [RAY, "start", *(head if ip == HEAD else [f"--address={self.address}"])]
+        command: list[str] = [str(RAY), "start", *(head if ip == HEAD else [f"--address={self.address}"])]
         command += [f"--node-ip-address={ip}", "--num-cpus=2", f"--object-store-memory={_STORE}"]
         mine = {**self.variables, **_ports(self.folder / ip[-1]), MARK: str(self.folder / ip[-1])}
         log = (self.folder / f"{ip}.log").open("ab")

@@ -67,6 +67,8 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_raylet_start_wait_time_s": "120",
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node of 127.0.0.1, where Ray would take the network's
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
