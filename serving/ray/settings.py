@@ -24,8 +24,6 @@ STORE_BYTES = 100 << 20
 """Ray's memory for objects; requests never go through it."""
 _REPLICA_PORTS = 100
 _FIRST_PORTS = range(20_000, 29_900, _REPLICA_PORTS)
-_GRPC_BYTES = 8 << 20
-"""Of a message of gRPC: the largest body, and what is around it."""
 _FOREIGN = ("RAY_",)
 
 
@@ -75,8 +73,6 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "eideticnet.serving.ray.gate:middlewares",
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(_LARGEST_MESSAGE),
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",  # of the driver, which has no loop of its own
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "eideticnet.serving.ray.gate:middlewares",
-        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(_GRPC_BYTES),
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(_haproxy(folder, metrics, stats)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
