@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks import capacity
 from benchmarks.report import RESULTS, publish
 from benchmarks.serving.client import Target, load
 from benchmarks.serving.compare import ALONE, RAY, Net, Runs, compare, console, medians, ratio, servers
@@ -39,7 +40,7 @@ def raw(net: Net, home: Path) -> tuple[Figures, Details]:
     with servers(net, home, _PEERS, RAW) as targets:
         targets[ALONE] = _alone(targets[RAY])
         for connections, count in ((1, 400), (8, 2000), (32, 4000)):
-            runs = compare(net, targets, RAW, connections, count)
+            runs = compare(net, targets, RAW, connections, count, bare=connections == 32)
             rates = _rates(figures, details, f"c{connections}", runs)
             if connections == 1:
                 rates("p50_vs_fastapi", "fastapi", "p50_ms")
@@ -131,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found, more = SECTIONS[name](net, Path(scratch) / f"home-{name}")
             before = json.loads(kept.read_text()) if kept.exists() else {"figures": {}, "details": {}}
             publish("ray", before["figures"] | found, before["details"] | more)
+    capacity.PAGE.write_text(capacity.page(capacity.PAGE.read_text()))
 
 
 if __name__ == "__main__":

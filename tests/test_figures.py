@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks import capacity
 from eideticnet import Routing
 from tests.support.small_networks import QUICK, task_loader, trained
 
@@ -106,6 +107,12 @@ def test_the_table_of_serving_is_that_of_the_committed_results():
         f"it has {used['latency']['rate'] / used['ours']['rate']:.2f} of the default's rate",
     ):
         assert text in PERFORMANCE.replace("\n", " "), text
+
+
+def test_the_page_of_capacity_is_what_the_results_give():
+    text = capacity.PAGE.read_text()
+    assert capacity.page(text) == text
+    assert len(list(capacity.costs())) >= 2
 
 
 def test_the_table_of_growth_is_that_of_the_committed_result():
