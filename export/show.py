@@ -52,6 +52,12 @@ BATCH_DEPENDENT = (
 )
 
 
+TORCHSCRIPT = (
+    "warning: torch has deprecated TorchScript since 2.11, and a later one may not load this archive: "
+    "--format pt2 is its successor, and onnx, the default, needs no torch"
+)
+
+
 NO_RANGE = (
     "each task has a page of its own, since inputs have no range: in a new run with low and high (under "
     "[input], or Inputs(low=, high=)) small tasks share pages and answers cost less"
@@ -71,6 +77,8 @@ def show_build(bundle: Bundle) -> None:
     if found := bundle.accuracy:
         console.print(_agreement(found, f"{bundle.layout} {bundle.precision}"))
         console.print(f"on {found['rows']} rows: {found['inputs']}", markup=False)
+    if bundle.format == "torchscript":
+        console.print(TORCHSCRIPT, style="yellow", markup=False, soft_wrap=True)
     if bundle.batch_dependent:
         console.print(BATCH_DEPENDENT, style="yellow", markup=False)
 

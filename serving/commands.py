@@ -116,6 +116,14 @@ def serve(
         bool,
         typer.Option("--allow-torch", help="Also archives of TorchScript and .pt2, which can run any code."),
     ] = False,
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile .pt2 graphs for this machine's CPU before they are loaded, which takes a C++ "
+            "compiler half a minute each and more. Needs --allow-torch.",
+        ),
+    ] = False,
     require_signature: Signers = [],  # noqa: B006
     replace: Annotated[
         bool,
@@ -134,22 +142,15 @@ def serve(
     """
     if (tls_cert is None) != (tls_key is None):
         raise ServingError("--tls-cert and --tls-key go together")
+    if compile and not allow_torch:
+        raise ServingError("--compile is for .pt2 archives, which --allow-torch lets in: give both")
     if demo and find_spec("gradio") is None:
         raise MissingExtraError("eidetic serve --demo needs gradio: pip install 'eideticnet[demo]'")
     chosen = engine_named(engine, java_heap, address, most_workers)
     network = Network(host, management_host, tls_cert, tls_key)
     said = chosen.check(network)
     check_hosts(network)
-    if keys is not None:
-        if keys.is_dir():
-            raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
-        if keys.exists() and not keys.is_file():
-            raise ServingError(f"--keys {keys} is no ordinary file, and is not replaced by one")
-        try:
-            keys.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ServingError(f"--keys {keys} can't be written: {error.strerror}") from None
-        check_writable(keys)
+    _check_keys(keys)
     workers, notes = (workers, []) if address else fitting(workers)
     for note in [*notes, *said]:
         typer.echo(note, err=True)
@@ -161,6 +162,7 @@ def serve(
         workers=workers,
         profile=profile,
         allow_torch=allow_torch,
+        compile=compile,
         trusted=_trusted(require_signature),
         record=record,
         keys=keys,
@@ -180,6 +182,21 @@ def serve(
             raise typer.Exit(status)
 
 
+def _check_keys(keys: Path | None) -> None:
+    """``ServingError`` where the tokens can't be written to ``keys``."""
+    if keys is None:
+        return
+    if keys.is_dir():
+        raise ServingError(f"--keys {keys} is a folder; expected the file that the tokens are written to")
+    if keys.exists() and not keys.is_file():
+        raise ServingError(f"--keys {keys} is no ordinary file, and is not replaced by one")
+    try:
+        keys.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServingError(f"--keys {keys} can't be written: {error.strerror}") from None
+    check_writable(keys)
+
+
 def _trusted(files: list[Path]) -> tuple[str, ...]:
     return tuple(pem for file in files for pem in read_trusted(file))
 
@@ -188,6 +205,8 @@ def _serve(
     home: Home, archives: list[Path], options: ServerOptions, replace: bool, demo: bool, run: str
 ) -> int:
     console = Console(emoji=False)
+    if options.compile:
+        typer.echo("graphs that are new here are compiled first: half a minute each, and more", err=True)
     with prepared(home, archives, options, replace=replace) as notes:
         for note in notes:
             console.print(note, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from eidetic_runtime import compiled
+
+log = logging.getLogger("eidetic.torch_graph")
 
 Array = npt.NDArray[Any]
 
@@ -48,6 +53,12 @@ class TorchGraph:
 def _load(path: Path, format: str, place: torch.device) -> Any:
     if format == "torchscript":
         return torch.jit.load(str(path), map_location=place).eval()
+    if place.type == "cpu" and (ahead := compiled.find(path)) is not None:
+        try:
+            return compiled.load(ahead)
+        except Exception as error:  # of many kinds, whatever a file may hold
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            log.warning("%s can't be loaded, and the graph runs as it is: %s", ahead.name, said)
     program = torch.export.load(path)
     if place.type != "cpu":
         from torch.export.passes import move_to_device_pass

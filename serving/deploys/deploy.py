@@ -16,9 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from eideticnet.export.archive.reader import Archive
 from eideticnet.export.archive.signature import check_signature
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.proof.verify import Proof
+from eideticnet.serving.deploys.compiling import COMPILED, compiled, remove_unneeded_graphs
 from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.deploys.plan import Drain, Probe, Register, Scale, SetDefault, Unregister
 from eideticnet.serving.deploys.policy import Policy, Refused, enforce, judge
@@ -72,9 +74,11 @@ def deploy(
                 known = {before.path: old.default.sha256, stored.archive.path: version.sha256}
                 yield DeployStep("prove", text, {"proof": report.to_json(known)}, report)
                 enforce(report, policy)
+            yield from _compiled(server, version, stored.archive)
             yield from _take_over(server, state, model, version, shadowing)
         finally:
             remove_unneeded(server.home.store, server.state())
+            remove_unneeded_graphs(server.home, server.state())
 
 
 def rollback(server: Connection, name: str = "") -> Generator[DeployStep]:
@@ -86,8 +90,9 @@ def rollback(server: Connection, name: str = "") -> Generator[DeployStep]:
         previous = state.models[model].previous
         if previous is None:
             raise ServingError(f"{model} has no version before {state.models[model].default.version}")
-        server.archive(model, previous, revoked=False)
+        archive = server.archive(model, previous, revoked=False)
         yield DeployStep("admit", f"{previous.file} is as it was")
+        yield from _compiled(server, previous, archive)
         yield from _take_over(server, state, model, previous, None)
 
 
@@ -142,6 +147,11 @@ def _check_others(server: Connection, state: State, name: str) -> None:
     for other, model in state.models.items():
         if other != name:
             check_signature(server.home.store / model.default.file, state.trusted)
+
+
+def _compiled(server: Connection, version: Version, archive: Archive) -> Iterator[DeployStep]:
+    if server.running.compile and archive.bundle.format == COMPILED:
+        yield DeployStep("compile", compiled(server.home, version, archive))
 
 
 def _take_over(

@@ -36,10 +36,12 @@ class Home:
         self.metrics, self.examples = root / "metrics", root / "examples"
         self.rings = root / "rings"
         """The last requests of each worker."""
+        self.compiled = root / "compiled"
+        """Graphs as they were compiled for this machine."""
         self.run = root / "run"
         """Where the engine's private folder lies while it runs."""
         served = self.store, self.reports, self.logs, self.metrics, self.rings
-        self._folders = *served, self.examples, self.run
+        self._folders = *served, self.examples, self.compiled, self.run
 
     def example(self, model: str) -> Path:
         """An instance that ``model`` takes, as .npy."""

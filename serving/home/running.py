@@ -34,7 +34,7 @@ class Keys(JsonFile):
 class Running(JsonFile):
     """``pid`` is the supervisor's, ``frontend`` the engine's and that of its process group, ``folder``
     its private one. ``certificate`` is there where TLS is on. ``engine`` is what it is called, "" for that of
-    servers before there were several."""
+    servers before there were several. ``compile``: .pt2 graphs, before they are loaded."""
 
     pid: int
     frontend: int
@@ -50,6 +50,7 @@ class Running(JsonFile):
     profile: Profile
     allow_torch: bool
     engine: str = ""
+    compile: bool = False
 
     def verify(self) -> ssl.SSLContext | bool:
         return trust(self.certificate)

@@ -35,7 +35,7 @@ def fitting(workers: int) -> tuple[int, list[str]]:
 class ServerOptions:
     """How to serve: ``keys`` is where the tokens go, ``record`` how many requests are kept; after
     ``silence_seconds`` without an answer the engine is started again. ``ports``: those asked for, by use.
-    ``trusted``: as of ``Policy``."""
+    ``trusted``: as of ``Policy``; ``compile``: as of ``Running``."""
 
     engine: Engine = field(default_factory=default_engine)
     network: Network = field(default_factory=Network)
@@ -43,6 +43,7 @@ class ServerOptions:
     workers: int = 1
     profile: Profile = "throughput"
     allow_torch: bool = False
+    compile: bool = False
     trusted: tuple[str, ...] = ()
     record: int = 0
     keys: Path | None = None
@@ -98,6 +99,8 @@ def _variables(home: Home, options: ServerOptions) -> dict[str, str]:
         "EIDETIC_WORKERS": str(options.workers),
         "EIDETIC_LOG": str(home.logs.resolve() / "requests.jsonl"),
     }
+    if options.compile:
+        found["EIDETIC_COMPILED"] = str(home.compiled.resolve())
     if options.record:
         found |= {"EIDETIC_RECORD": str(options.record), "EIDETIC_RECORDS": str(home.rings.resolve())}
     return found

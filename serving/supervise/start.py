@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from eideticnet.contract.parts import as_json
+from eideticnet.serving.deploys.compiling import COMPILED, compiled, remove_unneeded_graphs
 from eideticnet.serving.deploys.probes import write_example
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Ports
@@ -58,9 +59,12 @@ def _adopted(home: Home, archives: Sequence[Path], options: ServerOptions, repla
         state, notes = adopt(home, archives, allow_torch=torch, trusted=options.trusted, replace=replace)
         for name, model in state.models.items():  # before the engine is started for nothing
             default, trusted = model.default, state.trusted
-            opened(name, default, home.store, allow_torch=torch, revoked=False, trusted=trusted)
+            found = opened(name, default, home.store, allow_torch=torch, revoked=False, trusted=trusted)
+            if options.compile and found.bundle.format == COMPILED:
+                notes.append(compiled(home, default, found))
         state.write(home.state)
         remove_unneeded(home.store, state)
+        remove_unneeded_graphs(home, state)
     return notes
 
 

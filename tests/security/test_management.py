@@ -192,7 +192,7 @@ def test_answers_carry_only_headers_that_are_known(server):
 
 def test_only_the_owner_may_write_in_the_home_and_read_what_is_secret_in_it(server):
     assert server.home.stat().st_mode & 0o777 == 0o755  # it was there before, open to all
-    for name in ("store", "reports", "logs", "metrics", "rings"):
+    for name in ("store", "reports", "logs", "metrics", "rings", "compiled"):
         assert (server.home / name).stat().st_mode & 0o777 == 0o700
     for path in (server.secrets, server.home / "authorization.txt"):
         assert path.stat().st_mode & 0o777 == 0o600
