@@ -17,6 +17,7 @@ from typer.cli import get_docs_for_click
 from eideticnet.contract.bundle import Bundle
 from eideticnet.contract.parts import json_schema
 from eideticnet.experiments import tables
+from eideticnet.experiments.settings import Experiment, Paper
 from eideticnet.inputs import ImageInput, Inputs
 from eideticnet.learn.pruning import Pruning
 from eideticnet.menu import SECTIONS, command
@@ -33,6 +34,8 @@ TABLES: dict[str, type] = {
     "`[pruning]` and `[router_pruning]`": Pruning,
     "`[routing]`": RoutingTable,
     "`[[tasks]]`": TaskConfig,
+    "`[experiment]`": Experiment,
+    "`[experiment.paper]`": Paper,
 }
 INTRODUCTION = """# Configuration
 
@@ -109,6 +112,8 @@ def _values(kind: Any) -> str:
     if origin is tuple:
         of = inner[0]
         return "tables" if _is_table(of) else f"list of {_plural(of)}"
+    if origin is list:
+        return "list"
     if origin in (dict, Mapping):
         return "table" if inner[1] is Any else f"table of {_plural(inner[1])}"
     if _is_table(kind):
@@ -119,7 +124,9 @@ def _values(kind: Any) -> str:
 def _plural(kind: Any) -> str:
     """Several of them; only a single word takes an s."""
     one = _values(kind)
-    return one.replace("list of", "lists of") if one.startswith("list") else f"{one}s"
+    if one.startswith("`"):
+        return one
+    return one.replace("list", "lists", 1) if one.startswith("list") else f"{one}s"
 
 
 def pages() -> dict[str, str]:

@@ -19,6 +19,7 @@ from eideticnet.data.pairs import asked, for_each
 from eideticnet.data.rows import Loader, Rows
 from eideticnet.decision import Output
 from eideticnet.errors import DataError, NotReadyError
+from eideticnet.hashing import json_hash
 from eideticnet.inputs import Ids, Inputs, refuse
 from eideticnet.label_space import respond
 from eideticnet.learned import ROUTER, Learned, Task
@@ -181,6 +182,11 @@ class Answering(nn.Module):
     def digests(self) -> dict[str, str]:
         """SHA-256 of each task and revision by its label, over all that its logits depend on."""
         return self.learned.digests(self.inputs, self.program)
+
+    def state(self) -> str:
+        """SHA-256 of all that accuracies depend on, beside the data: of every task, the router, and whether
+        labels are shared."""
+        return json_hash([self.digests(), self.learned.routing_digest(), self.learned.label_space])
 
     def verify(self) -> None:
         """Raise ``DamagedError`` if any frozen weight is not what it was when it was frozen."""

@@ -15,7 +15,6 @@ from eideticnet.answering import Answering
 from eideticnet.checkpoint import MANIFEST
 from eideticnet.errors import CheckpointError, DataError, MissingExtraError
 from eideticnet.files import write_whole
-from eideticnet.hashing import json_hash
 from eideticnet.names import expected
 from eideticnet.users_code import TARGET, unlocated
 
@@ -55,6 +54,7 @@ class OnTheHub(Answering):
         """``save``, and a model card beside it, unless somebody else's is there. ``card``: further fields of
         its ``ModelCardData``, such as ``license="apache-2.0"`` or ``datasets=["mnist"]``."""
         path = Path(folder) / CARD
+        _check_place(path.parent)
         self._write(folder, path.parent.resolve().name, path, reports, card)
 
     @classmethod
@@ -69,7 +69,10 @@ class OnTheHub(Answering):
         of when it was frozen."""
         if revision is None and Path(name).is_dir():
             return cls.load(name)
-        with _hub(f"can't fetch {str(name)!r}") as hub:
+        if _is_path(name):
+            what = "a folder has no revisions" if Path(name).is_dir() else "there is no such folder"
+            raise CheckpointError(f"{name}: {what}; a repository on the Hub is called USER/NAME")
+        with _hub(f"can't fetch {str(name)!r}, which is no folder here") as hub:
             folder = hub.snapshot_download(str(name), revision=revision, allow_patterns=FILES, **download)
         return cls.load(folder)
 
@@ -118,6 +121,21 @@ class OnTheHub(Answering):
                 write_whole(path, text.encode())
         except OSError as error:
             raise CheckpointError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def _is_path(name: str | PathLike[str]) -> bool:
+    """Whether ``name`` can only be meant as a folder: no repository is called so."""
+    return not isinstance(name, str) or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _check_place(folder: Path) -> None:
+    """``CheckpointError`` for a folder of something else. A clone of a repository may hold hidden files, a
+    card and a checkpoint."""
+    if (folder / MANIFEST).exists() or not folder.is_dir():
+        return
+    strange = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.name != CARD)
+    if strange:
+        raise CheckpointError(f"{folder} holds {strange[0]!r}, and no checkpoint: name a new folder")
 
 
 def card(net: Answering, name: str, reports: Mapping[str, Accuracies], more: Mapping[str, Any]) -> str:
@@ -196,18 +214,12 @@ def _sources(net: Answering) -> dict[str, str]:
 
 def _known(net: Answering) -> dict[str, Accuracies]:
     """The accuracies that a run has recorded, unless the network has learned something since."""
-    if net.metadata.get("measured", now := state(net)) != now:
+    if net.metadata.get("measured", now := net.state()) != now:
         return {}
     return {
         name: SimpleNamespace(oracle=float(report["oracle"]), routed=float(report["routed"]))
         for name, report in net.metadata.get("report", {}).items()
     }
-
-
-def state(net: Answering) -> str:
-    """SHA-256 of all that accuracies depend on, beside the data."""
-    learned = net.learned
-    return json_hash([net.digests(), learned.routing_digest(), learned.label_space])
 
 
 def _recorded(net: Answering, read: Callable[[Answering], dict[str, Found]]) -> dict[str, Found]:

@@ -78,6 +78,8 @@ def experiment(
         orders = {_label(job): _command(plan, job, out, device) for job in todo}
         if compared:
             orders |= dict(_baselines(plan, _seeds(seeds, plan), out))
+        if orders:
+            _look_at_data(plan)
         failed = _run_all(orders, run.usable(plan.config(plan.settings[0], 0, device).device).type, jobs)
     result = results.gather(plan, out)
     if result.runs:
@@ -86,6 +88,12 @@ def experiment(
         say(f"result: {results.write(result, store)}")
     if failed:
         raise EideticError(f"{len(failed)} of {len(orders)} runs failed: {', '.join(failed)}; see above")
+
+
+def _look_at_data(plan: Plan) -> None:
+    """``DataError`` where the first task's data can't be had: said once, and not by each run."""
+    config = plan.config(plan.settings[0], plan.experiment.seeds[0])
+    run.opened(config.tasks[0], config)
 
 
 def _is_finished(plan: Plan, setting: Setting, seed: int, out: Path) -> bool:

@@ -192,19 +192,22 @@ def _by_class(task: Task, right: Tensor, y: Tensor) -> dict[str, float]:
 def _among(
     net: EideticNetwork, tests: Mapping[str, Loader], apart: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Shares of each class where task and class are found among the tasks that are not ``apart``."""
+    """Shares of each class where task and class are found among the tasks that are not ``apart``; where tasks
+    share their labels the class, whichever of them says it."""
     found, rows, names = dict[str, dict[str, float]](), net.rows(tests), [t.name for t in net.tasks]
+    labels = net.learned.labels
     out_of = torch.tensor([name in apart for name in names], device=net.device)
     for index, task in enumerate(net.tasks):
         if task.name not in apart:
-            rights, labels = [], []
+            numbers = torch.tensor(labels.places[index] if labels else range(len(task.classes)))
+            rights, given = [], []
             for x, y in rows[task.name].batches(task.name):
                 x = x.to(net.device)
                 chosen = net(x).task_probs.masked_fill(out_of, -1.0).argmax(1)
-                named = net.task_logits(x, task.name).argmax(1)
-                rights.append((chosen == index).cpu() & (named.cpu() == y))
-                labels.append(y)
-            found[task.name] = _by_class(task, torch.cat(rights), torch.cat(labels))
+                right = net(x, chosen).label.cpu() == numbers[y]
+                rights.append(right if labels else right & (chosen == index).cpu())
+                given.append(y)
+            found[task.name] = _by_class(task, torch.cat(rights), torch.cat(given))
     return found
 
 

@@ -33,37 +33,51 @@ class Published(_Table):
     """What the paper reports, in per cent; by task and by class in the order of the configuration."""
 
     oracle: float | None = None
+    """Accuracy with the task given."""
     routed: float | None = None
+    """Accuracy with the task found by the network."""
     frozen: float | None = None
+    """Share of the neurons that are frozen at the end."""
     oracle_by_task: tuple[float, ...] = ()
+    """Of each task, the task given."""
     oracle_by_class: tuple[float, ...] = ()
+    """Of each class, the task given."""
     routed_by_class: tuple[float, ...] = ()
+    """Of each class, the task found."""
 
 
 class Paper(Published):
-    """Where it stands, what it says of single settings, by their names, and what it cites of others: their
-    accuracies with the task given."""
+    """What an experiment stands beside: figures that the paper reports, in per cent, and those it cites."""
 
     where: str = ""
+    """Where in the paper it stands."""
     settings: dict[str, Published] = {}
+    """What it says of single settings, by their names (`step=0.01,threshold=0.03`)."""
     cited: dict[str, float] = {}
+    """Accuracies of others with the task given, by their names."""
 
 
 class Experiment(_Table):
-    """The table ``[experiment]``. ``base``: another experiment, whose tables hold where this file has none.
-    ``sweep``: a list of values for each key (``"pruning.step"``), of which every combination is run.
-    ``select``: choose among them as the paper does, on a tenth of the training data, without test data.
-    ``tasks``: only so many, from the first. ``shortened``: in which way it is less than the paper's."""
+    """What `eidetic experiment` runs of the configuration in the same file; `eidetic train` refuses it."""
 
     title: str
+    """Of its section on the page of experiments."""
     base: str | None = None
+    """Another experiment, whose tables hold where this file has none."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """A run for each."""
     baselines: tuple[Method, ...] = ()
+    """What it is compared with."""
     sweep: dict[str, list[Any]] = {}
+    """A list of values for each key (`"pruning.step"`), of which every combination is run: a setting."""
     select: bool = False
+    """Choose among settings as the paper does, on a tenth of the training data, without test data."""
     tasks: int | None = Field(None, ge=1)
+    """Only so many, from the first."""
     shortened: str = ""
+    """In which way it is less than the paper's."""
     paper: Paper = Paper()
+    """The table `[experiment.paper]`."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +176,16 @@ def fingerprint(config: Config, without: Collection[str] = ()) -> str:
 
 
 def fingerprint_of_baseline(config: Config) -> str:
-    """The same, of what networks without a router of ours depend on; their seed is told beside it."""
-    return fingerprint(config, {"seed", *CHANGEABLE} - {"tasks"})
+    """The same, of what is read of it by other methods alone; their seed is told beside it."""
+    task = {"name", "classes", "data", "arguments", "test", "test_arguments", "augment", "augment_arguments"}
+    parts = {"trunk", "input", "test", "validation", "memory", "training"}
+    read: Any = {**dict.fromkeys(parts, True), "tasks": {"__all__": task}}
+    return json_hash(config.model_dump(mode="json", include=read, exclude_defaults=True))
+
+
+def fingerprints_of_baseline(config: Config) -> tuple[str, str]:
+    """The one that is written, and the one that was, over keys that no other method reads."""
+    return fingerprint_of_baseline(config), fingerprint(config, {"seed", *CHANGEABLE} - {"tasks"})
 
 
 def clock_of(device: str) -> tuple[str, Callable[[], float]]:

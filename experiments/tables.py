@@ -250,8 +250,10 @@ def _classes(classes: Sequence[tuple[str, str]], runs: Sequence[Measured], told:
     if told.oracle_by_class:
         columns["the paper, task given"] = [f"{share:.2f}" for share in told.oracle_by_class]
         columns["the paper, routed"] = [f"{share:.2f}" for share in told.routed_by_class]
+    names = [name for _, name in classes]
+    shown = [name if names.count(name) == 1 else f"{name} of {task}" for task, name in classes]
     yield "By class:\n"
-    yield from _grid([name for _, name in classes], columns)
+    yield from _grid(shown, columns)
 
 
 def _grid(names: Sequence[str], columns: Mapping[str, Sequence[str]]) -> Iterator[str]:

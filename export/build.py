@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from eideticnet import CheckpointError, EideticError, EideticNetwork
+from eideticnet.contract.bundle import Bundle
+from eideticnet.export.archive.contents import BUNDLE
+from eideticnet.export.archive.contract import read_bundle
 from eideticnet.export.archive.reader import read_archive
 from eideticnet.export.archive.releases import HANDLERS
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import Choice, check_names, write_bundle
 from eideticnet.export.errors import ArchiveError, ExportError
 from eideticnet.export.files import scratch_folder, whole_folder
+from eideticnet.export.proof.retention import changed_contract
 from eideticnet.export.triton import version_number, write_repository
 
 
@@ -52,8 +56,9 @@ def build(
         archive = store / (name if triton else f"{name}-{model_version}.mar")
         if triton:
             version_number(model_version)  # before any work is done
+        before = list(_versions(store, name))
         if options.get("layout") is None:
-            options["layout"] = usual_layout(net, store, name, options)
+            options["layout"] = usual_layout(before, options)
         paged = options["layout"] in ("paged", "lasting", "auto")
         if repack and not paged:
             raise ExportError(f"--repack lays pages, and the layout is to be {options['layout']}: use paged")
@@ -65,6 +70,7 @@ def build(
             if triton:
                 write_repository(folder, archive, serving or {}, replace=replace)
             else:
+                _warn_of_changes(before, read_bundle((folder / BUNDLE).read_bytes()))
                 write_archive(folder, HANDLERS, archive, serving, replace=replace)
         if paged and net.pages() != known:  # last, so an export that fails leaves the run as it was
             _keep_pages(net, run, archive, anew=repack)
@@ -73,17 +79,31 @@ def build(
     return archive
 
 
-def usual_layout(net: EideticNetwork, store: Path, name: str, asked: Mapping[str, Any]) -> Choice:
-    """The layout that the newest archive of this name in ``store`` has, so that the next one can be compared
-    with it; else that which promises most and costs least."""
+def _versions(store: Path, name: str) -> Iterator[Bundle]:
+    """What archives of this name in ``store`` say of themselves, the newest first."""
+    for path in sorted(store.glob(f"{name}-*.mar"), key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(ArchiveError):
+            if (bundle := read_archive(path).bundle).name == name:
+                yield bundle
+
+
+def _warn_of_changes(before: Sequence[Bundle], bundle: Bundle) -> None:
+    """Say what a deploy over the newest of the versions ``before`` would refuse, whatever was learned."""
+    for last in [known for known in before if known.model_version != bundle.model_version][:1]:
+        for change in changed_contract(last, bundle):
+            warnings.warn(
+                f"no deploy over version {last.model_version} will take this: {change}", stacklevel=2
+            )
+
+
+def usual_layout(before: Sequence[Bundle], asked: Mapping[str, Any]) -> Choice:
+    """The layout that the newest of the versions ``before`` has, so that the next one can be compared with
+    it; else that which promises most and costs least."""
     # float16 ends at 65,504, so no value is sure to be finite; int8 has one scale for all owners of a page
     whole = asked.get("precision", "float32") == "float32"
-    versions = sorted(store.glob(f"{name}-*.mar"), key=lambda path: path.stat().st_mtime)
-    for path in reversed(versions):
-        with suppress(ArchiveError):
-            bundle = read_archive(path).bundle
-            if bundle.name == name and bundle.layout is not None and (whole or bundle.layout != "paged"):
-                return bundle.layout
+    for bundle in before:
+        if bundle.layout is not None and (whole or bundle.layout != "paged"):
+            return bundle.layout
     usual = whole and asked.get("format", "onnx") == "onnx"
     return "lasting" if usual else "nested"
 

@@ -73,4 +73,6 @@ def check_apart(tasks: Mapping[str, Keys], under_names: Mapping[str, Keys] | Non
                 'router = "none" and decision = "entropy"'
             )
         if count >= MANY * rows:
-            warnings.warn(f"{found}, which no router can tell apart", DataWarning, stacklevel=2)
+            shared = '; if they are of the same classes, label_space="shared" lets these count as one'
+            hint = shared if under_names is None else ""
+            warnings.warn(f"{found}, which no router can tell apart{hint}", DataWarning, stacklevel=2)

@@ -16,6 +16,8 @@ Width = Literal["trunk", "free"]
 
 PRUNED = Pruning(step=0.25, threshold=0.001, recovery_epochs=5)
 """How a router is pruned by default,"""
+OF_MOMENTS = ("moments", "experts", "auto")
+"""Routers that are made from them, or may be."""
 SHRINKAGE = 0.01
 """Of a covariance by default: random features are nearly collinear."""
 LEAST = 0.25
@@ -68,6 +70,12 @@ class Routing:
             raise ConfigError(f'shrinkage {shrinkage!r}: use a share above 0 such as 0.01, or "auto"')
         if features is not None and not (type(features) is int and features >= 1):
             raise ConfigError(f"features {features!r}: use a whole number from 1, or leave it out")
+        unread = {"features": features is not None, "shrinkage": shrinkage != SHRINKAGE}
+        for name in (name for name, given in unread.items() if given and self.router not in OF_MOMENTS):
+            raise ConfigError(
+                f"{name} is of routers of moments ({', '.join(OF_MOMENTS)}), and router {self.router!r} "
+                f"reads none: leave {name} out, or choose one of these"
+            )
         if isinstance(self.false_rejections, bool) or not 0 <= self.false_rejections < 1:
             raise ConfigError(f"false_rejections {self.false_rejections}: use a share such as 0.01")
 

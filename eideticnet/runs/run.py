@@ -22,7 +22,6 @@ from eideticnet.checkpoint import MANIFEST, meant
 from eideticnet.errors import BudgetWarning, CapacityError, ConfigError, DataError
 from eideticnet.files import write_whole
 from eideticnet.hashing import json_hash, tensor_hash
-from eideticnet.hub import state
 from eideticnet.inputs import DTYPES
 from eideticnet.learn.journal import Journal
 from eideticnet.learn.learning import Room
@@ -296,7 +295,7 @@ def complete(
         )
     reports = evaluate(net, {name: d.test for name, d in data.items()})
     told = {name: asdict(r) for name, r in reports.items()}
-    net.metadata = {**net.metadata, "report": told, "measured": state(net)}
+    net.metadata = {**net.metadata, "report": told, "measured": net.state()}
     history.router_learned(reports, routing)
     net.save(folder)
     journal.remove()

@@ -46,11 +46,6 @@ def changed_promises(old: OpenVersion, new: OpenVersion) -> Iterator[str]:
     """What clients of ``old`` rely on and ``new`` does not keep, digests and bits aside."""
     if old.archive.name != new.archive.name:
         yield f"the model is called {new.archive.name!r}, and {old.archive.name!r} before"
-    was, now = (as_json(version.bundle.input) for version in (old, new))
-    for part in sorted(was.keys() | now.keys()):
-        if was.get(part) != now.get(part):
-            before, after = json.dumps(was.get(part)), json.dumps(now.get(part))
-            yield f"the input contract changed: {part} was {before} and is {after}"
     for key, task in old.tasks().items():
         if key not in new.tasks():
             yield f"{label(key)} is missing"
@@ -65,8 +60,18 @@ def changed_promises(old: OpenVersion, new: OpenVersion) -> Iterator[str]:
     first, firsts = list(held), list(holds)[: len(held)]
     if firsts != first and set(first) <= set(holds):
         yield f"tasks answer in another order: {first} were first, now {firsts}"
-    yield from _changed_labels(old.bundle.classes, new.bundle.classes)
-    yield from _changed_limits(old.bundle.limits, new.bundle.limits)
+    yield from changed_contract(old.bundle, new.bundle)
+
+
+def changed_contract(old: Bundle, new: Bundle) -> Iterator[str]:
+    """What no later version may change, whatever it has learned: inputs, label space, limits."""
+    was, now = as_json(old.input), as_json(new.input)
+    for part in sorted(was.keys() | now.keys()):
+        if was.get(part) != now.get(part):
+            before, after = json.dumps(was.get(part)), json.dumps(now.get(part))
+            yield f"the input contract changed: {part} was {before} and is {after}"
+    yield from _changed_labels(old.classes, new.classes)
+    yield from _changed_limits(old.limits, new.limits)
 
 
 def _changed_labels(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:

@@ -8,7 +8,6 @@ from huggingface_hub import ModelCard, constants
 
 from eideticnet import CheckpointError, DataError, EideticNetwork, Routing, TaskReport
 from eideticnet.errors import MissingExtraError
-from eideticnet.hub import state
 from tests.support import fake_hub
 from tests.support.small_networks import LIGHT, QUICK, held_out, names, task_loader, trained
 
@@ -125,7 +124,7 @@ def test_a_card_says_that_examples_are_kept(tmp_path):
 def test_a_card_tells_what_a_run_measured_until_the_network_learns_something(tmp_path):
     net = trained(2)
     recorded = {task.name: {"oracle": 0.875, "routed": 0.75, "found": 0.8} for task in net.tasks}
-    net.metadata = {"report": recorded, "measured": state(net)}
+    net.metadata = {"report": recorded, "measured": net.state()}
     net.save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text().count("| 0.8750 | 0.7500 |") == 2
     net.fit_router(routing=Routing("none", "entropy"))
@@ -194,3 +193,32 @@ def test_what_is_missing_for_the_hub_is_told(monkeypatch, tmp_path):
     with pytest.raises(MissingExtraError, match=r"eideticnet\[hub\]"):
         trained(1).save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["./gone", "/gone", "~/gone", "runs/of/three"])
+def test_a_folder_that_is_not_there_is_no_repository(name, tmp_path):
+    for path in (name, tmp_path / "gone"):
+        with pytest.raises(CheckpointError, match=r"(gone|three): there is no such folder"):
+            EideticNetwork.from_pretrained(path)
+    with pytest.raises(CheckpointError, match="a folder has no revisions"):
+        EideticNetwork.from_pretrained(tmp_path, revision="main")
+
+
+def test_a_name_that_may_be_both_is_told_to_be_no_folder_here(hub):
+    with pytest.raises(CheckpointError, match="can't fetch 'runs/three', which is no folder here: "):
+        EideticNetwork.from_pretrained("runs/three")
+
+
+def test_a_network_is_saved_into_a_folder_of_its_own_or_a_clone_of_a_repository(tmp_path):
+    net, work, clone = trained(1), tmp_path / "work", tmp_path / "clone"
+    for folder in (work, clone):
+        folder.mkdir()
+    (work / "thesis.tex").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"work holds 'thesis\.tex', and no checkpoint"):
+        net.save_pretrained(work)
+    assert [path.name for path in work.iterdir()] == ["thesis.tex"]
+    (clone / ".gitattributes").write_text("")
+    (clone / "README.md").write_text("")
+    for _ in range(2):  # also over what it wrote
+        net.save_pretrained(clone)
+    assert EideticNetwork.from_pretrained(clone).digests() == net.digests()

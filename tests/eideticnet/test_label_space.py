@@ -307,7 +307,9 @@ def test_rows_of_one_class_may_stand_in_two_tasks_and_under_two_names_they_may_n
     with pytest.raises(DataError, match="hold the same inputs under other names of classes"):
         net.fit_router({"ab": batches(x, y, 12), "bc": batches(x, y, 36)}, training=QUICK)
     net.answer_in("separate")
-    with pytest.warns(DataWarning, match="hold the same inputs"):
+    with pytest.warns(
+        DataWarning, match='hold the same inputs.*label_space="shared" lets these count as one'
+    ):
         net.fit_router({"ab": batches(x, y, 12), "bc": again}, training=QUICK)
 
 

@@ -1,6 +1,9 @@
 """The ready trunks are what their names say, and tasks are learned on them."""
 
+import re
 from dataclasses import replace
+from inspect import signature
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,3 +75,12 @@ def test_channels_that_residual_blocks_add_up_are_one_group():
     groups = trace(models.resnet18(width=4), torch.zeros(2, 3, 32, 32)).groups
     assert len(groups) == 12  # the sums of four stages, and the inner layer of each of eight blocks
     assert sorted(groups.values()) == [4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 32]
+
+
+def test_the_page_of_trunks_names_all_arguments_of_those_that_are_ready():
+    page = (Path(__file__).parents[2] / "docs/trunks.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith("| ready in")]
+    found = dict(re.findall(r"`(\w+)\(([\w, ]+)\)`", row))
+    for name, arguments in found.items():
+        assert arguments.split(", ") == list(signature(getattr(models, name)).parameters)
+    assert found.keys() == {"mlp", "convnet", "resnet18", "resnet50", "lstm", "vit_tiny"}

@@ -253,3 +253,14 @@ def test_moments_of_the_input_are_stored_as_they_were():
     assert set(net.learned.moments.tensors()) == {"weight", "bias", "products", "sums.task 0", "sums.task 1"}
     assert [step.name for step in net.learned.router().program.steps] == ["flatten", "linear", "relu", HEAD]
     assert net.learned.router().reads == ()
+
+
+@pytest.mark.parametrize("router", ["linear", "block", "taps", "none"])
+@pytest.mark.parametrize("option", [{"features": 10}, {"shrinkage": 0.5}, {"shrinkage": "auto"}])
+def test_what_only_routers_of_moments_read_is_refused_for_others(router, option):
+    (name,) = option
+    decision = "entropy" if router == "none" else "joint"
+    with pytest.raises(ConfigError, match=f"{name} is of routers of moments .* router '{router}' reads none"):
+        Routing(router, decision, **option)
+    for other in ("moments", "experts", "auto"):
+        Routing(other, **option)

@@ -58,7 +58,7 @@ def job_on(net, loader):
     return job, block
 
 
-KINDS = often(ZOO, ("lstm", "transformer"))
+KINDS = often(ZOO, ("separable", "lstm", "transformer"))
 
 
 @examples(4, 40)

@@ -8,15 +8,17 @@ import tomllib
 import pytest
 import torch
 
-from eideticnet import EideticNetwork
+from eideticnet import EideticNetwork, batches
 from eideticnet.__main__ import main
 from eideticnet.errors import ConfigError
 from eideticnet.experiments import mnist, results, settings
-from eideticnet.experiments.measured import Measured, forgotten, saw
+from eideticnet.experiments.measured import Measured, _among, forgotten, saw
+from eideticnet.models import mlp
 from eideticnet.runs import history
 from tests.support import forked
 from tests.support.cuda import needs_cuda
 from tests.support.data_sets import write_experiment, write_imagenette, write_mnist
+from tests.support.small_networks import LIGHT, QUICK, task_data
 from tests.support.waiting import until
 
 ONE = settings.Setting("", {}), 0
@@ -342,3 +344,70 @@ def test_nothing_runs_on_more_than_one_thread_of_a_cpu():
     plan = settings.read("mnist5")
     assert plan.config(plan.settings[0], 0).threads == 1
     assert plan.config(plan.settings[0], 0, "cuda").threads is None
+
+
+def test_data_that_is_not_there_is_told_once_and_no_run_begins(here, monkeypatch, capsys):
+    file = write_experiment(here, "seeds = [0, 1, 2]")
+    file.write_text(file.read_text().replace("eideticnet.experiments.mnist", "absent"))
+    (here / "absent.py").write_text(
+        "from eideticnet.errors import DataError\n"
+        "def __getattr__(name):\n"
+        "    if name.startswith('__'):\n"
+        "        raise AttributeError(name)\n"
+        "    def read(**arguments):\n"
+        "        raise DataError('FOLDER holds no files of MNIST')\n"
+        "    return read\n"
+    )
+    assert eidetic("experiment", file) == 1
+    said = capsys.readouterr().err
+    assert said.count("holds no files of MNIST") == 1
+    assert len(said.strip().splitlines()) == 1
+    assert not (here / "runs").exists()
+
+
+def test_what_a_baseline_wrote_counts_while_what_it_reads_is_the_same(here):
+    file = write_experiment(here)
+    folder = here / "out/baselines/joint"
+    folder.mkdir(parents=True)
+
+    def found():
+        return results.gather(settings.read(str(file)), here / "out").baselines["joint"]
+
+    (folder / "seed-0.json").write_text(json.dumps({"given": {"mean": 0.5}}))
+    assert not found()  # nobody knows of which configuration
+    for fingerprint in settings.fingerprints_of_baseline(settings.read(str(file)).config(*ONE)):
+        told = {"given": {"mean": 0.5}, "fingerprint": fingerprint}
+        (folder / "seed-0.json").write_text(json.dumps(told))
+        assert found() == {"0": told}
+    text = file.read_text()
+    (folder / "seed-0.json").write_text(json.dumps(told | {"fingerprint": _fingerprint(file)}))
+    for change in ('when_full = "reuse"\n', "moments = 32\n", 'probes = "real"\n', "planned_tasks = 4\n"):
+        file.write_text(change + text)
+        assert found(), change
+    for change in ("memory = 5\n", "validation = 0.2\n", "test = 0.3\n"):
+        file.write_text(change + text)
+        assert not found(), change
+
+
+def _fingerprint(file):
+    return settings.fingerprint_of_baseline(settings.read(str(file)).config(*ONE))
+
+
+def test_among_tasks_that_share_their_labels_a_class_is_right_whichever_says_it():
+    x, y = task_data(0, rows=60)
+    net = EideticNetwork(mlp(x.shape[1], (16, 12)), x[:2], label_space="shared")
+    loaders = {name: batches(*task_data(seed, rows=60), 20) for seed, name in enumerate("abc")}
+    for name, classes in zip("abc", (["u", "v"], ["v", "w"], ["v", "u"]), strict=True):
+        net.train_task(name, loaders[name], classes, training=QUICK, pruning=LIGHT)
+    net.fit_router(loaders, training=QUICK)
+    found = _among(net, loaders, ["a"])
+    assert found.keys() == {"b", "c"}
+    for task, of in found.items():
+        x, y = task_data("abc".index(task), rows=60)
+        with torch.no_grad():
+            among = net(x).task_probs.clone()
+            among[:, 0] = -1
+            said = net(x, among.argmax(1)).label
+        for place, name in enumerate(net.task(task).classes):
+            mine = said[y == place]
+            assert of[name] == pytest.approx(float((mine == net.classes.index(name)).double().mean()))

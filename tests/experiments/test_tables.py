@@ -162,3 +162,18 @@ def test_other_methods_are_drawn_beside_the_network_after_each_task(shown):
     assert "images/experiment_tiny_compared.svg" in pages
     assert any("(images/experiment_tiny_compared.svg)" in line for line in lines)
     assert ">replay</text>" in pages["images/experiment_tiny_compared.svg"]
+
+
+def test_a_class_that_stands_in_two_tasks_is_told_with_its_task():
+    run = measured(0.0)
+    classes = {"first": {"cat": 0.5, "dog": 0.25}, "then": {"dog": 1.0, "cow": 0.75}}
+    both = run.oracle.model_copy(update={"classes": classes})
+    run = run.model_copy(update={"oracle": both, "routed": both})
+    pairs = [(task, name) for task, of in classes.items() for name in of]
+    lines = list(tables._classes(pairs, [run], settings.Published()))
+    assert [line.split(" | ")[0] for line in lines[3:7]] == [
+        "| cat",
+        "| dog of first",
+        "| dog of then",
+        "| cow",
+    ]

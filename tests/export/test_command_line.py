@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import subprocess
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from eideticnet.__main__ import main
 from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.proof.retention import changed_contract
 from eideticnet.menu import app
 from eideticnet.runs.history import History, read
 from eideticnet.serving.show import task_table
@@ -248,3 +250,19 @@ def test_what_training_leaves_in_doubt_is_in_the_bundle_and_in_the_tables(tmp_pa
     assert [line.split()[1] for line in lines] == ["task", "router"]
     net.revise_task("task 0", task_loader(0), training=QUICK, pruning=LIGHT)
     assert list(read(net).doubts) == ["router"]
+
+
+def test_what_no_deploy_would_take_is_said_when_it_is_exported(run_folder, tmp_path):
+    first = invoke("export", run_folder, "--store", tmp_path)
+    assert (first.exit_code, first.stderr) == (0, "")
+    command = "export", run_folder, "--store", tmp_path, "--model-version", "3.0", "--max-instances", 9
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # and no errors, as the command has them
+        result = inside(*command)
+    assert result.returncode == 0, result.stderr
+    assert "no deploy over version 2.0 will take this: " in " ".join(result.stderr.split())
+    old, new = (read_archive(tmp_path / f"net-{version}.mar").bundle for version in ("2.0", "3.0"))
+    assert list(changed_contract(old, old)) == []
+    shared = old.model_copy(update={"classes": ("a", "b")})
+    assert "the label space is shared, and was separate" in " ".join(changed_contract(old, shared))
+    assert "64" in " ".join(changed_contract(old, new))

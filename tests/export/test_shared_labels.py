@@ -28,6 +28,7 @@ from tests.support.archived_networks import archived, edited
 from tests.support.example_counts import examples, often
 from tests.support.exported_networks import graph_of
 from tests.support.handler_worker import Worker
+from tests.support.served_process import Served
 from tests.support.small_networks import LIGHT, QUICK, trained
 from tests.support.small_trunks import FEATURES
 from tests.support.tolerances import EXPORTED
@@ -297,3 +298,23 @@ def test_a_copied_request_is_answered_otherwise_only_if_its_class_is_where_label
         for new in (task, label):
             found.add(old, new, shared=shared)
         assert found.changed == changed
+
+
+@pytest.mark.slow
+def test_versions_whose_tasks_overlap_and_grow_take_over_on_a_real_server(versions, tmp_path):
+    """And every answer is the class that the network gives, by its name."""
+    nets = network(("abc", "cd")), network(), network(grown="abcf")
+    x, _ = rows(KINDS, 3, 40)
+    with Served(tmp_path / "home", versions[0]) as served:
+        for number, (net, archive) in enumerate(zip(nets, versions, strict=True)):
+            if number:
+                deployed = served.command("deploy", archive, "--accept-unmeasured-routing")
+                assert deployed.returncode == 0, deployed.stderr
+            clear = (net(x).label_probs.topk(2, 1).values.diff(dim=1).abs() > 1e-4).flatten()
+            mine = x[clear][:8]
+            told = served.predict({"instances": mine.tolist(), "probabilities": True}).json()["predictions"]
+            assert [row["label"] for row in told] == [net.classes[label] for label in net(mine).label]
+            assert {row["model_version"] for row in told} == {f"{number}.0"}
+            assert all(list(row["label_probabilities"]) == list(net.classes) for row in told)
+        assert served.command("rollback").returncode == 0
+        assert served.predict({"instances": x[:1].tolist()}).json()["predictions"][0]["label"] in "abcde"
