@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from eidetic_runtime import compiled
 from eidetic_runtime.device import Settings
 from eidetic_runtime.graph import Graph
 from eideticnet.export.archive.reader import read_archive
+from eideticnet.export.archive.releases import HANDLERS
+from eideticnet.export.archive.writer import write_archive
 from eideticnet.serving.deploys.compiling import compiled as compiling
 from eideticnet.serving.deploys.compiling import remove_unneeded_graphs
 from eideticnet.serving.home.home import Home
@@ -145,7 +149,7 @@ def test_compiling_is_refused_where_pt2_is(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_serves_what_was_compiled_and_so_does_a_deploy(made, stored, network, tmp_path):
+def test_a_server_serves_what_was_compiled_and_so_does_a_deploy(made, stored, bundle, network, tmp_path):
     """Where it has been compiled before, since a busy machine may take minutes."""
     home, version, _ = stored
     (file,) = made[0].compiled.iterdir()
@@ -159,9 +163,12 @@ def test_a_server_serves_what_was_compiled_and_so_does_a_deploy(made, stored, ne
         assert abs(answer["task_probability"] - float(expected.task_probs.max())) < EXPORTED
         mapped = [m.path for worker in workers(served.running["frontend"]) for m in worker.memory_maps()]
         assert any(path.endswith(".wrapper.so") for path in mapped)  # AOTInductor's library
-        again = archived(network, tmp_path / "again", "2.0", format="pt2")
+        again = Path(shutil.copytree(bundle, tmp_path / "again"))  # the same graph as another version
+        told = json.loads((again / "bundle.json").read_text())
+        (again / "bundle.json").write_text(json.dumps(told | {"model_version": "2.0"}))
+        write_archive(again, HANDLERS, tmp_path / "net-2.0.mar")
         accepted = "--tolerate-not-comparable", "--accept-unmeasured-routing"
-        deployed = served.command("deploy", again, *accepted)
+        deployed = served.command("deploy", tmp_path / "net-2.0.mar", *accepted)
         assert deployed.returncode == 0, deployed.stderr
         assert "net 2.0 was compiled for this machine before" in deployed.stderr
         assert len(list(home.compiled.iterdir())) == 2  # one is what a rollback takes
