@@ -34,9 +34,9 @@ from eideticnet.serving.key import Key
 from eideticnet.serving.processes.folder import MARK
 from eideticnet.serving.ray.management import RayManagement
 
-RETRIES, CLIENTS, WORKERS, DEPLOYS = 5, 3, 2, 10
-_STEADY_SECONDS, _WHOLE_SECONDS, _ANSWER_SECONDS = 3.0, 180.0, 30.0
-_BETWEEN_SECONDS = 0.01
+RETRIES, CLIENTS, WORKERS, DEPLOYS = 5, 2, 2, 10
+_STEADY_SECONDS, _WHOLE_SECONDS, _ANSWER_SECONDS = 3.0, 300.0, 30.0
+_BETWEEN_SECONDS = 0.02
 console = Console(stderr=True)
 Figures = dict[str, float]
 Details = dict[str, Any]
@@ -91,8 +91,9 @@ def served(archive: Path, folder: Path) -> Iterator[Served]:
     """``archive`` on two nodes, a replica on each."""
     with raylets() as cluster:
         options = ["--engine=ray", f"--address={cluster.address}", f"--workers={WORKERS}"]
-        options += ["--startup-seconds=240"]
-        with ours(archive, folder / "home", *options, variables=cluster.variables) as server:
+        options += [f"--startup-seconds={_WHOLE_SECONDS}"]
+        variables = cluster.variables
+        with ours(archive, folder / "home", *options, variables=variables, seconds=_WHOLE_SECONDS) as server:
             found = Served(cluster, server, archive.name.rpartition("-")[0])
             found.wait(lambda pids: len(pids) == WORKERS)
             yield found

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eideticnet.serving.processes.folder import MARK, end_marked
-from eideticnet.serving.processes.groups import die_with_parent, end_group
+from eideticnet.serving.processes.groups import die_with_parent
 from eideticnet.serving.ray.settings import environment
 
 HEAD, WORKER = "127.0.0.2", "127.0.0.3"
@@ -42,16 +42,16 @@ class Raylets:
         command: list[str] = [str(RAY), "start", *(head if ip == HEAD else [f"--address={self.address}"])]
         command += [f"--node-ip-address={ip}", "--num-cpus=2", f"--object-store-memory={_STORE}"]
         mine = {**self.variables, **_ports(self.folder / ip[-1]), MARK: str(self.folder / ip[-1])}
-        log = (self.folder / f"{ip}.log").open("ab")
-        self.nodes[ip] = subprocess.Popen(
-            [*command, "--include-log-monitor=false", "--disable-usage-stats", "--block"],
-            env=mine,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
+        with (self.folder / f"{ip}.log").open("ab") as log:
+            self.nodes[ip] = subprocess.Popen(
+                [*command, "--include-log-monitor=false", "--disable-usage-stats", "--block"],
+                env=mine,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
 
     def remove(self, ip: str) -> None:
         """Kill all of a node at once, as a power cut would."""
@@ -93,6 +93,5 @@ def raylets(variables: Mapping[str, str] = {}) -> Iterator[Raylets]:
                 cluster.add(ip)
             yield cluster
         finally:
-            for ip, process in cluster.nodes.items():
-                end_group(process)
-                end_marked(folder / ip[-1])
+            for ip in list(cluster.nodes):
+                cluster.remove(ip)

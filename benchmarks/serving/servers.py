@@ -35,10 +35,14 @@ class Ours:
 
 @contextmanager
 def ours(
-    archive: Path, home: Path, *options: str, variables: Mapping[str, str] | None = None
+    archive: Path,
+    home: Path,
+    *options: str,
+    variables: Mapping[str, str] | None = None,
+    seconds: float = _START_SECONDS,
 ) -> Iterator[Ours]:
-    """``eidetic serve`` in an environment of ``variables``, or of this process; ``started`` is when it was
-    called (``time.perf_counter``)."""
+    """``eidetic serve`` in an environment of ``variables``, or of this process, which may take ``seconds`` to
+    start; ``started`` is when it was called (``time.perf_counter``)."""
     command = [EIDETIC, "serve", str(archive), "--home", str(home), *options]
     started = time.perf_counter()
     with (home.parent / f"{home.name}.log").open("wb") as log:
@@ -46,7 +50,7 @@ def ours(
             command, cwd=BENCHMARKS.parent, env=variables, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        _wait(lambda: (home / "server.json").exists(), process)
+        _wait(lambda: (home / "server.json").exists(), process, seconds)
         running = Running.read(home / "server.json")
         header = f"Authorization: Bearer {Keys.read(Path(running.keys)).inference}"
         port = int(running.inference.rpartition(":")[2])
@@ -90,8 +94,10 @@ def _listens(port: int) -> bool:
     return False
 
 
-def _wait(ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _wait(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], seconds: float = _START_SECONDS
+) -> None:
+    deadline = time.monotonic() + seconds
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"did not start: {process.args!r}")

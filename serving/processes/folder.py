@@ -119,9 +119,10 @@ def _folders(home: Home) -> list[Path]:
 
 
 def end_marked(folder: Path) -> None:
-    """End the processes that belong to ``folder``, in whichever group they are."""
+    """End the other processes that belong to ``folder``, in whichever group they are."""
     mark = f"{MARK}={folder}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+            found, pid = (entry / "environ").read_bytes().split(b"\0"), int(entry.name)
+            if mark in found and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)

@@ -30,7 +30,9 @@ from eideticnet.serving.ray.settings import APPLICATION, Settings
 log = logging.getLogger("eidetic.application")
 
 _IMPORT_PATH = "eideticnet.serving.ray:app"
-_PAUSE_SECONDS, _ANSWER_SECONDS = 0.05, 10.0
+_PAUSE_SECONDS = 0.05
+_ANSWER_SECONDS = 5.0
+"""A replica that says nothing for so long, as one whose node is gone, counts as none."""
 _ONGOING = 8
 """Requests in flight at each replica that are aimed at, where their number follows the load."""
 
@@ -77,7 +79,9 @@ class Application:
     def set_default(self, name: str, version: str, seconds: float) -> None:
         """Let a version answer who names none, everywhere, within ``seconds``."""
         with self._changing:
-            model = self._desired.models.get(name) or Wanted(default=CLOSED)
+            model = self._desired.models.get(name)
+            if model is None or version not in (CLOSED, *model.versions):
+                raise ServingError(f"no {name} {version} is held here, so it can't be the default")
             self._apply(self._desired.with_model(name, model.model_copy(update={"default": version})))
         self._wait(lambda report: _default(report, name) == version, f"{name} {version}", seconds)
 
@@ -147,7 +151,7 @@ class Application:
         """What each replica says that answers."""
         try:
             asked = serve.get_app_handle(APPLICATION).broadcast(method)
-            return asked.results(timeout_s=seconds, return_exceptions=True)
+            return asked.results(timeout_s=min(seconds, _ANSWER_SECONDS), return_exceptions=True)
         except Exception as error:  # no replica yet, or a controller that starts again
             log.info("no replica answers: %s", error)
             return []

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ import ray
 from ray import serve
 
 from eideticnet.errors import EideticError
+from eideticnet.serving.processes.folder import MARK, end_marked
 from eideticnet.serving.ray import memory
 from eideticnet.serving.ray.application import Application
 from eideticnet.serving.ray.grpc import GRPC_SERVICERS
@@ -57,6 +59,8 @@ def cluster(settings: Settings) -> Iterator[None]:
             serve.delete(APPLICATION, _blocking=False)  # its replicas drain for half a minute
             memory.forget(APPLICATION)
         ray.shutdown()
+        if own and MARK in os.environ:  # HAProxy outlives the worker that started it
+            end_marked(Path(os.environ[MARK]))
 
 
 class Orders(ThreadingHTTPServer):

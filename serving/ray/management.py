@@ -87,7 +87,8 @@ class RayManagement:
                 return self._order(order, within, **arguments)
             raise EngineError(f"Ray's host refused {order}: the key is wrong", "refused its own keys")
         if not response.is_success:
-            raise EngineError(f"Ray refused {order}: {body['error']}")
+            said = body.get("error", body) if isinstance(body, dict) else body
+            raise EngineError(f"Ray refused {order}: {said}")
         return body
 
     def close(self) -> None:

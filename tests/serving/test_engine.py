@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 from collections import Counter
 from functools import partial
@@ -16,10 +17,12 @@ from eideticnet.export.archive.reader import read_files
 from eideticnet.export.archive.releases import RELEASES, check_released, revoke
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.proof import verify as proof
+from eideticnet.serving.default_engine import engine_called, engine_named
 from eideticnet.serving.deploys.deploy import deploy, remove, rollback
 from eideticnet.serving.deploys.policy import Policy
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home import store
+from eideticnet.serving.home.addresses import Network
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
 from eideticnet.serving.supervise.launch import ServerOptions
@@ -107,6 +110,16 @@ def test_another_engine_is_watched_restarted_and_told_of_by_its_name(supervisor,
     assert served(supervisor) == ("1.0", {"1.0": 2})
     assert "Pretended ended: it is started again" in caplog.text
     assert json.loads(supervisor.home.running.read_text())["frontend"] == supervisor.process.pid
+
+
+def test_an_engine_is_chosen_by_its_name_and_one_that_is_not_installed_says_which_extra_has_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ServingError, match=r"Ray is not installed here: pip install 'eideticnet\[ray\]'"):
+        engine_named("ray").check(Network())
+    with pytest.raises(ServingError, match="--address is of a cluster: it takes --engine ray"):
+        engine_named("torchserve", address="10.0.0.5:6379")
+    names = [engine_called(name).name for name in ("", "TorchServe", "Ray Serve")]
+    assert names == ["TorchServe", "TorchServe", "Ray Serve"]
 
 
 class Full(Pretended):
