@@ -84,9 +84,8 @@ def raylets(variables: Mapping[str, str] = {}) -> Iterator[Raylets]:
         with socket.socket() as free:
             free.bind((HEAD, 0))
             port = free.getsockname()[1]
-        shared = {**environment(folder, variables), "RAY_ADDRESS": ""}
-        del shared["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
-        del shared["RAY_ADDRESS"]
+        shared = environment(folder, variables)
+        del shared["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]  # which would put both nodes at 127.0.0.1
         cluster = Raylets(f"{HEAD}:{port}", shared, folder)
         try:
             for ip in (HEAD, WORKER):

@@ -52,7 +52,10 @@ def cluster(settings: Settings) -> Iterator[None]:
     try:
         options = {"host": settings.host, "port": settings.inference}
         grpc = {"port": settings.grpc_inference, "grpc_servicer_functions": GRPC_SERVICERS}
-        serve.start(proxy_location="EveryNode", http_options=options, grpc_options=grpc)
+        try:
+            serve.start(proxy_location="EveryNode", http_options=options, grpc_options=grpc)
+        except ray.exceptions.RayActorError as error:  # a proxy, which Serve starts again
+            log.warning("%s", str(error).partition("\n")[0])
         yield
     finally:
         if not own:
