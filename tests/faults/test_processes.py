@@ -15,7 +15,7 @@ import pytest
 
 from eideticnet.client import AsyncClient, AsyncGrpcClient, Client, GrpcClient
 from eideticnet.client.call import Call
-from tests.support.canary import Canary, same
+from tests.support.canary import PAUSE, Canary, same
 from tests.support.served_process import alive
 from tests.support.waiting import PATIENCE, until
 
@@ -50,7 +50,7 @@ def test_a_killed_worker_fails_nobody_outside_its_batch_and_comes_back(server):
 
 def blocking(make, over, answers):
     with make() as client:
-        while not over.is_set():
+        while not over.wait(PAUSE):
             answers.extend(client.predict("net", X))
 
 
@@ -59,6 +59,7 @@ def coroutine(make, over, answers):
         async with make() as client:
             while not over.is_set():
                 answers.extend(await client.predict("net", X))
+                await asyncio.sleep(PAUSE)
 
     asyncio.run(ask())
 
@@ -119,7 +120,7 @@ def impatient(monkeypatch):
 
 
 def test_clients_that_may_retry_do_not_notice_that_workers_were_killed(server, impatient):
-    unnoticed(server, 2)
+    unnoticed(server, 1)
 
 
 @pytest.mark.slow
@@ -157,7 +158,7 @@ def test_clients_that_may_retry_do_not_notice_that_the_front_end_was_killed(serv
 
     def ask():
         with Client(before["inference"], server.home / "keys.json", retries=1000, timeout=PATIENCE) as client:
-            while not over.is_set():
+            while not over.wait(PAUSE):
                 answers.extend(client.predict("net", X))
 
     def more():

@@ -16,6 +16,9 @@ from tests.support.tolerances import EXPORTED
 from tests.support.waiting import PATIENCE, until
 
 KNOWN = [[round(random.Random(n).uniform(-1, 1), 3) for _ in range(6)] for n in range(20)]
+PAUSE = 0.02
+"""Seconds between an answer and the next request of a client: eight of them keep the workers busy, and leave
+room for one that starts."""
 CHOSEN = ("task", "label", "unknown", "pinned", "model_version")
 PROBABILITIES = ("task_probability", "label_probability")
 
@@ -57,7 +60,7 @@ class Canary:
 
     def _run(self, number: int) -> None:
         with httpx.Client(headers=self._headers, timeout=PATIENCE, trust_env=False) as client:
-            while not self._over.is_set():
+            while not self._over.wait(PAUSE):
                 number = (number + 1) % len(KNOWN)
                 sent = time.monotonic()
                 wrong = self._one(client, number)

@@ -1,13 +1,15 @@
-"""``eidetic`` and scripts in processes of their own, forked from one that has imported torch, its exporter
-and the commands already: they begin at once, not after the three seconds that all that takes."""
+"""``eidetic``, servers and scripts in processes of their own, forked from one that has imported torch, its
+exporter and the commands already: they begin at once, not after the three seconds that all that takes."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -29,13 +31,14 @@ def forking() -> ForkServerContext:
     return context
 
 
-class Forked:
-    """Python that runs in such a process in the folder ``cwd``, and what it writes."""
+class Running:
+    """Python that runs in such a process in the folder ``cwd`` and writes to two files, or twice to one; with
+    what tests ask of a ``subprocess.Popen``."""
 
-    def __init__(self, code: str, cwd: Path) -> None:
-        self._code, self._written = code, tempfile.TemporaryDirectory()
-        self._files = [Path(self._written.name, name) for name in ("stdout", "stderr")]
-        self._process = forking().Process(target=_run, args=(code, cwd, self._files, {**os.environ}))
+    def __init__(self, code: str, cwd: Path, files: Sequence[Path], *, session: bool = False) -> None:
+        self._code = code
+        usual = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+        self._process = forking().Process(target=_run, args=(code, cwd, files, usual, session))
         self._process.start()
 
     @property
@@ -43,20 +46,51 @@ class Forked:
         assert self._process.pid is not None
         return self._process.pid
 
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if (status := self.poll()) is None:
+            raise subprocess.TimeoutExpired(self._code, timeout or 0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Forked(Running):
+    """One whose output is kept until it has ended."""
+
+    def __init__(self, code: str, cwd: Path) -> None:
+        self._written = tempfile.TemporaryDirectory()
+        self._files = [Path(self._written.name, name) for name in ("stdout", "stderr")]
+        super().__init__(code, cwd, self._files)
+
     def end(self) -> subprocess.CompletedProcess[str]:
         """How it ended, once it has."""
-        self._process.join()
-        assert self._process.exitcode is not None
+        status = self.wait()
         with self._written:
             return subprocess.CompletedProcess(
-                self._code, self._process.exitcode, *(path.read_text() for path in self._files)
+                self._code, status, *(path.read_text() for path in self._files)
             )
+
+
+def code_of(arguments: Sequence[object], changes: str = "") -> str:
+    """The code of a command ``eidetic``, before which ``changes``, some Python, is run."""
+    return f"{changes}\nfrom eideticnet.__main__ import main\nmain({[*map(str, arguments)]!r})"
 
 
 def eidetic(*arguments: object, cwd: Path = ROOT, changes: str = "") -> Forked:
     """A command, in whose process ``changes``, some Python, was run first."""
-    start = f"from eideticnet.__main__ import main\nmain({[*map(str, arguments)]!r})"
-    return Forked(f"{changes}\n{start}", cwd)
+    return Forked(code_of(arguments, changes), cwd)
 
 
 def script(path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -64,14 +98,16 @@ def script(path: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return Forked(f"import runpy\nrunpy.run_path({str(path)!r}, run_name='__main__')", cwd).end()
 
 
-def _run(code: str, cwd: Path, files: list[Path], environment: dict[str, str]) -> None:
+def _run(code: str, cwd: Path, files: Sequence[Path], environment: dict[str, str], session: bool) -> None:
     import torch
 
+    if session:
+        os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # which is looked up there again
     for number, path in enumerate(files, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.chdir(cwd)
     torch.set_num_threads(1)
     exec(code, {"__name__": "__main__"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.support.forked import eidetic
+from tests.support.forked import Running, code_of, eidetic
 from tests.support.java_cache import quick_java
 from tests.support.own_ports import with_own_ports
 from tests.support.waiting import PATIENCE, until
@@ -73,16 +72,14 @@ def changed(change: str = "") -> list[str]:
 
 
 class Served:
-    """A server that was started and answers. A context manager: at its end nothing is left running."""
+    """A server that was started, after ``change``, some Python, and answers. A context manager: at its end
+    nothing is left running."""
 
     def __init__(self, home: Path, *arguments: Any, change: str = "") -> None:
         self.home, self.log = home, home.parent / f"{home.name}.log"
-        command = [*changed(change), "serve", *map(str, arguments), "--home", str(with_own_ports(home))]
-        usual = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, env=usual
-            )
+        code = code_of(["serve", *arguments, "--home", with_own_ports(home)], f"{_quickly()}\n{change}")
+        self.log.write_bytes(b"")
+        self.process = Running(code, ROOT, [self.log, self.log], session=True)
         try:
             until(lambda: "Ctrl-C stops everything" in self.output() or self.process.poll() is not None)
             assert self.process.poll() is None, self.output()
