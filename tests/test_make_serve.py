@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -63,12 +63,6 @@ def kill(served):
         process.kill()
 
 
-def terminate_all(process):
-    os.killpg(process.pid, signal.SIGTERM)
-    time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGTERM)
-
-
 def assert_answers(curl):
     result = subprocess.run(curl, shell=True, capture_output=True, text=True, check=True)
     answer = json.loads(result.stdout)
@@ -77,16 +71,39 @@ def assert_answers(curl):
     assert answer["model_version"] == "5.0"
 
 
+def assert_nothing_is_left_after(stop, served):
+    processes = served.processes()
+    assert len(served.ports()) == 5
+    stop(served.process)
+    served.process.wait()
+    until(lambda: not any(alive(process.pid) for process in processes))
+    assert [p.name for p in served.temporary.iterdir()] == []
+
+
+@contextmanager
+def ended(served):
+    try:
+        yield
+    finally:
+        if served.process.poll() is None:
+            kill(served)
+        served.process.stdout.close()
+
+
+def interrupt(process):
+    """Ctrl-C reaches every process of the terminal's foreground group."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
 def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path):
     interrupted = Served(tmp_path, tmp_path / "interrupted")
     interrupted.wait_for("0 or 1: ")
-    os.killpg(interrupted.process.pid, signal.SIGINT)
+    interrupt(interrupted.process)
     interrupted.process.wait()
     interrupted.process.stdout.close()
 
     first = Served(tmp_path, tmp_path / "a")
-    second = None
-    try:
+    with ended(first):
         first.wait_for("Ctrl-C stops everything")
         assert not re.search(r"0 or 1: \d", first.output), "the finished task was learned again"
         table = [line for line in first.output.splitlines() if re.match(r".*\d or \d.*%.*% .* of ", line)]
@@ -101,27 +118,20 @@ def test_make_serve_answers_a_pasted_request_and_leaves_nothing_behind(tmp_path)
         java = [p for p in first.processes() if p.name() == "java"]
         assert len(java) == 1
         assert Path(java[0].exe()).resolve().is_relative_to(Path(sys.prefix).resolve())
+        assert_nothing_is_left_after(interrupt, first)
 
+
+@pytest.mark.slow
+def test_a_second_make_serve_learns_nothing_again_and_ends_as_a_process_manager_ends_it(tmp_path):
+    first = Served(tmp_path, tmp_path / "a")
+    with ended(first):
+        first.wait_for("Ctrl-C stops everything")
         second = Served(tmp_path, tmp_path / "b")
-        second.wait_for("Ctrl-C stops everything")
-        assert "runs/digits is complete" in second.output
-        assert_answers(second.curl)
+        with ended(second):
+            second.wait_for("Ctrl-C stops everything")
+            assert "runs/digits is complete" in second.output
+            assert_answers(second.curl)
+            assert_answers(first.curl)
+            # make sends its children another SIGTERM
+            assert_nothing_is_left_after(lambda process: process.terminate(), second)
         assert_answers(first.curl)
-
-        # Ctrl-C reaches every process of the terminal's foreground group. So does SIGTERM from a
-        # process manager, and make sends its children another.
-        for served, stop in (
-            (first, lambda p: os.killpg(p.pid, signal.SIGINT)),
-            (second, lambda p: p.terminate()),
-        ):
-            processes = served.processes()
-            assert len(served.ports()) == 5
-            stop(served.process)
-            served.process.wait()
-            until(lambda gone=processes: not any(alive(process.pid) for process in gone))
-            assert [p.name for p in served.temporary.iterdir()] == []
-    finally:
-        for served in filter(None, (first, second)):
-            if served.process.poll() is None:
-                kill(served)
-            served.process.stdout.close()
