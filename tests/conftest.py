@@ -1,15 +1,14 @@
 """Settings that all tests share."""
 
-import copy
 import gc
 import os
 import random
-from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.support import forked
 from tests.support.example_counts import ALL
 from tests.support.made_once import once
 from tests.support.xdist_scheduling import Together, begins
@@ -30,6 +29,16 @@ settings.register_profile(
 settings.register_profile("default", settings.get_profile(ALL), max_examples=15)
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    node.workerinput["forked"] = forked.offered()
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        forked.taken_from(config.workerinput["forked"])
 
 
 def pytest_collection_modifyitems(items):
@@ -106,19 +115,4 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def _exporter_looks_once_at_what_torch_has():
-    """torch's exporter looks at its 500 translations and at all operators of torch for each graph anew: half
-    of the export of a small one."""
-    from onnxscript._internal.values import TracedOnnxFunction
-    from torch._export import utils
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    parse, registered = TracedOnnxFunction.function_ir.fget, cache(ONNXRegistry.from_torchlib)
-
-    def copied(*opset_version, **named):
-        registry = copy.copy(registered(*opset_version, **named))
-        registry.functions = {name: [*found] for name, found in registry.functions.items()}
-        return registry
-
-    TracedOnnxFunction.function_ir = property(cache(parse))
-    ONNXRegistry.from_torchlib = staticmethod(copied)
-    utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)
+    import tests.support.quick_exporter  # noqa: F401

@@ -53,7 +53,7 @@ class All(nn.Module):
         return torch.cat([kind(x) for kind in self.kinds], 1)
 
 
-GRAPHS = 12
+GRAPHS = 20
 """Kinds share a graph, and so what an export takes by itself; one graph of all would take more than all."""
 
 

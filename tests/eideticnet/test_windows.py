@@ -95,11 +95,11 @@ KINDS = {
 
 
 class All(nn.Module):
-    """All of them side by side."""
+    """Two of them side by side."""
 
     def __init__(self):
         super().__init__()
-        self.kinds = nn.ModuleList(make() for make in KINDS.values())
+        self.kinds = nn.ModuleList(KINDS[kind]() for kind in ("a mask for each head", "a class token"))
 
     def forward(self, ids):
         return torch.cat([kind(ids) for kind in self.kinds], 1)

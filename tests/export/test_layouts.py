@@ -30,7 +30,7 @@ from eideticnet.pages import laying
 from eideticnet.serving.deploys.policy import Policy, Refused, enforce
 from tests.support.archived_networks import LATER, add_task, archived, normalised, with_past
 from tests.support.example_counts import examples, often
-from tests.support.layer_zoo import ZOO
+from tests.support.layer_zoo import REPEATED, ZOO
 from tests.support.small_networks import LIGHT, QUICK, fit, held_out, names, task_loader, trained
 from tests.support.small_trunks import TRUNKS
 from tests.support.tolerances import EXPORTED
@@ -45,7 +45,7 @@ def moments_of(net, loaders, of):
     return known
 
 
-SLOW = {"rnn", "lstm two layers both ways", "gru both ways", "transformer", "residual", "conv1d"}
+SLOW = {*REPEATED, "rnn", "transformer", "conv1d"}
 
 
 def assert_same_logits(net, x):
@@ -114,7 +114,10 @@ def test_a_dense_layer_is_as_wide_as_what_is_owned_and_no_wider():
 
 @pytest.mark.parametrize(
     ("format", "layout"),
-    [("onnx", "dense"), ("onnx", "paged"), ("torchscript", "dense"), ("pt2", "paged")],
+    often(
+        [("onnx", "dense"), ("onnx", "paged"), ("torchscript", "dense"), ("pt2", "paged")],
+        [("onnx", "dense"), ("onnx", "paged")],
+    ),
 )
 def test_a_fused_bundle_answers_like_the_network_and_claims_a_digest_where_bits_are_promised(
     format, layout, tmp_path, monkeypatch
@@ -212,7 +215,7 @@ def test_a_layout_that_is_clearly_faster_is_taken_beside_one_that_only_seems_so(
     assert taken == "paged"
 
 
-@pytest.mark.parametrize("format", ["onnx", "torchscript"])
+@pytest.mark.parametrize("format", often(["onnx", "torchscript"], ["torchscript"]))
 def test_auto_measures_all_layouts_and_says_which_it_took(format, tmp_path):
     write_bundle(trained(2), tmp_path, name="net", model_version="1.0", format=format, layout="auto")
     bundle = json.loads((tmp_path / "bundle.json").read_text())

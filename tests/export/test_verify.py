@@ -69,7 +69,7 @@ STEPS = {
 }
 
 
-@settings(max_examples=2)
+@settings(max_examples=1)
 @given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=2))
 def test_every_honest_successor_is_proven(steps, layout, tmp_path_factory):
     live(steps, layout, tmp_path_factory)

@@ -130,6 +130,7 @@ def test_a_full_disk_under_the_home_fails_no_request_and_a_deploy_says_so(archiv
         assert "2.mar is sound" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_together_with_a_crash_of_java_is_waited_for(archives, disk):
     with Served(disk / "home", archives["1"]) as server:
         with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:

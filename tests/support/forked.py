@@ -10,20 +10,36 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).parents[2]
 _IMPORTED = [
     *("torch._dynamo", "eideticnet.menu", "eideticnet.runs.commands", "eideticnet.export.commands"),
     *("eideticnet.export.build", "eideticnet.serving.commands", "tests.support.killed_jobs"),
+    "tests.support.quick_exporter",
 ]
 
 
+def offered() -> str:
+    """Where another process finds that one, which is started if it isn't there, and ends with this one."""
+    forking()
+    return str(forkserver._forkserver._forkserver_address)  # type: ignore[attr-defined]
+
+
+def taken_from(address: str) -> None:
+    """Use the one of another process, as those of pytest-xdist do that of the process that started them: it
+    imports once for all, and meanwhile they collect."""
+    known: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    known._forkserver_address, known._forkserver_alive_fd = address, os.pipe()[1]
+    known.ensure_running = resource_tracker.ensure_running
+
+
 def forking() -> ForkServerContext:
-    """Makes processes that are forked from that one, which ends with this one."""
+    """Makes processes that are forked from that one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])):
