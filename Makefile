@@ -17,6 +17,8 @@ CONSTRAINTS := -c requirements/constraints.txt
 # One process more than there are cores, since tests of servers wait for them; four at most.
 PROCESSES := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 3 ? cores + 1 : 4)))
 PARALLEL := -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+# The larger parts of libraries that nothing here imports: compiling them takes as long as all of torch
+NOT_IMPORTED := /tests/|/transformers/models/|/mypyc?/|/ray/(rllib|data|tune|train|llm)/|/torch/testing/|/networkx/
 TYPES := $(VENV)/types
 CODE := $(TYPES)/eideticnet handlers benchmarks
 
@@ -46,7 +48,7 @@ $(VENV)/installed: pyproject.toml setup.py requirements/constraints.txt
 	$(if $(TORCH_INDEX),$(PIP) install -q $(CONSTRAINTS) --no-deps --index-url $(TORCH_INDEX) torch)
 	$(PIP) install -q --no-compile $(CONSTRAINTS) -e '.[$(ACCELERATOR),train,report,export,serve,ray,demo,sign,loadtest,experiments,docs,dev]'
 	@# pip compiles on one core, and all that nobody imports too; what can't be compiled is for other Pythons
-	@$(PY) -m compileall -qq -j 0 -x '/tests/|/transformers/models/' $(VENV)/lib || true
+	@$(PY) -m compileall -qq -j 0 -x '$(NOT_IMPORTED)' $(VENV)/lib || true
 	@touch $@
 
 # Training goes on where it stopped and does nothing when it is complete, so it is always asked.

@@ -17,6 +17,7 @@ from eideticnet import __version__
 from eideticnet.menu import ENTRIES
 from tests.support.clone import FOLDERS, PROJECT, ROOT, tracked
 from tests.support.own_ports import with_own_ports
+from tests.support.served_process import changed
 from tests.support.waiting import until
 
 
@@ -133,7 +134,7 @@ def test_the_tutorials_commands_go_from_a_configuration_to_a_deploy_and_back(pro
         run(command)
     log = tmp_path / "log"
     with log.open("w") as output:
-        command = [programs / "eidetic", *serve.split()[1:]]
+        command = [programs / "python", *changed()[1:], *serve.split()[1:]]
         server = subprocess.Popen(command, cwd=tmp_path, stdout=output, stderr=output)
     try:
         until(lambda: "Ctrl-C stops everything" in log.read_text() or server.poll() is not None)

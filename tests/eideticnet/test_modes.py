@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import ViTConfig, ViTModel
 
 from eideticnet import DataError, EideticNetwork, Pruning, TrunkWarning, UnsupportedError, batches
 from eideticnet.program import Program
@@ -427,6 +426,8 @@ def test_what_is_drawn_only_while_a_block_trains_follows_the_networks_seed():
 
 
 def test_hugging_faces_attention_keeps_its_dropout():
+    from transformers import ViTConfig, ViTModel
+
     config = ViTConfig(
         hidden_size=12,
         num_hidden_layers=1,

@@ -58,7 +58,7 @@ def job_on(net, loader):
     return job, block
 
 
-KINDS = often(ZOO, ("separable", "lstm", "transformer"))
+KINDS = often(ZOO, ("lstm", "transformer"))
 
 
 @examples(4, 40)

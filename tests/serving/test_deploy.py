@@ -21,6 +21,7 @@ from eideticnet.serving.home.running import find
 from eideticnet.serving.home.state import Model, State
 from eideticnet.serving.home.store import admit, remove_unneeded
 from tests.support.archived_networks import edited
+from tests.support.canary import PAUSE
 from tests.support.interrupted_deploys import TERMS, broken_off
 from tests.support.served_process import MODEL, Served
 from tests.support.smallest_archive import flat_handler
@@ -58,14 +59,14 @@ def opened(server):
 
 @contextmanager
 def asking(server, clients):
-    """Clients that ask without a pause; what they got as (sent, answered, status, version)."""
+    """Clients that ask all the time; what they got as (sent, answered, status, version)."""
     over, got = threading.Event(), []
     url = f"{server.running['inference']}/predictions/{MODEL}"
     headers = {"Authorization": f"Bearer {server.keys()['inference']}"}
 
     def ask():
         with httpx.Client(headers=headers, timeout=PATIENCE, trust_env=False) as http:
-            while not over.is_set():
+            while not over.wait(PAUSE):
                 sent = time.monotonic()
                 response = http.post(url, json=ROW)
                 found = response.json().get("model_version") if response.is_success else response.text

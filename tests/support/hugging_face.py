@@ -1,19 +1,11 @@
-"""Trunks that nobody here wrote: Hugging Face's models from small configurations, random weights."""
+"""Trunks that nobody here wrote: Hugging Face's models from small configurations, random weights.
+
+Their library is imported where one is made, since that takes seconds."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    MobileNetV2Config,
-    MobileNetV2Model,
-    ResNetConfig,
-    ResNetModel,
-    SwinConfig,
-    SwinModel,
-    ViTConfig,
-    ViTModel,
-)
 
 
 class Pooled(nn.Module):
@@ -35,6 +27,8 @@ class FirstToken(Pooled):
 
 
 def resnet() -> nn.Module:
+    from transformers import ResNetConfig, ResNetModel
+
     config = ResNetConfig(
         embedding_size=8,
         hidden_sizes=[16, 24],
@@ -46,10 +40,14 @@ def resnet() -> nn.Module:
 
 
 def mobilenet() -> nn.Module:
+    from transformers import MobileNetV2Config, MobileNetV2Model
+
     return Pooled(MobileNetV2Model(MobileNetV2Config(image_size=32, depth_multiplier=0.25, min_depth=4)))
 
 
 def vit() -> nn.Module:
+    from transformers import ViTConfig, ViTModel
+
     config = ViTConfig(
         hidden_size=24,
         num_hidden_layers=2,
@@ -62,6 +60,8 @@ def vit() -> nn.Module:
 
 
 def swin() -> nn.Module:
+    from transformers import SwinConfig, SwinModel
+
     config = SwinConfig(image_size=16, patch_size=2, embed_dim=8, depths=[2], num_heads=[2], window_size=4)
     return Pooled(SwinModel(config))
 
