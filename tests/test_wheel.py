@@ -212,7 +212,7 @@ def test_a_shell_completes_commands_without_what_they_need_and_their_options_wit
         asked = {"_EIDETIC_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": word}
         return bare(f"import os; os.environ |= {asked}; main()").stdout.split()
 
-    assert completed("eidetic s", "1") == ["serve", "status", "stop"]
+    assert completed("eidetic s", "1") == ["sign", "serve", "status", "stop"]
     assert {"--home", "--threshold"} <= set(completed("eidetic predict --", "2"))
 
 

@@ -191,7 +191,7 @@ def loadtest(folder, text, *options):
 
 def test_a_real_load_meets_reachable_objectives_and_misses_unreachable_ones(store, tmp_path):
     text = (
-        "users = 3\nseconds = 3\nkinds = {json = 1, raw = 1, grpc = 1}\n[objectives]\nmin_requests = 5\n"
+        "users = 4\nseconds = 3\nkinds = {json = 1, raw = 1, grpc = 1}\n[objectives]\nmin_requests = 5\n"
         "max_error_rate = 0.0\nmax_p50_ms = 5000\nmax_p99_ms = 20000\n"
     )
     told = served(

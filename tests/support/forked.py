@@ -23,19 +23,21 @@ _IMPORTED = [
     "tests.support.quick_exporter",
 ]
 
+_KNOWN: Any = forkserver._forkserver  # type: ignore[attr-defined]
+"""The one that this process has, or comes to have."""
+
 
 def offered() -> str:
     """Where another process finds that one, which is started if it isn't there, and ends with this one."""
     forking()
-    return str(forkserver._forkserver._forkserver_address)  # type: ignore[attr-defined]
+    return str(_KNOWN._forkserver_address)
 
 
 def taken_from(address: str) -> None:
     """Use the one of another process, as those of pytest-xdist do that of the process that started them: it
     imports once for all, and meanwhile they collect."""
-    known: Any = forkserver._forkserver  # type: ignore[attr-defined]
-    known._forkserver_address, known._forkserver_alive_fd = address, os.pipe()[1]
-    known.ensure_running = resource_tracker.ensure_running
+    _KNOWN._forkserver_address, _KNOWN._forkserver_alive_fd = address, os.pipe()[1]
+    _KNOWN.ensure_running = resource_tracker.ensure_running
 
 
 def forking() -> ForkServerContext:
@@ -43,7 +45,7 @@ def forking() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), *sys.path])):
-        forkserver.ensure_running()  # which would not find the modules otherwise
+        _KNOWN.ensure_running()  # which would not find the modules otherwise
     return context
 
 
