@@ -40,7 +40,9 @@ def demo(
     On loopback alone. With --url it deploys nothing: that takes the server's folder.
     """
     with tempfile.TemporaryDirectory(prefix="eidetic-demo-") as uploads:
-        os.environ |= {**_QUIETLY, "GRADIO_TEMP_DIR": uploads}  # which Gradio reads when it is imported
+        for each in [name for name in os.environ if name.startswith("GRADIO_")]:
+            del os.environ[each]  # nothing but this file says what Gradio does
+        os.environ |= {**_QUIETLY, "GRADIO_TEMP_DIR": uploads}  # read when it is imported
         from eideticnet.serving.demo.page import STYLE, Page
         from eideticnet.serving.demo.web import listening, serve
 
@@ -48,7 +50,9 @@ def demo(
             place = Place(given(url, keys, name), (control or url).rstrip("/"))
         else:
             place = Place(served(home, name), find(Home(home)).control, Home(home))
-        page = Page(place, described(place), store, Policy(routing_data, max_drop))
+        model = described(place)
+        page = Page(place, model, store, Policy(routing_data, max_drop))
+        page.asking.ask(model.zeros(), None, None)  # a key that is wrong is told at once
         at = listening(port)
         try:
             serve(page.blocks(), STYLE, at, _tell)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from eideticnet.contract.bundle import Input
 from eideticnet.export.errors import ArchiveError
 from eideticnet.export.proof.logits import SideBySide, side_by_side
 from eideticnet.export.proof.verify import Proof
@@ -52,14 +51,14 @@ class Deploys:
         self._thread: threading.Thread | None = None
         self.newest: Deploying | None = None
 
-    def begin(self, source: Path, x: Instance | None, spec: Input, policy: Policy) -> None:
-        """Begin to deploy ``source``; meanwhile ask about ``x``, an instance of ``spec``, or about zeros
-        where it is None. ``ServingError`` while another deploy goes on."""
+    def begin(self, source: Path, x: Instance | None, zeros: Instance, policy: Policy) -> None:
+        """Begin to deploy ``source``; meanwhile ask about the instance ``x``, or about ``zeros``
+        where that is None. ``ServingError`` while another deploy goes on."""
         if self._thread is not None and self._thread.is_alive():
             raise ServingError("a deploy is going on: wait for its end")
         found = self.newest = Deploying(source.name)
         self._thread = threading.Thread(
-            target=self._run, args=(found, source, x, spec, policy), name="deploy"
+            target=self._run, args=(found, source, x, zeros, policy), name="deploy"
         )
         self._thread.start()
 
@@ -79,9 +78,11 @@ class Deploys:
         if self._thread is not None:
             self._thread.join()
 
-    def _run(self, found: Deploying, source: Path, x: Instance | None, spec: Input, policy: Policy) -> None:
+    def _run(
+        self, found: Deploying, source: Path, x: Instance | None, zeros: Instance, policy: Policy
+    ) -> None:
         report, outcome = DeployReport("deploy"), "interrupted"
-        asked = _zeros(spec) if x is None else x
+        asked = zeros if x is None else x
         try:
             with (
                 self._asking.meanwhile(asked) as found.traffic,
@@ -116,8 +117,3 @@ def _compare(found: Deploying, proof: Proof, x: Instance | None) -> None:
     if isinstance(old, OpenVersion) and isinstance(new, OpenVersion):
         found.probes = list(side_by_side(old, new))
         found.mine = list(side_by_side(old, new, x[None])) if isinstance(x, np.ndarray) else []
-
-
-def _zeros(spec: Input) -> Instance:
-    """An instance that fits: zeros, or the value in range that is nearest to them."""
-    return np.clip(np.zeros(spec.shape, spec.dtype), spec.low, spec.high)

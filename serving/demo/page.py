@@ -28,6 +28,8 @@ _FIND = "Let the network find it"
 _SECONDS = 2.0
 _MOST_SLIDERS, _MOST_SHOWN = 16, 4096
 _STEPS = 100
+_KEPT = (60, 3600)
+"""Seconds between looks for uploads that are old, and how old that is."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 STYLE = files(__package__).joinpath("page.css").read_text()
 
@@ -45,7 +47,9 @@ class Page:
     def blocks(self) -> gr.Blocks:
         """All of it."""
         found: gr.Blocks
-        with gr.Blocks(title=f"{self._place.model} - EideticNet", analytics_enabled=False) as found:
+        with gr.Blocks(
+            title=f"{self._place.model} - EideticNet", analytics_enabled=False, delete_cache=_KEPT
+        ) as found:
             title = gr.HTML(shown.heading(self._place, self._model), elem_id="heading")
             last = gr.State(None)
             with gr.Row():
@@ -234,7 +238,7 @@ class Page:
         def deploy(name: str | None, path: str | None, accept: bool, x: Any) -> Iterator[list[Any]]:
             policy = replace(self._policy, accept_unmeasured_routing=accept)
             try:
-                deploys.begin(self._chosen(name, path), x, self._model.input, policy)
+                deploys.begin(self._chosen(name, path), x, self._model.zeros(), policy)
             except _WRONG as error:
                 yield [gr.skip(), shown.problem(error), ""]
             else:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import httpx
+import numpy as np
+import numpy.typing as npt
 from pydantic import Field, ValidationError
 
 from eideticnet.client.command import Target
@@ -49,9 +51,11 @@ class Described(Open):
     tasks: Annotated[Many[ToldTask], Field(min_length=1)]
     threshold: NotNegative
 
-    def classes(self, task: str | None) -> tuple[str, ...]:
-        """Those of a task; none where there is no such task."""
-        return next((found.classes for found in self.tasks if found.name == task), ())
+    def zeros(self) -> npt.NDArray[Any]:
+        """An instance that fits: zeros, or the value in range that is nearest to them."""
+        spec = self.input
+        low, high = (-np.inf if spec.low is None else spec.low), (np.inf if spec.high is None else spec.high)
+        return np.full(spec.shape, min(max(0, low), high), spec.dtype)
 
 
 def told_by(place: Place, path: str) -> str:
