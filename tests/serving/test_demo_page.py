@@ -1,17 +1,19 @@
 """``eidetic demo`` in a real browser, beside a real server of the digits."""
 
 import json
-import shutil
 
-import numpy as np
 import pytest
+import torch
+from onnx import numpy_helper
 
-from eideticnet import EideticNetwork
+from eideticnet import EideticNetwork, Routing, batches
+from eideticnet.experiments.digits import load
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
+from tests.support.archived_networks import edited
 from tests.support.demo_page import NEEDS_CHROMIUM, DemoPage, address_in, browsing
-from tests.support.served_process import Served
-from tests.support.smallest_archive import ROOT
+from tests.support.served_process import ROOT, Served
+from tests.support.small_networks import LIGHT, QUICK
 from tests.support.waiting import until
 
 pytestmark = NEEDS_CHROMIUM
@@ -27,10 +29,38 @@ def exported(net, folder, version):
 
 @pytest.fixture(scope="module")
 def stored(digits_run, tmp_path_factory):
-    """A folder with the digits as version 3.0, and once more as 3.1."""
-    folder, net = tmp_path_factory.mktemp("stored"), EideticNetwork.load(digits_run)
-    exported(net, folder, "3.0")
+    """A folder with the digits in three tasks, version 3.0."""
+    folder = tmp_path_factory.mktemp("stored")
+    exported(EideticNetwork.load(digits_run), folder, "3.0")
     return folder
+
+
+@pytest.fixture(scope="module")
+def grown(digits_run, stored):
+    """The same folder, with version 4.0, which learned a fourth task, and 9.0, which forgot the first one."""
+    net = EideticNetwork.load(digits_run)
+    loaders = {
+        f"{first} or {first + 1}": batches(*map(torch.from_numpy, load([first, first + 1])))
+        for first in (0, 2, 4, 6)
+    }
+    net.train_task("6 or 7", loaders["6 or 7"], ["6", "7"], training=QUICK, pruning=LIGHT)
+    net.fit_router(loaders, training=QUICK, routing=Routing("block", "hard", LIGHT))
+    exported(net, stored, "4.0")
+    edited(
+        stored / "digits-4.0.mar",
+        stored / "digits-9.0.mar",
+        graph=other_weight,
+        bundle=lambda bundle: bundle.update(model_version="9.0"),
+    )
+    return stored
+
+
+def other_weight(model):
+    """In the first task's first layer."""
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 2)
+    weight = numpy_helper.to_array(tensor).copy()
+    weight[0] += 1
+    tensor.CopyFrom(numpy_helper.from_array(weight, tensor.name))
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +86,128 @@ def test_a_drawn_stroke_gives_a_label_with_its_task_version_and_milliseconds(add
         assert page.tab.locator("#labels").inner_text().count("%") == 2
         assert page.complaints == []
         assert {host.partition(":")[0] for host in page.hosts} == {"127.0.0.1"}
+
+
+def choose(page, archive, *, key=False):
+    """Choose an archive of the store, and tick that its routing may go unmeasured."""
+    page.tab.get_by_label("An archive in").click()
+    page.tab.get_by_role("option", name=archive).click()
+    page.tab.get_by_label("Deploy it although").check()
+
+
+def outcome(page):
+    found = page.tab.locator("#steps").get_by_text("eployed", exact=False).filter(has_not_text="Steps")
+    found.first.wait_for()
+    return page.tab.locator("#steps").inner_text()
+
+
+@slow
+def test_a_deploy_shows_its_steps_equal_logits_no_lost_request_and_the_new_version(grown, tmp_path):
+    with (
+        Served(tmp_path / "home", grown / "digits-3.0.mar") as server,
+        DemoPage(tmp_path / "log", "--home", server.home, "--store", grown) as demo,
+        browsing(demo.address) as page,
+    ):
+        page.draw("1")
+        page.says("It is 1")
+        choose(page, "digits-4.0.mar")
+        page.tab.get_by_role("button", name="Prove and deploy it").click()
+        steps = outcome(page)
+        for step in ("is sound", "proven: 4.0 against 3.0", "answers its probes", "digits 3.0 is gone"):
+            assert step in steps
+        assert "Not deployed" not in steps
+        assert ", 0 failed" in steps
+        assert "by version 4.0" in steps
+        page.tab.get_by_text("Bit-equal: no logit of an earlier task has moved.").wait_for()
+        rows = page.tab.locator("#logits tbody tr").all_inner_texts()
+        assert [row.split("\t")[0] for row in rows] == ["0 or 1", "2 or 3", "4 or 5"]
+        assert all(row.split("\t")[1] == row.split("\t")[2] and "also your input" in row for row in rows)
+        page.tab.locator("#heading").get_by_text("4.0").wait_for()
+        page.tab.get_by_label("Task", exact=True).click()
+        page.tab.get_by_role("option", name="6 or 7").click()
+        page.says("of the task 6 or 7 (pinned)")
+        assert page.complaints == []
+        (report,) = (server.home / "reports").glob("deploy-*.json")
+        assert json.loads(report.read_text())["outcome"] == "done"
+
+
+@slow
+def test_a_version_that_forgot_is_refused_in_a_sentence_and_the_moved_logits_are_shown(grown, tmp_path):
+    with (
+        Served(tmp_path / "home", grown / "digits-3.0.mar") as server,
+        DemoPage(tmp_path / "log", "--home", server.home, "--store", grown) as demo,
+        browsing(demo.address) as page,
+    ):
+        choose(page, "digits-9.0.mar")
+        page.tab.get_by_role("button", name="Prove and deploy it").click()
+        assert "Not deployed: the new version does not keep what the old one does" in outcome(page)
+        page.tab.get_by_text("Logits of earlier tasks have moved.").wait_for()
+        assert server.default() == "3.0" if server.held() else True
+        page.tab.locator("#heading").get_by_text("3.0").wait_for()
+        page.draw("1")
+        page.says("version 3.0")
+        assert page.complaints == []
+
+
+@slow
+def test_an_archive_that_is_uploaded_is_deployed(grown, tmp_path):
+    with (
+        Served(tmp_path / "home", grown / "digits-3.0.mar") as server,
+        DemoPage(tmp_path / "log", "--home", server.home, "--store", tmp_path) as demo,
+        browsing(demo.address) as page,
+    ):
+        page.tab.get_by_role("button", name="Prove and deploy it").click()
+        page.tab.get_by_text("which archive? Choose one of the store, or upload one").wait_for()
+        page.tab.locator("input[type=file]").last.set_input_files(grown / "digits-4.0.mar")
+        page.tab.get_by_text("digits-4.0").first.wait_for()
+        page.tab.get_by_label("Deploy it although").check()
+        page.tab.get_by_role("button", name="Prove and deploy it").click()
+        assert "digits 4.0 answers" in outcome(page)
+
+
+@slow
+def test_the_keyboard_alone_draws_and_deploys(grown, tmp_path):
+    with (
+        Served(tmp_path / "home", grown / "digits-3.0.mar") as server,
+        DemoPage(tmp_path / "log", "--home", server.home, "--store", grown) as demo,
+        browsing(demo.address) as page,
+    ):
+        keys = page.tab.keyboard
+
+        def reach(selector):
+            for _ in range(60):
+                keys.press("Tab")
+                if page.tab.evaluate(f"document.activeElement.matches({selector!r})"):
+                    return
+            raise AssertionError(f"no Tab leads to {selector}")
+
+        reach("canvas")
+        keys.press("Space")
+        for _ in range(12):
+            keys.press("ArrowDown")
+        keys.press("Space")
+        page.says("It is 1")
+        reach("[aria-label^='An archive in']")
+        keys.press("ArrowDown")
+        keys.type("4.0")
+        keys.press("Enter")
+        reach("input[type=checkbox]")
+        keys.press("Space")
+        reach("#deploy")
+        keys.press("Enter")
+        assert "digits 4.0 answers" in outcome(page)
+        assert page.complaints == []
+
+
+@slow
+def test_no_request_leaves_the_machine_and_no_key_reaches_the_browser(server, tmp_path):
+    with DemoPage(tmp_path / "log", "--home", server.home) as demo, browsing(demo.address) as page:
+        page.draw("1")
+        page.says("It is 1")
+        told = b"".join(response.body() for response in page.responses if "queue/data" not in response.url)
+        assert len(told) > 100_000
+        assert {host.partition(":")[0] for host in page.hosts} == {"127.0.0.1"}
+        keys = server.keys().values()
+        assert not any(key.encode() in told for key in keys)
+        assert not any(key in page.tab.content() for key in keys)
+        assert demo.reached() == {"127.0.0.1"}
