@@ -28,6 +28,7 @@ def stroke() -> list[tuple[float, float]]:
 
 
 def main(address: str) -> None:
+    """Draw a few times, and write the picture."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +19,9 @@ from eideticnet.serving.demo.served import Place, described
 from eideticnet.serving.deploys.policy import Policy
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import find
+from eideticnet.serving.supervise.start import BESIDE
 
+_LOOK_SECONDS = 0.5
 _QUIETLY = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -39,6 +44,8 @@ def demo(
 
     On loopback alone. With --url it deploys nothing: that takes the server's folder.
     """
+    if beside := os.environ.get(BESIDE):
+        _end_with(int(beside))
     with tempfile.TemporaryDirectory(prefix="eidetic-demo-") as uploads:
         for each in [name for name in os.environ if name.startswith("GRADIO_")]:
             del os.environ[each]  # nothing but this file says what Gradio does
@@ -60,6 +67,17 @@ def demo(
             typer.echo("stopped")
         finally:
             page.close()
+
+
+def _end_with(process: int) -> None:
+    """End as by SIGTERM once ``process``, which started this one, is gone."""
+
+    def watch() -> None:
+        while os.getppid() == process:
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="beside", daemon=True).start()
 
 
 def _tell(address: str) -> None:

@@ -198,10 +198,17 @@ def pasted(text: str, spec: Input) -> Array:
     """An instance of numbers as people write them: JSON, or with spaces, commas or lines between them."""
     try:
         found = json.loads(text)
-        found = found.get("data") if isinstance(found, dict) else found
-        return _shaped(numbers(found), spec)
-    except ValueError:
-        pass
+    except (ValueError, RecursionError):
+        return _written(text, spec)
+    try:
+        x = numbers(found.get("data") if isinstance(found, dict) else found)
+    except ServingError:
+        raise ServingError(f"that is no list of numbers; expected {expected(spec)}") from None
+    return _shaped(x, spec)
+
+
+def _written(text: str, spec: Input) -> Array:
+    """An instance of numbers with something between them."""
     words = re.split(r"[\s,;]+", text.strip(" \t\r\n,;[]"))
     try:
         return _shaped(np.array([float(word) for word in words]), spec)

@@ -30,6 +30,8 @@ from eideticnet.serving.supervise.supervisor import Supervisor
 from eideticnet.serving.supervise.watch import Watch
 
 _TAKEN = "Address already in use"
+BESIDE = "EIDETIC_BESIDE"
+"""In the environment of the page: the process that it ends with, however that ends."""
 
 
 @contextmanager
@@ -117,7 +119,8 @@ def page_beside(supervisor: Supervisor) -> Iterator[list[int]]:
         "--name",
         name,
     ]
-    process = subprocess.Popen(command, start_new_session=True)
+    variables = {**os.environ, BESIDE: str(os.getpid())}
+    process = subprocess.Popen(command, env=variables, start_new_session=True)
     try:
         yield [process.pid]
     finally:

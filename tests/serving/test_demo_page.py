@@ -1,18 +1,23 @@
 """``eidetic demo`` in a real browser, beside a real server of the digits."""
 
+import io
 import json
 
+import numpy as np
+import psutil
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image, ImageDraw
 
 from eideticnet import EideticNetwork, Routing, batches
 from eideticnet.experiments.digits import load
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.export.bundle.writer import write_bundle
+from tests.support import pictures
 from tests.support.archived_networks import edited
 from tests.support.demo_page import NEEDS_CHROMIUM, DemoPage, address_in, browsing
-from tests.support.served_process import ROOT, Served
+from tests.support.served_process import ROOT, Served, alive
 from tests.support.small_networks import LIGHT, QUICK
 from tests.support.waiting import until
 
@@ -88,10 +93,9 @@ def test_a_drawn_stroke_gives_a_label_with_its_task_version_and_milliseconds(add
         assert {host.partition(":")[0] for host in page.hosts} == {"127.0.0.1"}
 
 
-def choose(page, archive, *, key=False):
+def choose(page, archive):
     """Choose an archive of the store, and tick that its routing may go unmeasured."""
-    page.tab.get_by_label("An archive in").click()
-    page.tab.get_by_role("option", name=archive).click()
+    page.choose("An archive in", archive)
     page.tab.get_by_label("Deploy it although").check()
 
 
@@ -123,8 +127,7 @@ def test_a_deploy_shows_its_steps_equal_logits_no_lost_request_and_the_new_versi
         assert [row.split("\t")[0] for row in rows] == ["0 or 1", "2 or 3", "4 or 5"]
         assert all(row.split("\t")[1] == row.split("\t")[2] and "also your input" in row for row in rows)
         page.tab.locator("#heading").get_by_text("4.0").wait_for()
-        page.tab.get_by_label("Task", exact=True).click()
-        page.tab.get_by_role("option", name="6 or 7").click()
+        page.choose("Task", "6 or 7")
         page.says("of the task 6 or 7 (pinned)")
         assert page.complaints == []
         (report,) = (server.home / "reports").glob("deploy-*.json")
@@ -211,3 +214,145 @@ def test_no_request_leaves_the_machine_and_no_key_reaches_the_browser(server, tm
         assert not any(key.encode() in told for key in keys)
         assert not any(key in page.tab.content() for key in keys)
         assert demo.reached() == {"127.0.0.1"}
+
+
+def picture(kind):
+    """A zero, dark on bright, off the middle."""
+    image = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(image).ellipse((180, 40, 260, 170), outline="black", width=18)
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+@slow
+def test_uploads_numbers_thresholds_and_pinned_tasks_are_answered_or_refused_in_words(address, tmp_path):
+    np.save(tmp_path / "x.npy", load([4])[0][0])
+    np.save(tmp_path / "short.npy", np.zeros(63))
+    (tmp_path / "x.png").write_bytes(picture("PNG"))
+    (tmp_path / "x.jpg").write_bytes(picture("JPEG"))
+    (tmp_path / "broken.png").write_bytes(picture("PNG")[:100])
+    told = [
+        ("x.png", "It is 0, of the task 0 or 1"),
+        ("broken.png", "no PNG or JPEG that can be read"),
+        ("x.jpg", "It is 0, of the task 0 or 1"),
+        ("short.npy", "there are 63 numbers; expected 64 numbers from 0 to 16"),
+        ("x.npy", "It is 4, of the task 4 or 5"),
+    ]
+    with browsing(address) as page:
+        page.tab.get_by_role("tab", name="Upload").click()
+        for name, text in told:
+            page.upload(tmp_path / name)
+            page.says(text)
+        page.tab.get_by_role("tab", name="Numbers").click()
+        for text, says in [
+            (str(load([0])[0][0].tolist()), "It is 0, of the task 0 or 1"),
+            ("1 2 three", "'three' is no number; expected 64 numbers from 0 to 16"),
+            ("17 " * 64, "17"),
+            ("8 " * 64, "version 3.0"),
+        ]:
+            page.tab.locator("#numbers textarea").fill(text)
+            page.tab.get_by_role("button", name="Ask about these numbers").click()
+            page.says(says)
+        page.tab.get_by_label("number input for Threshold").fill("1")
+        page.tab.keyboard.press("Enter")
+        page.says("Unknown: no task claims this")
+        page.choose("Task", "2 or 3")
+        page.says("of the task 2 or 3 (pinned)")
+        assert page.complaints == []
+
+
+MARKUP = [
+    "<img src=x onerror=\"document.title='hacked'\">",
+    "${document.title='hacked'}",
+    "{{#each value}}{{/each",
+]
+
+
+@slow
+def test_names_that_are_markup_or_templates_are_shown_as_they_are(stored, tmp_path):
+    def rename(bundle):
+        bundle["name"] = "odd"
+        for task, name in zip(bundle["tasks"], MARKUP, strict=True):
+            task["name"], task["classes"] = name, [f"{name} {i}" for i in (1, 2)]
+
+    odd = edited(stored / "digits-3.0.mar", tmp_path / "odd-3.0.mar", bundle=rename)
+    with (
+        Served(tmp_path / "home", odd) as server,
+        DemoPage(tmp_path / "log", "--home", server.home) as demo,
+        browsing(demo.address) as page,
+    ):
+        page.draw("1")
+        for name in MARKUP:
+            page.choose("Task", name)
+            page.says(f"of the task {name} (pinned)")
+        assert page.tab.title() == "odd - EideticNet"
+        assert page.complaints == []
+
+
+@slow
+def test_numbers_have_sliders_where_there_are_few(versions, tmp_path):
+    with (
+        Served(tmp_path / "home", versions["1.0"]) as server,
+        DemoPage(tmp_path / "log", "--home", server.home) as demo,
+        browsing(demo.address) as page,
+    ):
+        page.tab.get_by_role("tab", name="Numbers").click()
+        page.tab.get_by_label("range slider for Number 2").press("ArrowRight")
+        page.says("of the task task 0")
+        assert page.tab.locator("canvas#pen").count() == 0
+
+
+@slow
+def test_a_picture_goes_to_a_model_of_pictures_as_it_is(colours, tmp_path):
+    (tmp_path / "red.png").write_bytes(pictures.picture("red", 0))
+    with (
+        Served(tmp_path / "home", colours.path) as server,
+        DemoPage(tmp_path / "log", "--home", server.home) as demo,
+        browsing(demo.address) as page,
+    ):
+        page.tab.get_by_role("tab", name="Upload").click()
+        page.upload(tmp_path / "red.png")
+        page.says("It is red")
+
+
+@slow
+def test_a_server_that_forgets_the_model_or_stops_is_told_of_in_the_page(stored, versions, tmp_path):
+    with (
+        Served(tmp_path / "home", stored / "digits-3.0.mar", versions["1.0"]) as server,
+        DemoPage(tmp_path / "log", "--home", server.home, "--name", "digits") as demo,
+        browsing(demo.address) as page,
+    ):
+        assert server.command("remove", "--name", "digits").returncode == 0
+        page.tab.locator("#heading").get_by_text("no model 'digits' is served at").wait_for()
+        page.draw("1")
+        page.says("404")
+        server.end()
+        page.tab.locator("#heading").get_by_text("nothing listens there").wait_for()
+        page.draw("0")
+        page.says("no answer from")
+        assert page.complaints == []
+
+
+@slow
+def test_the_page_ends_with_serve_and_a_page_that_ends_takes_nothing_with_it(stored, tmp_path):
+    def page_of(server):
+        until(lambda: "open http" in server.output())
+        return next(p for p in psutil.Process(server.process.pid).children() if "demo" in p.cmdline())
+
+    with Served(tmp_path / "home", stored / "digits-3.0.mar", "--demo") as server:
+        page = page_of(server)
+        assert {c.laddr.ip for c in page.net_connections()} == {"127.0.0.1"}
+        server.end()
+        until(lambda: not alive(page.pid))
+    with Served(tmp_path / "home", "--demo") as server:
+        page = page_of(server)
+        page.kill()
+        until(lambda: not alive(page.pid))
+        assert server.predict({"data": [0] * 64}, model="digits").status_code == 200
+        page_killed = page.pid
+    with Served(tmp_path / "home", "--demo") as server:
+        page = page_of(server)
+        assert page.pid != page_killed
+        server.kill()
+        until(lambda: not alive(page.pid))

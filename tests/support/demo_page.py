@@ -112,12 +112,22 @@ class Browsing:
                 self.tab.mouse.move(*point, steps=5)
             self.tab.mouse.up()
 
+    def choose(self, label: str, option: str) -> None:
+        """Open the list whose label begins so, and click on an option."""
+        self.tab.get_by_role("listbox", name=re.compile(f"^{label}")).click()
+        self.tab.get_by_role("option", name=option).click()
+
+    def upload(self, path: Path) -> None:
+        """Into the field for files, in the place of what was there."""
+        clear = self.tab.get_by_role("tabpanel").get_by_role("button", name=re.compile("Clear|Remove"))
+        if clear.count():
+            clear.first.click()
+            self.says("No file is chosen.")
+        self.tab.locator("input[type=file]").first.set_input_files(path)
+
     def says(self, text: str) -> None:
         """Wait until the answer has it."""
-        try:
-            self.tab.locator("#answer").get_by_text(text).first.wait_for()
-        except Exception:
-            self.tab.screenshot(path="/tmp/demo/fail.png", full_page=True); print(self.complaints); raise
+        self.tab.locator("#answer").get_by_text(text).first.wait_for()
 
     def answer(self) -> str:
         return str(self.tab.locator("#answer").inner_text())
