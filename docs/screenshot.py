@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 TARGET = Path(__file__).parent / "images/demo.png"
-SIZE = {"width": 1180, "height": 1000}
+SIZE = {"width": 1180, "height": 1290}
 CURVES = ((0.34, 0.17, -150, 90), (0.67, 0.18, -90, 150))
 """The two bows of a 3: their centre's height and radius, from where to where, in degrees."""
 ASKED = 12
