@@ -90,11 +90,11 @@ class Browsing:
     """A tab of a real browser with the page in it: what it asks for, is told and complains of."""
 
     def __init__(self, tab: Any, address: str) -> None:
-        self.tab, self.hosts, self.complaints, self.responses = tab, set[str](), list[str](), list[Any]()
+        self.tab, self.hosts, self.complaints, self.finished = tab, set[str](), list[str](), list[Any]()
         tab.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
         tab.on("pageerror", lambda error: self.complaints.append(str(error)))
         tab.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
-        tab.on("response", lambda response: self.responses.append(response))
+        tab.on("requestfinished", lambda request: self.finished.append(request))
         tab.set_default_timeout(1000 * PATIENCE)
         tab.goto(address)
         tab.get_by_text("Live", exact=True).wait_for()
