@@ -28,8 +28,16 @@ _KNOWN: Any = forkserver._forkserver  # type: ignore[attr-defined]
 
 
 def offered() -> str:
-    """Where another process finds that one, which is started if it isn't there, and ends with this one."""
-    forking()
+    """Where another process finds that one, which is started if it isn't there, and ends with this one. What
+    jobs say that tests interrupt would stand among the tests' dots."""
+    said = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nobody:
+            os.dup2(nobody.fileno(), 2)
+        forking()
+    finally:
+        os.dup2(said, 2)
+        os.close(said)
     return str(_KNOWN._forkserver_address)
 
 
