@@ -12,6 +12,7 @@ FROM python:3.11-slim
 COPY requirements/constraints.txt /tmp/constraints.txt
 COPY --from=build /wheel /wheel
 RUN python -m pip install --no-cache-dir -c /tmp/constraints.txt "$(echo /wheel/*.whl)[cpu,serve]"
+RUN apt-get update -q && apt-get install -qy --no-install-recommends haproxy
 RUN useradd --create-home eidetic
 USER eidetic
 WORKDIR /home/eidetic

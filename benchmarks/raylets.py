@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from eideticnet.serving.processes.folder import MARK, end_marked
-from eideticnet.serving.processes.groups import die_with_parent
+from eideticnet.serving.processes.groups import owned
 from eideticnet.serving.ray.settings import environment
 
 HEAD, WORKER = "127.0.0.2", "127.0.0.3"
@@ -44,13 +44,12 @@ class Raylets:
         mine = {**self.variables, **_ports(self.folder / ip[-1]), MARK: str(self.folder / ip[-1])}
         with (self.folder / f"{ip}.log").open("ab") as log:
             self.nodes[ip] = subprocess.Popen(
-                [*command, "--include-log-monitor=false", "--disable-usage-stats", "--block"],
+                owned([*command, "--include-log-monitor=false", "--disable-usage-stats", "--block"]),
                 env=mine,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
 
     def remove(self, ip: str) -> None:

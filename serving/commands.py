@@ -31,6 +31,8 @@ from eideticnet.serving.deploys.deploy import rollback as rollback_steps
 from eideticnet.serving.deploys.policy import Policy
 from eideticnet.serving.deploys.recording import read as read_recording
 from eideticnet.serving.deploys.shadow import ShadowPolicy
+from eideticnet.serving.edge.options import CONNECTIONS_OF_A_CLIENT, edge_for
+from eideticnet.serving.edge.options import check as check_edge
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import HOST, Network
 from eideticnet.serving.home.home import Home
@@ -110,7 +112,26 @@ def serve(
     management_port: Port = None,
     grpc_port: Port = None,
     control_port: Port = None,
-    tls_cert: Annotated[Path | None, typer.Option(help=f"PEM certificate: {NAME} speaks TLS.")] = None,
+    edge: Annotated[
+        bool | None,
+        typer.Option(
+            "--edge/--no-edge", help="HAProxy in front; default: where others than this machine can ask."
+        ),
+    ] = None,
+    haproxy: Annotated[
+        Path | None, typer.Option(help="The program; default: the system's, or a wheel's.")
+    ] = None,
+    cors: Annotated[
+        list[str], typer.Option(metavar="ORIGIN", help="Pages from there may ask (at the edge); * is any.")
+    ] = [],  # noqa: B006
+    client_connections: Annotated[
+        int | None, typer.Option(min=1, help=f"Most of one client, {CONNECTIONS_OF_A_CLIENT} if not said.")
+    ] = None,
+    allow_wheel_tls: Annotated[
+        bool,
+        typer.Option("--allow-wheel-tls", help="TLS for others with a wheel's OpenSSL, which gets no fixes."),
+    ] = False,
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM certificate, which switches TLS on.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="PEM private key of it.")] = None,
     allow_torch: Annotated[
         bool,
@@ -148,7 +169,16 @@ def serve(
         raise MissingExtraError("eidetic serve --demo needs gradio: pip install 'eideticnet[demo]'")
     chosen = engine_named(engine, java_heap, address, most_workers)
     network = Network(host, management_host, tls_cert, tls_key)
-    said = chosen.check(network)
+    front = edge_for(
+        network,
+        edge,
+        haproxy=haproxy,
+        cors=cors,
+        connections=client_connections,
+        wheel_tls=allow_wheel_tls,
+    )
+    said = chosen.check(Network() if front else network)
+    said += [f"the edge is {front.binary}", *check_edge(network)] if front else []
     check_hosts(network)
     _check_keys(keys)
     workers, notes = (workers, []) if address else fitting(workers)
@@ -157,6 +187,7 @@ def serve(
     asked = zip(OPTIONS, (http_port, management_port, grpc_port, control_port), strict=True)
     options = ServerOptions(
         engine=chosen,
+        edge=front,
         network=network,
         ports={use: port for use, port in asked if port is not None},
         workers=workers,

@@ -10,8 +10,8 @@ archives from the home's store alone, and its workers find the variables that it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,13 +149,17 @@ class Process(Protocol):
 @dataclass(frozen=True)
 class Setup:
     """What an engine is started with: ``variables`` for the environment of its workers, and ``room`` for so
-    many bytes of archives."""
+    many bytes of archives. It writes its tokens to ``keys``, and the one for inference as a header to
+    ``header``; while it changes them, inside ``waiting``, no request comes."""
 
     home: Home
     network: Network
     ports: Ports
     variables: Mapping[str, str]
+    keys: Path
+    header: Path
     room: int = 0
+    waiting: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Engine(Protocol):

@@ -180,6 +180,7 @@ def show_status(console: Console, status: Mapping[str, Any]) -> None:
     if running:
         where = f"serving on {running['inference']}, gRPC on {running['grpc_inference']}, "
         where += f"control on {running['control']}, process {running['pid']}"
+        where += f", behind {running['edge']}" if running["edge"] else ""
     console.print(where, highlight=False, soft_wrap=True)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.support.clone import ROOT, tracked
 
-USERADD = '#!/bin/sh\nmkdir -p "$ROOT/home/$2"\n'  # the one step that would change this machine
+INSTEAD = {"useradd": 'mkdir -p "$ROOT/home/$2"', "apt-get": "true"}
+"""What is run in the place of the steps that would change this machine."""
 
 
 class Stage:
@@ -22,8 +23,9 @@ class Stage:
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / "venv"], check=True)
         site = Path(sysconfig.get_path("purelib", vars={"base": str(root / "venv")}))
         (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
-        (root / "venv/bin/useradd").write_text(USERADD)
-        (root / "venv/bin/useradd").chmod(0o755)
+        for name, command in INSTEAD.items():
+            (root / "venv/bin" / name).write_text(f"#!/bin/sh\n{command}\n")
+            (root / "venv/bin" / name).chmod(0o755)
 
     def path(self, name):
         return self.root / name.lstrip("/") if name.startswith("/") else self.folder / name

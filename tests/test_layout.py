@@ -247,7 +247,7 @@ def test_the_project_speaks_of_itself_alone():
 FLOORS = (
     "openapi",
     *("errors", "key", "questions", "home", "processes", "engine", "torchserve", "ray", "client"),
-    *("default_engine", "deploys", "supervise", "show", "commands", "demo", "__main__"),
+    *("default_engine", "deploys", "edge", "supervise", "show", "commands", "demo", "__main__"),
 )
 # What chooses the engine (the server's, and the clients'), and what speaks gRPC for another one.
 CHOICES = {"default_engine.py", "client/wire.py", "ray/protocols.py"}

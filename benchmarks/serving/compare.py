@@ -66,13 +66,14 @@ def servers(
                 continue
             found[name] = stack.enter_context(peer(name, others.get(name, net).graph, json=kind == JSON))
         for name, target in found.items():
-            _warm(others.get(name, net), target, kind)
+            warm(others.get(name, net), target, kind)
         yield found
 
 
-def _warm(net: Net, target: Target, kind: str) -> None:
+def warm(net: Net, target: Target, kind: str, seconds: float | None = None) -> None:
+    """Ask until Java's compilers are mostly done."""
     asked = questions(Bare(net.graph), SHAPES[net.name], 256, seed=0)
-    end = time.perf_counter() + WARM_SECONDS
+    end = time.perf_counter() + (WARM_SECONDS if seconds is None else seconds)
     load(target.port, asked.requests(target, kind), 32, stop=lambda: time.perf_counter() > end)
 
 

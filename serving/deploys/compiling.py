@@ -17,7 +17,7 @@ from eideticnet.export.archive.contents import BUNDLE
 from eideticnet.export.archive.reader import Archive, read_files
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State, Version
-from eideticnet.serving.processes.groups import die_with_parent, end_group
+from eideticnet.serving.processes.groups import end_group, owned
 
 COMPILED = "pt2"
 """The format of graphs that can be compiled."""
@@ -61,14 +61,13 @@ def remove_unneeded_graphs(home: Home, state: State) -> None:
 def _compile(folder: Path, target: Path) -> str:
     """Why it failed; "" if it did not. The compiler's files lie in ``folder`` alone."""
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "eidetic_runtime.compiled", folder, target.resolve()],
+        owned([sys.executable, "-P", "-m", "eidetic_runtime.compiled", str(folder), str(target.resolve())]),
         cwd=folder,
         env={**os.environ, "TMPDIR": str(folder), "TORCHINDUCTOR_CACHE_DIR": str(folder / "cache")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=die_with_parent,
     )
     try:
         said = process.communicate(timeout=_SECONDS)[1].decode("utf-8", "replace").split("\n")

@@ -12,9 +12,9 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from eideticnet.files import UnreadableError, open_regular
+from eideticnet.files import UnreadableError, open_regular, read_regular
 from eideticnet.serving.errors import ServingError, Unavailable
-from eideticnet.serving.home.files import JsonFile
+from eideticnet.serving.home.files import LARGEST, JsonFile, write_whole
 from eideticnet.serving.home.home import Home
 
 Profile = Literal["throughput", "latency"]
@@ -30,11 +30,22 @@ class Keys(JsonFile):
     inference: str = Field(repr=False)
     management: str = Field(repr=False)
 
+    def keep(self, file: Path, header: Path) -> None:
+        """See that clients find these in ``file``, and the first in ``header`` as a header of HTTP, which
+        ``curl -H @FILE`` sends, so that no log shows it. ``Unavailable`` where they can't be written."""
+        line = f"Authorization: Bearer {self.inference}\n".encode()
+        with suppress(ServingError, OSError):
+            if (Keys.read(file), read_regular(header, LARGEST)) == (self, line):
+                return
+        self.write(file, mode=0o600)
+        write_whole(header, line, mode=0o600)
+
 
 class Running(JsonFile):
     """``pid`` is the supervisor's, ``frontend`` the engine's and that of its process group, ``folder``
     its private one. ``certificate`` is there where TLS is on. ``engine`` is what it is called, "" for that of
-    servers before there were several. ``compile``: .pt2 graphs, before they are loaded."""
+    servers before there were several. ``compile``: .pt2 graphs, before they are loaded. ``edge`` says what
+    stands in front."""
 
     pid: int
     frontend: int
@@ -51,6 +62,7 @@ class Running(JsonFile):
     allow_torch: bool
     engine: str = ""
     compile: bool = False
+    edge: str | None = None
 
     def verify(self) -> ssl.SSLContext | bool:
         return trust(self.certificate)

@@ -4,27 +4,23 @@ them."""
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 STOP_SECONDS = 10.0
 _PAUSE_SECONDS = 0.05
-_PR_SET_PDEATHSIG = 1
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None  # bound before any fork
 _PROC = Path("/proc")
 _DEAD = "ZX"
-
-
-def die_with_parent() -> None:
-    """Before a child runs its program: let the kernel end it if its parent is killed and can't (Linux)."""
-    if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+_OWNED = """\
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -36,6 +32,12 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         time.sleep(_PAUSE_SECONDS)
     _signal_group(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def owned(command: Sequence[str]) -> list[str]:
+    """``command`` as one that the kernel ends if this process is killed and can't clean up (Linux). Nothing
+    runs between fork and exec, where a process of several threads may run nothing safely."""
+    return [sys.executable, "-ISc", _OWNED, *command] if sys.platform == "linux" else list(command)
 
 
 def reap(known: Collection[int]) -> None:

@@ -9,15 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from eideticnet.files import read_regular
 from eideticnet.serving.engine import EngineError, Setup
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import reachable
-from eideticnet.serving.home.files import LARGEST, write_whole
 from eideticnet.serving.home.running import Keys, Running
 from eideticnet.serving.key import Key
 from eideticnet.serving.processes.folder import MARK, PrivateFolder, end_marked
-from eideticnet.serving.processes.groups import die_with_parent, end_group
+from eideticnet.serving.processes.groups import end_group, owned
 from eideticnet.serving.processes.output import Output
 from eideticnet.serving.ray.management import RayManagement
 from eideticnet.serving.ray.settings import Settings, environment
@@ -66,7 +64,7 @@ class Host:
         settings.write(file, mode=0o600)
         variables = {**self._setup.variables, MARK: str(self.folder)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "eideticnet.serving.ray.host", str(file)],
+            owned([sys.executable, "-m", "eideticnet.serving.ray.host", str(file)]),
             cwd=self._folder.path,
             env=environment(self._folder.path, variables)
             if not settings.address
@@ -75,7 +73,6 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
         assert self._process.stdout is not None
         self._output = Output(self._process.stdout, self._setup.home.logs / "ray.log")
@@ -94,11 +91,11 @@ class Host:
         return self._process is not None and self._process.poll() is None
 
     def ready(self, running: Running, seconds: float) -> None:
-        self._keys = Path(running.keys)
-        self._keys.parent.mkdir(parents=True, exist_ok=True)
-        self._write()
+        keys = self._setup.keys
+        keys.parent.mkdir(parents=True, exist_ok=True)
+        self.tend()
         deadline = time.monotonic() + seconds
-        with RayManagement(running.management, Key(self._keys, "management")) as management:
+        with RayManagement(running.management, Key(keys, "management")) as management:
             while True:
                 try:
                     management.models(_MOMENT_SECONDS)
@@ -115,18 +112,7 @@ class Host:
 
     def tend(self) -> None:
         """See that the files for clients hold the right tokens."""
-        with contextlib.suppress(ServingError, OSError):
-            header = read_regular(self._setup.home.header, LARGEST)
-            if (Keys.read(self._keys), header) == (self._given, self._line()):
-                return
-        self._write()
-
-    def _write(self) -> None:
-        self._given.write(self._keys, mode=0o600)
-        write_whole(self._setup.home.header, self._line(), mode=0o600)
-
-    def _line(self) -> bytes:
-        return f"Authorization: Bearer {self._given.inference}\n".encode()
+        self._given.keep(self._setup.keys, self._setup.header)
 
     def damaged(self) -> str:
         if (self._folder.path / _SETTINGS).exists():

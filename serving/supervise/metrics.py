@@ -32,11 +32,11 @@ _Counts = Counter[tuple[_Family, tuple[str, ...], str]]
 """By family, labels and bound: a bucket's is what fell into it alone; "" is a counter's, or a sum."""
 
 
-def registry(watch: Watch, workers: WorkerMetrics) -> CollectorRegistry:
+def registry(watch: Watch, *others: Collector) -> CollectorRegistry:
     """All metrics of a server."""
     found = CollectorRegistry()
-    found.register(_Server(watch))
-    found.register(workers)
+    for collector in (_Server(watch), *others):
+        found.register(collector)
     return found
 
 

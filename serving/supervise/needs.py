@@ -15,9 +15,10 @@ from eideticnet.serving.supervise.ports import taken
 
 
 class Needs:
-    """Of a server in ``home``, whose lock is held. A context manager: leaving it lets go of other locks."""
+    """Of a server in ``home``, whose lock is held. ``ports``: those that the engine takes again, if it does
+    not take others each time. A context manager: leaving it lets go of other locks."""
 
-    def __init__(self, home: Home, engine: Engine, network: Network, ports: Ports) -> None:
+    def __init__(self, home: Home, engine: Engine, network: Network, ports: Ports | None) -> None:
         self._engine = engine
         self._home, self._network, self._ports = home, network, ports
         self._first, self._other = home.server_lock.stat(), home.server_lock.stat()
@@ -30,7 +31,7 @@ class Needs:
         for name, model in server.state().models.items():
             server.archive(name, model.default)
         self._engine.check_place(self._home.run, room(self._home))
-        if not running and (others := taken(self._ports, self._network)):
+        if not running and self._ports and (others := taken(self._ports, self._network)):
             raise Unavailable(f"another program has port {', '.join(map(str, others))}")
 
     def check_home(self) -> None:

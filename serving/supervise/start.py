@@ -14,6 +14,8 @@ from pathlib import Path
 from eideticnet.contract.parts import as_json
 from eideticnet.serving.deploys.compiling import COMPILED, compiled, remove_unneeded_graphs
 from eideticnet.serving.deploys.probes import write_example
+from eideticnet.serving.edge.counters import EdgeCounters
+from eideticnet.serving.edge.process import Edge
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Ports
 from eideticnet.serving.home.home import Home
@@ -97,12 +99,15 @@ def _ports_before(home: Home) -> Ports | None:
 
 def _up(stack: ExitStack, home: Home, options: ServerOptions, ports: Ports) -> Supervisor:
     watch = Watch(options.engine.name)
-    workers = WorkerMetrics(home.metrics)
+    workers, edge, network = WorkerMetrics(home.metrics), None, options.network
+    if options.edge:
+        keys = options.keys or home.keys
+        made = Edge(home, options.edge, network, ports, keys, watch.ready, options.silence_seconds)
+        edge = stack.enter_context(made)
     pages = {"/openapi.json": described.page(lambda: described.served(home, options.engine))}
-    stack.enter_context(
-        Control(options.network.management_host, ports.control, watch, registry(watch, workers), pages)
-    )
-    return stack.enter_context(Supervisor(home, options, ports, watch, workers))
+    metrics = registry(watch, workers, *([EdgeCounters(edge)] if edge else []))
+    stack.enter_context(Control(network.management_host, ports.control, watch, metrics, pages))
+    return stack.enter_context(Supervisor(home, options, ports, watch, workers, edge))
 
 
 @contextmanager

@@ -7,6 +7,8 @@ off are the same ``reconcile``.
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection
@@ -17,6 +19,7 @@ from eideticnet.serving.deploys.connection import Connection
 from eideticnet.serving.deploys.plan import plan
 from eideticnet.serving.deploys.reconcile import settle
 from eideticnet.serving.deploys.recording import remove_old_rings
+from eideticnet.serving.edge.process import Edge
 from eideticnet.serving.engine import EngineError, Process
 from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.addresses import Ports
@@ -47,16 +50,22 @@ class Supervisor:
     """
 
     def __init__(
-        self, home: Home, options: ServerOptions, ports: Ports, watch: Watch, workers: WorkerMetrics
+        self,
+        home: Home,
+        options: ServerOptions,
+        ports: Ports,
+        watch: Watch,
+        workers: WorkerMetrics,
+        edge: Edge | None = None,
     ) -> None:
         self.home, self.options, self.ports, self.watch = home, options, ports, watch
-        self._workers = workers
+        self._workers, self._edge = workers, edge
         self._launch = ExitStack()
         self._restarts: deque[float] = deque(maxlen=_FEW_RESTARTS)
         self._failed, self._last_words = 0, ""
         self._troubles: defaultdict[str, Trouble] = defaultdict(Trouble)
         self._name = options.engine.name
-        self._needs = Needs(home, options.engine, options.network, ports)
+        self._needs = Needs(home, options.engine, options.network, None if edge else ports)
         self._launched: Launched
 
     @property
@@ -77,6 +86,8 @@ class Supervisor:
 
     def __exit__(self, *error: object) -> None:
         self.watch.stop()
+        if self._edge:
+            self._edge.refuse()
         with self._needs, self._launch:
             if self.process.running:
                 self._finish()
@@ -87,8 +98,10 @@ class Supervisor:
         waits for the processes ``beside``."""
         tidied = time.monotonic()
         while not over():
-            own = {self.process.pid, *beside}
-            reap(own)
+            reap({self.process.pid, *beside, *([self._edge.pid] if self._edge else [])})
+            if self._edge:
+                with self._troubles["edge"].noted():
+                    self._edge.tend()
             if (lost := self._lost()) and self._provided(lost):
                 self._restart(lost)
             if self.process.running and time.monotonic() - tidied > _TIDY_SECONDS:
@@ -97,7 +110,7 @@ class Supervisor:
             time.sleep(_PAUSE_SECONDS)
 
     def _start(self) -> None:
-        self._launched = self._launch.enter_context(launched(self.home, self.options, self.ports))
+        self._launched = self._launch.enter_context(launched(self.home, self.options, self.ports, self._edge))
         self._liveness = Liveness(self._name, self.options.silence_seconds, self.options.startup_seconds)
         self.watch.point_at(self.server)
 
@@ -121,6 +134,8 @@ class Supervisor:
     def _wait(self, why: str) -> None:
         self._troubles["start"].tell(why)
         if not self.process.running:
+            if self._edge:
+                self._edge.wait()
             self.watch.hindered = why
             self.watch.point_at(None)
         time.sleep(_TIDY_SECONDS)
@@ -138,6 +153,10 @@ class Supervisor:
             raise ServingError(f"{self._name} ended {within}; {self._last_words}")
         log.warning("%s: it is started again", lost)
         self.watch.hindered = ""
+        if self._edge:
+            self._edge.wait()
+            if self.process.running:  # past help: who waits for it is held, and not told that it is stopped
+                os.kill(self.process.pid, signal.SIGKILL)
         self.watch.point_at(None)
         self._launch.close()
         time.sleep(_FIRST_BACKOFF_SECONDS * 2 ** len(recent) if recent else 0)

@@ -83,6 +83,9 @@ class Watch:
             if (self._judged is None or name in self._judged) and answered.get(name, oldest) <= oldest
         ]
 
+    def ready(self) -> bool:
+        return not self.unready()
+
     def look(self) -> None:
         """Ask once: a prediction from each default version, and what the engine holds. Whatever goes wrong,
         a later look may succeed."""

@@ -83,8 +83,9 @@ class _Started(TorchServe):
 
     def ready(self, running: Running, seconds: float) -> None:
         wait_for_keys(self, seconds)
-        keys, home = Path(running.keys), self._setup.home
-        self._tokens = Tokens(self.key_file, self._minutes, keys, home.header)
+        setup = self._setup
+        keys, home = setup.keys, setup.home
+        self._tokens = Tokens(self.key_file, self._minutes, keys, setup.header, waiting=setup.waiting)
         keys.parent.mkdir(parents=True, exist_ok=True)
         self._tokens.write()
         self._management = self.clients.enter_context(_managed(home, running))

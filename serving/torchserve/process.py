@@ -19,7 +19,7 @@ from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Network, Ports
 from eideticnet.serving.processes.folder import MARK, PrivateFolder
-from eideticnet.serving.processes.groups import die_with_parent, end_group
+from eideticnet.serving.processes.groups import end_group, owned
 from eideticnet.serving.processes.output import Output
 from eideticnet.serving.torchserve.settings import (
     HEAP_MEGABYTES,
@@ -83,14 +83,13 @@ class TorchServe:
         (folder / "models").mkdir()
         self._made = [path.name for path in folder.iterdir()]
         self._process = subprocess.Popen(
-            _command(java_home, folder, store, heap),
+            owned(_command(java_home, folder, store, heap)),
             cwd=folder,
             env={**environment(java_home, folder), MARK: str(self.home), **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
         assert self._process.stdout is not None
         self._output = Output(self._process.stdout, log)

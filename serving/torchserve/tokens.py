@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -50,13 +50,20 @@ def read_tokens(file: Path) -> Made:
 
 class Tokens:
     """The tokens in TorchServe's ``file``, made for ``minutes``; ``keys`` and ``header`` are the files for
-    clients. ``clock`` gives Unix seconds, as Java's does."""
+    clients. ``clock`` gives Unix seconds, as Java's does. Requests wait inside
+    ``waiting``, while TorchServe knows neither the old tokens nor anyone the new ones."""
 
     def __init__(
-        self, file: Path, minutes: int, keys: Path, header: Path, clock: Callable[[], float] = time.time
+        self,
+        file: Path,
+        minutes: int,
+        keys: Path,
+        header: Path,
+        clock: Callable[[], float] = time.time,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._file, self._seconds, self._clock = file, 60.0 * minutes, clock
-        self._keys, self._header = keys, header
+        self._keys, self._header, self._waiting = keys, header, waiting
         self._made = read_tokens(file)
 
     def tend(self, management: TorchServeManagement) -> None:
@@ -64,11 +71,9 @@ class Tokens:
         with suppress(ServingError):  # its folder is gone; what was read last is still right
             self._made = read_tokens(self._file)
         if self._made.ends - self._clock() < _RENEWED * self._seconds:
-            self._renew(management)
-        with suppress(ServingError, OSError):
-            header = read_regular(self._header, LARGEST)
-            if (Keys.read(self._keys), header) == (self._made.keys, self._line()):
-                return
+            with self._waiting():
+                self._renew(management)
+                self.write()
         self.write()
 
     def _renew(self, management: TorchServeManagement) -> None:
@@ -84,9 +89,5 @@ class Tokens:
         log.warning("the keys %s: there are new ones", "had expired" if late else "were about to expire")
 
     def write(self) -> None:
-        """For clients, and once more as a header that ``curl -H @FILE`` sends, so that no log shows it."""
-        self._made.keys.write(self._keys, mode=0o600)
-        write_whole(self._header, self._line(), mode=0o600)
-
-    def _line(self) -> bytes:
-        return f"Authorization: Bearer {self._made.keys.inference}\n".encode()
+        """For clients, where they are not there."""
+        self._made.keys.keep(self._keys, self._header)

@@ -39,8 +39,8 @@ def worker_died(message: str) -> bool:
 
 
 def wrong_key(response: httpx.Response) -> bool:
-    """Whether TorchServe answered that it does not know the key."""
-    return response.status_code in (400, 401, 403) and WRONG_KEY in response.text
+    """Whether TorchServe, or what stands in front of it, answered that it does not know the key."""
+    return response.status_code == 401 or (response.status_code in (400, 403) and WRONG_KEY in response.text)
 
 
 class Bearer(httpx.Auth):

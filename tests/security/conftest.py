@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import ExitStack
 
 import pytest
 
+from eideticnet.serving.edge.options import edge_for
+from eideticnet.serving.edge.process import Edge
+from eideticnet.serving.home.addresses import Network, Ports
+from eideticnet.serving.home.home import Home
+from eideticnet.serving.home.running import Keys
 from tests.serving.conftest import versions  # noqa: F401 - archives that can be proven
+from tests.support.own_ports import own_ports
 from tests.support.served_process import Served
 from tests.support.smallest_archive import small_archive, small_archives
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +72,28 @@ def pair(tmp_path_factory):
     )
     files[1].chmod(0o600)
     return files
+
+
+@pytest.fixture(scope="session")
+def make_edge(server, tmp_path_factory):
+    """``make_edge(network, ...)``: an edge before ``server``, which goes on answering without it too."""
+    with ExitStack() as stack:
+
+        def make(network=Network(), **wanted):
+            home = Home(tmp_path_factory.mktemp("edge") / "home")
+            home.create()
+            options = edge_for(network, True, wheel_tls=True, **wanted)
+            edge = Edge(home, options, network, own_ports(), home.keys, lambda: True, PATIENCE)
+            stack.enter_context(edge)
+            uses = Ports.model_fields.keys() - {"control"}
+            inner = {use: int(server.running[use].rpartition(":")[2]) for use in uses}
+            edge.inner = Ports(**inner, control=1)
+            edge.pass_to(edge.inner, Keys(**server.keys()))
+            return edge
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def edge(make_edge):
+    return make_edge(cors=["https://page.example", "http://localhost:3000"])

@@ -152,20 +152,6 @@ def raw(server, head, body=b""):
     return found.decode("latin-1")
 
 
-def test_a_request_hidden_in_anothers_body_is_not_answered(server):
-    key = server.keys()["inference"]
-    body = b"0\r\n\r\nGET /ping HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n" % b"wrong"
-    for lengths in (
-        f"Content-Length: {len(body)}\r\nTransfer-Encoding: chunked",
-        f"Content-Length: {len(body)}\r\nContent-Length: 5",
-        f"Content-Length: +{len(body)}",
-    ):
-        head = f"POST /predictions/net HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n{lengths}"
-        assert "Healthy" not in raw(server, head, body)
-        assert "label" not in raw(server, head, body)
-    assert server.predict(ROW).status_code == 200
-
-
 def test_no_log_line_and_no_header_can_be_forged(server):
     """Line ends and control characters in ids, tasks and paths stay inside one JSON string."""
     forged = 'x\r\n{"level": "error", "message": "forged"}\x1b[2J'
