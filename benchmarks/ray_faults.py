@@ -197,7 +197,9 @@ def deploys(at: Served, archives: list[Path], count: int = DEPLOYS) -> float:
     for i in range(count):
         command = [EIDETIC, "deploy", str(archives[(i + 1) % len(archives)])]
         command += ["--home", str(at.server.home), "--accept-unmeasured-routing"]
-        subprocess.run(command, check=True, capture_output=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"a deploy failed: {done.stderr}")
     return (time.monotonic() - began) / count
 
 

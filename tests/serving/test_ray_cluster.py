@@ -75,6 +75,7 @@ def test_a_replica_that_is_killed_costs_no_client_an_answer_that_tries_again(at,
     assert seen.versions == {"1.0"}
 
 
+@pytest.mark.slow
 def test_a_version_that_a_replica_can_not_load_leaves_the_old_one_and_the_deploy_says_why(
     at, server, versions
 ):
@@ -91,6 +92,7 @@ def test_a_version_that_a_replica_can_not_load_leaves_the_old_one_and_the_deploy
     assert set(server.management.model("net").versions) == {"1.0"}
 
 
+@pytest.mark.slow
 def test_a_model_comes_beside_the_others_and_goes_again(at, server, tmp_path):
     other = small_archive(tmp_path / "other-1.0.mar", lambda bundle: bundle.update(name="other"))
     list(deploy(server, other, Policy(new_model=True)))
@@ -104,6 +106,7 @@ def test_a_model_comes_beside_the_others_and_goes_again(at, server, tmp_path):
     assert set(server.management.models()) == {"net"}
 
 
+@pytest.mark.slow
 def test_the_host_takes_orders_from_who_knows_its_key_alone(at, server):
     running = at.running
     for headers in ({}, {"Authorization": "Bearer wrong"}):
