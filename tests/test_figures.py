@@ -241,3 +241,21 @@ def test_the_default_router_is_the_one_that_the_rule_chose():
     net.fit_router(mine, validation=mine, training=QUICK)
     assert net.learned.routing.router == "taps"
     assert Routing().router_pruning is not None
+
+
+def test_what_a_fault_on_ray_costs_is_as_the_page_says_and_nothing_is_lost_by_who_tries_again():
+    figures, page = figures_of("ray"), (ROOT / "docs/decisions/ray.md").read_text()
+    rows = {
+        "ten deploys": "deploys",
+        "a replica killed": "replica_killed",
+        "Serve's controller killed": "controller_killed",
+        "a node removed": "node_removed",
+        "it comes back": "node_added",
+    }
+    for words, key in rows.items():
+        assert figures[f"{key}.failed"] == 0
+        expected = [round(figures[f"{key}.{what}"], 1) for what in ("whole_s", "longest_s")]
+        assert shown(words, 1, page) == expected
+        assert f"| 0 | {figures[f'{key}.failed.bare']:.0f} |" in next(
+            line for line in page.splitlines() if line.startswith(f"| {words}")
+        )
