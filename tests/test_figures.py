@@ -259,3 +259,14 @@ def test_what_a_fault_on_ray_costs_is_as_the_page_says_and_nothing_is_lost_by_wh
         assert f"| 0 | {figures[f'{key}.failed.bare']:.0f} |" in next(
             line for line in page.splitlines() if line.startswith(f"| {words}")
         )
+
+
+def test_what_compiling_gains_is_that_of_the_committed_result():
+    figures = figures_of("compiled")
+    one, many = ([figures[f"compiled.b{rows}.vs_{other}"] for other in ("pt2", "onnx")] for rows in (1, 32))
+    assert (
+        f"takes {one[0]:.2f} of the time of the `.pt2` as it is at batch 1 and {many[0]:.2f}" in PERFORMANCE
+    )
+    assert f"of whose time that is {one[1]:.2f} and {many[1]:.2f}" in PERFORMANCE
+    assert f"Compiling took {figures['compiled.seconds']:.0f} seconds" in PERFORMANCE
+    assert figures["compiled.difference"] <= 1e-5

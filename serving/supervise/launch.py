@@ -144,4 +144,5 @@ def _described(options: ServerOptions, setup: Setup, process: Process) -> Runnin
         allow_torch=options.allow_torch,
         engine=options.engine.name,
         edge=f"HAProxy {options.edge.binary.version}" if options.edge else None,
+        compile=options.compile,
     )

@@ -17,13 +17,20 @@ from eideticnet.export.archive.releases import HANDLERS
 from eideticnet.export.archive.writer import write_archive
 from eideticnet.serving.deploys.compiling import compiled as compiling
 from eideticnet.serving.deploys.compiling import remove_unneeded_graphs
+from eideticnet.serving.deploys.deploy import deploy, rollback
+from eideticnet.serving.deploys.policy import Policy
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.state import State
 from eideticnet.serving.home.store import admit
+from eideticnet.serving.supervise.launch import ServerOptions
+from eideticnet.serving.supervise.start import prepared, started
 from tests.support.archived_networks import archived, normalised
+from tests.support.own_ports import with_own_ports
+from tests.support.pretended_engine import Pretended
 from tests.support.served_process import Served, serving, workers
 from tests.support.small_networks import held_out
 from tests.support.tolerances import EXPORTED
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +155,37 @@ def test_compiling_is_refused_where_pt2_is(tmp_path):
     assert (refused.returncode, "--allow-torch lets in: give both" in refused.stderr) == (1, True)
 
 
+def renumbered(bundle, folder):
+    """The archive of the same graph as version 2.0."""
+    again = Path(shutil.copytree(bundle, folder / "again"))
+    told = json.loads((again / "bundle.json").read_text())
+    (again / "bundle.json").write_text(json.dumps(told | {"model_version": "2.0"}))
+    write_archive(again, HANDLERS, folder / "net-2.0.mar")
+    return folder / "net-2.0.mar"
+
+
+def test_a_start_a_deploy_and_a_rollback_each_compile_before_they_load(stored, bundle, tmp_path):
+    """On an engine that is a dictionary, with a graph that was compiled before."""
+    home, version, _ = stored
+    with_own_ports(home.root)
+    name = compiled.compiled_name((bundle / "model.pt2").read_bytes())
+    (home.compiled / f"{version.file}.{name}").write_bytes(b"compiled")
+    State().replaced("net", version).write(home.state)
+    options = ServerOptions(Pretended(), allow_torch=True, compile=True, startup_seconds=PATIENCE)
+    policy = Policy(accept_unmeasured_routing=True, tolerate_not_comparable=True)
+    with prepared(home, [], options) as notes, started(home, options) as supervisor:
+        assert notes == ["net 1.0 was compiled for this machine before"]
+        for steps in (
+            deploy(supervisor.server, renumbered(bundle, tmp_path), policy),
+            rollback(supervisor.server),
+        ):
+            taken = [(step.name, step.text) for step in steps]
+            names = [step for step, _ in taken]
+            assert names.index("compile") < names.index("register")
+            assert dict(taken)["compile"].endswith(" was compiled for this machine before")
+        assert len(list(home.compiled.iterdir())) == 2
+
+
 @pytest.mark.slow
 def test_a_server_serves_what_was_compiled_and_so_does_a_deploy(made, stored, bundle, network, tmp_path):
     """Where it has been compiled before, since a busy machine may take minutes."""
@@ -163,12 +201,8 @@ def test_a_server_serves_what_was_compiled_and_so_does_a_deploy(made, stored, bu
         assert abs(answer["task_probability"] - float(expected.task_probs.max())) < EXPORTED
         mapped = [m.path for worker in workers(served.running["frontend"]) for m in worker.memory_maps()]
         assert any(path.endswith(".wrapper.so") for path in mapped)  # AOTInductor's library
-        again = Path(shutil.copytree(bundle, tmp_path / "again"))  # the same graph as another version
-        told = json.loads((again / "bundle.json").read_text())
-        (again / "bundle.json").write_text(json.dumps(told | {"model_version": "2.0"}))
-        write_archive(again, HANDLERS, tmp_path / "net-2.0.mar")
         accepted = "--tolerate-not-comparable", "--accept-unmeasured-routing"
-        deployed = served.command("deploy", tmp_path / "net-2.0.mar", *accepted)
+        deployed = served.command("deploy", renumbered(bundle, tmp_path), *accepted)
         assert deployed.returncode == 0, deployed.stderr
         assert "net 2.0 was compiled for this machine before" in deployed.stderr
         assert len(list(home.compiled.iterdir())) == 2  # one is what a rollback takes
