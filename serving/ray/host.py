@@ -61,9 +61,11 @@ def cluster(settings: Settings) -> Iterator[None]:
         if not own:
             serve.delete(APPLICATION, _blocking=False)  # its replicas drain for half a minute
             memory.forget(APPLICATION)
-        ray.shutdown()
-        if own and MARK in os.environ:  # HAProxy outlives the worker that started it
-            end_marked(Path(os.environ[MARK]))
+        try:
+            ray.shutdown()  # which looks for files that go with a supervisor that was killed
+        finally:
+            if own and MARK in os.environ:  # HAProxy outlives the worker that started it
+                end_marked(Path(os.environ[MARK]))
 
 
 class Orders(ThreadingHTTPServer):
