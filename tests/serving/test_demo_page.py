@@ -283,6 +283,7 @@ def test_names_that_are_markup_or_templates_are_shown_as_they_are(stored, tmp_pa
         browsing(demo.address) as page,
     ):
         page.draw("1")
+        page.says("version 3.0")
         for name in MARKUP:
             page.choose("Task", name)
             page.says(f"of the task {name} (pinned)")

@@ -114,7 +114,7 @@ class Browsing:
 
     def choose(self, label: str, option: str) -> None:
         """Open the list whose label begins so, and click on an option."""
-        self.tab.get_by_role("listbox", name=re.compile(f"^{label}")).click()
+        self.tab.get_by_label(re.compile(rf"^{label}( |$)")).click()
         self.tab.get_by_role("option", name=option).click()
 
     def upload(self, path: Path) -> None:
