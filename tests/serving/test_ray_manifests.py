@@ -2,6 +2,7 @@
 that they hold lead somewhere."""
 
 import copy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,7 @@ from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -98,7 +100,13 @@ def test_serve_run_serves_the_archive_that_the_file_names_by_its_sha256(versions
                 with pytest.raises(RequestError, match="no version"):
                     client.predict("net", x, version="2.0")
         finally:
+            process.send_signal(signal.SIGINT)  # as Ctrl-C ends it
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
             end_group(process)
+            for left in psutil.process_iter(["cmdline"]):  # its proxy, where that had no time
+                if folder in " ".join(left.info["cmdline"] or ()):
+                    left.kill()
 
 
 def answered(client, x):
