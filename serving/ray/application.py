@@ -32,7 +32,7 @@ log = logging.getLogger("eidetic.application")
 _IMPORT_PATH = "eideticnet.serving.ray:app"
 _PAUSE_SECONDS = 0.05
 _ANSWER_SECONDS = 5.0
-"""A replica that says nothing for so long, as one whose node is gone, counts as none."""
+"""For each answer of a replica; one that is gone says so at once."""
 _ONGOING = 8
 """Requests in flight at each replica that are aimed at, where their number follows the load."""
 
@@ -63,8 +63,9 @@ class Application:
         source = Source(archive=str(path), sha256=sha256)
         if not self.settings.shared:
             source = Source(archive=f"{MEMORY}:{file}", sha256=sha256)
-            memory.put_archive(APPLICATION, sha256, path.read_bytes())
-        with self._changing:
+        with self._changing:  # while archives that nothing needs are let go
+            if not self.settings.shared:
+                memory.put_archive(APPLICATION, sha256, path.read_bytes())
             model = self._desired.models.get(name) or Wanted(default=version)
             versions = {**model.versions, version: source}
             self._apply(self._desired.with_model(name, Wanted(default=model.default, versions=versions)))
@@ -83,19 +84,18 @@ class Application:
             if model is None or version not in (CLOSED, *model.versions):
                 raise ServingError(f"no {name} {version} is held here, so it can't be the default")
             self._apply(self._desired.with_model(name, model.model_copy(update={"default": version})))
-        self._wait(lambda report: _default(report, name) == version, f"{name} {version}", seconds)
+        self._wait(lambda report: _default(report, name) == version, [name, version], seconds)
 
     def forget(self, name: str, version: str, seconds: float) -> None:
         """Let a version go everywhere."""
         with self._changing:
             self._apply(self._desired.without(name, version))
-        self._wait(
-            lambda report: version not in _versions(report, name), f"{name} without {version}", seconds
-        )
+        self._wait(lambda report: version not in _versions(report, name), [], seconds)
 
     def models(self, seconds: float) -> dict[str, HeldModel]:
         """What is held: of each version those replicas that have it are its workers."""
-        desired, reports = self._desired, self._reports(seconds)
+        desired = self._desired
+        reports = [each for each in self._ask("report", seconds) if isinstance(each, dict)]
         found = {}
         for name, model in desired.models.items():
             versions = {
@@ -144,9 +144,6 @@ class Application:
         schema = {"applications": [*filter(None, others), ours]}
         client.deploy_apps(ServeDeploySchema.model_validate(schema))
 
-    def _reports(self, seconds: float) -> list[Report]:
-        return [each for each in self._ask("report", seconds) if isinstance(each, dict)]
-
     def _ask(self, method: str, seconds: float) -> list[Any]:
         """What each replica says that answers."""
         try:
@@ -156,17 +153,22 @@ class Application:
             log.info("no replica answers: %s", error)
             return []
 
-    def _wait(self, done: Callable[[Report], bool], what: str, seconds: float) -> None:
+    def _wait(self, done: Callable[[Report], bool], needed: list[str], seconds: float) -> None:
+        """Until all replicas are ``done``. One that is silent may not be; one that can't hold the model and
+        version that are ``needed`` never will."""
         deadline = time.monotonic() + seconds
         while True:
-            reports = self._reports(seconds)
-            if reports and all(map(done, reports)):
+            answers = self._ask("report", seconds)
+            reports = [each for each in answers if isinstance(each, dict)]
+            silent = sum(isinstance(each, TimeoutError) for each in answers)
+            if reports and not silent and all(map(done, reports)):
                 return
-            if problems := {text for report in reports for *_, text in report["problems"]}:
+            problems = {text for report in reports for *key, text in report["problems"] if key == needed}
+            if problems:
                 raise ServingError(f"a replica can't hold what it is to: {'; '.join(sorted(problems))}")
             if time.monotonic() > deadline:
-                there = sum(map(done, reports))
-                raise ServingError(f"{there} of {len(reports)} replicas have {what} after {seconds:.0f} s")
+                there, all_ = sum(map(done, reports)), len(reports) + silent
+                raise ServingError(f"{there} of {all_} replicas have changed after {seconds:.0f} s")
             time.sleep(_PAUSE_SECONDS)
 
 

@@ -142,13 +142,13 @@ class Eidetic(GrpcMethods):
             "node": ray.get_runtime_context().get_node_id(),
             "models": {
                 name: {
-                    "default": self.models.default(name),
+                    "default": entry.default,
                     "versions": {
                         version: {"sha256": held.sha256, "waiting": held.waiting}
-                        for version, held in self.models.versions(name).items()
+                        for version, held in entry.versions.items()
                     },
                 }
-                for name in self.models.names()
+                for name, entry in self.models.entries.items()
             },
             "problems": [[*key, text] for key, text in self.models.problems.items()],
         }

@@ -69,8 +69,8 @@ class GrpcMethods:
         return _response(request, "ServerLive")(live=True)
 
     async def ServerReady(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
-        """Whether it holds any model."""
-        return _response(request, "ServerReady")(ready=bool(self.models.names()))
+        """Whether it has anything that answers."""
+        return _response(request, "ServerReady")(ready=bool(self.models.open()))
 
     async def ServerMetadata(self, request: Any, grpc_context: Any) -> Any:  # noqa: N802
         """The server's name and version."""
@@ -90,7 +90,7 @@ class GrpcMethods:
         response = _response(request, "ModelMetadata")
         try:
             held = self._held(grpc_context, request.name, request.version)
-            return response(**protocol.described(held.bundle, list(self.models.versions(held.name))))
+            return response(**protocol.described(held.bundle, list(self.models.entry(held.name).versions)))
         except RefusedError as error:
             return _refuse(grpc_context, error, response())
 
@@ -165,7 +165,7 @@ def _inferred(request: Any, reply: Reply, response: Any, context: Any) -> Any:
     """The message that carries a model's reply. An error is a status to stock clients; ours read it from a
     tensor, as of the other engine."""
     body: Mapping[str, Any] = json.loads(reply.body)
-    if "error" in body and response is answer_to(STANDARD, "ModelInfer"):
+    if "error" in body and (response is answer_to(STANDARD, "ModelInfer") or "outputs" not in body):
         error = body["error"]
         status = reply.status if reply.status in _CODES else failed().status
         context.set_code(_CODES.get(status, grpc.StatusCode.INTERNAL))

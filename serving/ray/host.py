@@ -110,10 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not length.isdecimal() or int(length) > _MOST_BYTES:
             self.close_connection = True
             return self._say(400, {"error": "an order is a JSON object of known length"})
-        body, sent = self.rfile.read(int(length)), self.headers.get("Authorization", "").encode()
-        order = self.server.orders.get(self.path.removeprefix("/"))
-        if not hmac.compare_digest(sent, self.server.key):
+        if not hmac.compare_digest(self.headers.get("Authorization", "").encode(), self.server.key):
+            self.close_connection = True  # and the body is not read
             return self._say(401, {"error": "the key is wrong"})
+        body, order = self.rfile.read(int(length)), self.server.orders.get(self.path.removeprefix("/"))
         if order is None:
             return self._say(404, {"error": f"there is no order {self.path}"})
         try:

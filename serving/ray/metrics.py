@@ -15,7 +15,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from eidetic_runtime.metrics import Metrics
-from eideticnet.serving.ray.models import Held, Models
+from eideticnet.serving.ray.models import Entry, Held, Models
 
 _SECONDS = 5.0
 """Less than Ray keeps a gauge that nobody sets again."""
@@ -51,7 +51,7 @@ class Told:
 
     def keep(self) -> None:
         """Count what was loaded since."""
-        for held in self._held():
+        for _, held in self._held():
             if not isinstance(held.model.telemetry._metrics, Kept):
                 held.model.telemetry._metrics = Kept(held)
 
@@ -62,11 +62,11 @@ class Told:
 
     def samples(self) -> Iterator[Sample]:
         """Of all versions, and of this replica, which is one worker for each."""
-        yield "eidetic_ready", {}, float(bool(self._models.names()))
+        yield "eidetic_ready", {}, float(bool(self._models.open()))
         yield "eidetic_frontend_restarts_total", {}, 0.0
-        for held in self._held():
+        for entry, held in self._held():
             labels = {"model": held.name, "version": held.version}
-            yield "eidetic_default", labels, float(self._models.default(held.name) == held.version)
+            yield "eidetic_default", labels, float(entry.default == held.version)
             yield "eidetic_workers", labels, 1.0
             yield "eidetic_queue_depth", labels, float(held.waiting)
             if isinstance(kept := held.model.telemetry._metrics, Kept):
@@ -78,8 +78,8 @@ class Told:
             self.tell()
             await asyncio.sleep(_SECONDS)
 
-    def _held(self) -> list[Held]:
-        return [held for name in self._models.names() for held in self._models.versions(name).values()]
+    def _held(self) -> list[tuple[Entry, Held]]:
+        return [(entry, held) for entry in self._models.entries.values() for held in entry.versions.values()]
 
 
 @cache

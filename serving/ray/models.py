@@ -92,7 +92,7 @@ def _asked(question: Question) -> Row:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
     """A model: its versions, and which of them answers who names none."""
 
     default: str
@@ -101,26 +101,26 @@ class _Entry:
 
 @dataclass
 class Models:
-    """``fetch`` gives the bytes of an archive. All may be read while another thread brings it to something
-    new; ``problems`` says in sentences what could not be held, by model and version."""
+    """``fetch`` gives the bytes of an archive. ``entries`` are the models by name: a mapping that is never
+    changed but replaced, so who reads it twice may see two; ``problems`` says in sentences what could not be
+    held, by model and version."""
 
     fetch: Callable[[Source], bytes]
     problems: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    _entries: Mapping[str, _Entry] = field(default_factory=dict)
+    entries: Mapping[str, Entry] = field(default_factory=dict)
     _changing: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self) -> list[str]:
-        return sorted(self._entries)
+        return sorted(self.entries)
 
-    def default(self, name: str) -> str:
-        return self._entry(name).default
-
-    def versions(self, name: str) -> Mapping[str, Held]:
-        return self._entry(name).versions
+    def open(self) -> list[Held]:
+        """The default versions, of models that take requests."""
+        found = (entry.versions.get(entry.default) for _, entry in sorted(self.entries.items()))
+        return [held for held in found if held]
 
     def find(self, name: str, version: str | None = None) -> Held:
         """The version of a model that is asked, or its default one. ``NotHeldError`` or ``ClosedError``."""
-        entry = self._entry(name)
+        entry = self.entry(name)
         if version is None and entry.default == CLOSED:
             raise ClosedError(f"model {name} takes no more requests here")
         held = entry.versions.get(entry.default if version is None else version)
@@ -129,9 +129,10 @@ class Models:
             raise NotHeldError(f"model {name} has no version {version}; there are: {known}")
         return held
 
-    def _entry(self, name: str) -> _Entry:
+    def entry(self, name: str) -> Entry:
+        """A model; ``NotHeldError`` where there is none of that name."""
         try:
-            return self._entries[name]
+            return self.entries[name]
         except KeyError:
             known = ", ".join(self.names()) or "none"
             raise NotHeldError(f"no model {name[:200]!r} is served here; there are: {known}") from None
@@ -150,13 +151,13 @@ class Models:
                     log.exception("%s %s could not be loaded", name, version)
                     problems[name, version] = f"{type(error).__name__}: {error}"[:500]
             entries = {name: self._after(name, desired, loaded) for name in desired.models}
-            self._entries = {name: entry for name, entry in entries.items() if entry}
+            self.entries = {name: entry for name, entry in entries.items() if entry}
             self.problems = problems
         for (name, version), problem in problems.items():
             log.error("%s %s can't be held: %s", name, version, problem)
 
     def _loaded(self, name: str, version: str, source: Source, allow_torch: bool) -> Held:
-        before = self._entries[name].versions.get(version) if name in self._entries else None
+        before = self.entries[name].versions.get(version) if name in self.entries else None
         if before is not None and before.sha256 == source.sha256:
             return before
         held = load(self.fetch(source), source, allow_torch)
@@ -165,14 +166,14 @@ class Models:
         held.check()
         return held
 
-    def _after(self, name: str, desired: Desired, loaded: Mapping[tuple[str, str], Held]) -> _Entry | None:
-        wanted, before = desired.models[name], self._entries.get(name)
+    def _after(self, name: str, desired: Desired, loaded: Mapping[tuple[str, str], Held]) -> Entry | None:
+        wanted, before = desired.models[name], self.entries.get(name)
         versions = {label: loaded[name, label] for label in wanted.versions if (name, label) in loaded}
         if wanted.default in (CLOSED, *versions):
-            return _Entry(wanted.default, versions)
+            return Entry(wanted.default, versions)
         if before is None:
             return None
-        return _Entry(before.default, {**versions, **_only(before.versions, before.default)})
+        return Entry(before.default, {**versions, **_only(before.versions, before.default)})
 
 
 def _only(versions: Mapping[str, Held], label: str) -> dict[str, Held]:

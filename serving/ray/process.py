@@ -106,7 +106,7 @@ class Host:
                     raise ServingError(f"Ray ended while starting:\n{self.last_words()}")
                 if time.monotonic() > deadline:
                     raise ServingError(
-                        f"{problem} within {seconds:.0f} s; the end of its log:\n{self.last_words()}"
+                        f"Ray is not ready after {seconds:.0f} s: {problem}; the end of its log:\n{self.last_words()}"
                     )
                 time.sleep(_PAUSE_SECONDS)
 

@@ -103,7 +103,7 @@ class Application:
         return await send({"type": "http.response.body", "body": body})
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
-        _, place, *rest = scope["path"].split("/")
+        place, *rest = scope["path"].removeprefix("/").split("/")
         if place == "predictions" and 1 <= len(rest) <= 2:
             self._method(scope, "POST")
             headers = self._headers(scope)
@@ -131,7 +131,9 @@ class Application:
         self._method(scope, "POST" if action == "infer" else "GET")
         held = found(models, name, version)
         if not action:
-            return open_inference.plain(open_inference.described(held.bundle, list(models.versions(name))))
+            return open_inference.plain(
+                open_inference.described(held.bundle, list(models.entry(name).versions))
+            )
         if action == "ready":
             return open_inference.plain({"name": name, "ready": True})
         body = await body_of(headers, receive)
@@ -143,7 +145,7 @@ class Application:
         if rest == ["health", "live"]:
             return open_inference.plain({"live": True})
         if rest == ["health", "ready"]:
-            ready = bool(self._bundles())
+            ready = bool(self._replica.models.open())
             return open_inference.plain({"ready": ready}, 200 if ready else 503)
         return open_inference.plain(open_inference.about())
 
@@ -161,10 +163,7 @@ class Application:
             raise RefusedError(HTTPStatus.METHOD_NOT_ALLOWED, "method", message)
 
     def _bundles(self) -> list[Bundle]:
-        """Those of the default versions, of models that take requests."""
-        models = self._replica.models
-        open_ = [name for name in models.names() if models.default(name) in models.versions(name)]
-        return [models.find(name).archive.bundle for name in open_]
+        return [held.archive.bundle for held in self._replica.models.open()]
 
 
 def _parts(named: list[str]) -> tuple[str, str | None, str]:
