@@ -19,7 +19,7 @@ from pathlib import Path
 
 from eideticnet.serving.processes.folder import MARK, end_marked
 from eideticnet.serving.processes.groups import owned
-from eideticnet.serving.ray.settings import environment
+from eideticnet.serving.ray.settings import HERE, environment
 
 HEAD, WORKER = "127.0.0.2", "127.0.0.3"
 RAY = Path(sys.executable).with_name("ray")
@@ -84,7 +84,8 @@ def raylets(variables: Mapping[str, str] = {}) -> Iterator[Raylets]:
             free.bind((HEAD, 0))
             port = free.getsockname()[1]
         shared = environment(folder, variables)
-        del shared["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]  # which would put both nodes at 127.0.0.1
+        for here in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", HERE):  # which put both nodes at 127.0.0.1
+            del shared[here]
         cluster = Raylets(f"{HEAD}:{port}", shared, folder)
         try:
             for ip in (HEAD, WORKER):

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from eideticnet.serving.home.running import Running
 MARK = "EIDETIC_FOLDER"
 """The variable by which a process that belongs to a private folder is known, after its owner was killed."""
 _PREFIX = "eidetic-"
+_LOOKS, _PAUSE_SECONDS = 50, 0.02
 _SPARE = 4 << 20
 """Bytes that an engine needs beside its models."""
 
@@ -119,10 +121,19 @@ def _folders(home: Home) -> list[Path]:
 
 
 def end_marked(folder: Path) -> None:
-    """End the other processes that belong to ``folder``, in whichever group they are."""
-    mark = f"{MARK}={folder}".encode()
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            found, pid = (entry / "environ").read_bytes().split(b"\0"), int(entry.name)
-            if mark in found and pid != os.getpid():
-                os.kill(pid, signal.SIGKILL)
+    """End the other processes that belong to ``folder``, in whichever group they are, and those that they
+    started meanwhile."""
+    for _ in range(_LOOKS):
+        if not sum(_ended(int(entry.name), folder) for entry in Path("/proc").glob("[0-9]*")):
+            return
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _ended(pid: int, folder: Path) -> bool:
+    """Whether a process belonged to ``folder``, and was ended."""
+    with suppress(OSError):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if pid != os.getpid() and f"{MARK}={folder}".encode() in environment:
+            os.kill(pid, signal.SIGKILL)
+            return True
+    return False

@@ -19,7 +19,8 @@ _DEAD = "ZX"
 _OWNED = """\
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
-os.execv(sys.argv[1], sys.argv[1:])
+if os.getppid() == int(sys.argv[1]):  # else it was killed before this
+    os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
@@ -37,7 +38,9 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 def owned(command: Sequence[str]) -> list[str]:
     """``command`` as one that the kernel ends if this process is killed and can't clean up (Linux). Nothing
     runs between fork and exec, where a process of several threads may run nothing safely."""
-    return [sys.executable, "-ISc", _OWNED, *command] if sys.platform == "linux" else list(command)
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-ISc", _OWNED, str(os.getpid()), *command]
 
 
 def reap(known: Collection[int]) -> None:

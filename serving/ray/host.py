@@ -58,14 +58,12 @@ def cluster(settings: Settings) -> Iterator[None]:
             log.warning("%s", str(error).partition("\n")[0])
         yield
     finally:
+        if own and MARK in os.environ:  # first, whatever Ray's shutdown meets when its files are gone
+            end_marked(Path(os.environ[MARK]))
         if not own:
             serve.delete(APPLICATION, _blocking=False)  # its replicas drain for half a minute
             memory.forget(APPLICATION)
-        try:
-            ray.shutdown()  # which looks for files that go with a supervisor that was killed
-        finally:
-            if own and MARK in os.environ:  # HAProxy outlives the worker that started it
-                end_marked(Path(os.environ[MARK]))
+        ray.shutdown()
 
 
 class Orders(ThreadingHTTPServer):

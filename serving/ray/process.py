@@ -105,9 +105,8 @@ class Host:
                 if not self.running:
                     raise ServingError(f"Ray ended while starting:\n{self.last_words()}")
                 if time.monotonic() > deadline:
-                    raise ServingError(
-                        f"Ray is not ready after {seconds:.0f} s: {problem}; the end of its log:\n{self.last_words()}"
-                    )
+                    late = f"Ray is not ready after {seconds:.0f} s: {problem}"
+                    raise ServingError(f"{late}; the end of its log:\n{self.last_words()}")
                 time.sleep(_PAUSE_SECONDS)
 
     def tend(self) -> None:

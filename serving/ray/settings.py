@@ -20,6 +20,8 @@ from eideticnet.serving.home.running import Keys
 APPLICATION = "eidetic"
 _LARGEST_MESSAGE = 8 << 20
 """Bytes that gRPC reads at most; a smaller one that is too large is told how large it may be."""
+HERE = "EIDETIC_RAY_HERE"
+"""The variable that says to processes of Ray that all of it is on this machine."""
 STORE_BYTES = 100 << 20
 """Ray's memory for objects; requests never go through it."""
 _REPLICA_PORTS = 100
@@ -52,7 +54,7 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
     """That of a Ray of this machine: its own files, ports and token, one thread for each library, and nothing
     that others set for theirs."""
     proxy = folder / "ha"  # sockets lie there, whose names have to be short
-    metrics, stats = _free_ports(2)
+    metrics, stats, fallback, grpc_fallback = _free_ports(4)
     first = random.choice(_FIRST_PORTS)
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)},
@@ -81,6 +83,9 @@ def environment(folder: Path, variables: Mapping[str, str]) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+        HERE: "1",
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(grpc_fallback),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
