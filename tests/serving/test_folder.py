@@ -12,6 +12,7 @@ import pytest
 from eideticnet.serving.errors import Unavailable
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.processes.folder import MARK, clean_up
+from eideticnet.serving.processes.groups import owned
 from eideticnet.serving.torchserve.process import private_folder
 from tests.support.own_ports import with_own_ports
 from tests.support.served_process import ROOT, Served, changed, serving
@@ -156,3 +157,11 @@ def test_processes_of_a_folder_whose_owner_is_gone_are_ended_and_no_others(tmp_p
         ours.kill()
         other.kill()
         other.wait()
+
+
+def test_what_belongs_to_a_process_does_not_begin_once_that_is_gone():
+    """A shell between stands for whoever finds its parent dead before it could ask to end with it."""
+    command = owned([sys.executable, "-c", "print('ran')"])
+    for between, said in (([], "ran\n"), (["sh", "-c", '"$@"; true', "sh"], "")):
+        done = subprocess.run([*between, *command], capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == (said, "")

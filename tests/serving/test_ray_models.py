@@ -10,6 +10,7 @@ from eideticnet.serving.errors import ServingError, Unavailable
 from eideticnet.serving.home.state import CLOSED
 from eideticnet.serving.ray.archives import fetched
 from eideticnet.serving.ray.desired import Desired, Source
+from eideticnet.serving.ray.metrics import Told
 from eideticnet.serving.ray.models import ClosedError, Models, NotHeldError, by_version
 from tests.support.archived_networks import edited
 from tests.support.smallest_archive import small_archive
@@ -200,3 +201,14 @@ def test_an_archive_comes_from_a_folder_a_store_or_memory_and_is_held_against_it
         assert "\n" not in str(error.value)
     with pytest.raises(ServingError, match="can't be read"):
         got("nonsense://net.mar")
+
+
+def test_who_counts_while_a_model_goes_sees_it_whole(models, versions):
+    models.bring_to(desired("1.0", v1=versions["1.0"], v2=versions["2.0"]))
+    samples = Told(models).samples()
+    begun = [next(samples) for _ in range(3)]
+    models.bring_to(Desired())
+    found = [*begun, *samples]
+    default = {labels["version"]: value for name, labels, value in found if name == "eidetic_default"}
+    assert default == {"1.0": 1.0, "2.0": 0.0}
+    assert models.open() == []
