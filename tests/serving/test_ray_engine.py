@@ -98,7 +98,9 @@ def belonging(folder):
     return found
 
 
-def test_a_supervisor_that_is_killed_leaves_no_process_and_http_of_ray_is_on_this_machine_alone(tmp_path):
+def test_a_supervisor_that_is_killed_leaves_no_process_and_nothing_of_ray_listens_beyond_this_machine(
+    tmp_path,
+):
     archive = small_archive(tmp_path / "net-1.0.mar")
     home = with_own_ports(tmp_path / "home")
     options = ("--engine=ray", f"--startup-seconds={START_SECONDS}")
