@@ -19,25 +19,20 @@ class EdgeKeys:
     key of the HMACs by which HAProxy knows them."""
 
     def __init__(self) -> None:
-        inference, management = (secrets.token_urlsafe(_BYTES) for _ in range(2))
-        self.public = Keys(inference=inference, management=management)
+        self.public = _new()
         self._secret = secrets.token_bytes(_BYTES)
         self.secret = base64.b64encode(self._secret).decode()
-        self._inner: Keys | None = None
+        self._inner = _new()  # of no engine: who has the right key waits for the first one as for any other
         self._former: deque[str] = deque(maxlen=_FORMER)
 
-    def taken(self, inner: Keys) -> bool:
-        """The engine takes these from now on; whether there were others before."""
-        before, self._inner = self._inner, inner
-        if before is not None:
-            self._former.append(before.inference)
-        return before is not None
+    def taken(self, inner: Keys) -> None:
+        """The engine takes these from now on."""
+        self._former.append(self._inner.inference)
+        self._inner = inner
 
     def maps(self) -> dict[str, dict[str, str]]:
         """What stands in each map: the HMAC of what is sent, and the key that the engine takes."""
         inner = self._inner
-        if inner is None:
-            return {"inference": {}, "management": {}, "former": {}}
         return {
             "inference": {self._digest(self.public.inference): inner.inference},
             "management": {self._digest(self.public.management): inner.management},
@@ -46,3 +41,8 @@ class EdgeKeys:
 
     def _digest(self, key: str) -> str:
         return hmac.new(self._secret, f"Bearer {key}".encode(), "sha256").hexdigest().upper()
+
+
+def _new() -> Keys:
+    inference, management = (secrets.token_urlsafe(_BYTES) for _ in range(2))
+    return Keys(inference=inference, management=management)

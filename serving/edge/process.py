@@ -118,7 +118,7 @@ class Edge:
 
     def pass_to(self, engine: Ports, keys: Keys) -> None:
         """The engine is there, and takes these keys. Requests that were held go there another way."""
-        again = self._held.taken(keys)
+        self._held.taken(keys)
         self._engine = engine
         with suppress(Unavailable):
             for name, entries in self._held.maps().items():
@@ -127,8 +127,7 @@ class Edge:
             self.runtime.ready(("anew_http", "anew_grpc", *PROMPT), ENGINE)
             self.runtime.ready(HOLDS, ANEW, (WAIT,))
             self.runtime.ready(PATIENT, ENGINE)
-            if again:
-                time.sleep(3 * TRY_SECONDS)  # until all that were held have tried
+            time.sleep(3 * TRY_SECONDS)  # until all that were held have tried
             self.runtime.ready(HOLDS, WAIT, (ANEW,))
 
     @contextmanager

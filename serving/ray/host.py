@@ -48,7 +48,11 @@ def cluster(settings: Settings) -> Iterator[None]:
             "object_store_memory": STORE_BYTES,
             "_temp_dir": settings.folder,
         }
-    ray.init(**kwargs, log_to_driver=False, namespace=APPLICATION)
+    try:
+        ray.init(**kwargs, log_to_driver=False, namespace=APPLICATION)
+    except Exception as error:  # of many kinds
+        where = f"no Ray answers at {settings.address}" if settings.address else "Ray does not start here"
+        raise SystemExit(f"{where}: {str(error).strip().splitlines()[0]}") from None
     try:
         options = {"host": settings.host, "port": settings.inference}
         grpc = {"port": settings.grpc_inference, "grpc_servicer_functions": GRPC_SERVICERS}

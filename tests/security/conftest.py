@@ -76,10 +76,11 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_edge(server, tmp_path_factory):
-    """``make_edge(network, ...)``: an edge before ``server``, which goes on answering without it too."""
+    """``make_edge(network, ...)``: an edge before ``server``, which goes on answering without it too; with
+    ``ready=False`` it is yet to be told of it."""
     with ExitStack() as stack:
 
-        def make(network=Network(), **wanted):
+        def make(network=Network(), ready=True, **wanted):
             home = Home(tmp_path_factory.mktemp("edge") / "home")
             home.create()
             options = edge_for(network, True, wheel_tls=True, **wanted)
@@ -88,7 +89,8 @@ def make_edge(server, tmp_path_factory):
             uses = Ports.model_fields.keys() - {"control"}
             inner = {use: int(server.running[use].rpartition(":")[2]) for use in uses}
             edge.inner = Ports(**inner, control=1)
-            edge.pass_to(edge.inner, Keys(**server.keys()))
+            if ready:
+                edge.pass_to(edge.inner, Keys(**server.keys()))
             return edge
 
         yield make

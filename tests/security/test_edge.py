@@ -16,6 +16,7 @@ from eideticnet.client import Client, GrpcClient
 from eideticnet.serving.edge.options import edge_for
 from eideticnet.serving.errors import MOST_BYTES, ServingError, WrongKeyError
 from eideticnet.serving.home.addresses import Network
+from eideticnet.serving.home.running import Keys
 from tests.support.java_heap import collected
 from tests.support.waiting import PATIENCE
 
@@ -444,6 +445,17 @@ def test_requests_wait_while_the_engine_changes_its_keys(edge, server):
             assert not any(one.done() for one in asked)
             edge.engine_keys[0].write_text(json.dumps(server.keys()))
         assert [one.result().status_code for one in asked] == [200] * 4
+
+
+def test_who_asks_before_the_engine_is_there_for_the_first_time_waits_for_it(make_edge, server):
+    edge = make_edge(ready=False)
+    with ThreadPoolExecutor(2) as pool:
+        early = pool.submit(ask, edge)
+        assert ask(edge, Authorization="Bearer guess").status_code == 401
+        time.sleep(0.5)
+        assert not early.done()
+        edge.pass_to(edge.inner, Keys(**server.keys()))
+        assert early.result().status_code == 200
 
 
 def test_what_can_not_be_had_is_said_at_the_start(pair, tmp_path):
