@@ -40,7 +40,9 @@ def demo(
     routing_data: RoutingData = None,
     max_drop: MaxDrop = MAX_DROP,
 ) -> None:
-    """Show a page to try a running server, to watch it, and to deploy to it.
+    """Show a page to try a running server.
+
+    It is also there to watch the server, and to deploy to it.
 
     On loopback alone. With --url it deploys nothing: that takes the server's folder.
     """
