@@ -52,7 +52,8 @@ def deploy(
     ``Refused`` says why it may not; ``ServingError`` what failed. Then the old version answers as before.
     """
     with server.home.changing():
-        state = _settled(server).trusting(policy.trusted)
+        before = _settled(server)
+        state = before.trusting(policy.trusted)
         torch = server.running.allow_torch
         stored = admit(source, server.home.store, allow_torch=torch, trusted=state.trusted)
         server = server.for_one_change({stored.version: stored.archive})
@@ -68,14 +69,14 @@ def deploy(
             if old is None:
                 yield DeployStep("prove", f"nothing to prove: no {model} was served before")
             else:
-                before = server.archive(model, old.default)
-                report = judge(stored, before.path, policy)
+                served = server.archive(model, old.default)
+                report = judge(stored, served.path, policy)
                 text = f"{report.verdict}: {version.version} against {old.default.version}"
-                known = {before.path: old.default.sha256, stored.archive.path: version.sha256}
+                known = {served.path: old.default.sha256, stored.archive.path: version.sha256}
                 yield DeployStep("prove", text, {"proof": report.to_json(known)}, report)
                 enforce(report, policy)
             yield from _compiled(server, version, stored.archive)
-            yield from _take_over(server, state, model, version, shadowing)
+            yield from _take_over(server, before, state.replaced(model, version), model, shadowing)
         finally:
             remove_unneeded(server.home.store, server.state())
             remove_unneeded_graphs(server.home, server.state())
@@ -93,7 +94,7 @@ def rollback(server: Connection, name: str = "") -> Generator[DeployStep]:
         archive = server.archive(model, previous, revoked=False)
         yield DeployStep("admit", f"{previous.file} is as it was")
         yield from _compiled(server, previous, archive)
-        yield from _take_over(server, state, model, previous, None)
+        yield from _take_over(server, state, state.replaced(model, previous), model, None)
 
 
 def remove(server: Connection, name: str) -> Generator[DeployStep]:
@@ -155,10 +156,11 @@ def _compiled(server: Connection, version: Version, archive: Archive) -> Iterato
 
 
 def _take_over(
-    server: Connection, state: State, name: str, version: Version, shadowing: ShadowPolicy | None
+    server: Connection, before: State, wanted: State, name: str, shadowing: ShadowPolicy | None
 ) -> Iterator[DeployStep]:
-    """Load and try the version, commit, and let the old one go."""
-    wanted = state.replaced(name, version)
+    """Load and try the version of ``name`` that is ``wanted``, commit, and let the old one go; all is as it
+    was ``before``, also who is trusted, where that fails."""
+    version = wanted.models[name].default
     new, label = f"{name} {version.version}", version.version
     try:
         perform(server, Register(name, version))
@@ -166,7 +168,7 @@ def _take_over(
         yield DeployStep("register", f"{new} is loading")
         perform(server, Probe(name, version))
         yield DeployStep("probe", f"{new} answers its probes")
-        old = state.models.get(name)
+        old = before.models.get(name)
         if shadowing is not None and old is not None:
             compared = shadow(server.prober, server.archive(name, old.default), label, shadowing)
             yield DeployStep("shadow", compared.summary(), {"shadow": compared.to_json()})
@@ -177,7 +179,7 @@ def _take_over(
         for done in reconcile(server, wanted):
             yield _told(done)
     except BaseException as error:
-        _restore(server, state if isinstance(error, (ServingError, ArchiveError)) else None)
+        _restore(server, before if isinstance(error, (ServingError, ArchiveError)) else None)
         raise
 
 

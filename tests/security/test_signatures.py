@@ -135,6 +135,21 @@ def test_who_must_sign_is_kept_with_what_is_served_for_every_later_deploy_and_ro
     assert server.state().without("more").trusted == trusted
 
 
+def test_a_deploy_that_asks_for_signatures_and_fails_leaves_who_is_trusted_as_it_was(
+    supervisor, copied, keys, trusted, monkeypatch
+):
+    """Else the unsigned version that goes on could never be started again."""
+
+    def lost(*_):
+        raise ServingError("no worker starts")
+
+    monkeypatch.setattr(supervisor.server.engine, "scale", lost)
+    with pytest.raises(ServingError, match="no worker starts"):
+        list(deploy(supervisor.server, copied("2.0", keys / "ours.key"), Policy(**UNMEASURED, trusted=trusted)))
+    assert supervisor.server.state().trusted == ()
+    assert supervisor.server.state().models["net"].default.version == "1.0"
+
+
 def test_nobody_is_asked_for_while_another_model_could_not_be_started_again(
     supervisor, copied, keys, trusted
 ):
