@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 TARGET = Path(__file__).parent / "images/demo.png"
-SIZE = {"width": 1180, "height": 1290}
+SIZE = {"width": 1180, "height": 1266}
 CURVES = ((0.34, 0.17, -150, 90), (0.67, 0.18, -90, 150))
 """The two bows of a 3: their centre's height and radius, from where to where, in degrees."""
 ASKED = 12
@@ -47,6 +47,7 @@ def main(address: str) -> None:
             page.mouse.up()
             page.get_by_text("It is 3").wait_for()
             page.wait_for_timeout(1000)
+        page.evaluate("scrollTo(0, 0)")
         page.wait_for_timeout(4000)
         shot = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
         shot.quantize(64, dither=Image.Dither.NONE).save(TARGET, optimize=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
+from operator import itemgetter
 
 import pandas as pd
 from prometheus_client.parser import text_string_to_metric_families
@@ -20,7 +22,8 @@ _KEPT = 120
 _MILLISECONDS = 1000
 UNKNOWN, REQUESTS, CONFIDENCE, ANSWERS = "unknown", "answers", "probability of the task, at most", "answers"
 WHEN, LATENCY, WHERE = "time", "milliseconds", "measured by"
-SERVER, PAGE = "server, mean", "this page, each"
+SERVER, PAGE = "server", "page"
+COLOURS = {SERVER: "#d35f00", PAGE: "#3b82f6"}
 
 
 @dataclass
@@ -81,7 +84,7 @@ class Live:
         asked = list(asked)
         source = (
             f"From the server's metrics ({self._place.control}/metrics): all clients and versions since "
-            "it was started. The milliseconds that this page measures are whole round trips."
+            "it was started. Milliseconds of the server are means of its handler, of the page round trips."
         )
         try:
             found = counted(told_by(self._place, "/metrics"), self._place.model)
@@ -119,12 +122,14 @@ def _shares(counts: Mapping[str, int]) -> pd.DataFrame:
 
 
 def _lines(means: Iterable[tuple[float, float]], asked: Iterable[Asked]) -> pd.DataFrame | None:
-    """None where there is nothing yet."""
+    """None where there is nothing yet. Both lines are there from the first row on: a plot that began without
+    one would never show it."""
     rows = [(when, mean, SERVER) for when, mean in means]
     rows += [(each.when, each.milliseconds, PAGE) for each in asked]
     if not rows:
         return None
-    rows.sort()
+    first = min(rows)[0]
+    rows = [*((first, math.nan, where) for where in COLOURS), *sorted(rows, key=itemgetter(0))]
     times = pd.to_datetime([datetime.fromtimestamp(when) for when, *_ in rows])
     return pd.DataFrame(
         {WHEN: times, LATENCY: [ms for _, ms, _ in rows], WHERE: [where for *_, where in rows]}

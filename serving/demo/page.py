@@ -189,7 +189,9 @@ class Page:
         source = gr.HTML(elem_id="source")
         with gr.Row():
             bars: dict[str, Any] = {"height": 240, "y_lim": [0, None]}
-            tasks = gr.BarPlot(x="task", y=live.REQUESTS, title="Answers by task", sort=None, **bars)
+            tasks = gr.BarPlot(
+                x="task", y=live.REQUESTS, title="Answers by task", sort=None, x_label_angle=-45, **bars
+            )
             sure = gr.BarPlot(
                 x=live.CONFIDENCE,
                 y=live.ANSWERS,
@@ -198,7 +200,14 @@ class Page:
                 x_label_angle=-45,
                 **bars,
             )
-            speed = gr.LinePlot(x=live.WHEN, y=live.LATENCY, color=live.WHERE, title="Latency", height=240)
+            speed = gr.LinePlot(
+                x=live.WHEN,
+                y=live.LATENCY,
+                color=live.WHERE,
+                color_map=live.COLOURS,
+                title="Latency",
+                height=240,
+            )
 
         def look() -> list[Any]:
             before, wrong = self._model, ""

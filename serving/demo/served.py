@@ -17,6 +17,7 @@ from eideticnet.contract.bundle import Input, Name, NotNegative
 from eideticnet.contract.parts import Many, Open, told
 from eideticnet.serving.errors import ServingError, no_answer
 from eideticnet.serving.home.home import Home
+from eideticnet.serving.key import Key
 
 _SECONDS = 5.0
 _PREFIX = "/predictions/"
@@ -59,10 +60,12 @@ class Described(Open):
 
 
 def told_by(place: Place, path: str) -> str:
-    """What the control port answers; ``ServingError`` where it does not."""
-    url = f"{place.control}{path}"
+    """What the control port answers; ``ServingError`` where it does not. Only where requests go, too, is the
+    key sent: what describes itself asks for it."""
+    url, target = f"{place.control}{path}", place.target
+    headers = {"Authorization": Key(target.key).header()} if place.control == target.url.rstrip("/") else {}
     try:
-        response = httpx.get(url, timeout=_SECONDS, trust_env=False)
+        response = httpx.get(url, headers=headers, timeout=_SECONDS, trust_env=False, verify=target.verify)
         response.raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise no_answer(url, error) from None

@@ -144,8 +144,9 @@ def test_a_deploy_that_asks_for_signatures_and_fails_leaves_who_is_trusted_as_it
         raise ServingError("no worker starts")
 
     monkeypatch.setattr(supervisor.server.engine, "scale", lost)
+    policy = Policy(**UNMEASURED, trusted=trusted)
     with pytest.raises(ServingError, match="no worker starts"):
-        list(deploy(supervisor.server, copied("2.0", keys / "ours.key"), Policy(**UNMEASURED, trusted=trusted)))
+        list(deploy(supervisor.server, copied("2.0", keys / "ours.key"), policy))
     assert supervisor.server.state().trusted == ()
     assert supervisor.server.state().models["net"].default.version == "1.0"
 

@@ -7,14 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eideticnet.client.command import Target
 from eideticnet.contract.bundle import Input
 from eideticnet.errors import EideticError
+from eideticnet.serving.demo.asking import Asked
 from eideticnet.serving.demo.drawing import drawn, frame, pasted, uploaded
+from eideticnet.serving.demo.live import LATENCY, PAGE, SERVER, UNKNOWN, WHERE, _lines, counted
+from eideticnet.serving.demo.served import Place, described
 from eideticnet.serving.errors import ServingError
 from tests.support.demo_page import STROKES
 from tests.support.example_counts import examples
 from tests.support.forked import eidetic
 from tests.support.pictures import picture
+from tests.support.ray_replica import TOKEN, replica
 
 DIGITS = Input(shape=(64,), dtype="float32", low=0.0, high=16.0)
 MNIST = Input(shape=(1, 28, 28), dtype="float32", low=0.0, high=1.0)
@@ -105,6 +110,51 @@ def test_any_file_is_an_instance_or_refused_in_words(content):
         assert uploaded(content, DIGITS).shape == (64,)
     except EideticError as error:
         assert str(error)
+
+
+def test_the_key_goes_where_requests_go_and_to_no_control_port_elsewhere(versions):
+    """A replica of Ray Serve describes itself, and asks for the key as for any request."""
+    with replica([versions["1.0"]]) as (_, url):
+        found = described(Place(Target(url, TOKEN, "net"), url))
+        assert (found.version, found.zeros().shape) == ("1.0", (6,))
+        for key, control in (("wrong", url), (TOKEN, url.replace("127.0.0.1", "localhost"))):
+            with pytest.raises(ServingError, match="401"):
+                described(Place(Target(url, key, "net"), control))
+
+
+METRICS = """
+eidetic_answers_total{model="net",version="1",task="a",pinned="false"} 3.0
+eidetic_answers_total{model="net",version="2",task="a",pinned="true"} 2.0
+eidetic_answers_total{model="net",version="2",task="b",pinned="false"} 1.0
+eidetic_answers_total{model="other",version="2",task="b",pinned="false"} 7.0
+eidetic_unknown_total{model="net",version="2"} 4.0
+# TYPE eidetic_router_confidence histogram
+eidetic_router_confidence_bucket{model="net",version="2",le="0.5"} 2.0
+eidetic_router_confidence_bucket{model="net",version="2",le="1.0"} 7.0
+eidetic_router_confidence_bucket{model="net",version="2",le="+Inf"} 8.0
+# TYPE eidetic_handler_seconds histogram
+eidetic_handler_seconds_bucket{model="net",version="2",le="+Inf"} 10.0
+eidetic_handler_seconds_sum{model="net",version="2"} 0.5
+eidetic_handler_seconds_count{model="net",version="2"} 10.0
+"""
+
+
+def test_what_the_server_counts_is_shown_by_task_confidence_and_time():
+    found = counted(METRICS, "net")
+    assert found.tasks == {"a": 5, "b": 1, UNKNOWN: 4}
+    assert found.confidence == {"0.5": 2, "1": 6}  # one was above 1 by its last bit
+    assert (found.seconds, found.requests) == (0.5, 10)
+
+
+def test_both_lines_of_latency_are_there_from_the_first_row_and_neither_breaks_the_other():
+    asked = [Asked(None, when, 5.0) for when in (1.0, 3.0)]
+    for means in ([], [(2.0, 1.0)]):
+        rows = _lines(means, asked)
+        assert set(rows[WHERE]) == {SERVER, PAGE}
+        for where, count in ((SERVER, len(means)), (PAGE, 2)):
+            line = rows[rows[WHERE] == where][LATENCY].isna().tolist()
+            assert line == [True] + count * [False]
+    assert _lines([], []) is None
 
 
 def test_it_ends_with_one_line_where_no_server_runs(tmp_path):
