@@ -4,11 +4,9 @@ import pytest
 from ray.exceptions import RayActorError
 
 from eideticnet.serving.errors import ServingError
-from eideticnet.serving.home.addresses import Network
 from eideticnet.serving.ray import application as module
 from eideticnet.serving.ray.application import Application
 from eideticnet.serving.ray.desired import Desired
-from eideticnet.serving.ray.engine import RayEngine
 
 SHA256 = "0" * 64
 NET = {"default": "1.0", "versions": {v: {"archive": "a", "sha256": SHA256} for v in ("1.0", "2.0")}}
@@ -50,9 +48,3 @@ def test_what_a_replica_can_not_hold_is_told_where_it_is_needed_and_hinders_noth
     left = report("1.0", ["net", "2.0", "no room"])
     del left["models"]["net"]["versions"]["2.0"]
     replicas(left).forget("net", "2.0", 0)
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:99999", "nobody.invalid:6379"])
-def test_a_cluster_that_is_not_there_is_told_of_before_ray_looks_for_it(address):
-    with pytest.raises(ServingError, match=f"no Ray answers at --address {address}: "):
-        RayEngine(address).check(Network())
