@@ -182,6 +182,7 @@ def test_who_has_no_key_or_a_wrong_one_gets_a_401_at_once_whatever_is_sent(edge,
     assert collected(server.running["frontend"]) - held < 10 << 20
 
 
+@pytest.mark.slow
 def test_who_guesses_keys_is_slowed_down_and_nobody_else(edge):
     wrong = [ask(edge, source="127.0.0.4", Authorization="Bearer guess").status_code for _ in range(40)]
     assert (wrong[0], wrong[-1]) == (401, 429)
@@ -220,6 +221,7 @@ def test_a_urlencoded_form_is_refused_before_it_is_parsed(edge):
         assert (answer.status_code, answer.json()["error"]["kind"]) == (415, "unsupported_media_type")
 
 
+@pytest.mark.slow
 def test_forms_are_small_and_few_at_once(edge):
     form = b'--B\r\nContent-Disposition: form-data; name="data"\r\n\r\n' + BODY + b"\r\n--B--\r\n"
     kind = "multipart/form-data; boundary=B"
@@ -294,6 +296,7 @@ def test_who_sends_slowly_is_let_go(edge, begun):
         assert found.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.slow
 def test_what_no_client_would_send_is_refused(edge):
     odd = [
         head(edge, "Content-Length: 0").replace(b"Host: x\r\n", b""),
@@ -365,6 +368,7 @@ def test_pages_of_the_origins_that_are_named_may_ask_and_no_others(edge):
         assert "access-control-allow-origin" not in ask(edge, Origin=origin).headers
 
 
+@pytest.mark.slow
 def test_one_client_has_few_connections_and_another_is_answered_beside_them(make_edge):
     edge = make_edge(connections=20)
     with ExitStack() as stack:
@@ -374,6 +378,7 @@ def test_one_client_has_few_connections_and_another_is_answered_beside_them(make
         assert ask(edge, source="127.0.0.9").status_code == 200
 
 
+@pytest.mark.slow
 def test_a_bare_client_of_grpc_learns_of_health_without_a_key_and_of_nothing_else(edge, make_edge):
     with grpc.insecure_channel(f"127.0.0.1:{edge.ports.grpc_inference}") as channel:
         assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=PATIENCE) == b"\x08\x01"
@@ -393,6 +398,7 @@ def test_a_bare_client_of_grpc_learns_of_health_without_a_key_and_of_nothing_els
         assert client.predict("net", np.zeros(6, np.float32))[0].model_version == "1.0"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_tls_1_3_and_1_2_are_spoken_over_ipv6_and_nothing_older(make_edge, pair):
     edge = make_edge(Network("::1", "::1", *pair))
@@ -436,6 +442,7 @@ def test_the_engines_key_is_in_no_answer_and_the_edges_are_no_keys_of_the_engine
     assert edge.keys.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_requests_wait_while_the_engine_changes_its_keys(edge, server):
     """None is lost, though for a moment nobody knows the new ones."""
     with ThreadPoolExecutor(4) as pool:
