@@ -193,29 +193,35 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     assert_one_block_is({**KINDS, **FOREIGN}[kind]().eval(), texts())
 
 
-BESIDE = ["positions counted", "a bias for each head", "the last token by gather", "keys expanded"]
+BESIDE = ("positions counted", "a bias for each head", "the last token by gather", "keys expanded")
 """One of each sort."""
+MANY = tuple(kind for kind in KINDS if not kind.endswith(("some", "repeated")))
+kinds = pytest.mark.parametrize(
+    "kinds", [pytest.param(BESIDE, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.slow)]
+)
 
 
 class All(nn.Module):
     """Several kinds side by side."""
 
-    def __init__(self):
+    def __init__(self, kinds):
         super().__init__()
-        self.kinds = nn.ModuleList(KINDS[kind]() for kind in BESIDE)
+        self.kinds = nn.ModuleList(KINDS[kind]() for kind in kinds)
 
     def forward(self, ids):
         return torch.cat([kind(ids) for kind in self.kinds], 1)
 
 
-def test_they_are_exported_to_onnx():
+@kinds
+def test_they_are_exported_to_onnx(kinds):
     torch.manual_seed(0)
-    assert_onnx_agrees(All(), texts)
+    assert_onnx_agrees(All(kinds), texts)
 
 
-def test_a_further_task_changes_no_bit():
+@kinds
+def test_a_further_task_changes_no_bit(kinds):
     torch.manual_seed(0)
-    assert_a_further_task_changes_no_bit(All(), texts)
+    assert_a_further_task_changes_no_bit(All(kinds), texts)
 
 
 REFUSED = {

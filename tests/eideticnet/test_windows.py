@@ -94,12 +94,18 @@ KINDS = {
 }
 
 
-class All(nn.Module):
-    """Two of them side by side."""
+TWO = ("a mask for each head", "a class token")
+kinds = pytest.mark.parametrize(
+    "kinds", [pytest.param(TWO, id="two"), pytest.param(tuple(KINDS), id="all", marks=pytest.mark.slow)]
+)
 
-    def __init__(self):
+
+class All(nn.Module):
+    """Several of them side by side."""
+
+    def __init__(self, kinds):
         super().__init__()
-        self.kinds = nn.ModuleList(KINDS[kind]() for kind in ("a mask for each head", "a class token"))
+        self.kinds = nn.ModuleList(KINDS[kind]() for kind in kinds)
 
     def forward(self, ids):
         return torch.cat([kind(ids) for kind in self.kinds], 1)
@@ -111,14 +117,16 @@ def test_one_block_computes_the_plain_trunk_bit_for_bit(kind):
     assert_one_block_is(KINDS[kind]().eval(), images())
 
 
-def test_they_are_exported_to_onnx():
+@kinds
+def test_they_are_exported_to_onnx(kinds):
     torch.manual_seed(0)
-    assert_onnx_agrees(All(), images)
+    assert_onnx_agrees(All(kinds), images)
 
 
-def test_a_further_task_changes_no_bit():
+@kinds
+def test_a_further_task_changes_no_bit(kinds):
     torch.manual_seed(0)
-    assert_a_further_task_changes_no_bit(All(), images)
+    assert_a_further_task_changes_no_bit(All(kinds), images)
 
 
 def test_masks_of_windows_in_another_order_than_the_rows_are_refused():
