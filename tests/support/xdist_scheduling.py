@@ -27,7 +27,8 @@ TOGETHER = {
     for name in names
 }
 _LONG = {
-    "serving": ["client", "supervisor", "deploy", "desired"],
+    "serving": ["ray_cluster", "client", "demo_page", "supervisor", "deploy", "desired", "ray_engine"],
+    "security": ["edge", "signatures"],
     "faults": ["files", "clients"],
     "": ["wheel", "make_serve", "examples"],
     "eideticnet": ["values", "command_line", "seeding", "loaders", "operations"],
