@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import resource
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,9 +40,8 @@ from eideticnet.serving.home.addresses import Network, Ports
 from eideticnet.serving.home.files import write_whole
 from eideticnet.serving.home.home import Home
 from eideticnet.serving.home.running import Keys, trust
-from eideticnet.serving.processes.folder import MARK, PrivateFolder
-from eideticnet.serving.processes.groups import end_group, owned
-from eideticnet.serving.processes.output import Output
+from eideticnet.serving.processes.child import Child
+from eideticnet.serving.processes.folder import PrivateFolder
 
 log = logging.getLogger("serving.edge")
 
@@ -73,8 +71,7 @@ class Edge:
         self._home, self._silence = home, silence
         self._held = EdgeKeys()
         self._engine: Ports | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output: Output | None = None
+        self._child: Child | None = None
         self._pem = ""
         self._next = self._backoff = 0.0
         self._heard = self._tended = time.monotonic()
@@ -89,12 +86,12 @@ class Edge:
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        assert self._child is not None
+        return self._child.pid
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.running
 
     def __enter__(self) -> Self:
         try:
@@ -217,17 +214,9 @@ class Edge:
         files = {"haproxy.cfg": configuration(at), PEM: self._pem, **lines, **answers.files()}
         for name, text in files.items():
             write_whole(folder / name, text.encode(), 0o600)
-        self._process = subprocess.Popen(
-            owned([str(self.options.binary.path), "-db", "-f", "haproxy.cfg"]),
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", MARK: str(self._folder.real)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self._output = Output(self._process.stdout, self._home.logs / "haproxy.log")
+        command = [str(self.options.binary.path), "-db", "-f", "haproxy.cfg"]
+        log_file = self._home.logs / "haproxy.log"
+        self._child = Child(command, self._folder, {"PATH": "/usr/bin:/bin"}, log_file)
         self._await()
 
     def _await(self) -> None:
@@ -244,16 +233,11 @@ class Edge:
             time.sleep(_PAUSE_SECONDS)
 
     def _last_words(self) -> str:
-        if self._output is None:
-            return ""
-        self._output.close()
-        return self._output.tail()
+        return "" if self._child is None else self._child.last_words()
 
     def _stop(self) -> None:
-        if self._process is not None:
-            end_group(self._process)
-        if self._output is not None:
-            self._output.close()
+        if self._child is not None:
+            self._child.stop()
 
     def _end(self) -> None:
         """Let answers that are on their way arrive, then stop. May be called twice."""
@@ -266,8 +250,8 @@ class Edge:
             self._folder.remove()
 
     def _finish(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGUSR1)
+        assert self._child is not None
+        self._child.process.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + _FINISH_SECONDS
         while self.running and time.monotonic() < deadline:
             time.sleep(_PAUSE_SECONDS)

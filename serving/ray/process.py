@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,9 +12,9 @@ from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import reachable
 from eideticnet.serving.home.running import Keys, Running
 from eideticnet.serving.key import Key
-from eideticnet.serving.processes.folder import MARK, PrivateFolder, end_marked
-from eideticnet.serving.processes.groups import end_group, owned
-from eideticnet.serving.processes.output import Output
+from eideticnet.serving.processes.child import Child
+from eideticnet.serving.processes.folder import PrivateFolder, end_marked
+from eideticnet.serving.processes.groups import end_group
 from eideticnet.serving.ray.management import RayManagement
 from eideticnet.serving.ray.settings import Settings, environment
 
@@ -34,8 +32,7 @@ class Host:
 
     def __init__(self, setup: Setup, address: str, most: int, keys: Keys) -> None:
         self._setup, self._given = setup, keys
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output: Output | None = None
+        self._child: Child | None = None
         self._folder = private_folder(setup.home.run, setup.room)
         workers = int(setup.variables.get("EIDETIC_WORKERS", "1"))
         try:
@@ -62,25 +59,16 @@ class Host:
     def _start(self, settings: Settings) -> None:
         file = self._folder.path / _SETTINGS
         settings.write(file, mode=0o600)
-        variables = {**self._setup.variables, MARK: str(self.folder)}
-        self._process = subprocess.Popen(
-            owned([sys.executable, "-m", "eideticnet.serving.ray.host", str(file)]),
-            cwd=self._folder.path,
-            env=environment(self._folder.path, variables)
-            if not settings.address
-            else {**os.environ, **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self._output = Output(self._process.stdout, self._setup.home.logs / "ray.log")
+        variables = self._setup.variables
+        joins = {**os.environ, **variables}  # as who started the cluster has it
+        own = joins if settings.address else environment(self._folder.path, variables)
+        command = [sys.executable, "-m", "eideticnet.serving.ray.host", str(file)]
+        self._child = Child(command, self._folder, own, self._setup.home.logs / "ray.log")
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+        assert self._child is not None
+        return self._child.pid
 
     @property
     def folder(self) -> Path:
@@ -88,7 +76,7 @@ class Host:
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.running
 
     def ready(self, running: Running, seconds: float) -> None:
         keys = self._setup.keys
@@ -121,21 +109,15 @@ class Host:
         return f"{_SETTINGS} of Ray's folder {self.folder} is gone"
 
     def last_words(self, seconds: float = _MOMENT_SECONDS) -> str:
-        if self._process is None or self._output is None:
-            return ""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-            self._output.close()
-        return self._output.tail()
+        return "" if self._child is None else self._child.last_words(seconds)
 
     def stop(self) -> None:
         """End all that was started here, and remove the private folder. May be called twice."""
         try:
-            if self._process is not None:
-                end_group(self._process)
-                end_marked(self.folder)  # Ray's workers have groups of their own
-            if self._output is not None:
-                self._output.close()
+            if self._child is not None:
+                end_group(self._child.process)
+                end_marked(self.folder)  # Ray's workers have groups of their own, and the same output
+                self._child.stop()
         finally:
             self._folder.remove()
 

